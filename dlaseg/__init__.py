@@ -1,1 +1,18 @@
-"""dlaseg."""
+"""Deep Layer Aggregation for semantic segmentation."""
+
+from dlaseg.errors import UserError
+from dlaseg.labels import LabelMap
+from dlaseg.models.segmenter import create_backbone, create_model, list_models
+from dlaseg.models.weights import load_model, save_model
+from dlaseg.version import __version__
+
+__all__ = [
+    "LabelMap",
+    "UserError",
+    "__version__",
+    "create_backbone",
+    "create_model",
+    "list_models",
+    "load_model",
+    "save_model",
+]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
+from dlaseg.models.convolution import Conv2d
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""
@@ -29,9 +30,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -63,11 +64,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         width = out_channels // 2 if cardinality is None else out_channels * cardinality // 32
         groups = cardinality or 1
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.conv1 = Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.conv2 = Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.conv3 = Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class Root(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, residual: bool):
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.residual = residual
 
@@ -180,13 +181,13 @@ class Tree(nn.Module):
 
 def project(in_channels: int, out_channels: int) -> nn.Sequential:
     """1x1 convolution and batch norm: the shortcut of a block that changes the width."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def conv_level(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -205,6 +206,7 @@ class DLA(nn.Module):
         root_kernel_size: 1 or 3, see `Root`.
 
     Attributes:
+        in_channels: of the input.
         channels: widths of the six feature maps.
     """
 
@@ -223,6 +225,7 @@ class DLA(nn.Module):
             raise UserError(f"in_channels {in_channels}: an image has at least 1 channel")
         if root_kernel_size not in (1, 3):
             raise UserError(f"root_kernel_size {root_kernel_size}: aggregation nodes are 1x1 or 3x3: use 1 or 3")
+        self.in_channels = in_channels
         self.channels = tuple(channels)
         c0, c1, c2, c3, c4, c5 = self.channels
         d2, d3, d4, d5 = depths
@@ -250,9 +253,8 @@ class DLA(nn.Module):
         Returns:
             Level i: (N, channels[i], ceil(H / 2**i), ceil(W / 2**i)).
         """
-        if x.ndim != 4 or x.shape[1] != self.base_layer[0].in_channels:
-            expected = f"(N, {self.base_layer[0].in_channels}, H, W)"
-            raise UserError(f"input of shape {tuple(x.shape)}: this network takes {expected}")
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(f"input of shape {tuple(x.shape)}: this network takes (N, {self.in_channels}, H, W)")
         x = self.base_layer(x)
         features = []
         for level in (self.level0, self.level1, self.level2, self.level3, self.level4, self.level5):

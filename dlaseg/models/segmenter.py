@@ -1,15 +1,27 @@
 """The segmentation network: backbone, decoder, head; and the functions that make one by name."""
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
+from dlaseg.labels import LabelMap
 from dlaseg.models.dla import DLA, VARIANTS, initialize
 from dlaseg.models.ida import DLAUp
 
 STRIDES = (2, 4, 8)
+
+MULTIPLE = 32
+"""Heights and widths that the network works on are multiples of its deepest stride."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of the channels red, green, blue on ImageNet, in units of 255."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of the same."""
 
 
 class DLASeg(nn.Module):
@@ -21,10 +33,10 @@ class DLASeg(nn.Module):
         stride: output stride of the decoder: 2, 4 or 8. The finest level it uses is level log2(stride).
 
     Attributes:
-        multiple: 32; the network works on heights and widths padded to multiples of it.
+        arguments: what `create_model` was called with; kept in weights files.
+        label_map: what the classes are; `class 0`, `class 1`, ... until someone says.
+        mean, std: of the image's channels, in units of 255; what the network expects its input normalised with.
     """
-
-    multiple = 32
 
     def __init__(self, backbone: DLA, num_classes: int, stride: int = 2):
         super().__init__()
@@ -32,6 +44,10 @@ class DLASeg(nn.Module):
             raise UserError(f"num_classes {num_classes}: a segmentation network has at least 1 class")
         if stride not in STRIDES:
             raise UserError(f"stride {stride}: the output stride is 2, 4 or 8")
+        self.arguments: dict[str, Any] = {}
+        self.label_map = LabelMap.numbered(num_classes)
+        self.mean = _repeat(IMAGENET_MEAN, backbone.in_channels)
+        self.std = _repeat(IMAGENET_STD, backbone.in_channels)
         self.stride = stride
         self.num_classes = num_classes
         self.first_level = int(math.log2(stride))
@@ -53,7 +69,7 @@ class DLASeg(nn.Module):
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
         height, width = x.shape[-2:]
-        pad_bottom, pad_right = -height % self.multiple, -width % self.multiple
+        pad_bottom, pad_right = -height % MULTIPLE, -width % MULTIPLE
         if pad_bottom or pad_right:
             x = F.pad(x, (0, pad_right, 0, pad_bottom), mode="replicate")
         features = self.backbone.features(x)
@@ -87,14 +103,35 @@ def upsample_logits(coarse: Tensor, stride: int, height: int, width: int) -> Ten
     return full[:, :, :height, :width]
 
 
+def argmax_logits(coarse: Tensor, stride: int, height: int, width: int, rows: int = 64) -> Tensor:
+    """The winning class of every pixel: `upsample_logits(...).argmax(1)`, a strip at a time, so in little memory.
+
+    Args:
+        coarse: (N, C, h, w) float, as for `upsample_logits`.
+        stride: the factor, a power of 2 (then a strip's interpolation weights are exactly the whole's).
+        height: of the result, pixels.
+        width: of the result, pixels.
+        rows: coarse rows in a strip.
+
+    Returns:
+        (N, height, width) uint8 train ids.
+    """
+    labels = torch.empty(len(coarse), height, width, dtype=torch.uint8, device=coarse.device)
+    for top in range(0, math.ceil(height / stride), rows):
+        above = min(top, 1)  # a neighbour row on either side, where there is one
+        strip = coarse[:, :, top - above : top + rows + 1]
+        bottom = min((top + rows) * stride, height)
+        full = upsample_logits(strip, stride, bottom - (top - above) * stride, width)[:, :, above * stride :]
+        labels[:, top * stride : bottom] = full.argmax(1)
+    return labels
+
+
 def list_models() -> list[str]:
     """The names of the ten variants."""
     return list(VARIANTS)
 
 
-def create_backbone(
-    name: str, num_classes: int | None = None, in_channels: int = 3, root_kernel_size: int = 1
-) -> DLA:
+def create_backbone(name: str, num_classes: int | None = None, in_channels: int = 3, root_kernel_size: int = 1) -> DLA:
     """Makes a DLA with fresh weights.
 
     Args:
@@ -139,4 +176,16 @@ def create_model(
         >>> tuple(model(torch.zeros(2, 3, 33, 50)).shape)
         (2, 19, 33, 50)
     """
-    return DLASeg(create_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
+    model = DLASeg(create_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
+    model.arguments = {
+        "name": name,
+        "num_classes": num_classes,
+        "stride": stride,
+        "root_kernel_size": root_kernel_size,
+        "in_channels": in_channels,
+    }
+    return model
+
+
+def _repeat(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if channels == len(values) else (sum(values) / len(values),) * channels

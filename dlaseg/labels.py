@@ -1,0 +1,258 @@
+"""What the numbers in a label map mean."""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from dlaseg.errors import UserError
+
+IGNORE_INDEX = 255
+"""The train id of pixels that are never scored and never learnt from."""
+
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class names, colours, and the way from stored ids to train ids.
+
+    Train ids are 0 to C - 1 in the order of `names`; 255 is ignored. A stored id that is neither a class's nor ignored
+    is an error, never a silent 255.
+
+    Attributes:
+        names: of the C classes.
+        palette: RGB colours of the classes.
+        ids: stored ids of each class, one or more; the first one is written.
+        ignored: stored ids that become 255.
+        ignored_colors: the same for label maps that are stored as colours.
+
+    Example:
+        >>> labels = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(0,))
+        >>> labels.encode(np.array([[7, 27], [26, 0]], np.uint8))
+        array([[  0,   1],
+               [  1, 255]], dtype=uint8)
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+    ids: tuple[tuple[int, ...], ...]
+    ignored: tuple[int, ...] = (IGNORE_INDEX,)
+    ignored_colors: tuple[Color, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= IGNORE_INDEX:
+            raise UserError(f"{len(self.names)} classes: a label map has 1 to {IGNORE_INDEX}")
+        if not len(self.names) == len(self.palette) == len(self.ids):
+            raise UserError("names, palette and ids of a label map must be equally long")
+        _refuse_twice("class name", self.names)
+        _refuse_twice("id", [i for ids in self.ids for i in ids] + list(self.ignored))
+        for i in (*(i for ids in self.ids for i in ids), *self.ignored):
+            if not 0 <= i <= 65535:
+                raise UserError(f"id {i}: label maps have 8 or 16 bits: use 0 to 65535")
+        for color in (*self.palette, *self.ignored_colors):
+            if len(color) != 3 or not all(0 <= value <= 255 for value in color):
+                raise UserError(f"color {list(color)}: three values from 0 to 255 (red, green, blue)")
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.names)
+
+    def encode(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Stored labels to train ids.
+
+        Args:
+            labels: (H, W) ids, any integer type, or (H, W, 3) uint8 RGB colours.
+
+        Returns:
+            (H, W) uint8, 0 to C - 1 or 255.
+
+        Raises:
+            UserError: an id or a colour that is neither a class's nor ignored; names the first one and its place.
+        """
+        if labels.ndim == 3:
+            keys, table = self._pack(labels), self._color_table
+        else:
+            keys, table = labels, self._id_table
+        values, inverse = (None, keys) if keys.dtype == np.uint8 else np.unique(keys, return_inverse=True)
+        lookup = np.array([table.get(int(v), -1) for v in (range(256) if values is None else values)], np.int16)
+        encoded = lookup[inverse].reshape(keys.shape)
+        if encoded.min(initial=0) < 0:
+            row, column = np.argwhere(encoded < 0)[0]
+            value = labels[row, column]
+            what = f"color {value.tolist()}" if labels.ndim == 3 else f"label {value}"
+            raise UserError(
+                f"{what} at row {row}, column {column} is neither a class nor ignored: "
+                "correct the label map or list the value in the classes file"
+            )
+        return encoded.astype(np.uint8)
+
+    def decode(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        """Train ids to stored ids: each class's first one; 255 to the first ignored id.
+
+        Args:
+            train_ids: (H, W) uint8.
+
+        Returns:
+            (H, W) uint8, or uint16 where an id does not fit.
+        """
+        return self._decode_table[train_ids]
+
+    def colorize(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Train ids (H, W) uint8 to colours (H, W, 3) uint8 RGB; 255 becomes black."""
+        return self._palette_table[train_ids]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in a classes file; `from_dict` reads them back."""
+        classes = [
+            {"name": name, "id": list(ids), "color": list(color)}
+            for name, ids, color in zip(self.names, self.ids, self.palette, strict=True)
+        ]
+        return {"classes": classes, "ignore": [*self.ignored, *map(list, self.ignored_colors)]}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "LabelMap":
+        """From the content of a classes file.
+
+        Args:
+            content: `classes`, a list of {name, id (one or a list; its position if left out), color ([r, g, b], made
+                up if left out)}; `ignore`, a list of ids or colours, [255] if left out.
+
+        Raises:
+            UserError: anything else.
+        """
+        try:
+            unknown = set(content) - {"classes", "ignore"}
+            if unknown:
+                raise UserError(f"key {sorted(unknown)[0]!r}: a classes file has 'classes' and 'ignore'")
+            entries = [_class_entry(entry, i, len(content["classes"])) for i, entry in enumerate(content["classes"])]
+            used = {i for _, _, ids in entries for i in ids}
+            ignore = content.get("ignore", [IGNORE_INDEX] if IGNORE_INDEX not in used else [])
+            names, palette, ids = zip(*entries, strict=True) if entries else ((), (), ())
+            return cls(
+                names,
+                palette,
+                ids,
+                ignored=tuple(int(i) for i in ignore if not isinstance(i, Sequence)),
+                ignored_colors=tuple(_color(c) for c in ignore if isinstance(c, Sequence)),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise UserError(
+                "a classes file holds 'classes: [{name: road, id: 0, color: [128, 64, 128]}, ...]' and 'ignore: [255]'"
+            ) from error
+
+    @classmethod
+    def from_file(cls, path: Path) -> "LabelMap":
+        """Reads a classes file (YAML), see `from_dict`."""
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}: name the file that lists the classes") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    @classmethod
+    def numbered(cls, num_classes: int) -> "LabelMap":
+        """Classes without names of their own: `class 0`, `class 1`, ..., stored as their train ids."""
+        return cls.from_dict({"classes": [{"name": f"class {i}"} for i in range(num_classes)]})
+
+    @cached_property
+    def _id_table(self) -> dict[int, int]:
+        table = dict.fromkeys(self.ignored, IGNORE_INDEX)
+        table.update({i: train_id for train_id, ids in enumerate(self.ids) for i in ids})
+        return table
+
+    @cached_property
+    def _color_table(self) -> dict[int, int]:
+        _refuse_twice("color", [*self.palette, *self.ignored_colors])
+        table = {_packed(color): IGNORE_INDEX for color in self.ignored_colors}
+        table.update({_packed(color): train_id for train_id, color in enumerate(self.palette)})
+        return table
+
+    @cached_property
+    def _decode_table(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
+        first = [ids[0] for ids in self.ids]
+        rest = self.ignored[0] if self.ignored else IGNORE_INDEX
+        table = np.full(256, rest, np.uint16)
+        table[: self.num_classes] = first
+        return table if table.max() > 255 else table.astype(np.uint8)
+
+    @cached_property
+    def _palette_table(self) -> NDArray[np.uint8]:
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.num_classes] = self.palette
+        return table
+
+    @staticmethod
+    def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+        red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
+        return (red << 16) | (green << 8) | blue
+
+
+def cityscapes_labels() -> LabelMap:
+    """The 19 classes of the Cityscapes benchmark, from the table in cityscapesscripts; every other id is ignored."""
+    from cityscapesscripts.helpers.labels import labels
+
+    classes = sorted((label for label in labels if 0 <= label.trainId < IGNORE_INDEX), key=lambda label: label.trainId)
+    return LabelMap(
+        names=tuple(label.name for label in classes),
+        palette=tuple(label.color for label in classes),
+        ids=tuple((label.id,) for label in classes),
+        ignored=tuple(label.id for label in labels if label.trainId in (IGNORE_INDEX, -1) and label.id >= 0),
+    )
+
+
+def camvid_labels() -> LabelMap:
+    """The 11 classes of CamVid in the form published with SegNet (https://arxiv.org/abs/1511.00561); 11 is void."""
+    classes: dict[str, Color] = {
+        "sky": (128, 128, 128),
+        "building": (128, 0, 0),
+        "pole": (192, 192, 128),
+        "road": (128, 64, 128),
+        "pavement": (60, 40, 222),
+        "tree": (128, 128, 0),
+        "sign symbol": (192, 128, 128),
+        "fence": (64, 64, 128),
+        "car": (64, 0, 128),
+        "pedestrian": (64, 64, 0),
+        "bicyclist": (0, 128, 192),
+    }
+    return LabelMap(tuple(classes), tuple(classes.values()), tuple((i,) for i in range(11)), ignored=(11,))
+
+
+def _class_entry(entry: Mapping[str, Any], index: int, count: int) -> tuple[str, Color, tuple[int, ...]]:
+    unknown = set(entry) - {"name", "id", "color"}
+    if unknown:
+        raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: a class has 'name', 'id' and 'color'")
+    ids = entry.get("id", index)
+    ids = tuple(int(i) for i in ids) if isinstance(ids, Sequence) else (int(ids),)
+    if not ids:
+        raise UserError(f"class {entry['name']!r} has an empty list of ids: give one at least")
+    # Hues a golden angle apart, so that neighbours in the list look different
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65 if index % 2 else 0.9, 0.9 if index % 3 else 0.6)
+    made_up = (round(red * 255), round(green * 255), round(blue * 255))
+    return str(entry["name"]), _color(entry["color"]) if "color" in entry else made_up, ids
+
+
+def _color(values: Sequence[int]) -> Color:
+    red, green, blue = (int(v) for v in values)
+    return red, green, blue
+
+
+def _packed(color: Color) -> int:
+    return color[0] << 16 | color[1] << 8 | color[2]
+
+
+def _refuse_twice(what: str, values: Sequence[Any]) -> None:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise UserError(f"{what} {value!r} stands twice in the label map: each is given once")
