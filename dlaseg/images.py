@@ -14,7 +14,9 @@ from dlaseg.files import write_bytes
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .ras .sr .tif .tiff .webp".split()
+    f".{name}"
+    for name in ("avif", "bmp", "dib", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "ras")
+    + ("sr", "tif", "tiff", "webp")
 )
 """Lower-case file endings of the formats that OpenCV decodes to 8 or 16 bits."""
 
@@ -24,7 +26,8 @@ LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jp2", ".avif"})
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Reads any picture as 8-bit RGB.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits are scaled by 255/65535, an EXIF orientation is applied.
+    Grey becomes three equal channels, alpha is dropped, 16 bits are scaled by 255 / 65535, an EXIF orientation is
+    applied.
 
     Args:
         path: a file in a format that OpenCV decodes.
@@ -46,7 +49,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if image.dtype != np.uint8:
         raise UserError(f"{path}: pixels of type {image.dtype}; images have 8 or 16 bits a channel: convert the file")
-    return image
+    return np.asarray(image, np.uint8)
 
 
 def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
@@ -85,7 +88,7 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     return labels
 
 
-def write_png(path: Path, image: NDArray[np.generic]) -> None:
+def write_png(path: Path, image: NDArray[np.integer]) -> None:
     """Writes a PNG whole.
 
     Args:

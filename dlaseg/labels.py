@@ -77,12 +77,13 @@ class LabelMap:
         Raises:
             UserError: an id or a colour that is neither a class's nor ignored; names the first one and its place.
         """
-        if labels.ndim == 3:
-            keys, table = self._pack(labels), self._color_table
+        keys = _packed(labels) if labels.ndim == 3 else labels
+        table = self._color_table if labels.ndim == 3 else self._id_table
+        if keys.dtype == np.uint8:
+            values, inverse = np.arange(256), keys
         else:
-            keys, table = labels, self._id_table
-        values, inverse = (None, keys) if keys.dtype == np.uint8 else np.unique(keys, return_inverse=True)
-        lookup = np.array([table.get(int(v), -1) for v in (range(256) if values is None else values)], np.int16)
+            values, inverse = np.unique(keys, return_inverse=True)
+        lookup = np.array([table.get(int(value), -1) for value in values], np.int16)
         encoded = lookup[inverse].reshape(keys.shape)
         if encoded.min(initial=0) < 0:
             row, column = np.argwhere(encoded < 0)[0]
@@ -132,7 +133,7 @@ class LabelMap:
             unknown = set(content) - {"classes", "ignore"}
             if unknown:
                 raise UserError(f"key {sorted(unknown)[0]!r}: a classes file has 'classes' and 'ignore'")
-            entries = [_class_entry(entry, i, len(content["classes"])) for i, entry in enumerate(content["classes"])]
+            entries = [_class_entry(entry, i) for i, entry in enumerate(content["classes"])]
             used = {i for _, _, ids in entries for i in ids}
             ignore = content.get("ignore", [IGNORE_INDEX] if IGNORE_INDEX not in used else [])
             names, palette, ids = zip(*entries, strict=True) if entries else ((), (), ())
@@ -174,9 +175,9 @@ class LabelMap:
     @cached_property
     def _color_table(self) -> dict[int, int]:
         _refuse_twice("color", [*self.palette, *self.ignored_colors])
-        table = {_packed(color): IGNORE_INDEX for color in self.ignored_colors}
-        table.update({_packed(color): train_id for train_id, color in enumerate(self.palette)})
-        return table
+        colors = [*self.ignored_colors, *self.palette]
+        train_ids = [IGNORE_INDEX] * len(self.ignored_colors) + list(range(self.num_classes))
+        return dict(zip(_packed(np.array(colors)).tolist(), train_ids, strict=True))
 
     @cached_property
     def _decode_table(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -191,11 +192,6 @@ class LabelMap:
         table = np.zeros((256, 3), np.uint8)
         table[: self.num_classes] = self.palette
         return table
-
-    @staticmethod
-    def _pack(colors: NDArray[np.integer]) -> NDArray[np.int32]:
-        red, green, blue = np.moveaxis(colors.astype(np.int32), -1, 0)
-        return (red << 16) | (green << 8) | blue
 
 
 def cityscapes_labels() -> LabelMap:
@@ -229,7 +225,7 @@ def camvid_labels() -> LabelMap:
     return LabelMap(tuple(classes), tuple(classes.values()), tuple((i,) for i in range(11)), ignored=(11,))
 
 
-def _class_entry(entry: Mapping[str, Any], index: int, count: int) -> tuple[str, Color, tuple[int, ...]]:
+def _class_entry(entry: Mapping[str, Any], index: int) -> tuple[str, Color, tuple[int, ...]]:
     unknown = set(entry) - {"name", "id", "color"}
     if unknown:
         raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: a class has 'name', 'id' and 'color'")
@@ -248,8 +244,9 @@ def _color(values: Sequence[int]) -> Color:
     return red, green, blue
 
 
-def _packed(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+def _packed(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Colours (..., 3) as one number each (...)."""
+    return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 def _refuse_twice(what: str, values: Sequence[Any]) -> None:

@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 Colour = Sequence[float] | Floats
 Pixels = NDArray[np.uint8]
 
-TYRE, GLASS, STEEL = (28, 28, 30), (44, 54, 66), (112, 116, 120)
+TYRE, GLASS, MIRRORED, STEEL = (28, 28, 30), (44, 54, 66), (96, 112, 130), (112, 116, 120)
+DOORS = ((86, 54, 40), (44, 66, 60), (60, 60, 70))
 SKINS = ((236, 196, 168), (214, 164, 130), (160, 112, 80), (104, 72, 54))
 CLOTHES = ((40, 46, 66), (150, 40, 44), (70, 92, 130), (196, 190, 178), (58, 58, 60), (92, 104, 70), (204, 160, 60),
            (120, 84, 120), (226, 226, 228), (38, 96, 104))  # fmt: skip
@@ -192,8 +193,75 @@ class Canvas:
         self.stamp(warped.astype(np.uint8), mask, int(low[1]), int(low[0]), code)
 
 
-def paint_facade(rng: np.random.Generator, length: float, height: float, density: float, colour: Colour, brick: bool,
-                 shop: bool, blank: float = 0.0) -> Pixels:  # fmt: skip
+def _upright(
+    start: tuple[float, float], end: tuple[float, float], low: float, high: float, side: int = 1
+) -> list[tuple[float, float, float]]:
+    """The corners of a wall between two (x, z) points, clockwise as seen from the road; it stands on this side of it."""
+    (x0, z0), (x1, z1) = (start, end) if side > 0 else (end, start)
+    return [(x0, high, z0), (x1, high, z1), (x1, low, z1), (x0, low, z0)]
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A texture under work, addressed in metres from its lower left corner."""
+
+    pixels: Pixels  # (h, w, 3) RGB
+    height: float
+    density: float  # pixels per metre
+
+    def paint(self, x0: float, y0: float, x1: float, y1: float, tint: Colour) -> None:
+        """Fills a rectangle; what lies outside is cut off."""
+        left, top = max(0, round(x0 * self.density)), max(0, round((self.height - y1) * self.density))
+        right, bottom = max(0, round(x1 * self.density)), max(0, round((self.height - y0) * self.density))
+        self.pixels[top:bottom, left:right] = tint
+
+    def paste(self, x0: float, y1: float, tile: Pixels) -> None:
+        """Lays a smaller texture with its upper left corner at (x0, y1)."""
+        left, top = max(0, round(x0 * self.density)), max(0, round((self.height - y1) * self.density))
+        part = self.pixels[top : top + len(tile), left : left + tile.shape[1]]
+        part[:] = tile[: len(part), : part.shape[1]]
+
+
+def _paint_window(
+    rng: np.random.Generator, width: float, height: float, density: float, frame: Colour, sill: Colour, curtain: Colour
+) -> Pixels:
+    """A window with a frame of 0.12 m around it, (h, w, 3); the upper pane mirrors the sky."""
+    wide, tall = width + 0.24, height + 0.24
+    sheet = _Sheet(np.empty((round(tall * density), round(wide * density), 3), np.uint8), tall, density)
+    left, right, low, high, tone = 0.12, width + 0.12, 0.14, height + 0.14, rng.uniform(0.7, 1.25)
+    sheet.pixels[:] = frame
+    sheet.paint(0, 0, wide, low, sill)
+    sheet.paint(left, low, right, high, np.multiply(GLASS, tone))
+    sheet.paint(left, low + height * rng.uniform(0.3, 0.7), right, high, np.multiply(MIRRORED, tone))
+    if rng.random() < 0.4:
+        sheet.paint(left, high - height * rng.uniform(0.15, 0.6), right, high, curtain)
+    sheet.paint(left, high - 0.1, right, high, np.multiply(GLASS, 0.6))
+    sheet.paint(wide / 2 - 0.04, low, wide / 2 + 0.04, high, frame)
+    return sheet.pixels
+
+
+def _paint_shop(rng: np.random.Generator, sheet: _Sheet, length: float, bays: int, door: int, frame: Colour) -> None:
+    """Shop windows, a door among them, and the board above."""
+    sheet.paint(0.25, 0.4, length - 0.25, 2.6, np.multiply(frame, 0.5))
+    for column in range(bays):
+        left, right = length * column / bays + 0.4, length * (column + 1) / bays - 0.4
+        sheet.paint(left, 0.05 if column == door else 0.6, right, 2.5, GLASS)
+        sheet.paint(left, 1.5, right, 2.5, MIRRORED)
+        sheet.paint(left + 0.2, 0.7, right - 0.2, rng.uniform(1.0, 1.5), choose(rng, CLOTHES))
+    sheet.paint(0.15, 2.55, length - 0.15, 3.1, choose(rng, CLOTHES))
+    sheet.paint(length * 0.3, 2.72, length * 0.7, 2.93, (240, 236, 220))
+
+
+def paint_facade(
+    rng: np.random.Generator,
+    length: float,
+    height: float,
+    density: float,
+    colour: Colour,
+    brick: bool = False,
+    shop: bool = False,
+    blank: float = 0.0,
+) -> Pixels:
     """A house front seen straight on.
 
     Args:
@@ -203,8 +271,8 @@ def paint_facade(rng: np.random.Generator, length: float, height: float, density
         density: texture pixels per metre.
         colour: of the wall, RGB in 0-255.
         brick: a brick pattern rather than plaster.
-        shop: a shop window on the ground floor rather than a door.
-        blank: the share of bays without a window.
+        shop: shop windows on the ground floor rather than a door.
+        blank: the share of bays without a window; any above 0 leaves out the door too.
 
     Returns:
         (h, w, 3) uint8 RGB, in the surfaces' own colours.
@@ -215,71 +283,45 @@ def paint_facade(rng: np.random.Generator, length: float, height: float, density
         bricks = rng.uniform(0.84, 1.1, (max(1, round(height / 0.16)), max(1, round(length / 0.4)))).repeat(2, 1)
         bricks[1::2] = np.roll(bricks[1::2], 1, 1)
         stains = stains * cv2.resize(bricks.astype(np.float32), (columns, rows), interpolation=cv2.INTER_NEAREST)
-    wall = cv2.merge([cv2.convertScaleAbs(stains, alpha=float(c)) for c in colour]).astype(np.uint8, copy=False)
+    plain = cv2.merge([cv2.convertScaleAbs(stains, alpha=float(c)) for c in colour])
+    wall = _Sheet(plain.astype(np.uint8, copy=False), height, density)
 
-    def rectangle(on: Pixels, tall: float, x0: float, y0: float, x1: float, y1: float, tint: Colour) -> None:
-        left, top = max(0, round(x0 * density)), max(0, round((tall - y1) * density))
-        right, bottom = max(0, round(x1 * density)), max(0, round((tall - y0) * density))
-        on[top:bottom, left:right] = tint
-
-    def window(wide: float, tall: float) -> Pixels:
-        tile = np.empty((round((tall + 0.24) * density), round((wide + 0.24) * density), 3), np.uint8)
-        paint = partial(rectangle, tile, tall + 0.24)
-        left, right, low, high, tone = 0.12, wide + 0.12, 0.14, tall + 0.14, rng.uniform(0.7, 1.25)
-        tile[:] = frame
-        paint(0, 0, 9, low, dark)
-        paint(left, low, right, high, np.multiply(GLASS, tone))
-        paint(left, low + tall * rng.uniform(0.3, 0.7), right, high, np.multiply((84, 102, 122), tone))
-        if rng.random() < 0.4:
-            paint(left, high - tall * rng.uniform(0.15, 0.6), right, high, curtain)
-        paint(left, high - 0.1, right, high, np.multiply(GLASS, 0.6))
-        paint(wide / 2 + 0.08, low, wide / 2 + 0.16, high, frame)
-        return tile
-
-    dark, paint = np.multiply(colour, 0.72), partial(rectangle, wall, height)
     frame = (230, 228, 222) if rng.random() < 0.7 else (74, 62, 54)
     curtain = choose(rng, ((224, 218, 204), (206, 198, 190), (170, 130, 110)))
-    storeys = max(1, round(height / 3.1))
-    storey, bays = height / storeys, max(1, round(length / rng.uniform(2.2, 3.2)))
-    bay = length / bays
-    half, tall = min(0.4 * bay, rng.uniform(0.5, 0.75)), rng.uniform(1.35, 1.7)
-    windows = [window(2 * half, tall) for _ in range(3)]
+    storeys, bays = max(1, round(height / 3.1)), max(1, round(length / rng.uniform(2.2, 3.2)))
+    storey, bay = height / storeys, length / bays
+    wide, tall = min(0.8 * bay, rng.uniform(1.0, 1.5)), rng.uniform(1.35, 1.7)
+    windows = [_paint_window(rng, wide, tall, density, frame, np.multiply(colour, 0.72), curtain) for _ in range(3)]
     door = int(rng.integers(bays))
-    for floor in range(storeys):
+    for floor in range(int(shop), storeys):
         for column in range(bays):
-            centre, base = (column + 0.5) * bay, floor * storey
-            if floor or not shop:
-                if not floor and column == door and not blank:
-                    paint(centre - 0.65, 0, centre + 0.65, 2.4, frame)
-                    paint(
-                        centre - 0.52, 0, centre + 0.52, 2.25, choose(rng, ((86, 54, 40), (44, 66, 60), (60, 60, 70)))
-                    )
-                    paint(centre - 0.35, 1.3, centre + 0.35, 2.1, GLASS)
-                elif rng.random() >= blank:
-                    tile = windows[rng.integers(len(windows))]
-                    left, top = round((centre - half - 0.12) * density), round((height - base - 1.05 - tall) * density)
-                    place = wall[max(top, 0) :, max(left, 0) :][: len(tile), : tile.shape[1]]
-                    place[:] = tile[: len(place), : place.shape[1]]
+            centre = (column + 0.5) * bay
+            if not floor and column == door and not blank:
+                wall.paint(centre - 0.65, 0, centre + 0.65, 2.4, frame)
+                wall.paint(centre - 0.52, 0, centre + 0.52, 2.25, choose(rng, DOORS))
+                wall.paint(centre - 0.35, 1.3, centre + 0.35, 2.1, GLASS)
+            elif rng.random() >= blank:
+                wall.paste(centre - wide / 2 - 0.12, floor * storey + 1.05 + tall, windows[int(rng.integers(3))])
         if floor:
-            paint(0, floor * storey - 0.08, length, floor * storey + 0.06, np.multiply(colour, 0.88))
-    paint(0, 0, length, 0.45, np.multiply(colour, 0.62))
+            wall.paint(0, floor * storey - 0.08, length, floor * storey + 0.06, np.multiply(colour, 0.88))
+    wall.paint(0, 0, length, 0.45, np.multiply(colour, 0.62))
     if shop:
-        board = choose(rng, CLOTHES)
-        paint(0.25, 0.4, length - 0.25, 2.6, np.multiply(frame, 0.5))
-        for column in range(bays):
-            left, right = column * bay + 0.4, (column + 1) * bay - 0.4
-            paint(left, 0.05 if column == door else 0.6, right, 2.5, (52, 60, 68))
-            paint(left, 1.5, right, 2.5, (96, 108, 118))
-            paint(left + 0.2, 0.7, right - 0.2, rng.uniform(1.0, 1.5), choose(rng, CLOTHES))
-        paint(0.15, 2.55, length - 0.15, 3.1, board)
-        paint(length * 0.3, 2.72, length * 0.7, 2.93, (240, 236, 220))
-    paint(0, height - 0.35, length, height, np.multiply(colour, 1.1).clip(0, 255))
-    paint(0, height - 0.45, length, height - 0.35, np.multiply(colour, 0.6))
-    return wall
+        _paint_shop(rng, wall, length, bays, door, frame)
+    wall.paint(0, height - 0.35, length, height, np.minimum(np.multiply(colour, 1.1), 255))
+    wall.paint(0, height - 0.45, length, height - 0.35, np.multiply(colour, 0.6))
+    return wall.pixels
 
 
-def draw_building(canvas: Canvas, rng: np.random.Generator, side: int, front: float, near: float, far: float,
-                  height: float, exposed: bool) -> None:  # fmt: skip
+def draw_building(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    side: int,
+    front: float,
+    near: float,
+    far: float,
+    height: float,
+    exposed: bool,
+) -> None:
     """A house along the street.
 
     Args:
@@ -292,45 +334,37 @@ def draw_building(canvas: Canvas, rng: np.random.Generator, side: int, front: fl
         height: of its eaves.
         exposed: whether its wall towards the camera can be seen past the house before it.
     """
-    code = code_of("building")
-    brick = rng.random() < 0.4
-    colour = choose(rng, BRICKS if brick else PLASTERS)
-    roof = choose(rng, ROOFS)
+    code, brick = code_of("building"), bool(rng.random() < 0.4)
+    colour, roof = choose(rng, BRICKS if brick else PLASTERS), choose(rng, ROOFS)
     # what lies nearer than this is beside the picture, and needs no sharp texture
     first_seen = front * canvas.focal / (0.58 * canvas.codes.shape[1])
     density = float(np.clip(0.8 * canvas.focal / (max(near, first_seen) + 0.3 * (far - near)), 5, 72))
     depth = 9.0
-    x, back = side * front, side * (front + depth)
+    x, ridge, back = side * front, side * (front + depth / 2), side * (front + depth)
     rise = rng.uniform(2.2, 3.6) if rng.random() < 0.65 else 0.0
-    ridge = side * (front + depth / 2)
-    toward = (-side * math.sin(0.9), math.cos(0.9), 0.0)
+    top = height + rise
     if rise:
-        eave = side * (front - 0.35)
-        canvas.face([(eave, height, near), (eave, height, far), (ridge, height + rise, far), (ridge, height + rise, near)],
-                    roof, toward, code)  # fmt: skip
-        for row in np.arange(0.15, 1, 0.14):
-            line = canvas.project([(eave + (ridge - eave) * row, height + rise * row, z) for z in (near, far)])
-            canvas.stroke(line, 1, canvas.seen(roof * 0.8, toward, far))
-    end = [(x, height, near), (back, height, near), (back, 0, near), (x, 0, near)]
-    end = end if side > 0 else [end[1], end[0], end[3], end[2]]
-    if exposed and canvas.shows(min(x, back), max(x, back), near):
-        wall = paint_facade(rng, depth, height, density, colour * 0.96, brick, False, 0.6)
-        canvas.texture(wall, end, (0, 0, -1), code)
-    if rise:
+        toward, eave = (-side * math.sin(0.9), math.cos(0.9), 0.0), side * (front - 0.35)
         canvas.face(
-            [(x, height, near), (ridge, height + rise, near), (back, height, near)], colour * 0.96, (0, 0, -1), code
+            [(eave, height, near), (eave, height, far), (ridge, top, far), (ridge, top, near)], roof, toward, code
         )
-        if rng.random() < 0.7:
-            at = rng.uniform(near + 1, far - 1)
-            for z0, z1, x0, x1, normal in ((at, at, ridge - 0.4, ridge + 0.4, (0, 0, -1)),
-                                           (at, at + 0.8, ridge - side * 0.4, ridge - side * 0.4, (-side, 0, 0))):  # fmt: skip
-                top, foot = height + rise + 0.9, height + rise - 0.5
-                canvas.face([(x0, top, z0), (x1, top, z1), (x1, foot, z1), (x0, foot, z0)], (140, 88, 72), normal, code)
-    facade = [(x, height, far), (x, height, near), (x, 0, near), (x, 0, far)]
-    facade = facade if side > 0 else [facade[1], facade[0], facade[3], facade[2]]
+        for row in np.arange(0.15, 1, 0.14):
+            tiles = canvas.project([(eave + (ridge - eave) * row, height + rise * row, z) for z in (near, far)])
+            canvas.stroke(tiles, 1, canvas.seen(roof * 0.8, toward, far))
+    if exposed and canvas.shows(min(x, back), max(x, back), near):
+        wall = paint_facade(rng, depth, height, density, colour * 0.96, brick, blank=0.6)
+        canvas.texture(wall, _upright((x, near), (back, near), 0, height, side), (0, 0, -1), code)
+    if rise:
+        gable = [(x, height, near), (ridge, top, near), (back, height, near)]
+        canvas.face(gable, colour * 0.96, (0, 0, -1), code)
+    if rise and rng.random() < 0.7:
+        at, brickwork = rng.uniform(near + 1, far - 1), (140, 88, 72)
+        left, right, inner = ridge - 0.4, ridge + 0.4, ridge - side * 0.4
+        canvas.face(_upright((left, at), (right, at), top - 0.5, top + 0.9), brickwork, (0, 0, -1), code)
+        canvas.face(_upright((inner, at), (inner, at + 0.8), top - 0.5, top + 0.9), brickwork, (-side, 0, 0), code)
     if canvas.shows(x, x, far):
-        wall = paint_facade(rng, far - near, height, density, colour, brick, bool(rng.random() < 0.45))
-        canvas.texture(wall, facade, (-side, 0, 0), code)
+        wall = paint_facade(rng, far - near, height, density, colour, brick, shop=bool(rng.random() < 0.45))
+        canvas.texture(wall, _upright((x, far), (x, near), 0, height, side), (-side, 0, 0), code)
 
 
 def draw_fence(canvas: Canvas, side: int, front: float, near: float, far: float, colour: Colour) -> None:
@@ -341,14 +375,20 @@ def draw_fence(canvas: Canvas, side: int, front: float, near: float, far: float,
     panel = np.repeat(np.where(picket[:, None], colour, np.multiply(colour, 0.4)).astype(np.uint8)[None], rows, 0)
     for y in (0.22, 0.82):
         panel[round(y * density) : round((y + 0.09) * density)] = np.multiply(colour, 0.86)
-    x = side * front
-    corners = [(x, 1.2, far), (x, 1.2, near), (x, 0.08, near), (x, 0.08, far)]
-    corners = corners if side > 0 else [corners[1], corners[0], corners[3], corners[2]]
+    corners = _upright((side * front, far), (side * front, near), 0.08, 1.2, side)
     canvas.texture(panel, corners, (-side, 0, 0), code_of("fence"))
 
 
-def draw_foliage(canvas: Canvas, rng: np.random.Generator, x: float, y: float, z: float, width: float, height: float,
-                 colour: Colour) -> None:  # fmt: skip
+def draw_foliage(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    x: float,
+    y: float,
+    z: float,
+    width: float,
+    height: float,
+    colour: Colour,
+) -> None:
     """A crown or a bush of leaves, centred at (x, y, z), `width` by `height` metres."""
     scale = canvas.focal / z
     columns, rows = max(3, round(width * scale)), max(3, round(height * scale))
@@ -386,9 +426,10 @@ def draw_foliage(canvas: Canvas, rng: np.random.Generator, x: float, y: float, z
 def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, height: float, colour: Colour) -> None:
     """A street tree; its trunk is vegetation too, as in Cityscapes."""
     bark, girth, code = choose(rng, ((96, 80, 64), (110, 98, 84))), 0.024 * height, code_of("vegetation")
-    for side, tint in ((0, 1.0), (math.copysign(0.35, -canvas.light.sun[0]), 0.65)):
-        trunk = [(x - girth * (1 - max(side, 0) * 2), 0.05, z), (x - girth * 0.7 * (1 - max(side, 0) * 2), height * 0.6, z),
-                 (x + girth * 0.7 * (1 + min(side, 0) * 2), height * 0.6, z), (x + girth * (1 + min(side, 0) * 2), 0.05, z)]  # fmt: skip
+    shaded = (0.1, 1.0) if canvas.light.sun[0] < 0 else (-1.0, -0.1)
+    for (a, b), tint in (((-1.0, 1.0), 1.0), (shaded, 0.65)):
+        foot, fork = (0.05, girth), (0.6 * height, 0.7 * girth)
+        trunk = [(x + side * half, y, z) for side, (y, half) in ((a, foot), (a, fork), (b, fork), (b, foot))]
         canvas.face(trunk, bark * tint, (0, 0, -1), code)
     width = height * rng.uniform(0.6, 0.8)
     draw_foliage(canvas, rng, x, height * 0.66, z, width, height * 0.72, colour)
@@ -405,30 +446,37 @@ class Body:
     panes: tuple[int, ...]  # the profile's edges that are windows
     side_panes: tuple[tuple[tuple[float, float], ...], ...]
     wheels: tuple[float, ...]
+    wheel_radius: float
     lamps: tuple[float, float]  # metres above the road
 
 
 HATCHBACK = Body(
-    ((0.05, 0.28), (0.0, 0.6), (0.1, 0.95), (0.5, 1.42), (1.0, 1.5), (2.2, 1.47), (3.1, 0.98), (4.05, 0.8), (4.2, 0.6), (4.15, 0.26)),
-    0.89, 0.62, 0.93, (2, 5),
-    (((0.55, 0.98), (0.82, 1.38), (1.5, 1.41), (1.5, 0.98)), ((1.6, 0.98), (1.6, 1.41), (2.2, 1.39), (2.85, 0.98))),
-    (0.72, 3.4), (0.68, 0.9))  # fmt: skip
+    profile=((0.05, 0.28), (0.0, 0.6), (0.1, 0.95), (0.5, 1.42), (1.0, 1.5), (2.2, 1.47), (3.1, 0.98), (4.05, 0.8),
+             (4.2, 0.6), (4.15, 0.26)),
+    half_width=0.89, roof_half_width=0.62, belt=0.93, panes=(2, 5),
+    side_panes=(((0.55, 0.98), (0.82, 1.38), (1.5, 1.41), (1.5, 0.98)),
+                ((1.6, 0.98), (1.6, 1.41), (2.2, 1.39), (2.85, 0.98))),
+    wheels=(0.72, 3.4), wheel_radius=0.32, lamps=(0.68, 0.9))  # fmt: skip
 SALOON = Body(
-    ((0.06, 0.28), (0.0, 0.6), (0.06, 0.98), (0.7, 1.02), (1.35, 1.4), (1.8, 1.46), (2.5, 1.43), (3.35, 0.98), (4.4, 0.78), (4.55, 0.58), (4.5, 0.26)),
-    0.91, 0.6, 0.95, (3, 6),
-    (((1.0, 1.0), (1.5, 1.35), (1.95, 1.38), (1.95, 1.0)), ((2.05, 1.0), (2.05, 1.38), (2.5, 1.36), (3.05, 1.0))),
-    (0.85, 3.65), (0.66, 0.88))  # fmt: skip
+    profile=((0.06, 0.28), (0.0, 0.6), (0.06, 0.98), (0.7, 1.02), (1.35, 1.4), (1.8, 1.46), (2.5, 1.43), (3.35, 0.98),
+             (4.4, 0.78), (4.55, 0.58), (4.5, 0.26)),
+    half_width=0.91, roof_half_width=0.6, belt=0.95, panes=(3, 6),
+    side_panes=(((1.0, 1.0), (1.5, 1.35), (1.95, 1.38), (1.95, 1.0)),
+                ((2.05, 1.0), (2.05, 1.38), (2.5, 1.36), (3.05, 1.0))),
+    wheels=(0.85, 3.65), wheel_radius=0.32, lamps=(0.66, 0.88))  # fmt: skip
 ESTATE = Body(
-    ((0.05, 0.32), (0.0, 0.7), (0.08, 1.05), (0.4, 1.58), (0.8, 1.66), (2.5, 1.64), (3.3, 1.1), (4.3, 0.92), (4.5, 0.66), (4.45, 0.3)),
-    0.94, 0.68, 1.05, (2, 5),
-    (((0.4, 1.1), (0.62, 1.5), (1.2, 1.55), (1.2, 1.1)), ((1.3, 1.1), (1.3, 1.55), (2.05, 1.55), (2.05, 1.1)),
-     ((2.15, 1.1), (2.15, 1.55), (2.5, 1.53), (3.05, 1.1))),
-    (0.8, 3.6), (0.78, 1.04))  # fmt: skip
+    profile=((0.05, 0.32), (0.0, 0.7), (0.08, 1.05), (0.4, 1.58), (0.8, 1.66), (2.5, 1.64), (3.3, 1.1), (4.3, 0.92),
+             (4.5, 0.66), (4.45, 0.3)),
+    half_width=0.94, roof_half_width=0.68, belt=1.05, panes=(2, 5),
+    side_panes=(((0.4, 1.1), (0.62, 1.5), (1.2, 1.55), (1.2, 1.1)), ((1.3, 1.1), (1.3, 1.55), (2.05, 1.55), (2.05, 1.1)),
+                ((2.15, 1.1), (2.15, 1.55), (2.5, 1.53), (3.05, 1.1))),
+    wheels=(0.8, 3.6), wheel_radius=0.34, lamps=(0.78, 1.04))  # fmt: skip
 BUS = Body(
-    ((0.05, 0.35), (0.0, 1.3), (0.06, 2.55), (0.2, 3.0), (10.4, 3.0), (10.6, 2.55), (10.75, 1.1), (10.7, 0.35)),
-    1.25, 1.2, 1.3, (1, 5),
-    tuple(((a, 1.35), (a, 2.45), (a + 1.42, 2.45), (a + 1.42, 1.35)) for a in np.arange(0.35, 9.5, 1.52).tolist()),
-    (2.6, 8.4), (0.85, 1.15))  # fmt: skip
+    profile=((0.05, 0.35), (0.0, 1.3), (0.06, 2.55), (0.2, 3.0), (10.4, 3.0), (10.6, 2.55), (10.75, 1.1), (10.7, 0.35)),
+    half_width=1.25, roof_half_width=1.2, belt=1.3, panes=(1, 5),
+    side_panes=tuple(((a, 1.35), (a, 2.45), (a + 1.42, 2.45), (a + 1.42, 1.35))
+                     for a in (0.35, 1.87, 3.39, 4.91, 6.43, 7.95, 9.0)),
+    wheels=(2.6, 8.4), wheel_radius=0.48, lamps=(0.85, 1.15))  # fmt: skip
 
 
 def _rounded(profile: ArrayLike) -> Floats:
@@ -438,101 +486,123 @@ def _rounded(profile: ArrayLike) -> Floats:
     return np.stack([points + 0.17 * (before - points), points + 0.17 * (after - points)], 1).reshape(-1, 2)
 
 
-def draw_vehicle(canvas: Canvas, rng: np.random.Generator, body: Body, x: float, z: float, away: bool, colour: Colour,
-                 code: int) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class _Vehicle:
+    """A body at its place in the street, parallel to the road."""
+
+    canvas: Canvas
+    body: Body
+    x: float  # of its middle line, metres
+    z: float  # of its near end
+    away: bool
+    paint: Floats
+    code: int
+
+    @property
+    def detailed(self) -> bool:
+        """Whether it is near enough for its details to be seen."""
+        return self.canvas.focal / self.z > 30
+
+    def place(self, shape: ArrayLike, side: float, widen: float = 0.0) -> Floats:
+        """A drawing on the flank, (N, 2) metres along and up -> (N, 3) in the world."""
+        body, (along, up) = self.body, np.asarray(shape, np.float64).T
+        top, length = max(y for _, y in body.profile), max(a for a, _ in body.profile)
+        half = np.interp(up, (body.belt, top), (body.half_width, body.roof_half_width)) + widen
+        return np.array([self.x + side * half, up, self.z + (along if self.away else length - along)]).T
+
+    def paint_hull(self) -> None:
+        """Tyres seen from the end, then the strips between the flanks, from far to near."""
+        canvas, half, profile = self.canvas, self.body.half_width, _rounded(self.body.profile)
+        for outer in (-half + 0.02, half - 0.24):
+            left, right, z = self.x + outer, self.x + outer + 0.22, self.z + 0.35
+            canvas.face(_upright((left, z), (right, z), 0, 0.55), TYRE, (0, 0, -1), self.code)
+        left, right = self.place(profile, -1), self.place(profile, 1)
+        step = np.diff(profile, axis=0) / np.linalg.norm(np.diff(profile, axis=0), axis=1, keepdims=True)
+        normals = np.stack([0 * step[:, 0], step[:, 0], -step[:, 1] if self.away else step[:, 1]], -1)
+        facing = ((np.array([0, canvas.camera_height, 0]) - left[:-1] * (0, 1, 1)) * normals).sum(1) > 0
+        for i in np.argsort(-(left[:-1, 2] + left[1:, 2]), kind="stable").tolist():
+            if not facing[i]:
+                continue
+            quad = np.array([left[i], left[i + 1], right[i + 1], right[i]])
+            canvas.face(quad, self.paint, normals[i].tolist(), self.code)
+            if i % 2 and i // 2 in self.body.panes:
+                pane = (quad - quad.mean(0)) * (0.9, 0.84, 0.84) + quad.mean(0)
+                canvas.face(pane, GLASS, (0, 0, -1), self.code)
+                mirrored = np.array([0.4 * pane[0] + 0.6 * pane[1], pane[1], pane[2], 0.2 * pane[2] + 0.8 * pane[3]])
+                canvas.face(mirrored, MIRRORED, (0, 0, -1), self.code)
+
+    def paint_end(self) -> None:
+        """Bumper, lamps and plate of the end that faces the camera."""
+        half, (low, high), away = self.body.half_width, self.body.lamps, self.away
+
+        def plate(x0: float, x1: float, y0: float, y1: float, tint: Colour, glow: float = 0.0) -> None:
+            cut = 0.22 * min(x1 - x0, y1 - y0)
+            left, right = (x0, x0 + cut), (x1, x1 - cut)
+            outline = [(left[0], y0 + cut), (left[0], y1 - cut), (left[1], y1), (right[1], y1),
+                       (right[0], y1 - cut), (right[0], y0 + cut), (right[1], y0), (left[1], y0)]  # fmt: skip
+            seen = self.canvas.seen(tint, (0, 0, -1), self.z)
+            corners = self.canvas.project([(self.x + across, up, self.z - 0.02) for across, up in outline])
+            self.canvas.fill(corners, [max(s, glow * t) for s, t in zip(seen, tint, strict=True)], self.code)
+
+        plate(-half + 0.04, half - 0.04, self.body.profile[0][1] - 0.02, 0.5, self.paint * 0.5)
+        plate(-half + 0.06, half - 0.06, low - 0.05, low - 0.02, self.paint * 0.6)
+        for side in (-1, 1):
+            left, right = sorted((side * half * 0.95, side * half * 0.68))
+            plate(left, right, low, high, (150, 18, 22) if away else (150, 156, 160))
+            lens, rim = ((214, 40, 36), 0.07) if away else ((250, 248, 236), 0.03)
+            plate(left + 0.04, right - 0.04, low + 0.04, high - rim, lens, 0.85)
+        if not away:
+            plate(-half * 0.55, half * 0.55, low - 0.02, high - 0.08, (38, 40, 44))
+        plate(-0.26, 0.26, 0.52, 0.63, (232, 232, 226))
+        if self.body is BUS:
+            plate(-0.8, 0.8, 2.6, 2.88, (28, 28, 30))
+            plate(-0.55, 0.55, 2.66, 2.82, (250, 170, 40), 0.9)
+
+    def paint_flank(self, side: float) -> None:
+        """The side with its windows, doors and wheels; -1 is the left one."""
+        canvas, body, normal, scale = self.canvas, self.body, (side, 0.0, 0.0), self.canvas.focal / self.z
+        profile = _rounded(body.profile)
+        canvas.face(self.place(profile, side), self.paint, normal, self.code)
+        sill = np.minimum(profile, (math.inf, 0.62 * body.belt))
+        canvas.face(self.place(sill, side, 0.003), self.paint * 0.84, normal, self.code)
+        for pane in body.side_panes:
+            canvas.face(self.place(pane, side, 0.005), GLASS, normal, self.code)
+            if self.detailed:
+                corners, (x, y) = np.array(pane), pane[-1]
+                mirrored = (corners[[1, 1, 2, 2]] + corners[[0, 1, 2, 3]]) / 2
+                canvas.face(self.place(mirrored, side, 0.006), MIRRORED, normal, self.code)
+                seam = canvas.project(self.place([(x + 0.04, y), (x + 0.04, 0.45)], side, 0.006))
+                canvas.stroke(seam, 0.02 * scale, canvas.seen(self.paint * 0.62, normal, self.z), self.code)
+        turn = np.linspace(0, 2 * math.pi, 20, endpoint=False)
+        circle, radius = np.stack([np.cos(turn), np.sin(turn)], -1), body.wheel_radius
+        rings = ((radius + 0.07, self.paint * 0.3), (radius, np.array(TYRE)), (radius * 0.6, np.array(STEEL)))
+        for along in body.wheels:
+            for size, tint in rings if self.detailed else rings[1:2]:
+                canvas.face(self.place(circle * size + (along, radius), side, 0.01), tint, normal, self.code)
+        if self.detailed:
+            along = body.side_panes[-1][-1][0] - 0.15
+            mirror = canvas.project(self.place([(along, body.belt + 0.05), (along, body.belt + 0.2)], side, 0.1))
+            canvas.stroke(mirror, 0.16 * scale, canvas.seen(self.paint * 0.7, (0, 0, -1), self.z), self.code)
+
+
+def draw_vehicle(canvas: Canvas, body: Body, x: float, z: float, away: bool, paint: Floats, code: int) -> None:
     """A car or bus parallel to the road.
 
     Args:
         canvas: to paint on.
-        rng: where the variation comes from.
         body: its shape.
         x: of its middle line, metres.
         z: of its near end, metres.
         away: it drives away from the camera, which therefore sees its rear.
-        colour: of the paint, RGB in 0-255.
+        paint: its colour, RGB in 0-255.
         code: its instance code.
     """
-    profile = _rounded(body.profile)
-    length, top = float(profile[:, 0].max()), float(profile[:, 1].max())
-    paint = np.asarray(colour, np.float64)
-    radius = 0.32 if top < 2 else 0.48
-
-    def place(shape: ArrayLike, side: float, widen: float = 0.0) -> Floats:
-        along, up = np.asarray(shape, np.float64).T
-        half = np.interp(up, (body.belt, top), (body.half_width, body.roof_half_width)) + widen
-        return np.array([x + side * half, up, z + (along if away else length - along)]).T
-
-    def end(x0: float, x1: float, y0: float, y1: float, tint: Colour, glow: float = 0.0) -> None:
-        cut = 0.22 * min(x1 - x0, y1 - y0)
-        outline = [(x0, y0 + cut), (x0, y1 - cut), (x0 + cut, y1), (x1 - cut, y1), (x1, y1 - cut), (x1, y0 + cut),
-                   (x1 - cut, y0), (x0 + cut, y0)]  # fmt: skip
-        seen = canvas.seen(tint, (0, 0, -1), z)
-        corners = canvas.project([(x + across, up, z - 0.02) for across, up in outline])
-        canvas.fill(corners, [max(s, glow * t) for s, t in zip(seen, tint, strict=True)], code)
-
-    half, detailed = body.half_width, canvas.focal / z > 30
-    for side in (-1, 1):
-        wheel = canvas.project([(x + side * (half - 0.24), y, z + 0.35) for y in (0.0, 0.55)] +
-                               [(x + side * (half - 0.02), y, z + 0.35) for y in (0.55, 0.0)])  # fmt: skip
-        canvas.fill(wheel, canvas.seen(TYRE, (0, 0, -1), z), code)
-    left, right = place(profile, -1), place(profile, 1)
-    step = np.diff(profile, axis=0) / np.linalg.norm(np.diff(profile, axis=0), axis=1, keepdims=True)
-    normals = np.stack([0 * step[:, 0], step[:, 0], -step[:, 1] if away else step[:, 1]], -1)
-    facing = ((np.array([0, canvas.camera_height, 0]) - left[:-1] * (0, 1, 1)) * normals).sum(1) > 0
-    for i in np.argsort(-(left[:-1, 2] + left[1:, 2]), kind="stable").tolist():
-        if not facing[i]:
-            continue
-        quad = np.array([left[i], left[i + 1], right[i + 1], right[i]])
-        canvas.face(quad, paint, normals[i].tolist(), code)
-        if i % 2 and i // 2 in body.panes:
-            inner = (quad - quad.mean(0)) * (0.9, 0.84, 0.84) + quad.mean(0)
-            canvas.face(inner, GLASS, (0, 0, -1), code)
-            if not detailed:
-                continue
-            upper = np.array([(2 * inner[0] + 3 * inner[1]) / 5, inner[1], inner[2], (4 * inner[3] + inner[2]) / 5])
-            canvas.face(upper, (104, 122, 140), (0, 0, -1), code)
-    low, high = body.lamps
-    end(-half + 0.04, half - 0.04, float(profile[0, 1]) - 0.02, 0.5, paint * 0.55 if top < 2 else paint * 0.4)
-    end(-half + 0.06, half - 0.06, low - 0.05, low - 0.02, paint * 0.6)
-    for side in (-1, 1):
-        inner, outer = sorted((side * half * 0.95, side * half * 0.68))
-        end(inner, outer, low, high, (150, 18, 22) if away else (150, 156, 160))
-        lens = (inner + 0.04, outer - 0.04, low + 0.04, high - 0.07 if away else high - 0.03)
-        end(*lens, (214, 40, 36) if away else (250, 248, 236), 0.8 if away else 0.95)
-    if not away:
-        end(-half * 0.55, half * 0.55, low - 0.02, high - 0.08, (38, 40, 44))
-    end(-0.26, 0.26, 0.52, 0.63, (232, 232, 226))
-    if top > 2:
-        end(-0.8, 0.8, 2.6, 2.88, (28, 28, 30))
-        end(-0.55, 0.55, 2.66, 2.82, (250, 170, 40), 0.9)
-    if abs(x + canvas.bend * z * z) > half:
-        side = -math.copysign(1, x + canvas.bend * z * z)
-        normal = (side, 0.0, 0.0)
-        canvas.face(place(profile, side), paint, normal, code)
-        sill = [(a, min(u, 0.62 * body.belt)) for a, u in profile]
-        canvas.face(place(sill, side, 0.003), paint * 0.84, normal, code)
-        for pane in body.side_panes:
-            canvas.face(place(pane, side, 0.005), GLASS, normal, code)
-            if not detailed:
-                continue
-            shine = (
-                np.array([pane[1], pane[2], pane[3], pane[0]]) * 0.5
-                + np.array([pane[1], pane[2], pane[2], pane[1]]) * 0.5
-            )
-            canvas.face(place(shine, side, 0.006), (96, 114, 132), normal, code)
-            seam = place([(pane[-1][0] + 0.04, body.belt - 0.02), (pane[-1][0] + 0.04, 0.45)], side, 0.006)
-            canvas.stroke(canvas.project(seam), 0.02 * canvas.focal / z, canvas.seen(paint * 0.62, normal, z), code)
-        turn = np.linspace(0, 2 * math.pi, 20, endpoint=False)
-        circle = np.stack([np.cos(turn), np.sin(turn)], -1)
-        wheel_rings = ((radius + 0.07, paint * 0.3), (radius, np.array(TYRE)), (radius * 0.6, np.array(STEEL)))
-        for at in body.wheels:
-            for size, tint in wheel_rings if detailed else wheel_rings[1:2]:
-                canvas.face(place(circle * size + (at, radius), side, 0.01), tint, normal, code)
-        if not detailed:
-            return
-        mirror = place([(length * 0.66, body.belt + 0.05), (length * 0.66, body.belt + 0.2)], side)
-        canvas.stroke(canvas.project(mirror + (side * 0.1, 0, 0)), 0.16 * canvas.focal / z,
-                      canvas.seen(paint * 0.7, (0, 0, -1), z), code)  # fmt: skip
+    vehicle = _Vehicle(canvas, body, x, z, away, paint, code)
+    vehicle.paint_hull()
+    vehicle.paint_end()
+    across = x + canvas.bend * z * z
+    if abs(across) > body.half_width:
+        vehicle.paint_flank(-math.copysign(1, across))
 
 
 def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -542,8 +612,7 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
     origin = canvas.project((x, 0.0 if abs(x) < 5 else 0.1, z))
     coat, trousers = choose(rng, CLOTHES), choose(rng, CLOTHES) * 0.75
     skin, hair = choose(rng, SKINS), choose(rng, ((40, 30, 26), (110, 80, 50), (170, 150, 120), (60, 44, 34)))
-    stride, facing = rng.uniform(0.06, 0.26), rng.choice((-1, 1))
-    dark_side = -math.copysign(1, canvas.light.sun[0])
+    stride, facing = rng.uniform(0.06, 0.26), float(rng.choice((-1, 1)))
 
     def at(*points: tuple[float, float]) -> Floats:
         return origin + np.array(points) * (scale, -scale)
@@ -553,34 +622,30 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
 
     for foot, factor in ((-stride, 0.8), (stride, 1.0)):
         knee = (0.5 * foot + facing * 0.04, 0.5)
-        canvas.stroke(at((0.06 * np.sign(foot), 0.88), knee, (foot, 0.08)), 0.15 * scale, tone(trousers, factor), code)
-        canvas.stroke(at((foot, 0.05), (foot + facing * 0.11, 0.04)), 0.09 * scale, tone(np.array((36, 32, 32))), code)
-    hem = rng.choice((0.82, 0.82, 0.62))
-    canvas.stroke(
-        at((0.19, 1.38), (0.24 + stride * 0.3, 1.1), (0.2 + stride * 0.6, 0.86)), 0.1 * scale, tone(coat, 0.8), code
+        canvas.stroke(
+            at((math.copysign(0.06, foot), 0.88), knee, (foot, 0.08)), 0.15 * scale, tone(trousers, factor), code
+        )
+        canvas.stroke(
+            at((foot, 0.05), (foot + facing * 0.11, 0.04)), 0.09 * scale, tone(np.array((36.0, 32.0, 32.0))), code
+        )
+    hem, swing, dark = float(rng.choice((0.82, 0.82, 0.62))), 0.5 * stride, -math.copysign(1, canvas.light.sun[0])
+    half_torso = ((0.17, hem), (0.16, 1.05), (0.22, 1.36), (0.12, 1.46))
+    arm = ((0.2, 1.37), (0.25 + 0.6 * swing, 1.1), (0.2 + swing, 0.86))
+    canvas.stroke(at(*arm), 0.1 * scale, tone(coat, 0.8), code)
+    canvas.fill(at(*half_torso, *((-x, y) for x, y in reversed(half_torso))), tone(coat), code)
+    canvas.fill(
+        at(*((dark * x, y) for x, y in half_torso), (dark * 0.04, 1.45), (dark * 0.03, hem)), tone(coat, 0.72), code
     )
-    torso = at(
-        (-0.17, hem), (-0.16, 1.05), (-0.22, 1.36), (-0.12, 1.46), (0.12, 1.46), (0.22, 1.36), (0.16, 1.05), (0.17, hem)
-    )
-    canvas.fill(torso, tone(coat), code)
-    canvas.fill(at((0.03 * dark_side, hem), (0.05 * dark_side, 1.44), (0.12 * dark_side, 1.46), (0.22 * dark_side, 1.36),
-                   (0.16 * dark_side, 1.05), (0.17 * dark_side, hem)), tone(coat, 0.72), code)  # fmt: skip
-    canvas.stroke(
-        at((-0.2, 1.37), (-0.25 - stride * 0.3, 1.1), (-0.2 - stride * 0.5, 0.88)), 0.1 * scale, tone(coat, 0.9), code
-    )
-    for hand in (0.2 + stride * 0.6, -0.2 - stride * 0.5):
+    canvas.stroke(at(*((-x, y) for x, y in arm)), 0.1 * scale, tone(coat, 0.9), code)
+    for hand in (0.2 + swing, -0.2 - swing):
         canvas.stroke(at((hand, 0.84), (hand, 0.82)), 0.09 * scale, tone(skin), code)
     canvas.stroke(at((0, 1.46), (0, 1.54)), 0.1 * scale, tone(skin, 0.8), code)
     canvas.stroke(at((0, 1.6), (0, 1.66)), 0.19 * scale, tone(hair), code)
     if rng.random() < 0.6:
         canvas.stroke(at((facing * 0.025, 1.58), (facing * 0.025, 1.61)), 0.15 * scale, tone(skin), code)
     if rng.random() < 0.4:
-        bag = choose(rng, CLOTHES)
-        canvas.fill(
-            at((0.2 * facing, 0.62), (0.2 * facing, 0.92), (0.42 * facing, 0.92), (0.42 * facing, 0.62)),
-            tone(bag),
-            code,
-        )
+        bag = at(*((facing * x, y) for x, y in ((0.2, 0.62), (0.2, 0.92), (0.42, 0.92), (0.42, 0.62))))
+        canvas.fill(bag, tone(choose(rng, CLOTHES)), code)
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -611,9 +676,8 @@ def draw_post(canvas: Canvas, x: float, z: float, height: float, width: float, r
     code, thick = code_of("pole"), max(canvas.smallest, width * canvas.focal / z)
     (left, top), (_, foot) = canvas.project([(x, height, z), (x, 0.05, z)])
     for a, b, tint in ((-0.5, 0.5, 1.0), (0.0, 0.5, 0.72) if canvas.light.sun[0] < 0 else (-0.5, 0.0, 0.72)):
-        shaft = np.array(
-            [(left + a * thick, foot), (left + a * thick, top), (left + b * thick, top), (left + b * thick, foot)]
-        )
+        x0, x1 = left + a * thick, left + b * thick
+        shaft = np.array([(x0, foot), (x0, top), (x1, top), (x1, foot)])
         canvas.fill(shaft, canvas.seen(np.multiply(STEEL, tint), (0, 0, -1), z), code)
     if reach:
         arm = canvas.project([(x, height - 0.1, z), (x + 0.35 * reach, height + 0.3, z), (x + reach, height + 0.4, z)])
@@ -656,10 +720,9 @@ def draw_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
     elif kind == 2:
         shape(8, 0.46, math.pi / 8, white)
         shape(8, 0.42, math.pi / 8, red)
-        size = 0.0125 * scale
-        lettering = middle + np.array([-0.31, 0.1]) * scale
-        cv2.putText(canvas.image, "STOP", (round(lettering[0]), round(lettering[1])), cv2.FONT_HERSHEY_SIMPLEX, 0.66 * size,
-                    canvas.seen(white, (0, 0, -1), z), max(1, round(1.6 * size)))  # fmt: skip
+        left, base = (middle + np.array([-0.31, 0.1]) * scale).tolist()
+        font, ink, thick = cv2.FONT_HERSHEY_SIMPLEX, canvas.seen(white, (0, 0, -1), z), max(1, round(0.02 * scale))
+        cv2.putText(canvas.image, "STOP", (round(left), round(base)), font, 0.00825 * scale, ink, thick)
     elif kind == 3:
         shape(4, 0.58, math.pi / 4, white)
         shape(4, 0.53, math.pi / 4, blue)
@@ -691,13 +754,11 @@ def draw_traffic_light(canvas: Canvas, x: float, z: float, lit: int, gantry: boo
             canvas.fill(centre + np.stack([np.cos(turn), np.sin(turn)], -1) * 0.14 * scale, colour, code)
 
 
-def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A litter bin, which Cityscapes calls static."""
-    colour, code = choose(rng, ((60, 84, 60), (90, 92, 96), (170, 90, 40))), code_of("static")
-    for x0, x1, y0, y1, tint in (
-        (-0.22, 0.22, 0.1, 0.95, 1.0),
-        (0.08, 0.22, 0.1, 0.95, 0.75),
-        (-0.25, 0.25, 0.95, 1.05, 0.6),
-    ):
-        corners = [(x + x0, y0, z), (x + x0, y1, z), (x + x1, y1, z), (x + x1, y0, z)]
-        canvas.face(corners, colour * tint, (0, 0, -1), code)
+def draw_clutter(canvas: Canvas, rng: np.random.Generator, x: float, z: float, bin_only: bool) -> None:
+    """A litter bin, which Cityscapes calls static, or a heap of boxes, which nobody would label."""
+    paints = ((60, 84, 60), (90, 92, 96), (170, 90, 40)) if bin_only else ((164, 130, 92), (142, 112, 80))
+    container = ((-0.22, 0.22, 0.1, 0.95, 1.0), (0.08, 0.22, 0.1, 0.95, 0.75), (-0.25, 0.25, 0.95, 1.05, 0.6))
+    heap = ((-0.45, 0.1, 0.1, 0.6, 1.0), (0.1, 0.5, 0.1, 0.45, 0.8), (-0.3, 0.15, 0.6, 0.95, 0.9))
+    colour, code = choose(rng, paints), code_of("static" if bin_only else "unlabeled")
+    for x0, x1, low, high, tint in container if bin_only else heap:
+        canvas.face(_upright((x + x0, z), (x + x1, z), low, high), colour * tint, (0, 0, -1), code)

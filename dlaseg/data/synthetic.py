@@ -173,8 +173,9 @@ def _plan_roadside_things(canvas: Canvas, rng: np.random.Generator, road: _Roads
     for z in (rack, rack + 0.9, rack + 1.8, rack + rng.uniform(6, 16))[: rng.integers(2, 5)]:
         x = side * (road.verge + 0.9)
         add(z, partial(scenery.draw_bicycle, canvas, rng, x, z), x, 0.4, 0.9)
-    z, x = rng.uniform(9, 24), side * (road.verge + 0.6)
-    add(z, partial(scenery.draw_bin, canvas, rng, x, z), x, 0.2, 0.9)
+    for bin_only in (True, False):
+        z, x = rng.uniform(9, 24), side * (road.verge + 0.6 if bin_only else road.walk - 0.6)
+        add(z, partial(scenery.draw_clutter, canvas, rng, x, z, bin_only), x, 0.3, 0.9)
     if road.front > road.walk:
         wood = scenery.choose(rng, ((150, 110, 76), (222, 220, 212), (104, 84, 66), (110, 130, 120)))
         for z in np.arange(5, 65, 3.0).tolist():
@@ -204,7 +205,7 @@ def _plan_traffic(
             rng, ((196, 60, 50), (226, 190, 70), (60, 120, 170), (220, 222, 220)) if bus else scenery.PAINTS
         )
         code = canvas.instance("bus" if bus else "car")
-        draw = partial(scenery.draw_vehicle, canvas, rng, body, x, z, away, paint, code)
+        draw = partial(scenery.draw_vehicle, canvas, body, x, z, away, paint, code)
         box = (x - body.half_width, x + body.half_width, z, z + length)
         # the far end, so that whatever stands beside the vehicle is painted over it
         things.append(_Thing(z + 0.4, draw, box, 3.0 if bus else 1.45, 0, False, 0.8))

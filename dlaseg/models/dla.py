@@ -106,7 +106,7 @@ class Root(nn.Module):
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Joins n tensors (N, C_i, H, W), the deepest block's first, into (N, out_channels, H, W)."""
-        x = self.bn(self.conv(torch.cat(inputs, dim=1)))
+        x = self.bn(self.conv(torch.cat(tuple(inputs), dim=1)))
         if self.residual:
             x.add_(inputs[0])
         return F.relu(x, inplace=True)
