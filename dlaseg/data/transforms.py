@@ -1,0 +1,108 @@
+"""What happens to an image between the file and the network."""
+
+import math
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dlaseg.config import AugmentConfig
+from dlaseg.labels import IGNORE_INDEX
+
+# Importing albumentations asks the network for a newer release unless this is set.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+
+
+class Augmentation:
+    """Random scale, rotation, crop, colour and flip of a training image; its label map follows with nearest neighbour.
+
+    The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip.
+
+    Args:
+        config: the strengths.
+        fill: RGB, 0 to 255, of what lies outside the image; there the label is 255.
+    """
+
+    def __init__(self, config: AugmentConfig, fill: Sequence[float]):
+        height, width = config.crop_size
+        outside = {"border_mode": cv2.BORDER_CONSTANT, "fill": tuple(fill), "fill_mask": IGNORE_INDEX}
+        transforms: list[A.BasicTransform | A.BaseCompose] = []
+        if tuple(config.scale) != (1.0, 1.0):
+            low, high = config.scale
+            transforms.append(
+                # Area interpolation where it shrinks: linear would skip pixels
+                A.RandomScale(
+                    (low - 1, high - 1), mask_interpolation=cv2.INTER_NEAREST, area_for_downscale="image", p=1
+                )
+            )
+        if config.rotation:
+            # Rotate a crop with just enough margin that its corners stay inside the image where the image has them
+            angle = math.radians(min(config.rotation, 45))
+            above = math.ceil(height * math.cos(angle) + width * math.sin(angle))
+            beside = math.ceil(width * math.cos(angle) + height * math.sin(angle))
+            transforms += [
+                A.RandomCrop(above, beside, pad_if_needed=True, pad_position="random", **outside),
+                A.Rotate(config.rotation, mask_interpolation=cv2.INTER_NEAREST, p=1, **outside),
+                A.CenterCrop(height, width),
+            ]
+        else:
+            transforms.append(A.RandomCrop(height, width, pad_if_needed=True, pad_position="random", **outside))
+        if config.jitter:
+            factors = (1 - config.jitter, 1 + config.jitter)
+            sharper, blurrier = (config.jitter / 2, config.jitter), (0.1, 2 * config.jitter + 0.1)
+            transforms += [
+                A.ColorJitter(factors, factors, saturation=(1, 1), hue=(0, 0), p=1),
+                A.OneOf([A.Sharpen(sharper, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blurrier)], p=0.5),
+            ]
+        if config.flip:
+            transforms.append(A.HorizontalFlip(p=config.flip))
+        self._compose = A.Compose(transforms)
+
+    def __call__(
+        self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Transforms one sample.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            target: (H, W) uint8 train ids.
+            seed: such as (seed, epoch, index); all the randomness there is.
+
+        Returns:
+            Image and target of the crop's size.
+        """
+        # Compose.set_random_seed gives every transform the same stream, so that, say, only dark images were flipped.
+        seeds = np.random.SeedSequence(tuple(seed)).generate_state(len(self._compose.transforms))
+        for transform, own in zip(self._compose.transforms, seeds, strict=True):
+            transform.set_random_seed(int(own))
+        result = self._compose(image=image, mask=target)
+        return result["image"], result["mask"]
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) uint8 RGB to (3, H, W) uint8, sharing the memory."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixel values to what the network expects: (images / 255 - mean) / std per channel.
+
+    The one place where it is done, on whatever device the images are, for training, scoring and inference alike.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        mean: per channel, in units of 255.
+        std: per channel, in units of 255.
+
+    Returns:
+        (N, C, H, W) float32, in the memory format of the input.
+    """
+    shape = (1, -1, 1, 1)
+    offset = torch.tensor([m * 255 for m in mean], device=images.device).view(shape)
+    factor = torch.tensor([1 / (s * 255) for s in std], device=images.device).view(shape)
+    return images.float().sub_(offset).mul_(factor)

@@ -1,0 +1,60 @@
+"""Where and how a network computes on this machine."""
+
+import ctypes
+import sys
+
+import torch
+
+from dlaseg.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        name: `auto` for the first of CUDA, MPS and CPU that is there, or a torch device such as `cpu` or `cuda:1`.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {name!r}: not on this machine: use auto or cpu") from error
+    return device
+
+
+def gains_from_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is faster than float32: CUDA from Ampere on, CPUs with AMX.
+
+    Other CPUs compute bfloat16 by way of float32, more slowly than float32 itself.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """channels_last where convolutions gain from it, CPU and CUDA; else contiguous."""
+    return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def keep_freed_memory() -> bool:
+    """Tells the C library to keep freed memory for reuse rather than hand it back to the system.
+
+    A CPU training step allocates and frees the same hundreds of megabytes over and over; by default glibc maps large
+    blocks afresh each time, and the page faults cost more than many of the layers that fill them.
+
+    Returns:
+        Whether the setting took: on Linux with glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 1 << 26))

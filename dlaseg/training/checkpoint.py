@@ -1,0 +1,39 @@
+"""`last.ckpt`: everything that a resumed run needs, tensors and plain values only."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlaseg.errors import UserError
+from dlaseg.files import replacing
+
+FORMAT = "dlaseg-checkpoint-1"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint whole.
+
+    Args:
+        path: where to.
+        state: tensors, numbers, strings, lists and dicts.
+    """
+    with replacing(path) as temporary:
+        torch.save({"format": FORMAT, **state}, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint to the CPU; runs no code that the file might hold.
+
+    Raises:
+        UserError: broken, or of another format.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: broken or no checkpoint ({reason}): start again with another --output") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of this release ({FORMAT}): start again with another --output")
+    return state
