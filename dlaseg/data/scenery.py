@@ -7,7 +7,6 @@ World coordinates are metres: x to the right, y up from the road, z ahead of the
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import cv2
 import numpy as np
@@ -123,15 +122,13 @@ class Canvas:
     def fill(self, corners: Floats, colour: Colour, code: int | None = None, opacity: float = 1.0) -> None:
         """Fills a polygon, (N, 2) canvas x, y. Without a code the labels stay: a detail on a surface."""
         fixed = (corners * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
-        if opacity < 1:
-            low = np.maximum(np.floor(corners.min(0)).astype(int) - 1, 0)
-            high = np.maximum(np.ceil(corners.max(0)).astype(int) + 2, 0)
-            part = self.image[low[1] : high[1], low[0] : high[0]]
-            before = part.copy()
-            cv2.fillPoly(self.image, [fixed], tuple(colour), cv2.LINE_8, _FRACTION_BITS)
-            part[:] = cv2.addWeighted(part, opacity, before, 1 - opacity, 0) if part.size else part
-        else:
-            cv2.fillPoly(self.image, [fixed], tuple(colour), cv2.LINE_8, _FRACTION_BITS)
+        low = np.maximum(corners.min(0).astype(int) - 1, 0) if opacity < 1 else np.zeros(2, int)
+        high = np.maximum(corners.max(0).astype(int) + 2, 0) if opacity < 1 else low
+        part = self.image[low[1] : high[1], low[0] : high[0]]
+        before = part.copy()
+        cv2.fillPoly(self.image, [fixed], tuple(colour), cv2.LINE_8, _FRACTION_BITS)
+        if part.size:
+            part[:] = cv2.addWeighted(part, opacity, before, 1 - opacity, 0)
         if code is not None:
             cv2.fillPoly(self.codes, [fixed], (code,), cv2.LINE_8, _FRACTION_BITS)
 
@@ -196,7 +193,7 @@ class Canvas:
 def _upright(
     start: tuple[float, float], end: tuple[float, float], low: float, high: float, side: int = 1
 ) -> list[tuple[float, float, float]]:
-    """The corners of a wall between two (x, z) points, clockwise as seen from the road; it stands on this side of it."""
+    """The corners of a wall between two (x, z) points, clockwise as seen from a road that it stands at this side of."""
     (x0, z0), (x1, z1) = (start, end) if side > 0 else (end, start)
     return [(x0, high, z0), (x1, high, z1), (x1, low, z1), (x0, low, z0)]
 
@@ -395,13 +392,13 @@ def draw_foliage(
     shrink = min(1.0, 440 / max(columns, rows))
     w, h = max(3, round(columns * shrink)), max(3, round(rows * shrink))
     # lumps: the field is positive inside any of them, and the nearest lump says where the surface turns to the sun
-    angle, reach = rng.uniform(0, 2 * math.pi, 18), np.sqrt(rng.uniform(0, 1, 18)) * 0.68
+    angle, reach = rng.uniform(0, 2 * math.pi, 18), np.sqrt(rng.uniform(0, 1, 18)) * 0.62
     radius = rng.uniform(0.22, 0.42, 18).astype(np.float32)
     lump_x = (np.cos(angle) * reach).astype(np.float32)[:, None, None]
     lump_y = (np.sin(angle) * reach).astype(np.float32)[:, None, None]
     small_h, small_w = min(h, 36), min(w, 36)
-    grid_y = np.linspace(-1.05, 1.05, small_h, dtype=np.float32)[:, None]
-    grid_x = np.linspace(-1.05, 1.05, small_w, dtype=np.float32)[None]
+    grid_y = np.linspace(-1.1, 1.1, small_h, dtype=np.float32)[:, None]
+    grid_x = np.linspace(-1.1, 1.1, small_w, dtype=np.float32)[None]
     field = 1 - ((grid_x - lump_x) ** 2 + (grid_y - lump_y) ** 2) / radius[:, None, None] ** 2
     nearest = field.argmax(0)
     turn = (lump_y[nearest, 0, 0] - grid_y) + np.sign(canvas.light.sun[0]) * 0.7 * (grid_x - lump_x[nearest, 0, 0])
@@ -468,7 +465,8 @@ ESTATE = Body(
     profile=((0.05, 0.32), (0.0, 0.7), (0.08, 1.05), (0.4, 1.58), (0.8, 1.66), (2.5, 1.64), (3.3, 1.1), (4.3, 0.92),
              (4.5, 0.66), (4.45, 0.3)),
     half_width=0.94, roof_half_width=0.68, belt=1.05, panes=(2, 5),
-    side_panes=(((0.4, 1.1), (0.62, 1.5), (1.2, 1.55), (1.2, 1.1)), ((1.3, 1.1), (1.3, 1.55), (2.05, 1.55), (2.05, 1.1)),
+    side_panes=(((0.4, 1.1), (0.62, 1.5), (1.2, 1.55), (1.2, 1.1)),
+                ((1.3, 1.1), (1.3, 1.55), (2.05, 1.55), (2.05, 1.1)),
                 ((2.15, 1.1), (2.15, 1.55), (2.5, 1.53), (3.05, 1.1))),
     wheels=(0.8, 3.6), wheel_radius=0.34, lamps=(0.78, 1.04))  # fmt: skip
 BUS = Body(
@@ -501,7 +499,7 @@ class _Vehicle:
     @property
     def detailed(self) -> bool:
         """Whether it is near enough for its details to be seen."""
-        return self.canvas.focal / self.z > 30
+        return self.canvas.focal / self.z > 40
 
     def place(self, shape: ArrayLike, side: float, widen: float = 0.0) -> Floats:
         """A drawing on the flank, (N, 2) metres along and up -> (N, 3) in the world."""
@@ -513,9 +511,9 @@ class _Vehicle:
     def paint_hull(self) -> None:
         """Tyres seen from the end, then the strips between the flanks, from far to near."""
         canvas, half, profile = self.canvas, self.body.half_width, _rounded(self.body.profile)
-        for outer in (-half + 0.02, half - 0.24):
-            left, right, z = self.x + outer, self.x + outer + 0.22, self.z + 0.35
-            canvas.face(_upright((left, z), (right, z), 0, 0.55), TYRE, (0, 0, -1), self.code)
+        for inner in (self.x - half + 0.02, self.x + half - 0.24):
+            tyre = _upright((inner, self.z + 0.35), (inner + 0.22, self.z + 0.35), 0, 0.55)
+            canvas.face(tyre, TYRE, (0, 0, -1), self.code)
         left, right = self.place(profile, -1), self.place(profile, 1)
         step = np.diff(profile, axis=0) / np.linalg.norm(np.diff(profile, axis=0), axis=1, keepdims=True)
         normals = np.stack([0 * step[:, 0], step[:, 0], -step[:, 1] if self.away else step[:, 1]], -1)
@@ -545,15 +543,16 @@ class _Vehicle:
             self.canvas.fill(corners, [max(s, glow * t) for s, t in zip(seen, tint, strict=True)], self.code)
 
         plate(-half + 0.04, half - 0.04, self.body.profile[0][1] - 0.02, 0.5, self.paint * 0.5)
-        plate(-half + 0.06, half - 0.06, low - 0.05, low - 0.02, self.paint * 0.6)
         for side in (-1, 1):
             left, right = sorted((side * half * 0.95, side * half * 0.68))
-            plate(left, right, low, high, (150, 18, 22) if away else (150, 156, 160))
             lens, rim = ((214, 40, 36), 0.07) if away else ((250, 248, 236), 0.03)
+            plate(left, right, low, high, (150, 18, 22) if away else (150, 156, 160))
             plate(left + 0.04, right - 0.04, low + 0.04, high - rim, lens, 0.85)
+        if self.detailed:
+            plate(-half + 0.06, half - 0.06, low - 0.05, low - 0.02, self.paint * 0.6)
+            plate(-0.26, 0.26, 0.52, 0.63, (232, 232, 226))
         if not away:
             plate(-half * 0.55, half * 0.55, low - 0.02, high - 0.08, (38, 40, 44))
-        plate(-0.26, 0.26, 0.52, 0.63, (232, 232, 226))
         if self.body is BUS:
             plate(-0.8, 0.8, 2.6, 2.88, (28, 28, 30))
             plate(-0.55, 0.55, 2.66, 2.82, (250, 170, 40), 0.9)
@@ -568,10 +567,10 @@ class _Vehicle:
         for pane in body.side_panes:
             canvas.face(self.place(pane, side, 0.005), GLASS, normal, self.code)
             if self.detailed:
-                corners, (x, y) = np.array(pane), pane[-1]
+                corners, (at, up) = np.array(pane), pane[-1]
                 mirrored = (corners[[1, 1, 2, 2]] + corners[[0, 1, 2, 3]]) / 2
                 canvas.face(self.place(mirrored, side, 0.006), MIRRORED, normal, self.code)
-                seam = canvas.project(self.place([(x + 0.04, y), (x + 0.04, 0.45)], side, 0.006))
+                seam = canvas.project(self.place([(at + 0.04, up), (at + 0.04, 0.45)], side, 0.006))
                 canvas.stroke(seam, 0.02 * scale, canvas.seen(self.paint * 0.62, normal, self.z), self.code)
         turn = np.linspace(0, 2 * math.pi, 20, endpoint=False)
         circle, radius = np.stack([np.cos(turn), np.sin(turn)], -1), body.wheel_radius

@@ -22,6 +22,8 @@ from dlaseg.errors import UserError
 from dlaseg.images import write_png
 
 SMALLEST, LARGEST = (64, 64), (1024, 2048)
+GREENS = ((70, 104, 50), (86, 116, 56), (60, 92, 54), (104, 122, 58), (140, 118, 50))
+BUS_PAINTS = ((196, 60, 50), (226, 190, 70), (60, 120, 170), (220, 222, 220))
 CITIES = {
     "train": ("synthburg", "renderstadt", "polygonia"),
     "val": ("mockhausen", "pixelfurt"),
@@ -29,7 +31,7 @@ CITIES = {
 }
 """Places that do not exist, by split. The order of the splits is part of every scene's seed."""
 
-_LANE = 3.5
+_LANE, _BAY = 3.5, 2.2  # metres: the width of a lane, of a parking bay
 _FAR = 125.0  # metres; there the street ends at a row of houses
 _MAP_RESOLUTION = 6  # shadow map texels per metre
 _MAP_HALF_WIDTH = 32  # metres
@@ -57,6 +59,17 @@ class _Roadside:
 
 
 @dataclass(frozen=True)
+class _Street:
+    """What all that stands in one street has to agree on."""
+
+    sides: tuple[_Roadside, _Roadside]  # left, right
+    crossing: float  # where the traffic lights stand, metres ahead
+    striped: bool  # a zebra crossing lies there
+    signal: int  # 0 red, 1 amber, 2 green
+    storeys: tuple[int, int]  # of the houses: at least the first, less than the second
+
+
+@dataclass(frozen=True)
 class _Thing:
     """An object that waits to be painted."""
 
@@ -81,7 +94,7 @@ class _ShadowMap:
     def cast(self, thing: _Thing) -> None:
         """Adds the shadow that a box above the footprint throws."""
         x0, x1, z0, z1 = thing.footprint
-        corners = np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)]) + (_MAP_HALF_WIDTH, 0)
+        corners = np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)]) + np.array([_MAP_HALF_WIDTH, 0])
         away = -np.array([self.light.sun[0], self.light.sun[2]]) / self.light.sun[1]
         swept = np.concatenate([corners + thing.lift * away, corners + thing.height * away]) * _MAP_RESOLUTION
         cv2.fillConvexPoly(self.shadow, cv2.convexHull(np.rint(swept).astype(np.int32)), 255)
@@ -97,6 +110,20 @@ class _ShadowMap:
         return 1 - float(self.shadow[row, column]) / 255 if inside else 1.0
 
 
+def _cast_shadows(things: Sequence[_Thing], light: Light) -> tuple[_ShadowMap, list[float]]:
+    """The shadows of all things, and for each thing whether it stands in the sun itself (1) or in a shadow (0)."""
+    shadows = _ShadowMap(light)
+    for thing in things:
+        if thing.shades_others:
+            shadows.cast(thing)
+    sunlit = [1.0 if t.shades_others else shadows.sunlit(sum(t.footprint[:2]) / 2, t.depth) for t in things]
+    # only now those that shade the ground alone: nothing shall stand in its own shadow
+    for thing in things:
+        if not thing.shades_others:
+            shadows.cast(thing)
+    return shadows, sunlit
+
+
 def _make_light(rng: np.random.Generator) -> Light:
     """Sun, evening sun, or an overcast day."""
     weather = rng.choice(3, p=(0.5, 0.2, 0.3))
@@ -110,18 +137,23 @@ def _make_light(rng: np.random.Generator) -> Light:
     return Light(sun, (0.06, 0.06, 0.06), (0.95, 0.97, 1.0), (212, 216, 220), rng.uniform(90, 240))
 
 
-def _plan_roadsides(rng: np.random.Generator) -> tuple[_Roadside, _Roadside]:
+def _plan_street(rng: np.random.Generator) -> _Street:
     """A town side whose houses stand at the pavement, and a green side with verge, front gardens and fences."""
-    sides = []
-    green = rng.choice((-1, 1))
+    sides, green = [], rng.choice((-1, 1))
     for side in (-1, 1):
         parking = bool(rng.random() < 0.75)
-        kerb = (1.5 * _LANE if side < 0 else 0.5 * _LANE) + 0.3 + 2.2 * parking
+        kerb = (1.5 * _LANE if side < 0 else 0.5 * _LANE) + 0.3 + _BAY * parking
         verge = kerb + (rng.uniform(1.3, 2.4) if side == green or rng.random() < 0.3 else 0.0)
         walk = verge + rng.uniform(2.2, 3.4)
         front = walk + (rng.uniform(2.5, 4.5) if side == green else 0.0)
         sides.append(_Roadside(side, kerb, verge, walk, front, parking))
-    return sides[0], sides[1]
+    return _Street(
+        sides=(sides[0], sides[1]),
+        crossing=rng.uniform(10, 17),
+        striped=bool(rng.random() < 0.5),
+        signal=int(rng.integers(3)),
+        storeys=((2, 4), (3, 6), (4, 7))[int(rng.integers(3))],
+    )
 
 
 def _plan_houses(canvas: Canvas, rng: np.random.Generator, road: _Roadside, storeys: tuple[int, int]) -> list[_Thing]:
@@ -130,49 +162,47 @@ def _plan_houses(canvas: Canvas, rng: np.random.Generator, road: _Roadside, stor
     near, gap, before = road.front / 0.75 - rng.uniform(4, 9), True, 0.0
     while near < _FAR - 10:
         near = max(near, 1.2)
-        far = near + rng.uniform(8, 15) * (1 if near < 60 else 2)
+        far = near + rng.uniform(9, 17) * (1 if near < 55 else 2)
         height = 3.1 * rng.integers(*storeys) + rng.uniform(0.3, 1.0)
         inner, outer = sorted((road.side * road.front, road.side * (road.front + 9)))
-        draw = partial(
-            scenery.draw_building, canvas, rng, road.side, road.front, near, far, height, gap or height > before
-        )
-        things.append(_Thing(far, draw, (inner, outer, near, far), height, 0, True))
+        exposed = bool(gap or height > before)
+        draw = partial(scenery.draw_building, canvas, rng, road.side, road.front, near, far, height, exposed)
+        things.append(_Thing(far, draw, (inner, outer, near, far), height, shades_others=True))
         gap, before = bool(rng.random() < 0.3), height
         near = far + gap * rng.uniform(2.5, 6)
     return things
 
 
-def _plan_roadside_things(canvas: Canvas, rng: np.random.Generator, road: _Roadside, crossing: float) -> list[_Thing]:
+def _plan_roadside(canvas: Canvas, rng: np.random.Generator, road: _Roadside, street: _Street) -> list[_Thing]:
     """What stands and walks beside the road."""
-    side, things = road.side, []
-    greens = ((70, 104, 50), (86, 116, 56), (60, 92, 54), (104, 122, 58), (140, 118, 50))
-    green = greens[rng.integers(len(greens))]
+    side, kerbside, pavement = road.side, road.side * (road.kerb + 0.45), road.side * (road.verge + 0.9)
+    things: list[_Thing] = []
+    species = GREENS[int(rng.integers(len(GREENS)))]
 
     def add(depth: float, draw: Callable[[], None], x: float, half: float, height: float, lift: float = 0.0) -> None:
         things.append(_Thing(depth, draw, (x - half, x + half, depth - half, depth + half), height, lift, lift > 0))
 
-    kerbside = road.kerb + 0.45
     for z in np.arange(rng.uniform(9, 15), 75, rng.uniform(7, 11)).tolist():
         if road.verge > road.kerb or rng.random() < 0.25:
             tall, x = rng.uniform(5, 8), side * ((road.verge + road.kerb) / 2 + 0.4)
-            leaf = scenery.choose(rng, (green,))
-            add(z, partial(scenery.draw_tree, canvas, rng, x, z, tall, leaf), x, 0.3 * tall, tall, 0.35 * tall)
+            leaves = scenery.choose(rng, (species,))
+            add(z, partial(scenery.draw_tree, canvas, rng, x, z, tall, leaves), x, 0.3 * tall, tall, 0.35 * tall)
     for z in np.arange(rng.uniform(12, 22), 80, 24).tolist():
-        add(z, partial(scenery.draw_lamp, canvas, side * kerbside, z), side * kerbside, 0.08, 7)
-    signs = [rng.uniform(9.5, 14), rng.uniform(15, 20), rng.uniform(22, 34)]
-    lights = crossing + rng.uniform(-0.4, 0.4) + (0 if side > 0 else 3.5)
-    for z in [at for at in signs[: rng.integers(2, 4)] if abs(at - lights) > 1.5]:
-        add(z, partial(scenery.draw_sign, canvas, rng, side * kerbside, z), side * kerbside, 0.05, 3)
+        add(z, partial(scenery.draw_lamp, canvas, kerbside, z), kerbside, 0.08, 7)
+    z = street.crossing + rng.uniform(-0.4, 0.4) + (0 if side > 0 else 3.5)
     gantry = bool(side > 0 and rng.random() < 0.5)
-    add(lights, partial(scenery.draw_traffic_light, canvas, side * kerbside, lights, int(rng.integers(3)), gantry),
-        side * kerbside, 0.1, 3.3)  # fmt: skip
+    light = partial(scenery.draw_traffic_light, canvas, kerbside, z, street.signal, gantry)
+    add(z, light, kerbside, 0.1, 3.3)
+    signs = (rng.uniform(9.5, 14), rng.uniform(15, 20), rng.uniform(22, 34))[: rng.integers(2, 4)]
+    for at in signs:
+        if abs(at - z) > 1.5:
+            add(at, partial(scenery.draw_sign, canvas, rng, kerbside, at), kerbside, 0.05, 3)
     for _ in range(rng.integers(2, 6)):
         z, x = float(rng.triangular(7, 10, 34)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
         add(z, partial(scenery.draw_person, canvas, rng, x, z), x, 0.2, 1.7)
-    rack = rng.uniform(8, 14)
+    rack = abs(pavement) / 0.5 + rng.uniform(-1, 4)  # nearer, it would stand beside the picture
     for z in (rack, rack + 0.9, rack + 1.8, rack + rng.uniform(6, 16))[: rng.integers(2, 5)]:
-        x = side * (road.verge + 0.9)
-        add(z, partial(scenery.draw_bicycle, canvas, rng, x, z), x, 0.4, 0.9)
+        add(z, partial(scenery.draw_bicycle, canvas, rng, pavement, z), pavement, 0.4, 0.9)
     for bin_only in (True, False):
         z, x = rng.uniform(9, 24), side * (road.verge + 0.6 if bin_only else road.walk - 0.6)
         add(z, partial(scenery.draw_clutter, canvas, rng, x, z, bin_only), x, 0.3, 0.9)
@@ -186,37 +216,33 @@ def _plan_roadside_things(canvas: Canvas, rng: np.random.Generator, road: _Roads
     for z in np.arange(rng.uniform(6, 9), 80, rng.uniform(5, 8)).tolist():
         if road.front > road.walk and rng.random() < 0.75:
             x, wide, high = side * (road.front - 1.3), rng.uniform(1.6, 2.8), rng.uniform(1.2, 2.4)
-            leaf = scenery.choose(rng, greens)
-            bush = partial(scenery.draw_foliage, canvas, rng, x, high / 2, z, wide, high, leaf)
+            leaves = scenery.choose(rng, GREENS)
+            bush = partial(scenery.draw_foliage, canvas, rng, x, high / 2, z, wide, high, leaves)
             add(z, bush, x, wide / 2, high)
     return things
 
 
-def _plan_traffic(
-    canvas: Canvas, rng: np.random.Generator, roadsides: tuple[_Roadside, _Roadside], crossing: float, striped: bool
-) -> list[_Thing]:
+def _plan_traffic(canvas: Canvas, rng: np.random.Generator, street: _Street) -> list[_Thing]:
     """Parked and moving vehicles, one bus among them, and whoever crosses the road."""
     things: list[_Thing] = []
 
     def add(x: float, z: float, away: bool, bus: bool) -> float:
-        body = scenery.BUS if bus else (scenery.HATCHBACK, scenery.SALOON, scenery.ESTATE)[rng.integers(3)]
-        length = body.profile[-1][0]
-        paint = scenery.choose(
-            rng, ((196, 60, 50), (226, 190, 70), (60, 120, 170), (220, 222, 220)) if bus else scenery.PAINTS
-        )
-        code = canvas.instance("bus" if bus else "car")
-        draw = partial(scenery.draw_vehicle, canvas, body, x, z, away, paint, code)
+        body = scenery.BUS if bus else (scenery.HATCHBACK, scenery.SALOON, scenery.ESTATE)[int(rng.integers(3))]
+        length, height = np.max(body.profile, axis=0).tolist()
+        paint = scenery.choose(rng, BUS_PAINTS if bus else scenery.PAINTS)
+        draw = partial(scenery.draw_vehicle, canvas, body, x, z, away, paint, canvas.instance("bus" if bus else "car"))
         box = (x - body.half_width, x + body.half_width, z, z + length)
-        # the far end, so that whatever stands beside the vehicle is painted over it
-        things.append(_Thing(z + 0.4, draw, box, 3.0 if bus else 1.45, 0, False, 0.8))
-        return length
+        # its near end counts as its depth: whatever stands beside it is farther out, and behind it in the picture
+        things.append(_Thing(z + 0.4, draw, box, height, grounded=0.8))
+        return float(length)
 
-    for road in roadsides:
+    crossing, striped = street.crossing, street.striped
+    for road in street.sides:
         z = rng.uniform(4.5, 9)
-        while road.parking and z < 55:
+        while road.parking and z < 45:
             blocked = striped and crossing - 6 < z < crossing + 3.5
             if not blocked and rng.random() < 0.7:
-                z += add(road.side * (road.kerb - 1.15), z, road.side > 0, False)
+                z += add(road.side * (road.kerb - _BAY / 2), z, road.side > 0, False)
             z += rng.uniform(0.8, 2.5)
     clear = crossing + 4.5 if striped else 9.0
     bus_ahead = bool(rng.random() < 0.4)
@@ -258,70 +284,66 @@ def _paint_sky(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.codes[:] = code_of("sky")
 
 
-def _paint_ground(
-    canvas: Canvas, rng: np.random.Generator, roadsides: tuple[_Roadside, _Roadside], crossing: float, striped: bool
-) -> None:
+def _paint_ground(canvas: Canvas, rng: np.random.Generator, street: _Street) -> None:
     """Grass everywhere, pavements and the road on it, kerbs, and the paint on the road."""
-    depths = np.geomspace(0.6, 3000, 40)
-    up = (0.0, 1.0, 0.0)
-    near = canvas.light.gain(up)
+    all_depths, raised = np.geomspace(0.6, 3000, 40), (0.12, 0.12)
+    gain = canvas.light.gain((0, 1, 0))
 
     def strip(
         x0: float,
         x1: float,
-        y0: float,
-        y1: float,
         colour: scenery.Colour,
-        name: str | None,
-        z: NDArray[np.float64] = depths,
+        name: str | None = None,
+        z: NDArray[np.float64] = all_depths,
+        heights: tuple[float, float] = (0, 0),
     ) -> None:
-        edge0 = np.stack([np.full_like(z, x0), np.full_like(z, y0), z], -1)
-        edge1 = np.stack([np.full_like(z, x1), np.full_like(z, y1), z], -1)
-        corners = canvas.project(np.concatenate([edge0, edge1[::-1]]))
-        canvas.fill(
-            corners, np.clip(np.multiply(colour, near), 0, 255).tolist(), None if name is None else code_of(name)
-        )
+        edges = [
+            np.stack([np.full_like(z, x), np.full_like(z, y), z], -1) for x, y in zip((x0, x1), heights, strict=True)
+        ]
+        corners = canvas.project(np.concatenate([edges[0], edges[1][::-1]]))
+        canvas.fill(corners, np.minimum(np.multiply(colour, gain), 255), None if name is None else code_of(name))
 
     grass = scenery.choose(rng, ((92, 112, 62), (104, 116, 66), (84, 100, 56)))
     paving = scenery.choose(rng, ((150, 146, 140), (162, 154, 144), (140, 140, 142)))
     asphalt = scenery.choose(rng, ((92, 92, 94), (104, 102, 100), (80, 82, 86)))
     white = (196, 196, 190)
-    strip(-2000, 2000, 0, 0, grass, "terrain")
-    left, right = roadsides
-    for road in roadsides:
-        s = road.side
-        strip(s * road.verge, s * road.walk, 0.12, 0.12, paving, "sidewalk")
-        strip(s * (road.kerb + 0.15), s * road.verge, 0.12, 0.12, grass, "terrain")
-        strip(s * road.kerb, s * (road.kerb + 0.15), 0.12, 0.12, paving * 1.12, "sidewalk")
-    strip(-left.kerb, right.kerb, 0, 0, asphalt, "road")
-    for road in roadsides:
-        strip(road.side * road.kerb, road.side * road.kerb, 0, 0.12, paving * 0.8, "sidewalk")
-        if road.parking:
-            bay = road.side * (road.kerb - 2.2)
-            strip(
-                bay, road.side * road.kerb, 0, 0, asphalt * 0.9, "road" if striped or rng.random() < 0.5 else "parking"
-            )
-            strip(bay, bay - road.side * 0.12, 0, 0, white, None)
+    (left, right), crossing = street.sides, street.crossing
+    strip(-2000, 2000, grass, "terrain")
+    for road in street.sides:
+        kerb, stone, verge, walk = (road.side * x for x in (road.kerb, road.kerb + 0.15, road.verge, road.walk))
+        strip(verge, walk, paving, "sidewalk", heights=raised)
+        strip(stone, verge, grass, "terrain", heights=raised)
+        strip(kerb, stone, paving * 1.12, "sidewalk", heights=raised)
+    strip(-left.kerb, right.kerb, asphalt, "road")
     for _ in range(rng.integers(1, 5)):
         x, z = rng.uniform(-left.kerb + 0.5, right.kerb - 1.5), rng.uniform(5, 30)
-        strip(
-            x,
-            x + rng.uniform(0.6, 1.6),
-            0,
-            0,
-            asphalt * rng.uniform(0.8, 1.12),
-            None,
-            np.array([z, z + rng.uniform(1, 6)]),
-        )
+        mended = np.array([z, z + rng.uniform(1, 6)])
+        strip(x, x + rng.uniform(0.6, 1.6), asphalt * rng.uniform(0.8, 1.12), z=mended)
+    for road in street.sides:
+        kerb, bay = road.side * road.kerb, road.side * (road.kerb - _BAY)
+        strip(kerb, kerb, paving * 0.8, "sidewalk", heights=(0, 0.12))
+        if road.parking:
+            strip(bay, kerb, asphalt * 0.9, "road" if street.striped or rng.random() < 0.5 else "parking")
+            strip(bay, bay - road.side * 0.12, white)
     for z in np.arange(rng.uniform(1, 8), 120, 7.5).tolist():
-        if not (striped and crossing - 3.5 < z < crossing + 4):
-            strip(-_LANE / 2 - 0.07, -_LANE / 2 + 0.07, 0, 0, white, None, np.linspace(z, z + 3, 3))
-    if striped:
+        if not (street.striped and crossing - 3.5 < z < crossing + 4):
+            strip(-_LANE / 2 - 0.07, -_LANE / 2 + 0.07, white, z=np.linspace(z, z + 3, 3))
+    if street.striped:
         for x in np.arange(-left.kerb + 0.4, right.kerb - 0.5, 1.0).tolist():
-            strip(x, x + 0.5, 0, 0, white, None, np.linspace(crossing, crossing + 3.2, 3))
-        strip(
-            -_LANE / 2, right.kerb - 2.2 * right.parking, 0, 0, white, None, np.array([crossing - 1.6, crossing - 1.2])
-        )
+            strip(x, x + 0.5, white, z=np.linspace(crossing, crossing + 3.2, 3))
+        stop_line = np.array([crossing - 1.6, crossing - 1.2])
+        strip(-_LANE / 2, right.kerb - _BAY * right.parking, white, z=stop_line)
+
+
+def _seamless_noise(rng: np.random.Generator, size: int, cell: float) -> NDArray[np.float32]:
+    """Noise as of `smooth_noise`, (size, size) float32, that can be laid side by side with itself."""
+    cells = max(2, round(size / cell))
+    grid = np.pad(rng.random((cells, cells), dtype=np.float32), 1, mode="wrap")
+    # pixel centres onto cell centres, one cell in from the wrapped rim
+    start = 0.5 * cells / size + 0.5
+    matrix = np.array([[cells / size, 0, start], [0, cells / size, start]])
+    noise = cv2.warpAffine(grid, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return noise.astype(np.float32, copy=False)
 
 
 def _weather_ground(canvas: Canvas, rng: np.random.Generator, shadows: _ShadowMap) -> None:
@@ -332,20 +354,19 @@ def _weather_ground(canvas: Canvas, rng: np.random.Generator, shadows: _ShadowMa
     rows, columns = codes.shape
     if not rows:
         return
-    z = (canvas.camera_height * canvas.focal / (np.arange(top, top + rows) * step - canvas.vanishing[1])).astype(
-        np.float32
-    )
+    below = np.arange(top, top + rows, dtype=np.float32) * step - np.float32(canvas.vanishing[1])
+    z = canvas.camera_height * canvas.focal / below
     across = (np.arange(columns, dtype=np.float32) * step - canvas.vanishing[0]) / canvas.focal
     x = across * z[:, None] - (canvas.bend * z * z)[:, None]
     depth = np.repeat(z[:, None], columns, 1)
 
     texel = 32 if canvas.focal < 1200 else 64  # a metre; the tiles are 8 m wide, and 128 leaves the colour as it is
     size = 8 * texel
-    grain = 110 + 18 * scenery.smooth_noise(rng, size, size, 1.3) + 18 * scenery.smooth_noise(rng, size, size, 60)
+    grain = 110 + 18 * _seamless_noise(rng, size, 1.3) + 18 * _seamless_noise(rng, size, 60)
     slabs = np.repeat(np.repeat(rng.uniform(119, 136, (16, 16)), texel // 2, 0), texel // 2, 1).astype(np.float32)
     slabs[:: texel // 2] = slabs[:, :: texel // 2] = 100
-    slabs += 12 * scenery.smooth_noise(rng, size, size, 2) - 6
-    blades = 79 + 46 * scenery.smooth_noise(rng, size, size, 2.5) + 51 * scenery.smooth_noise(rng, size, size, 40)
+    slabs += 12 * _seamless_noise(rng, size, 2) - 6
+    blades = 79 + 46 * _seamless_noise(rng, size, 2.5) + 51 * _seamless_noise(rng, size, 40)
     tiles = cv2.merge([grain, slabs, blades]).astype(np.uint8)
     laid = cv2.remap(tiles, x * texel, depth * texel, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     gain = np.full((rows, columns), 128, np.uint8)
@@ -372,27 +393,20 @@ def _weather_ground(canvas: Canvas, rng: np.random.Generator, shadows: _ShadowMa
 
 def _paint_end_of_street(canvas: Canvas, rng: np.random.Generator) -> None:
     """Houses and trees across the far end, and the spot where nobody could say what is there."""
-    x = -40.0
-    while x < 40:
+    x, end = -40.0 - canvas.bend * _FAR**2, 40.0 - canvas.bend * _FAR**2
+    while x < end:
         width, height = rng.uniform(9, 20), rng.uniform(7, 17)
-        colour = scenery.choose(rng, scenery.PLASTERS)
-        wall = scenery.paint_facade(rng, width, height, 4, colour, False, False)
-        shift = canvas.bend * _FAR * _FAR
-        corners = [
-            (x - shift, height, _FAR),
-            (x + width - shift, height, _FAR),
-            (x + width - shift, 0, _FAR),
-            (x - shift, 0, _FAR),
-        ]
-        canvas.texture(wall, corners, (0, 0, -1), code_of("building"))
+        wall = scenery.paint_facade(rng, width, height, 4, scenery.choose(rng, scenery.PLASTERS))
+        front = [(x, height, _FAR), (x + width, height, _FAR), (x + width, 0, _FAR), (x, 0, _FAR)]
+        canvas.texture(wall, front, (0, 0, -1), code_of("building"))
         if rng.random() < 0.6:
-            scenery.draw_foliage(canvas, rng, x - shift, 4, _FAR - 4, 9, 8, (80, 104, 58))
+            scenery.draw_foliage(canvas, rng, x, 4, _FAR - 4, 9, 8, scenery.choose(rng, GREENS))
         x += width
     spot = canvas.project((rng.uniform(-1, 1), 1.0, _FAR - 6))
     turn = np.linspace(0, 2 * math.pi, 9, endpoint=False)
     reach = 3.0 * canvas.focal / _FAR * rng.uniform(0.7, 1.3, (9, 1))
     corners = spot + np.stack([np.cos(turn), 0.5 * np.sin(turn)], -1) * reach
-    canvas.fill(corners, canvas.light.seen((70, 74, 70), (0, 0, -1), _FAR), code_of("unlabeled"))
+    canvas.fill(corners, canvas.seen((70, 74, 70), (0, 0, -1), _FAR), code_of("unlabeled"))
 
 
 def _paint_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -400,17 +414,15 @@ def _paint_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
     height, width = canvas.codes.shape
     paint = scenery.choose(rng, ((40, 42, 46), (30, 36, 50), (58, 60, 64)))
     t = np.linspace(-1, 1, 41)
-    middle, half, rise = (
-        width * rng.uniform(0.48, 0.52),
-        width * rng.uniform(0.3, 0.36),
-        height * rng.uniform(0.075, 0.11),
-    )
-    for layer, mix in enumerate(np.linspace(0.3, 0.04, 28)):
-        inset = 1 - layer * 0.033
+    middle, half = width * rng.uniform(0.48, 0.52), width * rng.uniform(0.3, 0.36)
+    rise = height * rng.uniform(0.075, 0.11)
+    # a dark rim, then the sky's reflection, that fades towards the windscreen
+    for layer, mix in enumerate([0.0, *np.linspace(0.5, 0.06, 28)]):
+        inset = 1 - layer * 0.032
         arch = np.stack([middle + t * half * (0.75 + 0.25 * inset), height - rise * inset * (1 - np.abs(t) ** 3.2)], -1)
         corners = np.concatenate([arch, [(middle + half, height + 4), (middle - half, height + 4)]])
         colour = paint * canvas.light.gain((0, 1, 0))[1] * (1 - mix) + np.asarray(canvas.light.haze) * mix
-        canvas.fill(corners, np.clip(colour, 0, 255).tolist(), code_of("ego vehicle"))
+        canvas.fill(corners, np.minimum(colour if layer else paint * 0.3, 255), code_of("ego vehicle"))
 
 
 def _frame(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -455,9 +467,14 @@ def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) 
 
     Raises:
         UserError: a size or a seed is out of range.
+
+    Example:
+        >>> scene = draw_scene(seed=0, height=64, width=128)
+        >>> scene.image.shape, scene.label_ids.shape, scene.instance_ids.dtype
+        ((64, 128, 3), (64, 128), dtype('uint16'))
     """
     _check_size(height, width)
-    if min(np.atleast_1d(seed)) < 0:
+    if (np.atleast_1d(seed) < 0).any():
         raise UserError(f"seed {seed}: seeds are whole numbers from 0 upwards: use one of these")
     rng = np.random.default_rng(seed)
     # the view of a 2 : 1 picture is that of Cityscapes, a little wider; other shapes keep its area
@@ -473,25 +490,13 @@ def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) 
         light=_make_light(rng),
         smallest=3 / 512 * focal / 0.9,
     )
-    roadsides = _plan_roadsides(rng)
-    striped, crossing = bool(rng.random() < 0.5), rng.uniform(10, 17)
-    storeys = ((2, 4), (3, 6), (4, 7))[rng.integers(3)]
-    things = _plan_traffic(canvas, rng, roadsides, crossing, striped)
-    for road in roadsides:
-        things += _plan_houses(canvas, rng, road, storeys) + _plan_roadside_things(canvas, rng, road, crossing)
-    shadows = _ShadowMap(canvas.light)
-    for thing in things:
-        if thing.shades_others:
-            shadows.cast(thing)
-    sunlit = [
-        1.0 if t.shades_others else shadows.sunlit((t.footprint[0] + t.footprint[1]) / 2, t.depth) for t in things
-    ]
-    for thing in things:
-        if not thing.shades_others:
-            shadows.cast(thing)
-
+    street = _plan_street(rng)
+    things = _plan_traffic(canvas, rng, street)
+    for road in street.sides:
+        things += _plan_houses(canvas, rng, road, street.storeys) + _plan_roadside(canvas, rng, road, street)
+    shadows, sunlit = _cast_shadows(things, canvas.light)
     _paint_sky(canvas, rng)
-    _paint_ground(canvas, rng, roadsides, crossing, striped)
+    _paint_ground(canvas, rng, street)
     _weather_ground(canvas, rng, shadows)
     _paint_end_of_street(canvas, rng)
     for i in sorted(range(len(things)), key=lambda i: -things[i].depth):
