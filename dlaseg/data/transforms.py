@@ -34,12 +34,9 @@ class Augmentation:
         transforms: list[A.BasicTransform | A.BaseCompose] = []
         if tuple(config.scale) != (1.0, 1.0):
             low, high = config.scale
-            transforms.append(
-                # Area interpolation where it shrinks: linear would skip pixels
-                A.RandomScale(
-                    (low - 1, high - 1), mask_interpolation=cv2.INTER_NEAREST, area_for_downscale="image", p=1
-                )
-            )
+            # Area interpolation where it shrinks: linear would skip pixels
+            resize = {"mask_interpolation": cv2.INTER_NEAREST, "area_for_downscale": "image"}
+            transforms.append(A.RandomScale((low - 1, high - 1), p=1, **resize))
         if config.rotation:
             # Rotate a crop with just enough margin that its corners stay inside the image where the image has them
             angle = math.radians(min(config.rotation, 45))

@@ -1,9 +1,11 @@
 """Scores a model on a split: whole images at their native size, one confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -15,6 +17,8 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics import ConfusionMatrix
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
+OnImage = Callable[[int, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]], None]
+
 
 def evaluate(
     model: DLASeg,
@@ -23,6 +27,7 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     loader: Any = None,
+    on_image: OnImage | None = None,
 ) -> ConfusionMatrix:
     """Scores a model on every image of a split.
 
@@ -33,6 +38,7 @@ def evaluate(
         scales: of the image; with more than one, class probabilities are averaged.
         flip: whether the mirrored image is averaged in too.
         loader: from `whole_image_loader(dataset, ...)`, for a caller that scores again and again; made if None.
+        on_image: called with (index, image (H, W, 3) uint8, target (H, W) uint8, prediction (H, W) uint8), all arrays.
 
     Returns:
         The confusion matrix of all pixels that are not ignored.
@@ -56,11 +62,14 @@ def evaluate(
         with torch.inference_mode():
             loader = loader or whole_image_loader(dataset, workers)
             progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
-            for image, target in progress:
+            for index, (image, target) in enumerate(progress):
                 batch = normalize(image.to(device), model.mean, model.std)
                 plain = tuple(scales) == (1.0,) and not flip
                 labels = _predict(model, batch) if plain else _predict_averaged(model, batch, scales, flip)
-                confusion.update(target, labels.cpu())
+                labels = labels.cpu()
+                confusion.update(target, labels)
+                if on_image is not None:
+                    on_image(index, image[0].permute(1, 2, 0).numpy(), target[0].numpy(), labels[0].numpy())
     finally:
         model.train(was_training)
     return confusion

@@ -54,9 +54,7 @@ class ConfusionMatrix:
         for name, ids in (("target", truth), ("prediction", guess)):
             if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):
                 wrong = ids[(ids < 0) | (ids >= self.num_classes)][0]
-                raise UserError(
-                    f"{name} id {wrong}: ids are 0 to {self.num_classes - 1}, or {IGNORE_INDEX} in a target"
-                )
+                raise UserError(f"{name} id {wrong}: ids are 0 to {self.num_classes - 1} (target: or 255)")
         cells = truth.astype(np.int64) * self.num_classes + guess
         counts = np.bincount(cells, minlength=self.num_classes**2)
         self.matrix += counts.reshape(self.num_classes, self.num_classes)

@@ -1,0 +1,184 @@
+"""The `dlaseg` command: one function per subcommand.
+
+Results go to standard output, progress and errors to standard error. What the user got wrong is said in one line and
+ends with exit code 2; `--debug` shows where it was noticed.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+
+from dlaseg.config import Config, check_keys, nearest, read_yaml
+from dlaseg.errors import UserError
+from dlaseg.version import __version__
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains as a YAML file says; any field of it can be set by its dotted name, such as --train.lr 0.02."""
+    parser = _parser("train", train)
+    parser.add_argument("--config", action="config", help="the record of the run (YAML), see configs/")
+    parser.add_class_arguments(Config, as_group=False)
+    parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", action="append", default=[], type=Path)
+    for path in early.parse_known_args(arguments)[0].config:
+        check_keys(read_yaml(path), str(path))
+    given = parser.instantiate(parser.parse_args(arguments))
+    config = Config(given.name, given.data, given.model, given.augment, given.train)
+    output = given.output or Path("runs") / config.name
+
+    from dlaseg.training.trainer import fit
+
+    state = fit(config, output, given.resume)
+    print(f"best val mIoU {state.best_miou:.4f}  {output / 'best.safetensors'}")
+    return 0
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Scores weights on a split: whole images at native size, one confusion matrix."""
+    parser = _parser("eval", evaluate)
+    parser.add_argument("weights", type=Path, help="a .safetensors file")
+    parser.add_argument("--dataset", type=str, required=True, help="cityscapes, camvid or folder")
+    parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--split", type=str, default="val", help="such as val or test")
+    parser.add_argument("--images", type=str, default="images/{split}", help="for folder: images, below root")
+    parser.add_argument("--labels", type=str, default="labels/{split}", help="for folder: label maps, below root")
+    parser.add_argument("--classes", type=str, default="classes.yaml", help="for folder: classes file, below root")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
+    parser.add_argument("--output", type=Path | None, help="folder of scores.json and sheet.png; DATASET-SPLIT beside "
+                        "the weights if left out")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.data.datasets import open_dataset
+    from dlaseg.evaluation.scoring import score
+
+    dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
+    output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
+    table = score(given.weights, dataset, output, given.scales, given.flip, given.workers, given.device)
+    print(f"{table}\n\n{output / 'scores.json'}\n{output / 'sheet.png'}")
+    return 0
+
+
+def infer(arguments: Sequence[str]) -> int:
+    """Segments an image or a folder of images; what is there from an earlier run is not done again."""
+    parser = _parser("infer", infer)
+    parser.add_argument("weights", type=Path, help="a .safetensors file")
+    parser.add_argument("input", type=Path, help="an image, or a folder that is walked recursively")
+    parser.add_argument(
+        "output", type=Path, help="a folder; gets ids/, color/ and overlay/, each a mirror of the input"
+    )
+    parser.add_argument("--save", type=str, nargs="+", default=["ids", "color", "overlay"],
+                        help="what to write: ids (label ids as stored), color, overlay")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are there")
+    parser.add_argument("--backend", type=str, default="torch", help="what computes: torch")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.inference.run import infer as run
+
+    summary = run(given.weights, given.input, given.output, given.save, given.overwrite, given.backend, given.device)
+    for _, message in summary.failed:
+        print(f"dlaseg infer: {message}", file=sys.stderr)
+    print(f"{summary.done} done, {summary.skipped} were there, {len(summary.failed)} failed  {given.output}")
+    return 2 if summary.failed else 0
+
+
+def data_synthesize(arguments: Sequence[str]) -> int:
+    """Draws street scenes and writes them in the Cityscapes layout."""
+    parser = _parser("data synthesize", data_synthesize)
+    parser.add_argument("output", type=Path, help="a folder without leftImg8bit and gtFine")
+    parser.add_argument("--train", type=int, default=48, help="scenes of the training split")
+    parser.add_argument("--val", type=int, default=12, help="scenes of the validation split")
+    parser.add_argument("--test", type=int, default=0, help="scenes of the test split")
+    parser.add_argument("--size", type=int, nargs=2, default=[512, 1024], help="height and width, up to 1024 2048")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other streets")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.data.synthetic import synthesize
+
+    counts = {split: getattr(given, split) for split in ("train", "val", "test")}
+    synthesize(given.output, {split: n for split, n in counts.items() if n}, *given.size, seed=given.seed)
+    print(given.output)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "infer": infer,
+    "data synthesize": data_synthesize,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: as typed after `dlaseg`; None for those of this process.
+
+    Returns:
+        The exit code: 0 done, 2 the user's input is wrong or part of it is broken, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if words[:1] == ["--version"]:
+        print(f"dlaseg {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if words else 2
+    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"no command {name!r}; the commands are {', '.join(COMMANDS)}")
+        return COMMANDS[name](words[len(name.split()) :])
+    except (UserError, argparse.ArgumentError, OSError, torch.OutOfMemoryError) as error:
+        if debug:
+            raise
+        print(f"dlaseg {name}: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
+        return 130
+
+
+class _Parser(ArgumentParser):
+    """Says what an unknown option might have meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raises instead of exiting, so that `main` prints every error alike."""
+        unknown = re.search(r"unrecognized arguments: --([\w.\-]+)", message)
+        if unknown:
+            known = [name for name in self.get_defaults().clone().keys() if name not in ("config",)]
+            message = f"unknown option --{unknown[1]}: did you mean --{nearest(unknown[1], known)}?"
+        raise UserError(message) from ex
+
+
+def _parser(name: str, command: Callable[..., int]) -> ArgumentParser:
+    return _Parser(prog=f"dlaseg {name}", description=command.__doc__, allow_abbrev=False)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: dlaseg COMMAND [--help] ...", "", *lines, "", "  --version, --debug (with any command)"])
+
+
+def _one_line(error: Exception) -> str:
+    """An error's text without line breaks and without the parser's own jargon."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r'(?:Validation failed: )?Parser key "([^"]+)": ', r"\1: ", text)
+    text = re.sub(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(.+?))\. Got value: (.*)", r"\3 is no \1\2", text)
+    return re.sub(r"Literal\[(.*?)\]", r"one of \1", text)

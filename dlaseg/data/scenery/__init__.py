@@ -1,0 +1,1 @@
+"""What a synthetic street is made of, and how each part of it is painted."""

@@ -1,0 +1,75 @@
+"""What runs the network: one call, from normalised images to the decoder's logits."""
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from dlaseg.errors import UserError
+from dlaseg.models.segmenter import DLASeg
+
+
+def list_devices() -> list[str]:
+    """The names of this machine's devices, the fastest kind first; `cuda` is the current one of several GPUs."""
+    devices = []
+    if torch.cuda.is_available():
+        devices += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]
+
+
+def _fold_batch_norm(model: DLASeg) -> DLASeg:
+    """Merges, in place, every batch norm into the convolution before it, which saves 5 to 10 % of a CPU's time."""
+    for module in list(model.modules()):
+        # All of the network's modules register a batch norm right after the convolution that it follows
+        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+    return model
+
+
+class TorchBackend:
+    """PyTorch, as it is installed.
+
+    Works on a copy of the model, taken here: the caller's one keeps its mode and its device, and may go on learning.
+
+    Args:
+        model: the network.
+        device: one of `list_devices()`, or `auto` for the first of them.
+
+    Attributes:
+        device: where `__call__` computes; images that lie there already are not moved.
+
+    Raises:
+        UserError: a device that this machine does not have.
+    """
+
+    def __init__(self, model: DLASeg, device: str = "auto"):
+        devices = list_devices()
+        if device not in ("auto", *devices):
+            raise UserError(f"device {device!r}: not on this machine; use one of auto, {', '.join(devices)}")
+        self.device = torch.device(devices[0] if device == "auto" else device)
+        # oneDNN's convolutions are faster in channels_last; other devices in their own default
+        self._layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        folded = _fold_batch_norm(copy.deepcopy(model).eval())
+        self._model = folded.to(self.device).to(memory_format=self._layout)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Runs the network.
+
+        Args:
+            images: (N, C, H, W) float32, normalised; any H and W from 1 upwards.
+
+        Returns:
+            (N, num_classes, ceil32(H) / stride, ceil32(W) / stride) float32 logits on `device`, as from
+            `DLASeg.coarse_logits`.
+        """
+        return self._model.coarse_logits(images.to(device=self.device, memory_format=self._layout))
+
+
+BACKENDS = {"torch": TorchBackend}

@@ -1,0 +1,120 @@
+"""Where results go: label maps, colour pictures and overlays, in a tree that mirrors the input's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dlaseg.errors import UserError
+from dlaseg.images import write_png
+from dlaseg.inference.sources import Source
+from dlaseg.labels import LabelMap
+
+KINDS = ("ids", "color", "overlay")
+"""What can be saved: stored label ids, the classes' colours, the colours over the image."""
+
+
+def overlay(image: NDArray[np.uint8], color: NDArray[np.uint8], alpha: float = 0.5) -> NDArray[np.uint8]:
+    """Blends colours over an image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        color: (H, W, 3) uint8, RGB.
+        alpha: share of the colours, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8, RGB: (1 - alpha) * image + alpha * color, rounded.
+
+    Raises:
+        UserError: shapes that differ, or alpha out of range.
+    """
+    if image.shape != color.shape:
+        raise UserError(f"image of shape {image.shape}, colours of shape {color.shape}: an overlay needs equal ones")
+    if not 0 <= alpha <= 1:
+        raise UserError(f"alpha {alpha}: the share of the colours lies between 0 and 1")
+    return np.asarray(cv2.addWeighted(image, 1 - alpha, color, alpha, 0), np.uint8)
+
+
+class Sink:
+    """Writes the results of one source after the other: `OUTPUT/KIND/` and the source's relative path, as PNG.
+
+    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on. Every file appears whole or not at all.
+
+    Args:
+        output: the folder; made with the first result.
+        label_map: gives ids and colours.
+        save: some of `KINDS`.
+
+    Raises:
+        UserError: nothing to save, or an unknown kind.
+    """
+
+    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS):
+        unknown = [kind for kind in save if kind not in KINDS]
+        if unknown or not save:
+            what = repr(unknown[0]) if unknown else "nothing"
+            raise UserError(f"save {what}: results are saved as one or more of {', '.join(KINDS)}")
+        self._output = output
+        self._label_map = label_map
+        self.kinds = tuple(dict.fromkeys(save))
+
+    def path(self, source: Source, kind: str) -> Path:
+        """Where a result of this kind stands."""
+        return self._output / kind / source.relative.with_suffix(".png")
+
+    def check(self, sources: Sequence[Source]) -> None:
+        """Refuses sources whose results cannot stand side by side; to be called before the first `write`.
+
+        Names that depend on the neighbours would change between runs, so `a.jpg` and `a.png` in one folder are refused,
+        not renamed.
+
+        Raises:
+            UserError: two sources that differ only in suffix, or a result that would replace a source.
+        """
+        inputs = {source.path.resolve() for source in sources}
+        folders = [(self._output / kind).resolve() for kind in self.kinds]
+        owners: dict[Path, Source] = {}
+        for source in sources:
+            result = source.relative.with_suffix(".png")
+            if result in owners:
+                raise UserError(
+                    f"{owners[result].path} and {source.path}: both results would be called {result}: "
+                    "rename or move one of the two"
+                )
+            for folder in folders:
+                if folder / result in inputs:
+                    raise UserError(f"{folder / result}: a result would replace this input: give another output folder")
+            owners[result] = source
+
+    def missing(self, source: Source) -> list[str]:
+        """The kinds that are to be saved and are not there yet."""
+        return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
+
+    def write(self, source: Source, image: NDArray[np.uint8], labels: NDArray[np.uint8], kinds: Sequence[str]) -> None:
+        """Writes the results of one source, replacing what is there.
+
+        Args:
+            source: whose results they are.
+            image: (H, W, 3) uint8, RGB.
+            labels: (H, W) uint8 train ids.
+            kinds: what to write, see `missing`.
+
+        Raises:
+            UserError: the folder cannot be written to, or the disk is full.
+        """
+        for kind in kinds:
+            path = self.path(source, kind)
+            try:
+                write_png(path, self._picture(kind, image, labels))
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
+                ) from error
+
+    def _picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:
+        if kind == "ids":
+            return self._label_map.decode(labels)
+        color = self._label_map.colorize(labels)
+        return color if kind == "color" else overlay(image, color)

@@ -1,0 +1,72 @@
+"""Where images come from: a file, or a folder and all that is below it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlaseg.errors import UserError
+from dlaseg.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image to infer.
+
+    Attributes:
+        path: of the file.
+        relative: its place below the input folder; of a single file, its name.
+    """
+
+    path: Path
+    relative: Path
+
+
+def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
+    """Lists the images of a file or a folder.
+
+    A folder is walked recursively, in sorted order, through symbolic links too. Left out are hidden files and folders
+    (a leading dot), files with other suffixes, and a link back to a folder that it lies in. A dangling link with an
+    image's suffix is listed: its name says that there should be an image, and reading it says that there is none.
+
+    Args:
+        input: a file or a folder.
+        exclude: a folder that is not walked: the output, which may lie inside the input.
+
+    Returns:
+        At least one source.
+
+    Raises:
+        UserError: no such path, no image there, a folder that cannot be read, or `exclude` is the input itself.
+    """
+    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    if input.is_file():
+        if input.suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"{input}: no image by its name: give a folder or a file that ends in one of {suffixes}")
+        return [Source(input, Path(input.name))]
+    if not input.is_dir():
+        raise UserError(f"{input}: no such file or folder: give an image or a folder of images")
+    excluded = exclude.resolve() if exclude is not None else None
+    if input.resolve() == excluded:
+        raise UserError(f"{input}: input and output are one folder: give another output, such as {input / 'results'}")
+    try:
+        sources = [Source(path, path.relative_to(input)) for path in _walk(input, (), excluded)]
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
+    if not sources:
+        raise UserError(f"{input}: no image in it or below it: looked for files that end in {suffixes}")
+    return sources
+
+
+def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None) -> Iterator[Path]:
+    """Yields the images of a folder; `above` are the folders on the way to it, links resolved."""
+    real = folder.resolve()
+    # Only a link back to one of them is a loop; two links to one folder are two folders of the user's
+    if real in above or real == excluded:
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk(entry, (*above, real), excluded)
+        elif entry.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+            yield entry

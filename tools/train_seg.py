@@ -1,0 +1,8 @@
+"""The same as `dlaseg train`."""
+
+import sys
+
+from dlaseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
