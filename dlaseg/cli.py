@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 
-from dlaseg.config import Config, check_keys, nearest, read_yaml
+from dlaseg.config import Config, check_keys, flatten, nearest, read_yaml
 from dlaseg.errors import UserError
 from dlaseg.version import __version__
 
@@ -106,7 +106,7 @@ def data_synthesize(arguments: Sequence[str]) -> int:
     from dlaseg.data.synthetic import synthesize
 
     counts = {split: getattr(given, split) for split in ("train", "val", "test")}
-    synthesize(given.output, {split: n for split, n in counts.items() if n}, *given.size, seed=given.seed)
+    synthesize(given.output, {split: n for split, n in counts.items() if n}, given.size[0], given.size[1], given.seed)
     print(given.output)
     return 0
 
@@ -161,7 +161,7 @@ class _Parser(ArgumentParser):
         """Raises instead of exiting, so that `main` prints every error alike."""
         unknown = re.search(r"unrecognized arguments: --([\w.\-]+)", message)
         if unknown:
-            known = [name for name in self.get_defaults().clone().keys() if name not in ("config",)]
+            known = list(flatten(self.get_defaults().as_dict()))
             message = f"unknown option --{unknown[1]}: did you mean --{nearest(unknown[1], known)}?"
         raise UserError(message) from ex
 

@@ -95,9 +95,7 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
         path: where to; parents are made.
         image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
     """
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    _, content = cv2.imencode(".png", image)
+    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
     write_bytes(path, content.tobytes())
 
 

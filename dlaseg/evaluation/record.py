@@ -65,8 +65,11 @@ def score_table(names: Sequence[str], scores: Scores) -> str:
 
 def sha256(path: Path) -> str:
     """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _percent(value: float | None) -> str:

@@ -44,7 +44,9 @@ def contact_sheet(path: Path, rows: Sequence[Row], label_map: LabelMap, title: s
         axis.set_title(name)
     seen = sorted({int(i) for _, target, prediction in rows for i in (*np.unique(target), *np.unique(prediction))})
     patches = [
-        Patch(color=np.array(label_map.palette[i]) / 255, label=label_map.names[i]) for i in seen if i != IGNORE_INDEX
+        Patch(color="#{:02x}{:02x}{:02x}".format(*label_map.palette[i]), label=label_map.names[i])
+        for i in seen
+        if i != IGNORE_INDEX
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False)
     with replacing(path) as temporary, matplotlib.rc_context({"savefig.bbox": None}):

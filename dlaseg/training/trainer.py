@@ -198,7 +198,7 @@ def initial_state(config: Config, training: SegmentationDataset, device: torch.d
     torch.manual_seed(train.seed)
     model = create_model(model_config.name, classes, model_config.stride, model_config.root_kernel_size)
     model.label_map = training.label_map
-    model.to(device, memory_format=memory_format(device))
+    model.to(device).to(memory_format=memory_format(device))
     optimizer = SGD(
         model.parameters(),
         train.lr,
