@@ -65,18 +65,21 @@ class Canvas:
         """The colour of a surface of the object being painted, as it looks from `depth` metres away."""
         return self.light.seen(colour, normal, depth, self.sunlit)
 
-    def fill(self, corners: Floats, colour: Colour, code: int | None = None, opacity: float = 1.0) -> None:
+    def fill(self, corners: Floats, colour: Colour, code: int | None = None) -> None:
         """Fills a polygon, (N, 2) canvas x, y. Without a code the labels stay: a detail on a surface."""
         fixed = (corners * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)
-        low = np.maximum(corners.min(0).astype(int) - 1, 0) if opacity < 1 else np.zeros(2, int)
-        high = np.maximum(corners.max(0).astype(int) + 2, 0) if opacity < 1 else low
-        part = self.image[low[1] : high[1], low[0] : high[0]]
-        before = part.copy()
         cv2.fillPoly(self.image, [fixed], tuple(colour), cv2.LINE_8, _FRACTION_BITS)
-        if part.size:
-            part[:] = cv2.addWeighted(part, opacity, before, 1 - opacity, 0)
         if code is not None:
             cv2.fillPoly(self.codes, [fixed], (code,), cv2.LINE_8, _FRACTION_BITS)
+
+    def veil(self, corners: Floats, colour: Colour, opacity: float, code: int) -> None:
+        """Fills a polygon, (N, 2) canvas x, y, so that what is behind shines through. `opacity` is 0 to 1."""
+        low, high = np.maximum(corners.min(0).astype(int) - 1, 0), np.maximum(corners.max(0).astype(int) + 2, 0)
+        part = self.image[low[1] : high[1], low[0] : high[0]]
+        before = part.copy()
+        self.fill(corners, colour, code)
+        if part.size:
+            part[:] = cv2.addWeighted(part, opacity, before, 1 - opacity, 0)
 
     def stroke(
         self, corners: Floats, width: float, colour: Colour, code: int | None = None, closed: bool = False

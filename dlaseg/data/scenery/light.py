@@ -31,13 +31,13 @@ class Light:
     ) -> tuple[float, float, float]:
         """The colour, in 0-255, of a surface as it looks from `depth` metres away."""
         clear = math.exp(-depth / self.visibility)
-        (g0, g1, g2), (h0, h1, h2), (c0, c1, c2) = self.gain(normal, sunlit), self.haze, colour
+        (g0, g1, g2), (h0, h1, h2), (c0, c1, c2) = self.gain(normal, sunlit), self.haze, map(float, colour)
         red, green, blue = (
             c0 * g0 * clear + h0 * (1 - clear),
             c1 * g1 * clear + h1 * (1 - clear),
             c2 * g2 * clear + h2 * (1 - clear),
         )
-        return min(255.0, float(red)), min(255.0, float(green)), min(255.0, float(blue))
+        return min(255.0, red), min(255.0, green), min(255.0, blue)
 
 
 def make_light(rng: np.random.Generator) -> Light:

@@ -67,7 +67,7 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
     turn = np.linspace(0, 2 * math.pi, 24, endpoint=False)
     for hub in (-0.52, 0.52):
         rim = at(*zip((hub + 0.34 * np.cos(turn)).tolist(), (0.34 + 0.34 * np.sin(turn)).tolist(), strict=True))
-        canvas.fill(rim, (96, 98, 100), code, 0.45)
+        canvas.veil(rim, (96, 98, 100), 0.45, code)
         canvas.stroke(rim, 0.05 * scale, tyre, code, closed=True)
     for line in (
         ((-0.52, 0.34), (-0.12, 0.3), (0.36, 0.76), (-0.2, 0.78), (-0.52, 0.34)),

@@ -88,13 +88,12 @@ def plan_traffic(canvas: Canvas, rng: np.random.Generator, street: Street) -> li
 
     def add(x: float, z: float, away: bool, bus: bool) -> float:
         body = BUS if bus else (HATCHBACK, SALOON, ESTATE)[int(rng.integers(3))]
-        length, height = np.max(body.profile, axis=0).tolist()
         paint = choose(rng, BUS_PAINTS if bus else PAINTS)
         draw = partial(draw_vehicle, canvas, body, x, z, away, paint, canvas.instance("bus" if bus else "car"))
-        box = (x - body.half_width, x + body.half_width, z, z + length)
+        box = (x - body.half_width, x + body.half_width, z, z + body.length)
         # its near end counts as its depth: whatever stands beside it is farther out, and behind it in the picture
-        things.append(Thing(z + 0.4, draw, box, height, grounded=0.8))
-        return float(length)
+        things.append(Thing(z + 0.4, draw, box, body.height, grounded=0.8))
+        return body.length
 
     crossing, striped = street.crossing, street.striped
     for road in street.sides:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +37,16 @@ class Body:
     wheels: tuple[float, ...]
     wheel_radius: float
     lamps: tuple[float, float]  # metres above the road
+
+    @cached_property
+    def length(self) -> float:
+        """Metres from bumper to bumper."""
+        return max(along for along, _ in self.profile)
+
+    @cached_property
+    def height(self) -> float:
+        """Metres from the road to the roof."""
+        return max(up for _, up in self.profile)
 
 
 HATCHBACK = Body(
@@ -95,9 +106,8 @@ class _Vehicle:
     def place(self, shape: ArrayLike, side: float, widen: float = 0.0) -> Floats:
         """A drawing on the flank, (N, 2) metres along and up -> (N, 3) in the world."""
         body, (along, up) = self.body, np.asarray(shape, np.float64).T
-        top, length = max(y for _, y in body.profile), max(a for a, _ in body.profile)
-        half = np.interp(up, (body.belt, top), (body.half_width, body.roof_half_width)) + widen
-        return np.array([self.x + side * half, up, self.z + (along if self.away else length - along)]).T
+        half = np.interp(up, (body.belt, body.height), (body.half_width, body.roof_half_width)) + widen
+        return np.array([self.x + side * half, up, self.z + (along if self.away else body.length - along)]).T
 
     def paint_hull(self) -> None:
         """Tyres seen from the end, then the strips between the flanks, from far to near."""

@@ -1,0 +1,33 @@
+# Each target sets up .venv from the system's python3 first, if that is not done yet.
+PYTHON := .venv/bin/python
+DEMO := runs/demo
+
+.venv/installed: setup.cfg pyproject.toml
+	python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+.PHONY: demo test test-all lint benchmark
+
+demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a contact sheet
+	rm -rf $(DEMO)
+	.venv/bin/dlaseg data synthesize $(DEMO)/data --train 96 --val 24 --size 256 512
+	.venv/bin/dlaseg train --config configs/synthetic_dla46_c.yaml --data.root $(DEMO)/data --output $(DEMO)/run
+	.venv/bin/dlaseg eval $(DEMO)/run/best.safetensors --dataset cityscapes --root $(DEMO)/data --output $(DEMO)/scores
+	.venv/bin/dlaseg infer $(DEMO)/run/best.safetensors $(DEMO)/data/leftImg8bit/val $(DEMO)/segmented
+	@echo "Look at $(DEMO)/scores/sheet.png"
+
+test: .venv/installed  ## the tests, under five minutes on two cores
+	$(PYTHON) -m pytest
+
+test-all: .venv/installed  ## the longer proofs too
+	$(PYTHON) -m pytest -m 'slow or not slow'
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+benchmark: .venv/installed  ## one training step against the plain way; wants a quiet machine
+	$(PYTHON) benchmarks/training_step.py

@@ -1,0 +1,287 @@
+import errno
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlaseg import LabelMap, UserError, create_model, save_model
+from dlaseg.images import read_image, read_label_image
+from dlaseg.inference import run
+from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
+from dlaseg.inference.sinks import Sink
+
+LABELS = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = create_model("dla46_c", LABELS.num_classes, stride=8)
+    model.label_map = LABELS
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(weights):
+    return Predictor(weights, device="cpu")
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """The shapes of the images that the network was asked about."""
+    shapes = []
+    call = Predictor.__call__
+
+    def counted(self, image):
+        shapes.append(image.shape)
+        return call(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", counted)
+    return shapes
+
+
+def random_image(height=20, width=30, seed=0):
+    """Smooth enough for a JPEG to keep it about as it is."""
+    noise = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def save(path, image=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_image() if image is None else image).save(path, **options)
+    return path
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def expected_ids(predictor, image):
+    return LABELS.decode(predictor(image))
+
+
+def test_a_folder_of_every_kind_of_picture(weights, predictor, tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    image = random_image(33, 50)
+    grey = image[..., 0]
+    save(root / "plain.png", image)
+    save(root / "one.bmp", image[:1, :1])
+    save(root / "deep/er/grey.png", grey)
+    save(root / "deep/sixteen.png", grey.astype(np.uint16) * 257)
+    save(root / "alpha.png", np.dstack((image, grey)))
+    save(root / "upright.jpg", image)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: to be shown turned clockwise by 90 degrees
+    save(root / "turned.jpg", image, exif=exif)
+    assert infer(weights, root, out, device="cpu") == InferSummary(7, 0, [])
+
+    wanted = {
+        "plain": image,
+        "one": image[:1, :1],
+        "deep/er/grey": np.dstack((grey, grey, grey)),
+        "deep/sixteen": np.dstack((grey, grey, grey)),
+        "alpha": image,
+        "upright": read_image(root / "upright.jpg"),
+        "turned": np.rot90(read_image(root / "upright.jpg"), -1),
+    }
+    assert files(out) == sorted(f"{kind}/{name}.png" for kind in ("ids", "color", "overlay") for name in wanted)
+    for name, pixels in wanted.items():
+        ids = read_label_image(out / f"ids/{name}.png")
+        assert ids.shape == pixels.shape[:2]
+        np.testing.assert_array_equal(ids, expected_ids(predictor, pixels), err_msg=name)
+        color = read_image(out / f"color/{name}.png")
+        np.testing.assert_array_equal(color, LABELS.colorize(LABELS.encode(ids)))
+        overlay = read_image(out / f"overlay/{name}.png")
+        np.testing.assert_allclose(overlay, (color + pixels.astype(float)) / 2, atol=0.5)
+    assert len(np.unique(read_label_image(out / "ids/plain.png"))) > 1
+    assert set(np.unique(read_label_image(out / "ids/plain.png"))) <= {7, 17, 27, 37, 47, 57}
+
+
+def test_a_single_file_and_chosen_kinds(weights, tmp_path):
+    path = save(tmp_path / "in" / "a.jpg")
+    save(tmp_path / "in" / "b.jpg")
+    assert infer(weights, str(path), str(tmp_path / "out"), save=["color"], device="cpu").done == 1
+    assert files(tmp_path / "out") == ["color/a.png"]
+
+
+def test_broken_files_are_reported_and_the_others_are_done(weights, predictor, tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    good = {f"{i}.png": random_image(10 + i, 20, seed=i) for i in range(9)}
+    for name, image in good.items():
+        save(root / name, image)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name in ("2 cut.png", "3 cut.jpg"):
+        content = save(root / name, noise).read_bytes()
+        (root / name).write_bytes(content[: len(content) // 2])
+    (root / "4 empty.png").touch()
+    (root / "5 text.png").write_text("not a picture")
+    (root / "6 dangling.png").symlink_to(root / "nowhere.png")
+
+    summary = infer(weights, root, out, save=["ids"], device="cpu")
+    broken = ["2 cut.png", "3 cut.jpg", "4 empty.png", "5 text.png", "6 dangling.png"]
+    assert [path for path, _ in summary.failed] == [root / name for name in broken]
+    assert all(message.startswith(f"{path}: ") and "\n" not in message for path, message in summary.failed)
+    assert (summary.done, summary.skipped) == (len(good), 0)
+    assert files(out) == sorted(f"ids/{name}" for name in good)
+    for name, image in good.items():
+        np.testing.assert_array_equal(read_label_image(out / "ids" / name), expected_ids(predictor, image))
+
+
+def test_a_second_run_does_only_what_is_missing(weights, predicted, tmp_path):
+    root, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3):
+        save(root / f"{i}.png", random_image(10 + i, 9))
+    assert infer(weights, root, out, save=["ids", "color"], device="cpu") == InferSummary(3, 0, [])
+    stamps = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    predicted.clear()
+
+    assert infer(weights, root, out, save=["ids", "color"], device="cpu") == InferSummary(0, 3, [])
+    assert predicted == []
+
+    (out / "ids/1.png").unlink()
+    assert infer(weights, root, out, save=["ids", "color"], device="cpu") == InferSummary(1, 2, [])
+    assert predicted == [(11, 9, 3)]
+    now = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    assert now.keys() == stamps.keys()
+    assert [name for name in stamps if now[name] != stamps[name]] == ["ids/1.png"]
+
+
+def test_overwrite_does_all_again(weights, predictor, predicted, tmp_path):
+    path, out = save(tmp_path / "in" / "a.png", random_image(12, 9)), tmp_path / "out"
+    infer(weights, path.parent, out, device="cpu")
+    image = random_image(14, 9, seed=1)
+    save(path, image)
+    predicted.clear()
+    assert infer(weights, path.parent, out, overwrite=True, device="cpu") == InferSummary(1, 0, [])
+    assert predicted == [(14, 9, 3)]
+    for kind in ("ids", "color", "overlay"):
+        assert read_image(out / kind / "a.png").shape == (14, 9, 3)
+
+
+def test_output_inside_input_is_not_fed_back(weights, tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "sub" / "b.png")
+    out = tmp_path / "sub" / "out"
+    assert infer(weights, tmp_path, out, save=["color"], device="cpu") == InferSummary(2, 0, [])
+    assert infer(weights, tmp_path, out, save=["color", "ids"], device="cpu") == InferSummary(2, 0, [])
+    assert files(out) == ["color/a.png", "color/sub/b.png", "ids/a.png", "ids/sub/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "output", "message"),
+    [
+        (["in/a.jpg", "in/a.png"], "out", "both results"),
+        (["in/a.jpg"], "in", "input and output are one folder"),
+        ([], "out", "no such file or folder"),
+    ],
+)
+def test_wrong_use_writes_nothing(weights, predicted, tmp_path, names, output, message):
+    for name in names:
+        save(tmp_path / name)
+    with pytest.raises(UserError, match=message):
+        infer(weights, tmp_path / "in", tmp_path / output, device="cpu")
+    assert predicted == []
+    assert files(tmp_path) == names
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_replaced(weights, tmp_path):
+    path = save(tmp_path / "color" / "a.png")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="would replace this input"):
+        infer(weights, path, tmp_path, overwrite=True, device="cpu")
+    assert path.read_bytes() == before
+    assert files(tmp_path) == ["color/a.png"]
+
+
+def test_a_full_disk_ends_the_run_soon_and_leaves_whole_files(weights, predictor, predicted, tmp_path, monkeypatch):
+    root, out = tmp_path / "in", tmp_path / "out"
+    image = random_image(9, 9)
+    for i in range(4 * IN_FLIGHT):
+        save(root / f"{i:02}.png", image)
+    write_bytes, calls = Path.write_bytes, itertools.count()  # counts right from several threads
+
+    def until_full(self, content):
+        if next(calls) >= 3:
+            write_bytes(self, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", until_full)
+        with pytest.raises(UserError, match=r"\.png: cannot be written \(No space left on device\): make room"):
+            infer(weights, root, out, save=["ids"], device="cpu")
+    assert len(predicted) <= 3 + IN_FLIGHT + 1
+    whole = files(out)
+    assert len(whole) == 3
+    for name in whole:
+        np.testing.assert_array_equal(read_label_image(out / name), expected_ids(predictor, image))
+
+    summary = infer(weights, root, out, save=["ids"], device="cpu")
+    assert summary == InferSummary(4 * IN_FLIGHT - 3, 3, [])
+    assert files(out) == [f"ids/{i:02}.png" for i in range(4 * IN_FLIGHT)]
+
+
+def test_an_output_that_is_a_file_is_refused(weights, tmp_path):
+    path = save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be written"):
+        infer(weights, path, tmp_path / "file", device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_done(weights, tmp_path, monkeypatch):
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png", random_image(10 + i, 9))
+    call = Predictor.__call__
+
+    def little_memory(self, image):
+        if image.shape[0] == 11:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", little_memory)
+    summary = infer(weights, tmp_path / "in", tmp_path / "out", save=["ids"], device="cpu")
+    path = tmp_path / "in" / "1.png"
+    assert [p for p, _ in summary.failed] == [path]
+    assert summary.failed[0][1].startswith(f"{path}: 11 x 9 pixels: not enough memory")
+    assert summary.done == 2
+    assert files(tmp_path / "out") == ["ids/0.png", "ids/2.png"]
+
+
+def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
+    count = 5 * IN_FLIGHT
+    for i in range(count):
+        save(tmp_path / "in" / f"{i:02}.png", random_image(3, 3))
+    read, written, ahead, behind = [], [], [], []
+
+    def counted_read(path):
+        read.append(path)
+        return read_image(path)
+
+    def slow_write(self, source, image, labels, kinds):
+        time.sleep(0.02)
+        written.append(source)
+
+    def quick_predict(self, image):
+        if not ahead:
+            time.sleep(0.1)  # time enough to read all, were nothing to hold the readers back
+        ahead.append(len(read) - len(ahead))
+        behind.append(len(ahead) - 1 - len(written))
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(run, "read_image", counted_read)
+    monkeypatch.setattr(Sink, "write", slow_write)
+    monkeypatch.setattr(Predictor, "__call__", quick_predict)
+    assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").done == count
+    assert max(ahead) <= IN_FLIGHT + 1
+    assert max(behind) <= IN_FLIGHT
+    assert len(read) == len(written) == count
+    assert max(ahead) > 1  # and it does read ahead

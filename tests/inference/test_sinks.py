@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from dlaseg import LabelMap, UserError
+from dlaseg.images import read_label_image
+from dlaseg.inference.sinks import KINDS, Sink, overlay
+from dlaseg.inference.sources import Source
+
+LABELS = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(3,))
+
+IMAGE = np.full((2, 3, 3), 100, np.uint8)
+TRAIN_IDS = np.array([[0, 1, 255], [1, 1, 0]], np.uint8)
+
+
+def source(relative, root="in"):
+    return Source(Path(root) / relative, Path(relative))
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+@given(
+    st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
+        lambda size: hnp.arrays(np.uint8, (2, *size, 3), elements=st.integers(0, 255))
+    ),
+    st.floats(0, 1),
+)
+def test_overlay_is_the_rounded_blend(pair, alpha):
+    image, color = pair
+    blended = overlay(image, color, alpha)
+    assert blended.dtype == np.uint8
+    exact = (1 - alpha) * image.astype(np.float64) + alpha * color.astype(np.float64)
+    np.testing.assert_allclose(blended, exact, rtol=0, atol=0.501)
+
+
+def test_overlay_refuses_what_does_not_fit():
+    with pytest.raises(UserError, match="overlay needs equal"):
+        overlay(IMAGE, IMAGE[:1])
+    for alpha in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match=f"alpha {alpha}"):
+            overlay(IMAGE, IMAGE, alpha)
+
+
+def test_writes_stored_ids_colours_and_overlays_into_a_mirrored_tree(tmp_path):
+    sink = Sink(tmp_path, LABELS)
+    sink.write(source("city/street/a.b.JPG"), IMAGE, TRAIN_IDS, KINDS)
+    assert files(tmp_path) == [f"{kind}/city/street/a.b.png" for kind in ("color", "ids", "overlay")]
+    ids = read_label_image(tmp_path / "ids/city/street/a.b.png")
+    assert ids.tolist() == [[7, 26, 3], [26, 26, 7]]
+    color = pixels(tmp_path / "color/city/street/a.b.png")
+    assert color.tolist() == [
+        [[128, 64, 128], [0, 0, 142], [0, 0, 0]],
+        [[0, 0, 142], [0, 0, 142], [128, 64, 128]],
+    ]
+    np.testing.assert_array_equal(pixels(tmp_path / "overlay/city/street/a.b.png"), overlay(IMAGE, color))
+
+
+def test_ids_above_255_are_written_with_16_bits(tmp_path):
+    labels = LabelMap(LABELS.names, LABELS.palette, ids=((300,), (65535,)), ignored=(1,))
+    Sink(tmp_path, labels, ["ids"]).write(source("a.png"), IMAGE, TRAIN_IDS, ["ids"])
+    assert read_label_image(tmp_path / "ids/a.png").tolist() == [[300, 65535, 1], [65535, 65535, 300]]
+
+
+def test_missing_names_what_is_asked_for_and_not_there(tmp_path):
+    a = source("a.jpg")
+    assert Sink(tmp_path, LABELS).missing(a) == list(KINDS)
+    Sink(tmp_path, LABELS, ["color"]).write(a, IMAGE, TRAIN_IDS, ["color"])
+    assert Sink(tmp_path, LABELS).missing(a) == ["ids", "overlay"]
+    assert Sink(tmp_path, LABELS, ["color"]).missing(a) == []
+    assert Sink(tmp_path, LABELS, ["color"]).missing(source("sub/a.jpg")) == ["color"]
+
+
+def test_writes_only_the_kinds_it_is_told_to(tmp_path):
+    Sink(tmp_path, LABELS).write(source("a.jpg"), IMAGE, TRAIN_IDS, ["overlay"])
+    assert files(tmp_path) == ["overlay/a.png"]
+
+
+@pytest.mark.parametrize(("save", "what"), [([], "nothing"), (["ids", "colour"], "'colour'")])
+def test_refuses_to_save_what_it_does_not_know(save, what, tmp_path):
+    with pytest.raises(UserError, match=f"save {what}.*ids, color, overlay"):
+        Sink(tmp_path, LABELS, save)
+    assert files(tmp_path) == []
+
+
+def test_two_sources_of_one_result_are_refused_by_name(tmp_path):
+    sink = Sink(tmp_path / "out", LABELS, ["ids"])
+    with pytest.raises(UserError, match=r"in/s/a\.jpg and in/s/a\.png: both .* s/a\.png"):
+        sink.check([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")])
+    sink.check([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")])
+
+
+def test_a_result_that_would_replace_an_input_is_refused(tmp_path):
+    root = tmp_path / "color"
+    sources = [source("s/a.jpg", root), source("s/b.png", root)]
+    with pytest.raises(UserError, match=r"color/s/b\.png: a result would replace"):
+        Sink(tmp_path, LABELS).check(sources)
+    Sink(tmp_path, LABELS, ["ids"]).check(sources)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"a result would replace"):
+        Sink(tmp_path / "link", LABELS).check(sources)
+
+
+def test_an_output_that_cannot_be_written_to_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"a\.png: cannot be written \(.*another output folder"):
+        Sink(tmp_path / "file", LABELS).write(source("a.jpg"), IMAGE, TRAIN_IDS, KINDS)
+    assert (tmp_path / "file").read_text() == "mine"

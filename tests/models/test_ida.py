@@ -1,0 +1,104 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dlaseg.models.ida import BilinearUpsample, DLAUp, IDAUp
+
+
+def pyramid(channels, height=32, width=48):
+    """Feature maps, the finest first, each half as large as the one before."""
+    return [torch.randn(2, c, height >> i, width >> i) for i, c in enumerate(channels)]
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_upsampling_starts_as_bilinear_interpolation_inside_the_border(factor):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6, 7)
+    theirs = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        ours = BilinearUpsample(5, factor)(x)
+    inside = (..., slice(factor, -factor), slice(factor, -factor))
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours[inside], theirs[inside], rtol=0, atol=1e-6)
+
+
+def test_upsampling_keeps_channels_apart():
+    x = torch.zeros(1, 3, 4, 4)
+    x[:, 1] = 1
+    with torch.no_grad():
+        sums = BilinearUpsample(3)(x).sum((0, 2, 3))
+    assert sums[0] == sums[2] == 0 < sums[1]
+
+
+@pytest.mark.parametrize("factor", [-2, 0, 1, 3, 5])
+def test_a_factor_without_a_symmetric_kernel_is_refused(factor):
+    with pytest.raises(ValueError, match=f"factor {factor}.*even"):
+        BilinearUpsample(4, factor)
+
+
+def test_ida_joins_one_map_after_the_other():
+    torch.manual_seed(0)
+    ida = IDAUp([4, 6, 4], 4).eval()
+    fine, *deeper = pyramid([4, 6])
+    deeper.append(torch.randn(2, 4, 16, 24))
+    with torch.no_grad():
+        first = ida.node[0](torch.cat([fine, ida.up[0](ida.proj[0](deeper[0]))], dim=1))
+        second = ida.node[1](torch.cat([first, ida.up[1](ida.proj[1](deeper[1]))], dim=1))
+        torch.testing.assert_close(ida([fine, *deeper]), [first, second])
+
+
+def test_ida_projects_only_what_has_another_width():
+    ida = IDAUp([4, 6, 4], 4)
+    assert [isinstance(proj, nn.Identity) for proj in ida.proj] == [False, True]
+
+
+def iterate(ida, maps):
+    """I(x1, ..., xn) = I(N(x1, x2), ..., xn) over an `IDAUp`'s own layers: every node's output, in order."""
+    x, outputs = maps[0], []
+    for i in range(len(maps) - 1):
+        x = ida.node[i](torch.cat([x, ida.up[i](ida.proj[i](maps[i + 1]))], dim=1))
+        outputs.append(x)
+    return outputs
+
+
+@pytest.mark.parametrize("channels", [[4, 8], [4, 8, 16], [4, 8, 8, 16], [4, 8, 16, 16, 32]])
+def test_the_decoder_equals_the_recursion_written_out(channels):
+    torch.manual_seed(0)
+    decoder, features = DLAUp(channels).eval(), pyramid(channels)
+    row = features[-1:]
+    with torch.no_grad():
+        for ida, feature in zip(decoder.ida, reversed(features[:-1]), strict=True):
+            row = [feature, *iterate(ida, [feature, *row])]
+        torch.testing.assert_close(decoder(features), row[-1])
+
+
+def test_the_decoder_of_three_levels_is_three_nodes():
+    torch.manual_seed(0)
+    decoder = DLAUp([4, 8, 16]).eval()
+    x1, x2, x3 = pyramid([4, 8, 16])
+    inner, outer = decoder.ida
+
+    def node(ida, i, fine, deep):
+        return ida.node[i](torch.cat([fine, ida.up[i](ida.proj[i](deep))], dim=1))
+
+    with torch.no_grad():
+        expected = node(outer, 1, node(outer, 0, x1, x2), node(inner, 0, x2, x3))
+        torch.testing.assert_close(decoder([x1, x2, x3]), expected)
+
+
+@pytest.mark.parametrize("channels", [[4, 8], [16, 8, 4], [4, 8, 16, 32, 64]])
+def test_the_decoder_answers_in_the_finest_maps_shape(channels):
+    features = pyramid(channels)
+    assert DLAUp(channels)(features).shape == features[0].shape
+
+
+def test_the_decoder_leaves_the_callers_list_as_it_was():
+    channels = [4, 8, 16]
+    features = pyramid(channels)
+    before, copies = list(features), [f.clone() for f in features]
+    decoder = DLAUp(channels)
+    decoder(features)
+    assert channels == [4, 8, 16]
+    assert all(a is b for a, b in zip(features, before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(features, copies, strict=True))

@@ -1,0 +1,230 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from dlaseg import LabelMap, UserError, create_backbone, create_model, load_model, save_model
+from dlaseg.models import weights
+from dlaseg.models.segmenter import DLASeg
+
+LABELS = LabelMap(
+    ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7, 8), (23,), (26,)), (0, 255), ((0, 0, 0),)
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = create_model("dla46_c", num_classes=3, stride=8, root_kernel_size=1)
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.normal_()
+            norm.num_batches_tracked.fill_(17)
+    model.label_map, model.mean, model.std = LABELS, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "saved.safetensors"
+    save_model(model, path)
+    return path
+
+
+def metadata_of(path):
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def rewritten(saved, path, tensors=None, **metadata):
+    """A copy with other tensors or metadata; None leaves an entry out."""
+    entries = {**metadata_of(saved), **metadata}
+    save_file(tensors or load_file(saved), path, {key: value for key, value in entries.items() if value is not None})
+    return path
+
+
+def refusal(path):
+    """The one line that says why a file is not read."""
+    with pytest.raises(UserError) as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_was_saved_is_loaded(model, saved):
+    loaded = load_model(saved)
+    assert loaded.arguments == model.arguments
+    assert loaded.label_map == LABELS
+    assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (loaded.stride, loaded.num_classes) == (8, 3)
+    expected = model.state_dict()
+    assert list(loaded.state_dict()) == list(expected)
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+
+
+def test_a_loaded_model_is_in_eval_mode(saved):
+    assert not any(module.training for module in load_model(saved).modules())
+
+
+def test_a_path_may_be_a_string(model, tmp_path):
+    save_model(model, f"{tmp_path}/a.safetensors")
+    assert load_model(f"{tmp_path}/a.safetensors").label_map == LABELS
+
+
+def test_a_loaded_model_is_saved_as_it_was(saved, tmp_path):
+    save_model(load_model(saved), tmp_path / "again.safetensors")
+    assert_same_content(tmp_path / "again.safetensors", saved)
+
+
+def test_channels_last_does_not_change_the_file(saved, tmp_path):
+    save_model(load_model(saved).to(memory_format=torch.channels_last), tmp_path / "again.safetensors")
+    assert_same_content(tmp_path / "again.safetensors", saved)
+
+
+def assert_same_content(path, other):
+    assert metadata_of(path) == metadata_of(other)
+    tensors, others = load_file(path), load_file(other)
+    assert list(tensors) == list(others)
+    assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items())
+
+
+def test_the_metadata_alone_say_what_the_file_is(model, saved):
+    metadata = metadata_of(saved)
+    assert metadata["format"] == "dlaseg-1"
+    assert json.loads(metadata["model"]) == model.arguments
+    assert LabelMap.from_dict(json.loads(metadata["labels"])) == LABELS
+    assert json.loads(metadata["mean"]) == [0.1, 0.2, 0.3]
+    assert json.loads(metadata["std"]) == [0.4, 0.5, 0.6]
+
+
+def test_another_suffix_is_refused_before_anything_is_written(model, tmp_path):
+    with pytest.raises(UserError, match=r"best\.pth: .*name it best\.safetensors"):
+        save_model(model, tmp_path / "best.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_arguments_is_refused_before_anything_is_written(tmp_path):
+    # Nobody could load it
+    by_hand = DLASeg(create_backbone("dla46_c"), num_classes=2)
+    with pytest.raises(UserError):
+        save_model(by_hand, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"old")
+
+    def half_a_file(tensors, where, metadata):
+        where.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", half_a_file)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(model, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", ""])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, name):
+    assert "no such file" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello\n",
+        b"<!DOCTYPE html>\n<html>\n<body>\nNot found\n</body>\n</html>\n",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        b"PK\x03\x04" + bytes(200),
+        bytes(200),
+        b"\x02" + bytes(7) + b"{}",
+    ],
+)
+def test_what_is_no_weights_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert str(path) in refusal(path)
+
+
+@pytest.mark.parametrize("share", [0, 1e-6, 2e-6, 0.001, 0.01, 0.5, 0.999])
+def test_a_truncated_file_is_refused(saved, tmp_path, share):
+    content = saved.read_bytes()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content[: int(share * len(content))])
+    assert str(path) in refusal(path)
+
+
+def test_a_file_without_its_last_byte_is_refused(saved, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(saved.read_bytes()[:-1])
+    assert str(path) in refusal(path)
+
+
+def test_a_file_without_metadata_is_refused(saved, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(load_file(saved), path)
+    assert "weights format None" in refusal(path)
+
+
+def test_another_format_version_is_refused_by_its_name(saved, tmp_path):
+    path = rewritten(saved, tmp_path / "a.safetensors", format="dlaseg-2")
+    assert "'dlaseg-2'" in refusal(path)
+    assert "'dlaseg-1'" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["model", "labels", "mean", "std"])
+@pytest.mark.parametrize("value", [None, "", "{", "3", "null"])
+def test_missing_or_broken_metadata_are_refused(saved, tmp_path, key, value):
+    refusal(rewritten(saved, tmp_path / "a.safetensors", **{key: value}))
+
+
+@pytest.mark.parametrize("value", ["[]", "[0.5]", '["a", "b", "c"]'])
+def test_a_mean_that_is_not_one_number_per_channel_is_refused(saved, tmp_path, value):
+    refusal(rewritten(saved, tmp_path / "a.safetensors", mean=value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("name", "dla35"), ("stride", 3), ("num_classes", "3"), ("num_classes", 0), ("depth", 4)]
+)
+def test_arguments_that_make_no_model_are_refused(model, saved, tmp_path, key, value):
+    arguments = json.dumps({**model.arguments, key: value})
+    refusal(rewritten(saved, tmp_path / "a.safetensors", model=arguments))
+
+
+@pytest.mark.parametrize("metadata", [{"labels": "null"}, {"model": '{"name": "dla35", "num_classes": 3}'}])
+def test_a_refusal_of_metadata_names_the_file(saved, tmp_path, metadata):
+    path = rewritten(saved, tmp_path / "a.safetensors", **metadata)
+    assert str(path) in refusal(path)
+
+
+def test_an_unknown_model_is_named(model, saved, tmp_path):
+    arguments = json.dumps({**model.arguments, "name": "dla35"})
+    assert "'dla35'" in refusal(rewritten(saved, tmp_path / "a.safetensors", model=arguments))
+
+
+def test_a_label_map_of_another_number_of_classes_is_refused(saved, tmp_path):
+    labels = json.dumps(LabelMap.numbered(2).to_dict())
+    refusal(rewritten(saved, tmp_path / "a.safetensors", labels=labels))
+
+
+def test_a_missing_tensor_is_refused_by_its_name(saved, tmp_path):
+    tensors = load_file(saved)
+    del tensors["head.bias"]
+    assert "first 'head.bias'" in refusal(rewritten(saved, tmp_path / "a.safetensors", tensors))
+
+
+def test_a_tensor_too_many_is_refused_by_its_name(saved, tmp_path):
+    tensors = {**load_file(saved), "extra.weight": torch.zeros(2)}
+    assert "first 'extra.weight'" in refusal(rewritten(saved, tmp_path / "a.safetensors", tensors))
+
+
+def test_a_tensor_of_another_shape_is_refused_by_its_name(saved, tmp_path):
+    tensors = {**load_file(saved), "head.bias": torch.zeros(4)}
+    assert "1 tensors do not fit dla46_c, first 'head.bias'" in refusal(
+        rewritten(saved, tmp_path / "a.safetensors", tensors)
+    )

@@ -1,0 +1,348 @@
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from dlaseg import UserError
+from dlaseg.images import read_image, read_label_image, write_png
+
+# Each format, with the options that make it lossless where it can be
+FORMATS = {
+    "png": {},
+    "jpg": {"quality": 95},
+    "bmp": {},
+    "ppm": {},
+    "gif": {},
+    "tif": {"compression": "raw"},
+    "tiff": {"compression": "tiff_lzw"},
+    "webp": {"lossless": True},
+    "jp2": {},
+    "avif": {"quality": 100},
+}
+LABEL_FORMATS = ["png", "bmp", "gif", "tif", "tiff"]
+
+
+def scene(height=40, width=56):
+    """A smooth picture, (height, width, 3) uint8, whose corners and channels all differ."""
+    row, column = np.mgrid[:height, :width]
+    channels = [row * 200 // height, column * 200 // width, 255 - row * 100 // height - column * 100 // width]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def ids(height=40, width=56):
+    """Label ids 0 to 11 in blobs, (height, width) uint8."""
+    return np.random.default_rng(0).integers(0, 12, (height, width)).astype(np.uint8)
+
+
+def save(path, picture, **options):
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(path, **options)
+    return path
+
+
+def png(rows, width, height, bits, color_type):
+    """A PNG of any depth and colour type, from its rows' bytes."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def refusal(read, path):
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_picture_is_read_as_pil_reads_it(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", scene(), **FORMATS[suffix])
+    with Image.open(path) as picture:
+        theirs = np.asarray(picture.convert("RGB"))
+    ours = read_image(path)
+    assert ours.dtype == np.uint8
+    assert ours.shape == theirs.shape
+    # Decoders of lossy formats may round apart
+    assert np.abs(ours.astype(int) - theirs).max() <= (2 if suffix in ("jpg", "avif") else 0)
+
+
+def test_channels_are_red_green_blue(tmp_path):
+    path = save(tmp_path / "a.png", np.full((2, 3, 3), (10, 20, 30), np.uint8))
+    assert (read_image(path) == (10, 20, 30)).all()
+
+
+def test_the_suffix_may_be_in_capitals(tmp_path):
+    path = tmp_path / "A.PNG"
+    save(path, scene(), format="png")
+    assert np.array_equal(read_image(path), scene())
+
+
+def test_grey_becomes_three_equal_channels(tmp_path):
+    image = read_image(save(tmp_path / "a.png", ids()))
+    assert np.array_equal(image, np.stack([ids()] * 3, axis=-1))
+
+
+def test_alpha_is_dropped(tmp_path):
+    alpha = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56, 1)
+    path = save(tmp_path / "a.png", np.concatenate([scene(), alpha], axis=-1))
+    assert np.array_equal(read_image(path), scene())
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 2]], np.uint8)).convert("P")
+    picture.putpalette([10, 20, 30, 200, 100, 50, 1, 2, 3])
+    path = save(tmp_path / "a.png", picture)
+    assert read_image(path).tolist() == [[[10, 20, 30], [200, 100, 50], [1, 2, 3]]]
+
+
+def test_16_bits_of_a_repeated_byte_become_the_byte(tmp_path):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    path = tmp_path / "a.png"
+    write_png(path, values * 257)
+    assert np.array_equal(read_image(path)[:, :, 0], values)
+
+
+def test_16_bits_are_rounded_to_the_nearest_byte(tmp_path):
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    path = tmp_path / "a.png"
+    write_png(path, values)
+    assert np.array_equal(read_image(path)[:, :, 0], np.rint(values * (255 / 65535)))
+
+
+def test_16_bit_colors_keep_their_order(tmp_path):
+    path = tmp_path / "a.png"
+    row = np.array([10, 20, 30] * 2, ">u2") * 257
+    path.write_bytes(png([row.astype(">u2").tobytes()], 2, 1, 16, 2))
+    assert read_image(path).tolist() == [[[10, 20, 30]] * 2]
+
+
+def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
+    path = save(tmp_path / "a.jpg", Image.fromarray(scene()).convert("CMYK"), quality=95)
+    with Image.open(path) as picture:
+        assert picture.mode == "CMYK"
+        theirs = np.asarray(picture.convert("RGB")).astype(int)
+    assert np.abs(read_image(path) - theirs).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "avif"])
+def test_an_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    path = save(tmp_path / f"a.{suffix}", scene(), exif=exif, **FORMATS[suffix])
+    with Image.open(path) as picture:
+        theirs = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    ours = read_image(path)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours.astype(int) - theirs).max() <= 3
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    path = tmp_path / "a.pfm"
+    path.write_bytes(b"PF\n4 3\n-1\n" + np.ones((3, 4, 3), "<f4").tobytes())
+    assert "float32" in refusal(read_image, path)
+    assert "float32" in refusal(read_label_image, save(tmp_path / "a.tif", np.ones((3, 4), np.float32)))
+
+
+def test_what_stands_behind_a_jpeg_does_not_matter(tmp_path):
+    # Telephones append videos there, in which any two bytes occur
+    path = save(tmp_path / "a.jpg", scene())
+    expected = read_image(path)
+    path.write_bytes(path.read_bytes() + b"...\xff\xda...")
+    assert np.array_equal(read_image(path), expected)
+
+
+def test_a_truncated_jpeg_is_refused_even_where_opencv_fills_the_rest(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.jpg", scene())
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: scene())
+    assert read_image(path).shape == scene().shape
+    path.write_bytes(path.read_bytes()[:-20])
+    refusal(read_image, path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_image])
+@pytest.mark.parametrize(("width", "height"), [(2**30, 1), (2**30, 2**30), (40000, 40000)])
+def test_an_absurd_size_in_the_header_is_refused(tmp_path, read, width, height):
+    path = tmp_path / "a.png"
+    path.write_bytes(png([b"\0\0\0"], width, height, 8, 2))
+    refusal(read, path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_image])
+def test_an_empty_file_is_called_empty(tmp_path, read):
+    path = tmp_path / "a.png"
+    path.touch()
+    assert "the file is empty" in refusal(read, path)
+
+
+def lengths(content):
+    """Lengths to cut a file to: inside its header, its body and its end."""
+    size = len(content)
+    return sorted({1, 3, 8, 20, 40, *(size * tenth // 10 for tenth in range(1, 10)), size - 30, size - 9, size - 1})
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_truncated_picture_is_refused(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", scene(), **FORMATS[suffix])
+    content = path.read_bytes()
+    for length in lengths(content):
+        path.write_bytes(content[:length])
+        refusal(read_image, path)
+
+
+@pytest.mark.parametrize("suffix", LABEL_FORMATS)
+def test_a_truncated_label_map_is_refused_unless_all_its_labels_are_there(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", ids(), **FORMATS[suffix])
+    content = path.read_bytes()
+    for length in lengths(content):
+        path.write_bytes(content[:length])
+        try:
+            labels = read_label_image(path)
+        except UserError as error:
+            assert str(path) in str(error)  # noqa: PT017 - both outcomes are right
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert length >= len(content) - 9
+            assert np.array_equal(labels, ids())
+
+
+def test_a_label_map_with_a_changed_byte_is_refused_or_read_as_it_was(tmp_path):
+    path = save(tmp_path / "a.png", ids(5, 6))
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            labels = read_label_image(path)
+        except UserError:
+            continue
+        assert np.array_equal(labels, ids(5, 6)), place
+
+
+@pytest.mark.parametrize("length", [30, 60, -1])
+def test_a_broken_picture_is_reported_by_our_message_alone(tmp_path, capfd, length):
+    path = save(tmp_path / "a.png", scene())
+    path.write_bytes(path.read_bytes()[:length])
+    refusal(read_image, path)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_image])
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"<html></html>\n", bytes(1000), b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_refused(tmp_path, read, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    refusal(read, path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_label_image])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, read):
+    refusal(read, tmp_path / "missing.png")
+    refusal(read, tmp_path)
+
+
+def test_a_palette_label_map_gives_its_indices(tmp_path):
+    picture = Image.fromarray(ids()).convert("P")
+    picture.putpalette(list(range(255, -1, -1)) * 3)
+    assert np.array_equal(read_label_image(save(tmp_path / "a.png", picture)), ids())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_palette_indices_of_any_depth_are_read_as_stored(tmp_path, bits):
+    stored = ids() & (2**bits - 1)
+    picture = Image.fromarray(stored).convert("P")
+    picture.putpalette(list(range(255, -1, -1)) * 3)
+    assert np.array_equal(read_label_image(save(tmp_path / "a.png", picture, bits=bits)), stored)
+
+
+def test_transparent_palette_entries_stay_indices(tmp_path):
+    picture = Image.fromarray(ids()).convert("P")
+    picture.putpalette(list(range(255, -1, -1)) * 3)
+    assert np.array_equal(read_label_image(save(tmp_path / "a.png", picture, transparency=0)), ids())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_labels_of_few_bits_are_read_as_stored(tmp_path, bits):
+    stored = np.arange(16, dtype=np.uint8).reshape(2, 8) & (2**bits - 1)
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, -bits:]).tobytes() for row in stored]
+    path = tmp_path / "a.png"
+    path.write_bytes(png(rows, 8, 2, bits, 0))
+    assert read_label_image(path).tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize("suffix", LABEL_FORMATS)
+def test_8_bit_labels_are_read_as_stored(tmp_path, suffix):
+    labels = read_label_image(save(tmp_path / f"a.{suffix}", ids(), **FORMATS[suffix]))
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, ids())
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_labels_are_read_as_stored(tmp_path, suffix):
+    stored = np.array([[0, 255, 256], [7000, 32768, 65535]], np.uint16)
+    labels = read_label_image(save(tmp_path / f"a.{suffix}", stored))
+    assert labels.dtype == np.int32
+    assert labels.tolist() == stored.tolist()
+
+
+def test_a_palette_with_alpha_gives_its_indices(tmp_path):
+    picture = Image.fromarray(ids()).convert("P").convert("PA")
+    assert np.array_equal(read_label_image(save(tmp_path / "a.tif", picture)), ids())
+
+
+def test_labels_with_alpha_lose_it(tmp_path):
+    picture = Image.merge("LA", [Image.fromarray(ids()), Image.fromarray(255 - ids())])
+    assert np.array_equal(read_label_image(save(tmp_path / "a.png", picture)), ids())
+
+
+@pytest.mark.parametrize(("color_type", "channels"), [(2, 3), (4, 2)])
+def test_16_bit_labels_are_never_cut_to_8(tmp_path, color_type, channels):
+    stored = np.full((1, 2, channels), 300, ">u2")
+    path = tmp_path / "a.png"
+    path.write_bytes(png([stored.tobytes()], 2, 1, 16, color_type))
+    try:
+        labels = read_label_image(path)
+    except UserError:
+        return
+    assert (labels == 300).all()
+
+
+def test_labels_stored_as_colors_are_read_as_rgb(tmp_path):
+    assert np.array_equal(read_label_image(save(tmp_path / "a.png", scene())), scene())
+
+
+def test_labels_stored_as_colors_lose_their_alpha(tmp_path):
+    alpha = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56, 1)
+    path = save(tmp_path / "a.png", np.concatenate([scene(), alpha], axis=-1))
+    assert np.array_equal(read_label_image(path), scene())
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jp2", "avif"])
+def test_a_lossy_format_is_refused_for_labels(tmp_path, suffix):
+    refusal(read_label_image, save(tmp_path / f"a.{suffix}", scene()))
+
+
+def test_a_jpeg_that_is_called_png_is_refused_for_labels(tmp_path):
+    refusal(read_label_image, save(tmp_path / "a.png", ids(), format="jpeg"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_written_label_map_is_read_back(tmp_path, dtype):
+    stored = (np.arange(35).reshape(5, 7) * (np.iinfo(dtype).max // 34)).astype(dtype)
+    write_png(tmp_path / "a" / "b.png", stored)
+    assert read_label_image(tmp_path / "a" / "b.png").tolist() == stored.tolist()
+
+
+@pytest.mark.parametrize("image", [scene(), scene()[:, ::-1], scene(1, 1)])
+def test_a_written_picture_is_read_back(tmp_path, image):
+    write_png(tmp_path / "a.png", image)
+    assert np.array_equal(read_image(tmp_path / "a.png"), image)
+    with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as picture:
+        assert np.array_equal(np.asarray(picture), image)
