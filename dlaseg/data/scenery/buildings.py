@@ -162,7 +162,7 @@ def draw_building(
     colour, roof = choose(rng, BRICKS if brick else PLASTERS), choose(rng, ROOFS)
     # what lies nearer than this is beside the picture, and needs no sharp texture
     first_seen = front * canvas.focal / (0.58 * canvas.codes.shape[1])
-    density = float(np.clip(0.8 * canvas.focal / (max(near, first_seen) + 0.3 * (far - near)), 5, 72))
+    density = float(np.clip(0.6 * canvas.focal / (max(near, first_seen) + 0.3 * (far - near)), 5, 72))
     depth = 9.0
     x, ridge, back = side * front, side * (front + depth / 2), side * (front + depth)
     rise = rng.uniform(2.2, 3.6) if rng.random() < 0.65 else 0.0

@@ -83,7 +83,7 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
 
 
 def plan_traffic(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[Thing]:
-    """Parked and moving vehicles, one bus among them, and whoever crosses the road."""
+    """Parked and moving vehicles, mostly one bus among them, and whoever crosses the road."""
     things: list[Thing] = []
 
     def add(x: float, z: float, away: bool, bus: bool) -> float:
@@ -104,10 +104,10 @@ def plan_traffic(canvas: Canvas, rng: np.random.Generator, street: Street) -> li
                 z += add(road.side * (road.kerb - BAY / 2), z, road.side > 0, False)
             z += rng.uniform(0.8, 2.5)
     clear = crossing + 4.5 if striped else 9.0
-    bus_ahead = bool(rng.random() < 0.4)
-    for x, away in ((0.0, True), (-LANE, False)):
+    lot = rng.random()
+    # one street in five has no bus
+    for x, away, bus in ((0.0, True, lot < 0.35), (-LANE, False, 0.35 <= lot < 0.8)):
         z = rng.uniform(clear, clear + 8) if away else rng.uniform(clear + 1, clear + 9)
-        bus = bus_ahead == away
         while z < 60:
             z += add(x + rng.uniform(-0.25, 0.25), z, away, bus) + rng.uniform(5, 20)
             bus = False

@@ -1,0 +1,242 @@
+import numpy as np
+import pytest
+from cityscapesscripts.helpers.labels import id2label
+from PIL import Image
+
+from dlaseg.data.datasets import open_dataset
+from dlaseg.errors import UserError
+
+CLASSES = """
+classes:
+  - {name: road, id: 7, color: [128, 64, 128]}
+  - {name: car, id: [26, 300], color: [0, 0, 142]}
+ignore: [0, [0, 0, 0]]
+"""
+COLORS = {7: (128, 64, 128), 26: (0, 0, 142), 0: (0, 0, 0)}
+IDS = np.array([[7, 26, 0], [26, 7, 7]], np.uint8)
+TRAIN_IDS = [[0, 1, 255], [1, 0, 0]]
+
+
+def save(path, array, **how):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(array)).save(path, **how)
+
+
+def picture(height=2, width=3, value=50):
+    return np.full((height, width, 3), value, np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A `folder` data set whose split train holds the pair `a`."""
+    (tmp_path / "classes.yaml").write_text(CLASSES)
+    save(tmp_path / "images/train/a.png", picture())
+    save(tmp_path / "labels/train/a.png", IDS)
+    return tmp_path
+
+
+def refused(*arguments, **options):
+    with pytest.raises(UserError) as caught:
+        open_dataset(*arguments, **options).read(0)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_camvid_reads_the_split_that_is_asked_for(tmp_path, split):
+    for value, name in enumerate(("train", "val", "test")):
+        save(tmp_path / name / f"{name}_1.png", picture(value=value))
+        save(tmp_path / f"{name}annot" / f"{name}_1.png", np.full((2, 3), value, np.uint8))
+    dataset = open_dataset("camvid", tmp_path, split)
+    image, target = dataset.read(0)
+    value = ("train", "val", "test").index(split)
+    assert [pair.name for pair in dataset.pairs] == [f"{split}_1"]
+    assert (image == value).all()
+    assert (target == value).all()
+
+
+def test_camvid_has_eleven_classes_and_ignores_the_twelfth_id(tmp_path):
+    save(tmp_path / "val/a.png", picture(1, 12))
+    save(tmp_path / "valannot/a.png", np.arange(12, dtype=np.uint8)[None])
+    dataset = open_dataset("camvid", tmp_path, "val")
+    assert dataset.label_map.num_classes == 11
+    assert dataset.read(0)[1].tolist() == [[*range(11), 255]]
+
+
+@pytest.fixture
+def cityscapes_root(tmp_path):
+    ids = np.array([[i for i in id2label if i >= 0]], np.uint8)
+    for city, number in (("ulm", 1), ("aachen", 2), ("aachen", 1)):
+        name = f"{city}_00000{number}_000019"
+        save(tmp_path / f"leftImg8bit/val/{city}/{name}_leftImg8bit.png", picture(1, ids.shape[1]))
+        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_labelIds.png", ids)
+        # what else lies there is no label map of ours
+        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_instanceIds.png", ids)
+        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_color.png", picture())
+        (tmp_path / f"gtFine/val/{city}/{name}_gtFine_polygons.json").write_text("{}")
+    return tmp_path
+
+
+def test_cityscapes_ids_become_the_train_ids_of_cityscapesscripts(cityscapes_root):
+    _, target = open_dataset("cityscapes", cityscapes_root, "val").read(0)
+    assert target.dtype == np.uint8
+    assert target[0].tolist() == [entry.trainId % 256 for i, entry in id2label.items() if i >= 0]
+
+
+def test_cityscapes_pairs_cities_sorted_by_name(cityscapes_root):
+    dataset = open_dataset("cityscapes", cityscapes_root, "val")
+    expected = ["aachen/aachen_000001_000019", "aachen/aachen_000002_000019", "ulm/ulm_000001_000019"]
+    assert [pair.name for pair in dataset.pairs] == expected
+
+
+def test_reading_writes_nothing_into_the_tree(cityscapes_root):
+    def tree():
+        return {path: path.stat().st_mtime_ns for path in cityscapes_root.rglob("*")}
+
+    before = tree()
+    dataset = open_dataset("cityscapes", cityscapes_root, "val")
+    for index in range(len(dataset)):
+        dataset.read(index)
+    assert tree() == before
+
+
+def test_folder_reads_an_rgb_image_of_native_size_and_maps_its_ids(root):
+    save(root / "images/train/a.png", np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
+    image, target = open_dataset("folder", root, "train").read(0)
+    assert image.dtype == target.dtype == np.uint8
+    assert image.tolist() == np.arange(18).reshape(2, 3, 3).tolist()
+    assert target.tolist() == TRAIN_IDS
+
+
+def test_folder_opens_with_its_own_classes_in_the_files_order(root):
+    assert open_dataset("folder", root, "train").label_map.names == ("road", "car")
+
+
+def test_folder_matches_nested_files_of_different_suffixes(root):
+    save(root / "images/train/x/y/b.c.JPG", picture(), format="JPEG")
+    save(root / "labels/train/x/y/b.c.tif", IDS)
+    dataset = open_dataset("folder", root, "train")
+    assert [pair.name for pair in dataset.pairs] == ["a", "x/y/b.c"]
+    assert dataset.read(1)[1].tolist() == TRAIN_IDS
+
+
+def test_equal_stems_in_different_subfolders_are_different_pairs(root):
+    for sub, value in (("x", 7), ("y", 26)):
+        save(root / f"images/train/{sub}/a.png", picture())
+        save(root / f"labels/train/{sub}/a.png", np.full((2, 3), value, np.uint8))
+    dataset = open_dataset("folder", root, "train")
+    assert [dataset.read(i)[1][0, 0] for i in (1, 2)] == [0, 1]
+
+
+def test_folder_takes_patterns_for_its_places(root):
+    save(root / "pictures/a.png", picture())
+    save(root / "masks-val/a.png", IDS)
+    (root / "classes.yaml").rename(root / "names.yaml")
+    dataset = open_dataset("folder", root, "val", "pictures", "masks-{split}", "names.yaml")
+    assert dataset.read(0)[1].tolist() == TRAIN_IDS
+
+
+def test_rgb_masks_are_read_by_their_colours(root):
+    save(root / "labels/train/a.png", np.array([[COLORS[i] for i in row] for row in IDS.tolist()], np.uint8))
+    assert open_dataset("folder", root, "train").read(0)[1].tolist() == TRAIN_IDS
+
+
+def test_palette_masks_are_read_by_their_indices(root):
+    mask = Image.fromarray(IDS, "L")
+    mask = mask.convert("P")
+    mask.putdata(IDS.ravel().tolist())
+    mask.putpalette([9, 9, 9] * 256)
+    mask.save(root / "labels/train/a.png")
+    assert open_dataset("folder", root, "train").read(0)[1].tolist() == TRAIN_IDS
+
+
+def test_sixteen_bit_masks_keep_ids_beyond_255(root):
+    save(root / "labels/train/a.png", np.array([[300, 7, 0], [26, 7, 300]], np.uint16))
+    assert open_dataset("folder", root, "train").read(0)[1].tolist() == [[1, 0, 255], [1, 0, 1]]
+
+
+def test_hidden_files_and_folders_are_skipped(root):
+    save(root / "images/train/.b.png", picture())
+    save(root / "images/train/.thumbnails/c.png", picture())
+    save(root / "labels/train/.d.png", IDS)
+    assert [pair.name for pair in open_dataset("folder", root, "train").pairs] == ["a"]
+
+
+def test_files_that_are_no_pictures_are_skipped(root):
+    (root / "images/train/notes.txt").write_text("none")
+    assert len(open_dataset("folder", root, "train")) == 1
+
+
+def test_pairs_are_sorted_by_name_whatever_the_order_of_creation(root):
+    for name in ("z", "m", "b", "B", "10", "9"):
+        save(root / f"images/train/{name}.png", picture())
+        save(root / f"labels/train/{name}.png", IDS)
+    names = [pair.name for pair in open_dataset("folder", root, "train").pairs]
+    assert names == ["10", "9", "B", "a", "b", "m", "z"]
+
+
+def test_a_label_outside_the_map_is_refused_with_its_value_and_place(root):
+    save(root / "labels/train/a.png", np.array([[7, 7, 7], [7, 99, 7]], np.uint8))
+    message = refused("folder", root, "train")
+    assert str(root / "labels/train/a.png") in message
+    assert "label 99 at row 1, column 1" in message
+
+
+def test_a_colour_outside_the_map_is_refused_with_its_value(root):
+    save(root / "labels/train/a.png", np.full((2, 3, 3), (1, 2, 3), np.uint8))
+    message = refused("folder", root, "train")
+    assert str(root / "labels/train/a.png") in message
+    assert "[1, 2, 3]" in message
+
+
+def test_an_image_without_a_label_map_is_refused(root):
+    save(root / "images/train/b.png", picture())
+    assert f"{root / 'images/train/b.png'}: image without a label map (1 in all)" in refused("folder", root, "train")
+
+
+def test_a_label_map_without_an_image_is_refused(root):
+    save(root / "labels/train/b.png", IDS)
+    assert f"{root / 'labels/train/b.png'}: label map without an image (1 in all)" in refused("folder", root, "train")
+
+
+def test_sizes_that_differ_are_refused_with_both_sizes(root):
+    save(root / "images/train/a.png", picture(3, 2))
+    message = refused("folder", root, "train")
+    assert str(root / "labels/train/a.png") in message
+    assert "2 x 3" in message
+    assert "3 x 2" in message
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+def test_two_files_of_one_stem_are_refused_with_both_paths(root, kind):
+    save(root / kind / "train/a.bmp", picture() if kind == "images" else IDS)
+    message = refused("folder", root, "train")
+    assert str(root / kind / "train/a.bmp") in message
+    assert str(root / kind / "train/a.png") in message
+
+
+def test_a_missing_root_is_refused_with_its_path(tmp_path):
+    assert f"{tmp_path / 'nowhere'}: no such folder" in refused("camvid", tmp_path / "nowhere", "val")
+
+
+def test_a_missing_split_is_refused_with_its_path(root):
+    assert f"{root / 'images/val'}: no such folder" in refused("folder", root, "val")
+
+
+def test_an_empty_folder_is_refused_with_its_path(root):
+    (root / "images/val").mkdir()
+    assert f"{root / 'images/val'}: holds no file" in refused("folder", root, "val")
+
+
+def test_a_missing_classes_file_is_refused_with_its_path(root):
+    (root / "classes.yaml").unlink()
+    assert str(root / "classes.yaml") in refused("folder", root, "train")
+
+
+def test_an_unknown_data_set_is_refused_with_the_known_names(tmp_path):
+    assert "dataset 'kitti': unknown; use one of cityscapes, camvid, folder" in refused("kitti", tmp_path, "val")
+
+
+def test_a_broken_image_is_refused_with_its_path(root):
+    (root / "images/train/a.png").write_bytes(b"no picture")
+    assert str(root / "images/train/a.png") in refused("folder", root, "train")

@@ -1,0 +1,204 @@
+import os
+import runpy
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dlaseg.config import AugmentConfig
+from dlaseg.data import transforms
+from dlaseg.data.transforms import Augmentation, normalize, to_tensor
+
+FILL = (124.0, 116.0, 104.0)
+
+
+def augmentation(**strengths):
+    """Does nothing but what is asked for."""
+    still = {"scale": (1.0, 1.0), "crop_size": (32, 32), "rotation": 0.0, "jitter": 0.0, "flip": 0.0}
+    return Augmentation(AugmentConfig(**{**still, **strengths}), FILL)
+
+
+def everything(crop_size=(32, 32)):
+    return augmentation(scale=(0.5, 2.0), crop_size=crop_size, rotation=10.0, jitter=0.4, flip=0.5)
+
+
+def sample(height=48, width=64):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    return image, rng.choice(np.array([3, 7, 18, 255], np.uint8), (height, width))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (20, 90), (90, 20), (64, 96), (33, 65)])
+@pytest.mark.parametrize("crop_size", [(32, 32), (32, 96)])
+def test_the_output_has_the_crops_size_and_eight_bits(size, crop_size):
+    augment = everything(crop_size)
+    for seed in range(8):
+        image, target = augment(*sample(*size), (seed,))
+        assert image.shape == (*crop_size, 3)
+        assert target.shape == crop_size
+        assert image.dtype == target.dtype == np.uint8
+
+
+@pytest.mark.parametrize("rotation", [10.0, 45.0, 180.0])
+@pytest.mark.parametrize("crop_size", [(32, 128), (128, 32)])
+def test_an_elongated_crop_keeps_its_size_at_any_rotation(crop_size, rotation):
+    _, target = augmentation(crop_size=crop_size, rotation=rotation)(*sample(200, 200), (0,))
+    assert target.shape == crop_size
+
+
+def test_labels_are_never_blended():
+    augment = everything()
+    seen = set()
+    for seed in range(30):
+        seen.update(np.unique(augment(*sample(), (seed,))[1]).tolist())
+    assert seen == {3, 7, 18, 255}
+
+
+def test_outside_the_image_the_label_is_255_and_the_pixel_the_fill():
+    image, target = augmentation()(np.zeros((20, 24, 3), np.uint8), np.zeros((20, 24), np.uint8), (0,))
+    assert (target == 255).sum() == 32 * 32 - 20 * 24
+    assert np.unique(image[target == 255], axis=0).tolist() == [list(FILL)]
+    assert not image[target == 0].any()
+
+
+def test_corners_that_a_rotation_uncovers_are_255_and_the_fill():
+    augment = augmentation(rotation=45.0)
+    image, target = augment(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8), (1,))
+    far = cv2.erode((target == 255).astype(np.uint8), np.ones((5, 5)), borderValue=1) > 0
+    assert far.any()
+    assert np.unique(image[far], axis=0).tolist() == [list(FILL)]
+
+
+def test_a_rotated_crop_inside_a_large_image_uncovers_nothing():
+    augment = augmentation(rotation=30.0)
+    for seed in range(20):
+        assert not augment(np.zeros((96, 96, 3), np.uint8), np.zeros((96, 96), np.uint8), (seed,))[1].any()
+
+
+def test_the_same_seed_gives_the_same_sample_whatever_came_before():
+    first, second = everything(), everything()
+    expected = first(*sample(), (1, 2, 3))
+    second(*sample(), (9, 9, 9))
+    again = second(*sample(), (1, 2, 3))
+    assert all(np.array_equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+@pytest.mark.parametrize("other", [(2, 0, 0), (0, 2, 0), (0, 0, 2), (0, 1, 1)])
+def test_every_part_of_the_seed_matters(other):
+    augment = everything()
+    assert not np.array_equal(augment(*sample(), (1, 0, 0))[0], augment(*sample(), other)[0])
+    assert not np.array_equal(augment(*sample(), (0, 1, 0))[0], augment(*sample(), (0, 0, 1))[0])
+
+
+def test_the_callers_arrays_are_left_as_they_are():
+    image, target = sample()
+    before = image.copy(), target.copy()
+    everything()(image, target, (0,))
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(target, before[1])
+
+
+def test_scale_brightness_and_flip_are_independent_of_one_another():
+    augment = augmentation(scale=(1.0, 2.0), jitter=0.4, flip=0.5)
+    image = np.full((64, 128, 3), 100, np.uint8)
+    columns = np.tile(np.arange(128, dtype=np.uint8), (64, 1))
+    drawn = []
+    for seed in range(200):
+        out, labels = augment(image, columns, (0, 0, seed))
+        row = labels[16].astype(int)
+        drawn.append((len(np.unique(row)), out.mean(), row[0] > row[-1]))
+    correlation = np.corrcoef(np.array(drawn, float).T)
+    assert np.abs(correlation[np.triu_indices(3, 1)]).max() < 0.25
+
+
+def test_strengths_span_their_ranges():
+    augment = augmentation(scale=(1.0, 2.0), jitter=0.4, flip=0.25)
+    image = np.full((64, 128, 3), 100, np.uint8)
+    columns = np.tile(np.arange(128, dtype=np.uint8), (64, 1))
+    outputs = [augment(image, columns, (seed,)) for seed in range(200)]
+    counts = [len(np.unique(labels[16])) for _, labels in outputs]
+    brightness = [out.mean() for out, _ in outputs]
+    flipped = [int(labels[16, 0]) > int(labels[16, -1]) for _, labels in outputs]
+    assert 15 <= min(counts) < 18 < 29 < max(counts) <= 32
+    assert 59 <= min(brightness) < 65 < 135 < max(brightness) <= 141
+    assert 0.15 < np.mean(flipped) < 0.35
+
+
+# Nearest neighbour is half a pixel off on average where it shrinks, a whole one at most.
+@pytest.mark.parametrize(("scale", "tolerance"), [((1.0, 1.0), 0.1), ((1.0, 2.0), 0.4), ((0.5, 1.0), 1.0)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_image_and_label_stay_aligned(axis, scale, tolerance):
+    augment = augmentation(scale=scale, crop_size=(64, 64), rotation=20.0, flip=0.5)
+    position = np.indices((120, 120))[axis].astype(np.uint8)
+    image = np.repeat(2 * position[..., None], 3, axis=2)
+    for seed in range(20):
+        out, labels = augment(image, position, (seed,))
+        inside = cv2.erode((labels != 255).astype(np.uint8), np.ones((7, 7)), borderValue=0) > 0
+        apart = out[..., 0][inside] / 2 - labels[inside]  # in pixels of the original
+        assert inside.sum() > 200
+        assert abs(apart.mean()) < tolerance
+        assert np.abs(apart).max() <= 3
+
+
+def test_the_identity_changes_nothing():
+    image, target = sample(32, 64)
+    out, labels = augmentation(crop_size=(32, 64))(image, target, (5,))
+    assert np.array_equal(out, image)
+    assert np.array_equal(labels, target)
+
+
+def test_a_flip_mirrors_image_and_label():
+    image, target = sample(32, 64)
+    out, labels = augmentation(crop_size=(32, 64), flip=1.0)(image, target, (5,))
+    assert np.array_equal(out, image[:, ::-1])
+    assert np.array_equal(labels, target[:, ::-1])
+
+
+def test_jitter_changes_the_image_and_leaves_the_label():
+    image, target = sample(32, 64)
+    out, labels = augmentation(crop_size=(32, 64), jitter=0.4)(image, target, (5,))
+    assert not np.array_equal(out, image)
+    assert np.array_equal(labels, target)
+
+
+def test_to_tensor_puts_the_channels_first():
+    image, _ = sample()
+    tensor = to_tensor(image[:, ::-1])
+    assert tensor.dtype == torch.uint8
+    assert np.array_equal(tensor.numpy(), image[:, ::-1].transpose(2, 0, 1))
+
+
+def test_normalize_is_the_formula():
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    column = (1, 3, 1, 1)
+    expected = (images.numpy() / 255 - np.reshape(mean, column)) / np.reshape(std, column)
+    result = normalize(images, mean, std)
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_normalize_leaves_its_input_and_memory_format():
+    images = torch.full((2, 3, 5, 7), 9, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    result = normalize(images, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    assert (images == 9).all()
+    assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_importing_keeps_albumentations_from_asking_the_network(monkeypatch):
+    seen = []
+
+    class Witness:
+        def find_spec(self, name, *rest):
+            if name == "albumentations":
+                seen.append(os.environ.get("NO_ALBUMENTATIONS_UPDATE"))
+                raise ImportError("witnessed")
+
+    monkeypatch.delenv("NO_ALBUMENTATIONS_UPDATE", raising=False)
+    monkeypatch.delitem(sys.modules, "albumentations")
+    monkeypatch.setattr(sys, "meta_path", [Witness(), *sys.meta_path])
+    with pytest.raises(ImportError, match="witnessed"):
+        runpy.run_path(transforms.__file__)
+    assert seen == ["1"]

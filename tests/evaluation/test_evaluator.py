@@ -1,0 +1,230 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from dlaseg import create_model, save_model
+from dlaseg.data.datasets import open_dataset
+from dlaseg.errors import UserError
+from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.scoring import score
+
+NAMES = ("road", "car", "sky", "moon")
+SIZES = [(33, 47), (64, 32), (21, 65)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def write_pair(root, name, image, labels):
+    for kind, array in (("images", image), ("labels", labels)):
+        (root / kind / "val").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(root / kind / "val" / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Images of odd sizes; the truth holds the first three classes and ignored pixels, never the moon."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    classes = ", ".join(f"{{name: {name}}}" for name in NAMES)
+    (root / "classes.yaml").write_text(f"classes: [{classes}]")
+    for i, size in enumerate(SIZES):
+        blocks = rng.integers(0, 256, (9, 9, 3), np.uint8).repeat(9, 0).repeat(9, 1)
+        labels = rng.choice(np.array([0, 1, 2, 255], np.uint8), size)
+        write_pair(root, i, np.ascontiguousarray(blocks[: size[0], : size[1]]), labels)
+    return open_dataset("folder", root, "val")
+
+
+@pytest.fixture(scope="module")
+def model(dataset):
+    """Weights at random that say road, car and sky, never moon."""
+    torch.manual_seed(0)
+    model = create_model("dla46_c", len(NAMES), stride=4)
+    model.label_map = dataset.label_map
+    model.eval()
+    with torch.no_grad():
+        coarse = torch.cat([model.coarse_logits(pixels(model, dataset, i)).flatten(2) for i in range(len(SIZES))], 2)
+        # equally likely classes
+        spread, middle = coarse.std((0, 2)), coarse.mean((0, 2))
+        model.head.weight.div_(spread[:, None, None, None])
+        model.head.bias.sub_(middle).div_(spread)
+        model.head.bias[3] = -1e4
+    return model
+
+
+def pixels(model, dataset, index):
+    image = torch.from_numpy(dataset.read(index)[0]).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
+    return (image - mean) / std
+
+
+def counted(dataset, predict):
+    """The confusion matrix of `predict(index)` by a plain loop."""
+    matrix = np.zeros((len(NAMES), len(NAMES)), int)
+    for index in range(len(dataset)):
+        truth, guess = dataset.read(index)[1].astype(int), predict(index)[0].numpy()
+        seen = truth != 255
+        matrix += np.bincount(4 * truth[seen] + guess[seen], minlength=16).reshape(4, 4)
+    return matrix
+
+
+def averaged(model, x, scales, flip):
+    """Mean class probabilities, written out."""
+    maps = []
+    with torch.no_grad():
+        for scale in scales:
+            size = [round(side * scale) for side in x.shape[-2:]]
+            small = x if scale == 1 else F.interpolate(x, size, mode="bilinear", antialias=scale < 1)
+            variants = [model(small)] + ([model(small.flip(3)).flip(3)] if flip else [])
+            maps += [F.interpolate(logits, x.shape[-2:], mode="bilinear").softmax(1) for logits in variants]
+    return torch.stack(maps).mean(0).argmax(1)
+
+
+def agree(matrix, expected):
+    """Rounding may turn a pixel or two where two classes tie."""
+    return matrix.sum() == expected.sum() and np.abs(matrix - expected).sum() <= 4
+
+
+def test_evaluate_equals_a_plain_loop_over_full_logits(model, dataset):
+    with torch.no_grad():
+        expected = counted(dataset, lambda index: model(pixels(model, dataset, index)).argmax(1))
+    assert np.count_nonzero(expected) == 9  # the case says something about every pair of classes
+    assert agree(evaluate(model, dataset).matrix, expected)
+
+
+@pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((1.0, 0.5), False), ((0.5, 1.5), True)])
+def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales, flip):
+    expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip))
+    result = evaluate(model, dataset, scales=scales, flip=flip).matrix
+    assert agree(result, expected)
+    assert not agree(result, evaluate(model, dataset).matrix)
+
+
+def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, tmp_path):
+    half = np.random.default_rng(1).integers(0, 256, (7, 7, 3), np.uint8).repeat(9, 0).repeat(9, 1)
+    write_pair(tmp_path, "a", np.concatenate([half, half[:, ::-1]], 1), np.zeros((63, 126), np.uint8))
+    (tmp_path / "classes.yaml").write_text((dataset.pairs[0].image.parents[2] / "classes.yaml").read_text())
+    seen = []
+    symmetric = open_dataset("folder", tmp_path, "val")
+    evaluate(model, symmetric, flip=True, on_image=lambda index, *arrays: seen.append(arrays[2]))
+    assert np.mean(seen[0] != seen[0][:, ::-1]) < 0.01
+    assert len(np.unique(seen[0])) > 1
+
+
+def test_the_workers_change_nothing(model, dataset):
+    assert (evaluate(model, dataset, workers=1).matrix == evaluate(model, dataset).matrix).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_models_mode_is_restored_and_its_buffers_untouched(model, dataset, training):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train(training)
+    evaluate(model, dataset)
+    after = model.training
+    model.eval()
+    assert after is training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_mode_is_restored_after_an_error(model, dataset):
+    def fail(*row):
+        raise RuntimeError("stop")
+
+    model.train()
+    with pytest.raises(RuntimeError, match="stop"):
+        evaluate(model, dataset, on_image=fail)
+    after = model.training
+    model.eval()
+    assert after
+
+
+def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
+    rows = []
+    matrix = evaluate(model, dataset, on_image=lambda *row: rows.append(row)).matrix
+    assert [row[0] for row in rows] == [0, 1, 2]
+    for index, image, target, prediction in rows:
+        expected = dataset.read(index)
+        assert np.array_equal(image, expected[0])
+        assert np.array_equal(target, expected[1])
+        assert prediction.shape == target.shape
+    assert matrix.trace() == sum(int((row[2] == row[3]).sum()) for row in rows)
+
+
+def test_classes_that_differ_are_refused(dataset):
+    other = create_model("dla46_c", len(NAMES))
+    with pytest.raises(
+        UserError, match=r"weights know 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\)"
+    ):
+        evaluate(other, dataset)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 11.0, float("nan")])
+def test_a_scale_out_of_range_is_refused(model, dataset, scale):
+    with pytest.raises(UserError, match=f"scale {scale}"):
+        evaluate(model, dataset, scales=(1.0, scale))
+
+
+@pytest.fixture(scope="module")
+def scored(model, dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scored")
+    save_model(model, folder / "weights.safetensors")
+    table = score(folder / "weights.safetensors", dataset, folder / "new/out", workers=0, device="cpu")
+    return folder, table, json.loads((folder / "new/out/scores.json").read_text())
+
+
+def test_scores_json_has_the_documented_keys(scored):
+    _, _, record = scored
+    means = {"miou", "pixel_accuracy", "mean_accuracy"}
+    assert set(record) == means | {"classes", "absent_classes", "confusion_matrix", "protocol"}
+    assert list(record["classes"]) == list(NAMES)
+    assert all(set(entry) == {"iou", "accuracy", "pixels"} for entry in record["classes"].values())
+
+
+def test_scores_json_holds_what_evaluate_counts(scored, model, dataset):
+    _, _, record = scored
+    confusion = evaluate(model, dataset)
+    scores = confusion.scores()
+    assert record["confusion_matrix"] == confusion.matrix.tolist()
+    assert (record["miou"], record["pixel_accuracy"]) == (scores.miou, scores.pixel_accuracy)
+    assert [entry["iou"] for entry in record["classes"].values()] == list(scores.iou)
+
+
+def test_an_absent_class_is_null_and_named(scored):
+    _, _, record = scored
+    assert record["classes"]["moon"] == {"iou": None, "accuracy": None, "pixels": 0}
+    assert record["absent_classes"] == ["moon"]
+    assert record["miou"] == pytest.approx(sum(record["classes"][name]["iou"] for name in NAMES[:3]) / 3)
+
+
+def test_the_protocol_says_what_was_scored_and_how(scored):
+    folder, _, record = scored
+    protocol = record["protocol"]
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    assert protocol["weights_sha256"] == digest
+    assert protocol.pop("versions").keys() == {"dlaseg", "torch", "numpy"}
+    expected = {"dataset": "folder", "split": "val", "images": 3, "scales": [1.0], "flip": False}
+    assert protocol == {**expected, "weights_sha256": digest}
+
+
+def test_the_contact_sheet_is_a_picture_that_opens(scored):
+    with Image.open(scored[0] / "new/out/sheet.png") as sheet:
+        sheet.load()
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 200
+
+
+def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):
+    lines = {line.split()[0]: line.split() for line in scored[1].splitlines() if line}
+    assert set(NAMES) <= set(lines)
+    assert lines["moon"][1:3] == ["-", "-"]
+    assert lines["mean"][1] == f"{scored[2]['miou'] * 100:.2f}"

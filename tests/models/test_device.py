@@ -1,0 +1,82 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dlaseg.errors import UserError
+from dlaseg.models import device
+from dlaseg.models.device import gains_from_bfloat16, keep_freed_memory, memory_format, pick_device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")]
+)
+def test_auto_takes_the_first_device_that_is_there(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert pick_device("auto").type == expected
+
+
+def test_cpu_is_the_cpu():
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:99", "CPU", "xpu"])
+def test_a_device_that_is_not_there_is_refused_by_its_name(name):
+    with pytest.raises(UserError) as caught:
+        pick_device(name)
+    assert str(caught.value) == f"device {name!r}: not on this machine: use auto or cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_cuda_is_refused_where_it_is_absent():
+    with pytest.raises(UserError, match="device 'cuda': not on this machine"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cpu", torch.channels_last), ("cuda", torch.channels_last), ("mps", torch.contiguous_format)],
+)
+def test_memory_format_is_channels_last_where_convolutions_gain_from_it(name, expected):
+    assert memory_format(torch.device(name)) is expected
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_cpu_gains_from_bfloat16_just_if_it_has_amx(monkeypatch, amx):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert gains_from_bfloat16(torch.device("cpu")) is amx
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_cuda_gains_from_bfloat16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert gains_from_bfloat16(torch.device("cuda")) is expected
+
+
+def test_other_devices_do_not_gain_from_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert not gains_from_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
+def test_freed_memory_can_be_kept_on_linux():
+    # In a process of its own, for it stays so as long as the process runs
+    code = "from dlaseg.models.device import keep_freed_memory as keep; print(keep())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_freed_memory_is_left_alone_elsewhere(monkeypatch, platform):
+    monkeypatch.setattr(device.sys, "platform", platform)
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: pytest.fail("the C library was opened"))
+    assert keep_freed_memory() is False
+
+
+def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: object())
+    assert keep_freed_memory() is False

@@ -1,0 +1,309 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.errors import UserError
+from dlaseg.models.weights import load_model
+from dlaseg.training import trainer
+from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.schedules import poly
+from dlaseg.training.trainer import fit, initial_state, open_split, step_function
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _plain_process(monkeypatch):
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("camvid")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2)):
+        for index in range(count):
+            labels = np.zeros((48, 64), np.uint8)
+            labels[:, rng.integers(16, 48) :] = 3
+            labels[:4] = 11
+            image = np.where(labels[..., None] == 3, 200, 40) + rng.integers(0, 30, (48, 64, 3))
+            for name, pixels in ((split, image.astype(np.uint8)), (f"{split}annot", labels)):
+                (root / name).mkdir(exist_ok=True)
+                Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+def tiny(root: Path) -> Config:
+    return Config(
+        name="tiny",
+        data=DataConfig(dataset="camvid", root=str(root), workers=0),
+        model=ModelConfig(name="dla46_c", stride=4),
+        augment=AugmentConfig(scale=(0.8, 1.25), crop_size=(32, 64), rotation=5, jitter=0.2),
+        train=TrainConfig(
+            epochs=3, batch_size=2, lr=0.05, warmup_steps=2, eval_every=1, precision="float32", device="cpu"
+        ),
+    )
+
+
+@pytest.fixture
+def config(root) -> Config:
+    return tiny(root)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def run(config: Config, output: Path, resume: bool = False) -> trainer.TrainState:
+    return fit(config, output, resume, report=silent)
+
+
+def interrupt_after(epoch: int):
+    def report(line: str) -> None:
+        if line.startswith(f"epoch {epoch}/"):
+            raise KeyboardInterrupt
+
+    return report
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def small(config: Config, **train: object) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
+
+
+def assert_same_tensors(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def made_batch(label: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8, generator=generator)
+    return images, torch.full((2, 32, 64), label, dtype=torch.uint8)
+
+
+def fresh(config: Config) -> trainer.TrainState:
+    return initial_state(config, open_split(config, "train"), CPU)
+
+
+@pytest.fixture(scope="session")
+def straight(root, tmp_path_factory):
+    """An uninterrupted run of three epochs, its record, folder and last state; read only."""
+    config = tiny(root)
+    output = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "keep_freed_memory", lambda: True)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        state = run(config, output)
+        torch.set_num_threads(threads)
+    return config, output, state
+
+
+def test_the_loss_falls_on_a_tiny_set(config):
+    config = small(config, warmup_steps=0)
+    step = step_function(config.train, fresh(config), 100, CPU)
+    losses = [step(*made_batch())[0] for _ in range(8)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config, tmp_path):
+    _, whole, _ = straight
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path / "run", report=interrupt_after(2))
+    assert load_checkpoint(tmp_path / "run/last.ckpt")["epoch"] == 2
+    run(config, tmp_path / "run", resume=True)
+    one, other = load_checkpoint(whole / "last.ckpt"), load_checkpoint(tmp_path / "run/last.ckpt")
+    assert_same_tensors(one["model"], other["model"])
+    assert one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
+    assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
+    for key, entry in one["optimizer"]["state"].items():
+        assert torch.equal(entry["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
+    for before, after in zip(lines(whole), lines(tmp_path / "run"), strict=True):
+        assert all(before[name] == after[name] for name in ("epoch", "step", "loss", "lr", "miou"))
+    assert (whole / "best.safetensors").read_bytes() == (tmp_path / "run/best.safetensors").read_bytes()
+
+
+def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(config, tmp_path, monkeypatch):
+    write = trainer.write_text
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "log.jsonl":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    config = small(config, epochs=2)
+    monkeypatch.setattr(trainer, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path)
+    monkeypatch.setattr(trainer, "write_text", write)
+    run(config, tmp_path, resume=True)
+    assert [row["epoch"] for row in lines(tmp_path)] == [1, 2]
+
+
+def test_a_run_leaves_every_file_of_the_run_folder(straight):
+    _, output, _ = straight
+    names = {path.name.split(".out.")[0] for path in output.iterdir()}
+    names = {"events" if name.startswith("events") else name for name in names}
+    assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"}
+
+
+def test_the_log_has_one_row_per_epoch_with_steps_counted_on(straight):
+    _, output, _ = straight
+    assert [(row["epoch"], row["step"]) for row in lines(output)] == [(1, 2), (2, 4), (3, 6)]
+
+
+def test_the_weights_file_loads_without_the_run_folder(straight, tmp_path):
+    _, output, _ = straight
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((output / "best.safetensors").read_bytes())
+    model = load_model(alone)
+    assert model.label_map.num_classes == 11
+    assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        ("train", "lr", 0.04),
+        ("train", "epochs", 4),
+        ("augment", "crop_size", (64, 64)),
+        ("model", "stride", 8),
+        ("data", "val_split", "train"),
+    ],
+)
+def test_a_resume_with_a_changed_field_is_refused_by_its_name(straight, section, field, value):
+    config, output, _ = straight
+    changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+    before = (output / "last.ckpt").read_bytes()
+    with pytest.raises(UserError, match=rf"^{section}\.{field} "):
+        run(changed, output, resume=True)
+    assert (output / "last.ckpt").read_bytes() == before
+
+
+def test_a_run_may_move_to_another_folder_and_number_of_workers(straight, tmp_path, root):
+    config, output, _ = straight
+    moved = tmp_path / "moved"
+    moved.symlink_to(root)
+    data = dataclasses.replace(config.data, root=str(moved), workers=1)
+    trainer.check_output(dataclasses.replace(config, name="other", data=data), output, resume=True)
+
+
+def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path):
+    _, output, _ = straight
+    for name in ("config.yaml", "last.ckpt"):
+        (tmp_path / name).write_bytes((output / name).read_bytes())
+    state = run(config, tmp_path, resume=True)
+    assert (state.epoch, state.step) == (3, 6)
+    assert_same_tensors(state.model.state_dict(), load_checkpoint(output / "last.ckpt")["model"])
+
+
+def test_a_resume_without_a_checkpoint_starts_from_the_beginning(straight, config, tmp_path):
+    _, output, _ = straight
+    state = run(small(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
+    assert (state.epoch, state.step, len(lines(tmp_path / "new"))) == (1, 2, 1)
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):
+    config, output, _ = straight
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(UserError, match="holds a run already.*--resume"):
+        run(config, output)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_file_in_the_place_of_the_run_folder_is_refused(config, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match="a file stands where"):
+        run(config, tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(config):
+    state = fresh(config)
+    with torch.no_grad():
+        next(p for name, p in state.model.named_parameters() if name.endswith("bias"))[:] = math.nan
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    with pytest.raises(UserError, match=r"loss is nan at step 1, .* lower train\.lr"):
+        step_function(config.train, state, 10, CPU)(*made_batch())
+    assert state.step == 0
+    for name, parameter in state.model.named_parameters():
+        assert torch.equal(parameter.nan_to_num(7), before[name].nan_to_num(7)), name
+
+
+def test_class_weights_of_another_length_than_the_classes_are_refused(config, tmp_path):
+    with pytest.raises(UserError, match=r"train\.class_weights has 3 numbers, the data set 11 classes"):
+        run(small(config, class_weights=[1.0, 2.0, 3.0]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_weight_zero_teaches_nothing(config):
+    config = small(config, class_weights=[1.0] * 3 + [0.0] + [1.0] * 7)
+    assert step_function(config.train, fresh(config), 10, CPU)(*made_batch(label=3))[0] == 0
+
+
+@pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((0.5, 0.5), 1), ((None, 0.1), 2)])
+def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, monkeypatch, scores, best):
+    made, seen = list(scores), []
+
+    class Confusion:
+        def scores(self):
+            return type("Scores", (), {"miou": made[len(seen) - 1]})
+
+    def evaluate(model, *rest, **more):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return Confusion()
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    state = run(small(config, epochs=2), tmp_path)
+    assert state.best_miou == max(score for score in scores if score is not None)
+    assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
+
+
+def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
+    run(small(config, epochs=3, eval_every=2), tmp_path)
+    assert [row["miou"] is not None for row in lines(tmp_path)] == [False, True, True]
+
+
+def test_the_number_of_workers_changes_no_weight(straight, config, tmp_path):
+    _, _, state = straight
+    config.data.workers = 1
+    assert_same_tensors(run(config, tmp_path).model.state_dict(), state.model.state_dict())
+
+
+def test_another_seed_gives_other_weights(config):
+    one, other = (fresh(small(config, seed=seed)).model.state_dict() for seed in (0, 1))
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_learning_rate_of_each_step_follows_the_schedule(config):
+    state = fresh(config)
+    step = step_function(config.train, state, 4, CPU)
+    for index in range(3):
+        expected = 0.05 * poly(index, 4, warmup=2, power=0.9)
+        assert step(*made_batch())[1] == expected
+        assert {group["lr"] for group in state.optimizer.param_groups} == {expected}
+
+
+def test_a_step_after_a_validation_is_taken_in_training_mode(config):
+    state = fresh(config)
+    state.model.eval()
+    norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    step_function(config.train, state, 4, CPU)(*made_batch())
+    assert all(module.training for module in state.model.modules())
+    assert not torch.equal(norm.running_mean, before)
