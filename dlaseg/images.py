@@ -1,11 +1,13 @@
 """Reading and writing pictures, exactly: what is decoded is what the file says, or an error that names the file."""
 
+import io
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
@@ -20,7 +22,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Lower-case file endings of the formats that OpenCV decodes to 8 or 16 bits."""
 
-LOSSY_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jp2", ".avif"})
+LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
+"""Endings of formats that change values when they compress: never label maps."""
+
+# How Pillow's modes are read as labels: as they are, or without their alpha channel.
+_LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -39,11 +45,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         UserError: the file is missing, empty, truncated, of a foreign format or of floating-point pixels.
     """
     content = _read_bytes(path)
+    if _is_truncated(content):
+        raise UserError(f"{path}: the end of the file is missing: replace or remove it")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
     except cv2.error:  # raised for absurd sizes in a broken header
         image = None
-    if image is None or _is_truncated_jpeg(content):
+    if content[4:12] == b"ftypavif":
+        image = _decode_avif(content)
+    if image is None:
         raise UserError(f"{path}: broken or no image; OpenCV cannot decode it: replace or remove the file")
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -66,26 +76,31 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     """
     if path.suffix.lower() in LOSSY_SUFFIXES:
         raise UserError(f"{path}: a lossy format changes label values; label maps are lossless: save them as PNG")
-    _read_bytes(path)
+    content = _read_bytes(path)
+    depth, color_type = content[24:26] if _is_png(content) and len(content) > 25 else (8, 0)
+    if depth == 16 and color_type != 0:
+        raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
     try:
-        with Image.open(path) as picture:
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode == "RGBA":
-                picture = picture.convert("RGB")
-            elif picture.mode == "LA":
-                picture = picture.convert("L")
-            elif picture.mode == "PA":
-                picture = picture.convert("P")
-            labels = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: broken or no image ({error}): replace or remove the file") from error
-    if labels.dtype == np.bool_:
-        labels = labels.astype(np.uint8)
-    elif labels.dtype in (np.dtype(np.uint16), np.dtype(">u2")):  # 16-bit PNG and TIFF
-        labels = labels.astype(np.int32)
-    if labels.dtype not in (np.uint8, np.int32) or (labels.ndim == 3 and labels.shape[2] != 3):
-        raise UserError(f"{path}: label map of type {labels.dtype}, shape {labels.shape}: use 8- or 16-bit ids, or RGB")
-    return labels
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow only warns of missing data
+            with Image.open(io.BytesIO(content)) as picture:
+                picture.verify()  # checksums, which decoding alone passes over
+            with Image.open(io.BytesIO(content)) as picture:
+                if picture.format in ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"):
+                    raise UserError(f"{path}: {picture.format} changes label values: save label maps as PNG")
+                picture = ImageOps.exif_transpose(picture)
+                if picture.mode not in _LABEL_MODES:
+                    kind = np.asarray(picture).dtype
+                    raise UserError(f"{path}: pixels of type {kind}; labels are 8- or 16-bit ids, or RGB: convert it")
+                mode = _LABEL_MODES[picture.mode]
+                labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
+    except UserError:
+        raise
+    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: broken or no image ({_one_line(error)}): replace or remove the file") from error
+    if depth in (2, 4) and color_type == 0:
+        labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
+    return labels.astype(np.int32 if labels.dtype.itemsize == 2 else np.uint8, copy=False)
 
 
 def write_png(path: Path, image: NDArray[np.integer]) -> None:
@@ -109,7 +124,36 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _is_truncated_jpeg(content: bytes) -> bool:
-    # Some OpenCV releases decode what is there and grey out the rest. Inside the scan 0xFF is always escaped, so
-    # without an end marker after the last start of scan, the scan itself is cut.
-    return content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda")
+def _decode_avif(content: bytes) -> NDArray[np.uint8] | None:
+    # OpenCV passes over an AVIF's orientation, Pillow does not
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _is_png(content: bytes) -> bool:
+    return content[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def _is_truncated(content: bytes) -> bool:
+    """Whether a PNG or JPEG lacks its end.
+
+    Some OpenCV releases decode what is there of a JPEG and grey out the rest, and libpng writes to standard error.
+    """
+    if _is_png(content):
+        return b"IEND\xaeB`\x82" not in content[-64:]
+    if content[:2] != b"\xff\xd8":
+        return False
+    place = 2
+    while content[place : place + 1] == b"\xff":  # segments, up to the first scan
+        if content[place + 1 : place + 2] == b"\xda":
+            # Inside a scan 0xFF is escaped, so this finds its end, not a thumbnail's
+            return content.find(b"\xff\xd9", place) < 0
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

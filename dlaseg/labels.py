@@ -137,12 +137,14 @@ class LabelMap:
             used = {i for _, _, ids in entries for i in ids}
             ignore = content.get("ignore", [IGNORE_INDEX] if IGNORE_INDEX not in used else [])
             names, palette, ids = zip(*entries, strict=True) if entries else ((), (), ())
+            if not isinstance(ignore, list):
+                raise UserError(f"ignore {ignore!r}: a list of ids or colours, such as [255] or [[0, 0, 0]]")
             return cls(
                 names,
                 palette,
                 ids,
-                ignored=tuple(int(i) for i in ignore if not isinstance(i, Sequence)),
-                ignored_colors=tuple(_color(c) for c in ignore if isinstance(c, Sequence)),
+                ignored=tuple(_integer(i, "id") for i in ignore if not isinstance(i, list)),
+                ignored_colors=tuple(_color(c) for c in ignore if isinstance(c, list)),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
@@ -203,7 +205,7 @@ def cityscapes_labels() -> LabelMap:
         names=tuple(label.name for label in classes),
         palette=tuple(label.color for label in classes),
         ids=tuple((label.id,) for label in classes),
-        ignored=tuple(label.id for label in labels if label.trainId in (IGNORE_INDEX, -1) and label.id >= 0),
+        ignored=tuple(label.id for label in labels if label.trainId == IGNORE_INDEX and label.id >= 0),
     )
 
 
@@ -230,7 +232,7 @@ def _class_entry(entry: Mapping[str, Any], index: int) -> tuple[str, Color, tupl
     if unknown:
         raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: a class has 'name', 'id' and 'color'")
     ids = entry.get("id", index)
-    ids = tuple(int(i) for i in ids) if isinstance(ids, Sequence) else (int(ids),)
+    ids = tuple(_integer(i, "id") for i in (ids if isinstance(ids, list) else [ids]))
     if not ids:
         raise UserError(f"class {entry['name']!r} has an empty list of ids: give one at least")
     # Hues a golden angle apart, so that neighbours in the list look different
@@ -239,9 +241,18 @@ def _class_entry(entry: Mapping[str, Any], index: int) -> tuple[str, Color, tupl
     return str(entry["name"]), _color(entry["color"]) if "color" in entry else made_up, ids
 
 
-def _color(values: Sequence[int]) -> Color:
-    red, green, blue = (int(v) for v in values)
+def _color(values: Any) -> Color:
+    if not isinstance(values, list) or len(values) != 3:
+        raise UserError(f"color {values!r}: three values from 0 to 255 (red, green, blue), such as [128, 64, 128]")
+    red, green, blue = (_integer(value, "color value") for value in values)
     return red, green, blue
+
+
+def _integer(value: Any, what: str) -> int:
+    # int() would take "26" and 1.5, and a string is a sequence of digits: misread without a word
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{what} {value!r}: a whole number, without quotes")
+    return value
 
 
 def _packed(colors: NDArray[np.integer]) -> NDArray[np.int32]:

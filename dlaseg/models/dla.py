@@ -244,6 +244,11 @@ class DLA(nn.Module):
             self.fc = nn.Conv2d(c5, num_classes, 1)  # a linear layer; as a convolution in every published checkpoint
         initialize(self)
 
+    def check_input(self, x: Tensor) -> None:
+        """Raises a UserError unless `x` is (N, in_channels, H, W)."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise UserError(f"input of shape {tuple(x.shape)}: this network takes (N, {self.in_channels}, H, W)")
+
     def features(self, x: Tensor) -> list[Tensor]:
         """The feature maps of the six levels.
 
@@ -253,8 +258,7 @@ class DLA(nn.Module):
         Returns:
             Level i: (N, channels[i], ceil(H / 2**i), ceil(W / 2**i)).
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise UserError(f"input of shape {tuple(x.shape)}: this network takes (N, {self.in_channels}, H, W)")
+        self.check_input(x)
         x = self.base_layer(x)
         features = []
         for level in (self.level0, self.level1, self.level2, self.level3, self.level4, self.level5):

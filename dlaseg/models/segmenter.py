@@ -68,6 +68,7 @@ class DLASeg(nn.Module):
         Returns:
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
+        self.backbone.check_input(x)
         height, width = x.shape[-2:]
         pad_bottom, pad_right = -height % MULTIPLE, -width % MULTIPLE
         if pad_bottom or pad_right:

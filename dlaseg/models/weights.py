@@ -29,6 +29,9 @@ def save_model(model: DLASeg, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights files end in .safetensors: name it {path.stem}.safetensors")
+    if not model.arguments:
+        raise UserError(f"{path}: only a model made by create_model can be saved; this one was put together by hand")
+    _check_meaning(model)
     metadata = {
         "format": FORMAT,
         "model": json.dumps(model.arguments),
@@ -71,6 +74,10 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
         label_map = LabelMap.from_dict(json.loads(metadata["labels"]))
         mean, std = json.loads(metadata["mean"]), json.loads(metadata["std"])
         model = create_model(**arguments)
+        model.label_map, model.mean, model.std = label_map, tuple(mean), tuple(std)
+        _check_meaning(model)
+    except UserError as error:
+        raise error if str(error).startswith(str(path)) else UserError(f"{path}: {error}") from error
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: broken or no weights file ({error}): copy it again") from error
     expected = model.state_dict()
@@ -78,5 +85,15 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
     if wrong:
         raise UserError(f"{path}: {len(wrong)} tensors do not fit {arguments['name']}, first {wrong[0]!r}")
     model.load_state_dict(tensors)
-    model.label_map, model.mean, model.std = label_map, tuple(mean), tuple(std)
     return model.to(device).eval()
+
+
+def _check_meaning(model: DLASeg) -> None:
+    """Refuses a label map, mean or std that does not go with the network."""
+    if model.label_map.num_classes != model.num_classes:
+        raise UserError(
+            f"a label map of {model.label_map.num_classes} classes on a network of {model.num_classes}: one each"
+        )
+    for name, values in (("mean", model.mean), ("std", model.std)):
+        if len(values) != model.backbone.in_channels or not all(isinstance(v, float | int) for v in values):
+            raise UserError(f"{name} {list(values)}: one number for each of {model.backbone.in_channels} channels")

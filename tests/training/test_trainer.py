@@ -213,8 +213,7 @@ def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path
     assert_same_tensors(state.model.state_dict(), load_checkpoint(output / "last.ckpt")["model"])
 
 
-def test_a_resume_without_a_checkpoint_starts_from_the_beginning(straight, config, tmp_path):
-    _, output, _ = straight
+def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
     state = run(small(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
     assert (state.epoch, state.step, len(lines(tmp_path / "new"))) == (1, 2, 1)
 
@@ -222,7 +221,7 @@ def test_a_resume_without_a_checkpoint_starts_from_the_beginning(straight, confi
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):
     config, output, _ = straight
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(UserError, match="holds a run already.*--resume"):
+    with pytest.raises(UserError, match=r"holds a run already.*--resume"):
         run(config, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
