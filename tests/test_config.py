@@ -210,7 +210,7 @@ def test_a_value_at_the_edge_of_its_rule_is_taken(name, value):
 
 
 def test_a_crop_of_500_is_refused_with_the_nearest_sizes_that_fit():
-    with pytest.raises(UserError, match="500 x 40: .* use 512 x 32$"):
+    with pytest.raises(UserError, match=r"500 x 40: .* use 512 x 32$"):
         validate(changed("augment.crop_size", (500, 40)))
 
 

@@ -165,7 +165,11 @@ def _files_below(top: Path, ending: str, suffixes: frozenset[str]) -> dict[str, 
         raise UserError(f"{top}: no such folder; expected files such as {top}/NAME{ending}.png")
     files: dict[str, Path] = {}
     for path in sorted(top.rglob(f"*{ending}.*")):
-        if path.suffix.lower() not in suffixes or any(part.startswith(".") for part in path.relative_to(top).parts):
+        if (
+            path.suffix.lower() not in suffixes
+            or not path.is_file()
+            or any(part.startswith(".") for part in path.relative_to(top).parts)
+        ):
             continue
         name = path.relative_to(top).with_suffix("").as_posix().removesuffix(ending)
         if name in files:

@@ -34,14 +34,18 @@ class Augmentation:
         transforms: list[A.BasicTransform | A.BaseCompose] = []
         if tuple(config.scale) != (1.0, 1.0):
             low, high = config.scale
-            # Area interpolation where it shrinks: linear would skip pixels
-            resize = {"mask_interpolation": cv2.INTER_NEAREST, "area_for_downscale": "image"}
+            least = math.ceil(1 / low)  # pixels that a side needs for one to be left
+            transforms.append(A.PadIfNeeded(least, least, **outside))
+            # Area interpolation where the image shrinks, since linear would skip pixels. Exact: plain nearest takes a
+            # pixel's corner where the image's interpolation takes its middle.
+            resize = {"mask_interpolation": cv2.INTER_NEAREST_EXACT, "area_for_downscale": "image"}
             transforms.append(A.RandomScale((low - 1, high - 1), p=1, **resize))
         if config.rotation:
             # Rotate a crop with just enough margin that its corners stay inside the image where the image has them
-            angle = math.radians(min(config.rotation, 45))
-            above = math.ceil(height * math.cos(angle) + width * math.sin(angle))
-            beside = math.ceil(width * math.cos(angle) + height * math.sin(angle))
+            above, beside = (
+                _turned(side, other, math.radians(config.rotation))
+                for side, other in ((height, width), (width, height))
+            )
             transforms += [
                 A.RandomCrop(above, beside, pad_if_needed=True, pad_position="random", **outside),
                 A.Rotate(config.rotation, mask_interpolation=cv2.INTER_NEAREST, p=1, **outside),
@@ -79,6 +83,12 @@ class Augmentation:
             transform.set_random_seed(int(own))
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]
+
+
+def _turned(side: int, other: int, angle: float) -> int:
+    """How far a rectangle turned by up to `angle` (radians) reaches along `side`, pixels."""
+    worst = min(angle, math.atan2(other, side))
+    return math.ceil(side * math.cos(worst) + other * math.sin(worst))
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -55,7 +55,7 @@ class ConfusionMatrix:
             if ids.size and not (ids.min() >= 0 and ids.max() < self.num_classes):
                 wrong = ids[(ids < 0) | (ids >= self.num_classes)][0]
                 raise UserError(f"{name} id {wrong}: ids are 0 to {self.num_classes - 1} (target: or 255)")
-        cells = truth.astype(np.int64) * self.num_classes + guess
+        cells = truth.astype(np.int64) * self.num_classes + guess.astype(np.int64)
         counts = np.bincount(cells, minlength=self.num_classes**2)
         self.matrix += counts.reshape(self.num_classes, self.num_classes)
 

@@ -55,7 +55,9 @@ def test_a_missing_checkpoint_is_refused(tmp_path):
     refused(tmp_path / "none.ckpt")
 
 
-@pytest.mark.parametrize("write", [lambda o, p: p.write_bytes(pickle.dumps(o)), torch.save])
+@pytest.mark.parametrize(
+    "write", [torch.save, *(lambda o, p, n=n: p.write_bytes(pickle.dumps(o, protocol=n)) for n in (2, 4))]
+)
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, write):
     write({"format": checkpoint.FORMAT, "x": Intruder(tmp_path / "marker")}, tmp_path / "a.ckpt")
     refused(tmp_path / "a.ckpt")

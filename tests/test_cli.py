@@ -1,0 +1,246 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import dlaseg
+from dlaseg import cli
+from dlaseg.cli import COMMANDS, main
+from dlaseg.errors import UserError
+from dlaseg.training import trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_process():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "keep_freed_memory", lambda: True)
+        yield
+    torch.set_num_threads(threads)
+
+
+def training(data: Path, output: Path, *more: str) -> list[str]:
+    words = f"""train --output {output} --data.root {data} --data.workers 0 --model.name dla46_c --model.stride 4
+        --augment.crop_size [64,64] --train.epochs 2 --train.batch_size 2 --train.eval_every 1 --train.device cpu
+        --train.precision float32 --train.lr 0.02""".split()
+    return [*words, *more]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic") / "data"
+    assert main(["data", "synthesize", str(folder), "--train", "4", "--val", "2", "--size", "64", "128"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Path:
+    """The folder of a run on drawn scenes; read only."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(training(data, folder)) == 0
+    return folder
+
+
+def refused(capsys, *words: str) -> str:
+    """The one line that a wrong use prints."""
+    assert main(list(words)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert len(printed.err.splitlines()) == 1, printed.err
+    return printed.err
+
+
+def test_without_a_command_the_overview_is_printed(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().out.startswith("usage: dlaseg COMMAND")
+
+
+def test_the_overview_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name} " in printed for name in COMMANDS)
+
+
+def test_version_prints_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"dlaseg {dlaseg.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(capsys, name):
+    with pytest.raises(SystemExit) as caught:
+        main([*name.split(), "--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"usage: dlaseg {name} ")
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize("words", [["nope"], ["data"], ["data", "nope"], ["--train"]])
+def test_an_unknown_command_is_refused_by_its_name(capsys, words):
+    line = refused(capsys, *words)
+    assert f"no command {' '.join(words)!r}" in line
+    assert all(name in line for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("train --train.lrr 1", "--train.lr"),
+        ("train --learning_rate 1", "--train."),
+        ("train --outptu x", "--output"),
+        ("train --crop_size [64,64]", "--augment.crop_size"),
+        ("infer a b c --overwrit", "--overwrite"),
+        ("eval w --dataset camvid --root . --splt val", "--split"),
+        ("data synthesize x --sed 1", "--seed"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest_one(capsys, words, meant):
+    assert f"did you mean {meant}" in refused(capsys, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("train --train.lr abc", "train.lr: abc is no float"),
+        ("train --train.epochs 1.5", "train.epochs: 1.5 is no int"),
+        ("train --augment.crop_size [64]", "augment.crop_size: [64] is no tuple"),
+        ("train --augment.crop_size [500,500]", "augment.crop_size 500 x 500"),
+        ("train --data.dataset ade", "data.dataset: ade is no one of 'cityscapes', 'camvid', 'folder'"),
+        ("train --data.root nowhere", "nowhere: no such folder"),
+        ("train --config nowhere.yaml", "nowhere.yaml: No such file"),
+        ("train --config", "expected one argument"),
+        ("eval", "weights"),
+        ("eval w.safetensors --dataset ade --root .", "'ade'"),
+        ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
+        ("infer nowhere.safetensors", "required"),
+        ("infer nowhere.safetensors nothing out", "no such file"),
+        ("data synthesize x --size 64", "--size"),
+        ("data synthesize x --train many", "train: many is no int"),
+        ("data synthesize x --size 10 10", "size 10 x 10"),
+    ],
+)
+def test_a_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert part in refused(capsys, *words.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_field_in_a_file_is_refused_in_one_line(capsys, tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {epoch: 3}\n")
+    line = refused(capsys, "train", "--config", str(tmp_path / "a.yaml"))
+    assert "a.yaml: unknown field 'train.epoch': did you mean 'train.epochs'?" in line
+
+
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(capsys, tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [1\nb: }")
+    assert "a.yaml: not YAML" in refused(capsys, "train", "--config", str(tmp_path / "a.yaml"))
+
+
+def test_debug_raises_the_error_itself():
+    with pytest.raises(UserError, match="no command 'nope'"):
+        main(["nope", "--debug"])
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch):
+    def broken(arguments):
+        raise RuntimeError("ours")
+
+    monkeypatch.setitem(COMMANDS, "train", broken)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["train"])
+
+
+def test_an_interrupted_command_exits_with_130_in_one_line(capsys, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "train", interrupted)
+    assert main(["train"]) == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x"), torch.OutOfMemoryError("a\nb\n")])
+def test_what_the_system_refuses_is_said_in_one_line(capsys, monkeypatch, error):
+    def refuses(arguments):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "train", refuses)
+    refused(capsys, "train")
+
+
+def test_training_leaves_every_file_of_the_run_folder(run):
+    for pattern in ("config.yaml", "log.jsonl", "events*", "last.ckpt", "best.safetensors", "environment.json"):
+        assert len(list(run.glob(pattern))) == 1, pattern
+    assert len((run / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_scores_of_the_best_weights_are_the_best_of_the_log(capsys, run, data, tmp_path):
+    words = f"eval {run / 'best.safetensors'} --dataset cityscapes --root {data} --output {tmp_path} --device cpu"
+    assert main([*words.split(), "--workers", "0"]) == 0
+    best = max(json.loads(line)["miou"] for line in (run / "log.jsonl").read_text().splitlines())
+    assert json.loads((tmp_path / "scores.json").read_text())["miou"] == pytest.approx(best, abs=1e-12)
+    assert (tmp_path / "sheet.png").is_file()
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'scores.json'}\n{tmp_path / 'sheet.png'}\n")
+
+
+def test_inference_does_the_good_images_and_names_the_broken_one(capsys, run, tmp_path):
+    images = tmp_path / "in"
+    images.mkdir()
+    for name in ("a", "c"):
+        Image.new("RGB", (40, 30), (90, 90, 90)).save(images / f"{name}.png")
+    (images / "b.png").write_bytes((images / "a.png").read_bytes()[:40])
+    words = f"infer {run / 'best.safetensors'} {images} {tmp_path / 'out'} --device cpu"
+    assert main(words.split()) == 2
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1
+    assert "b.png" in printed.err
+    assert printed.out.startswith("2 done, 0 were there, 1 failed")
+    for kind in ("ids", "color", "overlay"):
+        assert sorted(path.stem for path in (tmp_path / "out" / kind).iterdir()) == ["a", "c"]
+
+
+def test_inference_of_good_images_exits_with_0_and_is_not_done_again(capsys, run, tmp_path):
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
+    words = f"infer {run / 'best.safetensors'} {tmp_path / 'a.png'} {tmp_path / 'out'} --save ids --device cpu".split()
+    assert main(words) == 0
+    assert main(words) == 0
+    assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["1 done", "0 done"]
+
+
+def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys, run, data):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert "--resume" in refused(capsys, *training(data, run))
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run, data):
+    assert "train.lr 0.5: " in refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
+
+
+def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
+    seen = []
+
+    def fit(config, output, resume):
+        seen.append((output, resume))
+        return trainer.TrainState(None, None, 0, 0, [])
+
+    monkeypatch.setattr(trainer, "fit", fit)
+    assert cli.train(["--name", "mine", "--resume"]) == 0
+    assert seen == [(Path("runs/mine"), True)]
+
+
+def test_the_tool_script_is_the_command():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools/train_seg.py"), "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: dlaseg train ")
