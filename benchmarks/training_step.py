@@ -86,9 +86,8 @@ def main() -> None:
                 seconds[kind].append(took)
     median = {kind: statistics.median(times) for kind, times in seconds.items()}
     pairs = [ours / plain for ours, plain in zip(seconds["ours"], seconds["plain"], strict=True)]
-    print(
-        f"median: plain {median['plain']:.2f} s, ours {median['ours']:.2f} s, ratio {median['ours'] / median['plain']:.3f}"
-    )
+    ratio = median["ours"] / median["plain"]
+    print(f"median: plain {median['plain']:.2f} s, ours {median['ours']:.2f} s, ratio {ratio:.3f}")
     print(f"ratios of the rounds: {', '.join(f'{ratio:.3f}' for ratio in sorted(pairs))}")
     for pipe in pipes.values():
         pipe.send(False)

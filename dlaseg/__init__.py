@@ -1,13 +1,17 @@
 """Deep Layer Aggregation for semantic segmentation."""
 
 from dlaseg.errors import UserError
+from dlaseg.evaluation.metrics import ConfusionMatrix
+from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.segmenter import create_backbone, create_model, list_models
 from dlaseg.models.weights import load_model, save_model
 from dlaseg.version import __version__
 
 __all__ = [
+    "ConfusionMatrix",
     "LabelMap",
+    "Predictor",
     "UserError",
     "__version__",
     "create_backbone",

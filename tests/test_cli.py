@@ -95,7 +95,6 @@ def test_an_unknown_command_is_refused_by_its_name(capsys, words):
     ("words", "meant"),
     [
         ("train --train.lrr 1", "--train.lr"),
-        ("train --learning_rate 1", "--train."),
         ("train --outptu x", "--output"),
         ("train --crop_size [64,64]", "--augment.crop_size"),
         ("infer a b c --overwrit", "--overwrite"),

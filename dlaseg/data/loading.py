@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dlaseg.data.datasets import SegmentationDataset
-from dlaseg.data.transforms import Augmentation, to_tensor
+from dlaseg.data.tensors import to_tensor
+from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 
 Key = tuple[int, int]

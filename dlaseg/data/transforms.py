@@ -1,4 +1,4 @@
-"""What happens to an image between the file and the network."""
+"""What is done to a training image and its label map."""
 
 import math
 import os
@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dlaseg.config import AugmentConfig
 from dlaseg.labels import IGNORE_INDEX
@@ -89,27 +87,3 @@ def _turned(side: int, other: int, angle: float) -> int:
     """How far a rectangle turned by up to `angle` (radians) reaches along `side`, pixels."""
     worst = min(angle, math.atan2(other, side))
     return math.ceil(side * math.cos(worst) + other * math.sin(worst))
-
-
-def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) uint8 RGB to (3, H, W) uint8, sharing the memory."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-
-
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixel values to what the network expects: (images / 255 - mean) / std per channel.
-
-    The one place where it is done, on whatever device the images are, for training, scoring and inference alike.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        mean: per channel, in units of 255.
-        std: per channel, in units of 255.
-
-    Returns:
-        (N, C, H, W) float32, in the memory format of the input.
-    """
-    shape = (1, -1, 1, 1)
-    offset = torch.tensor([m * 255 for m in mean], device=images.device).view(shape)
-    factor = torch.tensor([1 / (s * 255) for s in std], device=images.device).view(shape)
-    return images.float().sub_(offset).mul_(factor)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.loading import batches, whole_image_loader
-from dlaseg.data.transforms import normalize
+from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics import ConfusionMatrix
 from dlaseg.models.segmenter import DLASeg, argmax_logits

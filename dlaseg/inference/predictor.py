@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dlaseg.data.transforms import normalize
+from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.inference.backends import BACKENDS
 from dlaseg.models.segmenter import DLASeg, argmax_logits

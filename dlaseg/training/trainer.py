@@ -18,7 +18,8 @@ from tqdm import tqdm
 from dlaseg.config import Config, TrainConfig, flatten, read_yaml, to_yaml, validate
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.loading import batches, train_loader, whole_image_loader
-from dlaseg.data.transforms import Augmentation, normalize
+from dlaseg.data.tensors import normalize
+from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.files import write_json, write_text

@@ -9,7 +9,8 @@ import torch
 
 from dlaseg.config import AugmentConfig
 from dlaseg.data import transforms
-from dlaseg.data.transforms import Augmentation, normalize, to_tensor
+from dlaseg.data.tensors import normalize, to_tensor
+from dlaseg.data.transforms import Augmentation
 
 FILL = (124.0, 116.0, 104.0)
 

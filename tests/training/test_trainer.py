@@ -256,7 +256,7 @@ def test_a_class_of_weight_zero_teaches_nothing(config):
     assert step_function(config.train, fresh(config), 10, CPU)(*made_batch(label=3))[0] == 0
 
 
-@pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((0.5, 0.5), 1), ((None, 0.1), 2)])
+@pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
 def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, monkeypatch, scores, best):
     made, seen = list(scores), []
 

@@ -1,0 +1,32 @@
+"""From pixels to what the network takes. Apart from `transforms`, so that inference need not load albumentations."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """(H, W, 3) uint8 RGB to (3, H, W) uint8, sharing the memory."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Pixel values to what the network expects: (images / 255 - mean) / std per channel.
+
+    The one place where it is done, on whatever device the images are, for training, scoring and inference alike.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        mean: per channel, in units of 255.
+        std: per channel, in units of 255.
+
+    Returns:
+        (N, C, H, W) float32, in the memory format of the input.
+    """
+    shape = (1, -1, 1, 1)
+    offset = torch.tensor([m * 255 for m in mean], device=images.device).view(shape)
+    factor = torch.tensor([1 / (s * 255) for s in std], device=images.device).view(shape)
+    return images.float().sub_(offset).mul_(factor)
