@@ -21,7 +21,7 @@ ALLOWED = {
     "inference": BOTTOM | {"models", "data", "evaluation"},
     "benchmarking": BOTTOM | {"models", "data", "evaluation", "training", "inference"},
     "cli": BOTTOM | {"models", "data", "evaluation", "training", "inference", "benchmarking"},
-    "__init__": {"errors", "labels", "models", "version"},
+    "__init__": BOTTOM | {"models", "data", "evaluation", "training", "inference"},
 }
 
 

@@ -285,6 +285,18 @@ def test_the_number_of_workers_changes_no_weight(straight, config, tmp_path):
     assert_same_tensors(run(config, tmp_path).model.state_dict(), state.model.state_dict())
 
 
+def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypatch):
+    drawn, train_one_epoch = [], trainer.train_one_epoch
+
+    def watched(state, step, loader, epochs):
+        drawn.append({epoch for batch in loader.batch_sampler for epoch, _ in batch})
+        return train_one_epoch(state, step, loader, epochs)
+
+    monkeypatch.setattr(trainer, "train_one_epoch", watched)
+    run(small(config, epochs=2), tmp_path)
+    assert drawn == [{0}, {1}]
+
+
 def test_another_seed_gives_other_weights(config):
     one, other = (fresh(small(config, seed=seed)).model.state_dict() for seed in (0, 1))
     assert any(not torch.equal(one[name], other[name]) for name in one)
