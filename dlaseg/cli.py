@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -25,9 +26,7 @@ def train(arguments: Sequence[str]) -> int:
     parser.add_class_arguments(Config, as_group=False)
     parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", action="append", default=[], type=Path)
-    for path in early.parse_known_args(arguments)[0].config:
+    for path in _config_files(arguments):
         check_keys(read_yaml(path), str(path))
     given = parser.instantiate(parser.parse_args(arguments))
     config = Config(given.name, given.data, given.model, given.augment, given.train)
@@ -137,7 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else 2
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
+    name = " ".join(words[:2]) if words[0] == "data" and words[1:2] != ["--help"] else words[0]
+    if name == "data" and words[1:]:
+        print(_overview())
+        return 0
     try:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; the commands are {', '.join(COMMANDS)}")
@@ -152,6 +154,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
         return 130
+
+
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    """The values of --config, whose keys are looked at before the parser reads them."""
+    following = [value for option, value in pairwise(arguments) if option == "--config"]
+    joined = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    return [Path(value) for value in following + joined]
 
 
 class _Parser(ArgumentParser):

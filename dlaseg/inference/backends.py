@@ -7,18 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dlaseg.errors import UserError
+from dlaseg.models.device import memory_format, pick_device
 from dlaseg.models.segmenter import DLASeg
-
-
-def list_devices() -> list[str]:
-    """The names of this machine's devices, the fastest kind first; `cuda` is the current one of several GPUs."""
-    devices = []
-    if torch.cuda.is_available():
-        devices += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return [*devices, "cpu"]
 
 
 def _fold_batch_norm(model: DLASeg) -> DLASeg:
@@ -39,7 +29,7 @@ class TorchBackend:
 
     Args:
         model: the network.
-        device: one of `list_devices()`, or `auto` for the first of them.
+        device: see `pick_device`.
 
     Attributes:
         device: where `__call__` computes; images that lie there already are not moved.
@@ -49,12 +39,8 @@ class TorchBackend:
     """
 
     def __init__(self, model: DLASeg, device: str = "auto"):
-        devices = list_devices()
-        if device not in ("auto", *devices):
-            raise UserError(f"device {device!r}: not on this machine; use one of auto, {', '.join(devices)}")
-        self.device = torch.device(devices[0] if device == "auto" else device)
-        # oneDNN's convolutions are faster in channels_last; other devices in their own default
-        self._layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.device = pick_device(device)
+        self._layout = memory_format(self.device)
         folded = _fold_batch_norm(copy.deepcopy(model).eval())
         self._model = folded.to(self.device).to(memory_format=self._layout)
 

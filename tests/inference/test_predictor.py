@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlaseg import LabelMap, UserError, create_model, save_model
-from dlaseg.inference import backends
-from dlaseg.inference.backends import TorchBackend, list_devices
+from dlaseg.inference.backends import TorchBackend
 from dlaseg.inference.predictor import Predictor
 
 MEAN, STD = (0.3, 0.5, 0.45), (0.2, 0.3, 0.25)
@@ -176,18 +175,3 @@ def test_refuses_a_device_that_is_not_there(model, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"device '{device}'.*auto.*cpu"):
         Predictor(model, device=device)
-
-
-@pytest.mark.parametrize("cuda", [False, True])
-@pytest.mark.parametrize("mps", [False, True])
-def test_devices_are_listed_the_fastest_first(cuda, mps, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert list_devices() == ["cuda", "cuda:0", "cuda:1"] * cuda + ["mps"] * mps + ["cpu"]
-
-
-def test_auto_takes_the_first_device(model, monkeypatch):
-    monkeypatch.setattr(backends, "list_devices", lambda: ["meta", "cpu"])
-    assert TorchBackend(model).device == torch.device("meta")
-    assert TorchBackend(model, "cpu").device == torch.device("cpu")
