@@ -68,8 +68,8 @@ class _Conv3x3(torch.autograd.Function):
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """The gradient of a 3x3 convolution's weight (stride 1, padding 1).
 
-    With the image padded by one pixel and its rows laid end to end, a shift by a tap of the kernel is a shift of the
-    row index. So every row of taps is one product of (C, pixels) with (pixels, 3 * K), the three taps side by side.
+    For each row of the kernel one product of (C, pixels) with (pixels, 3 K): the output's gradient stands there three
+    times side by side, once for each column of the kernel, shifted as that tap shifts it.
 
     Args:
         x: the convolution's input, (N, C, H, W) float, channels_last.
@@ -78,24 +78,16 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     Returns:
         (K, C, 3, 3).
     """
-    batch, channels, height, width = x.shape
-    outputs = grad.shape[1]
-    pixels = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1).reshape(-1, channels)  # (N (H+2) (W+2), C)
-    shifted = grad.new_zeros(batch, height + 2, width + 2, 3, outputs)
-    for tap in range(3):
-        shifted[:, :height, tap : tap + width, tap] = grad.permute(0, 2, 3, 1)
-    shifted = shifted.view(-1, 3 * outputs)  # (N (H+2) (W+2), 3 K)
-    # The last two rows of the last image have no gradient, so the shifted products may end there.
-    count = len(pixels) - 2 * (width + 2)
-    threads = torch.get_num_threads()
-    share = count // threads  # one product per thread: the sum runs over pixels, which MKL does not split by itself
+    pixels, gradient = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)  # (N, H, W, C) and (N, H, W, K)
+    batch, height, width, outputs = gradient.shape
+    shifted = grad.new_empty(batch, height, width, 3, outputs)
+    shifted[:, :, :-1, 0], shifted[:, :, -1, 0] = gradient[:, :, 1:], 0
+    shifted[:, :, :, 1] = gradient
+    shifted[:, :, 1:, 2], shifted[:, :, 0, 2] = gradient[:, :, :-1], 0
+    shifted = shifted.view(batch, height, width, 3 * outputs)
     rows = []
-    for tap in range(3):
-        row = pixels[tap * (width + 2) :]
-        product = torch.bmm(
-            row[: share * threads].view(threads, share, channels).transpose(1, 2),
-            shifted[: share * threads].view(threads, share, 3 * outputs),
-        ).sum(0)
-        rest = slice(share * threads, count)
-        rows.append(product.addmm_(row[rest].t(), shifted[rest]))  # (C, 3 K)
-    return torch.stack(rows).view(3, channels, 3, outputs).permute(3, 1, 0, 2).contiguous()  # (K, C, 3, 3)
+    for down in (-1, 0, 1):  # the tap's row: the pixel lies so far below the output
+        seen = pixels[:, max(down, 0) : height + min(down, 0)].flatten(1, 2)  # (N, pixels, C)
+        answered = shifted[:, max(-down, 0) : height + min(-down, 0)].flatten(1, 2)  # (N, pixels, 3 K)
+        rows.append(torch.bmm(seen.transpose(1, 2), answered).sum(0))  # (C, 3 K)
+    return torch.stack(rows).view(3, x.shape[1], 3, outputs).permute(3, 1, 0, 2).contiguous()  # (K, C, 3, 3)
