@@ -77,14 +77,15 @@ class AugmentConfig:
 
 @dataclass
 class TrainConfig:
-    """How weights are learnt: SGD with momentum, poly schedule, cross-entropy.
+    """How weights are learnt: poly schedule, cross-entropy.
 
     Args:
         epochs: passes over the training split.
         batch_size: images in a step.
+        optimizer: sgd, with momentum, for long runs; adamw gets further in short ones.
         lr: learning rate after warm-up.
-        momentum: of SGD.
-        weight_decay: L2 penalty on every parameter.
+        momentum: of SGD; AdamW has betas of its own, 0.9 and 0.999.
+        weight_decay: of every parameter: an L2 penalty for SGD, decoupled for AdamW.
         warmup_steps: steps over which the learning rate rises linearly from 0.
         power: the learning rate falls as (1 - step / steps) ** power.
         class_weights: of the loss, one number a class; null for equal weights.
@@ -96,6 +97,7 @@ class TrainConfig:
 
     epochs: int = 500
     batch_size: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 1e-4

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -38,14 +38,14 @@ class TrainState:
 
     Attributes:
         model: the network, on its device.
-        optimizer: its SGD.
+        optimizer: of its parameters.
         epoch: epochs done.
         step: steps done.
         log: the rows of log.jsonl.
     """
 
     model: DLASeg
-    optimizer: SGD
+    optimizer: Optimizer
     epoch: int
     step: int
     log: list[dict[str, Any]]
@@ -200,14 +200,15 @@ def initial_state(config: Config, training: SegmentationDataset, device: torch.d
     model = create_model(model_config.name, classes, model_config.stride, model_config.root_kernel_size)
     model.label_map = training.label_map
     model.to(device).to(memory_format=memory_format(device))
-    optimizer = SGD(
-        model.parameters(),
-        train.lr,
-        train.momentum,
-        weight_decay=train.weight_decay,
-        fused=device.type in ("cpu", "cuda"),  # one pass over the parameters rather than one per operation
-    )
-    return TrainState(model, optimizer, epoch=0, step=0, log=[])
+    return TrainState(model, make_optimizer(model, train, device), epoch=0, step=0, log=[])
+
+
+def make_optimizer(model: DLASeg, train: TrainConfig, device: torch.device) -> Optimizer:
+    """The optimizer of the record, over all parameters."""
+    fused = device.type in ("cpu", "cuda")  # one pass over the parameters rather than one per operation
+    if train.optimizer == "adamw":
+        return AdamW(model.parameters(), train.lr, weight_decay=train.weight_decay, fused=fused)
+    return SGD(model.parameters(), train.lr, train.momentum, weight_decay=train.weight_decay, fused=fused)
 
 
 def snapshot(state: TrainState) -> dict[str, Any]:
