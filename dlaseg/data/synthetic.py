@@ -85,7 +85,8 @@ def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) 
         camera_height=rng.uniform(1.25, 1.6),
         bend=rng.uniform(-1, 1) ** 3 * 1.2e-3,
         light=make_light(rng),
-        smallest=3 / 512 * focal / 0.9,
+        # 3 of 1024 columns, and 3.5 pixels where a small network shall still see it
+        smallest=max(3 / 512 * focal / 0.9, SUPERSAMPLING * min(3.5, height / 64)),
     )
     street = plan_street(rng)
     things = plan_traffic(canvas, rng, street)

@@ -47,7 +47,7 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
             tall, x = rng.uniform(5, 8), side * ((road.verge + road.kerb) / 2 + 0.4)
             leaves = choose(rng, (species,))
             add(z, partial(draw_tree, canvas, rng, x, z, tall, leaves), x, 0.3 * tall, tall, 0.35 * tall)
-    for z in np.arange(rng.uniform(12, 22), 80, 24).tolist():
+    for z in np.arange(rng.uniform(12, 22), 50, 24).tolist():
         add(z, partial(draw_lamp, canvas, kerbside, z), kerbside, 0.08, 7)
     z = street.crossing + rng.uniform(-0.4, 0.4) + (0 if side > 0 else 3.5)
     gantry = bool(side > 0 and rng.random() < 0.5)
@@ -58,7 +58,7 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
         if abs(at - z) > 1.5:
             add(at, partial(draw_sign, canvas, rng, kerbside, at), kerbside, 0.05, 3)
     for _ in range(rng.integers(2, 6)):
-        z, x = float(rng.triangular(7, 10, 34)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
+        z, x = float(rng.triangular(6.5, 8, 22)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
         add(z, partial(draw_person, canvas, rng, x, z), x, 0.2, 1.7)
     rack = abs(pavement) / 0.5 + rng.uniform(-1, 4)  # nearer, it would stand beside the picture
     for z in (rack, rack + 0.9, rack + 1.8, rack + rng.uniform(6, 16))[: rng.integers(2, 5)]:
