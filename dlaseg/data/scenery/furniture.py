@@ -103,12 +103,12 @@ def draw_clutter(canvas: Canvas, rng: np.random.Generator, x: float, z: float, b
 
 
 def draw_fence(canvas: Canvas, side: int, front: float, near: float, far: float, colour: Colour) -> None:
-    """A panel of a picket fence along the street, 1.15 m high."""
+    """A panel of a picket fence along the street, 1.3 m high."""
     density = float(np.clip(1.5 * canvas.focal / near, 8, 64))
-    rows, columns = round(1.15 * density), max(4, round((far - near) * density))
+    rows, columns = round(1.3 * density), max(4, round((far - near) * density))
     picket = np.mod(np.arange(columns) / density, 0.16) < 0.11
     panel = np.repeat(np.where(picket[:, None], colour, np.multiply(colour, 0.4)).astype(np.uint8)[None], rows, 0)
-    for y in (0.22, 0.82):
+    for y in (0.22, 0.96):
         panel[round(y * density) : round((y + 0.09) * density)] = np.multiply(colour, 0.86)
-    corners = upright((side * front, far), (side * front, near), 0.08, 1.2, side)
+    corners = upright((side * front, far), (side * front, near), 0.08, 1.38, side)
     canvas.texture(panel, corners, (-side, 0, 0), code_of("fence"))

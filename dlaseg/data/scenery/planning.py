@@ -57,8 +57,8 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
     for at in signs:
         if abs(at - z) > 1.5:
             add(at, partial(draw_sign, canvas, rng, kerbside, at), kerbside, 0.05, 3)
-    for _ in range(rng.integers(2, 6)):
-        z, x = float(rng.triangular(6.5, 8, 22)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
+    for _ in range(rng.integers(3, 8)):
+        z, x = float(rng.triangular(9.5, 13, 24)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
         add(z, partial(draw_person, canvas, rng, x, z), x, 0.2, 1.7)
     rack = abs(pavement) / 0.5 + rng.uniform(-1, 4)  # nearer, it would stand beside the picture
     for z in (rack, rack + 0.9, rack + 1.8, rack + rng.uniform(6, 16))[: rng.integers(2, 5)]:
@@ -72,7 +72,7 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
             if rng.random() < 0.9:
                 fence = partial(draw_fence, canvas, side, road.walk + 0.2, z, z + 3, wood)
                 x0, x1 = sorted((side * (road.walk + 0.15), side * (road.walk + 0.25)))
-                things.append(Thing(z + 3, fence, (x0, x1, z, z + 3), 1.15))
+                things.append(Thing(z + 3, fence, (x0, x1, z, z + 3), 1.3))
     for z in np.arange(rng.uniform(6, 9), 80, rng.uniform(5, 8)).tolist():
         if road.front > road.walk and rng.random() < 0.75:
             x, wide, high = side * (road.front - 1.3), rng.uniform(1.6, 2.8), rng.uniform(1.2, 2.4)

@@ -35,7 +35,7 @@ def plan_street(rng: np.random.Generator) -> Street:
     """A town side whose houses stand at the pavement, and a green side with verge, front gardens and fences."""
     sides, green = [], rng.choice((-1, 1))
     for side in (-1, 1):
-        parking = bool(rng.random() < 0.75)
+        parking = bool(rng.random() < (0.45 if side == green else 0.75))  # or no garden would be seen
         kerb = (1.5 * LANE if side < 0 else 0.5 * LANE) + 0.3 + BAY * parking
         verge = kerb + (rng.uniform(1.3, 2.4) if side == green or rng.random() < 0.3 else 0.0)
         walk = verge + rng.uniform(2.2, 3.4)
