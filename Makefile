@@ -12,7 +12,7 @@ DEMO := runs/demo
 
 demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a contact sheet
 	rm -rf $(DEMO)
-	.venv/bin/dlaseg data synthesize $(DEMO)/data --train 128 --val 24 --size 256 320
+	.venv/bin/dlaseg data synthesize $(DEMO)/data --train 200 --val 24 --size 192 256
 	.venv/bin/dlaseg train --config configs/synthetic_dla46_c.yaml --data.root $(DEMO)/data --output $(DEMO)/run
 	.venv/bin/dlaseg eval $(DEMO)/run/best.safetensors --dataset cityscapes --root $(DEMO)/data --output $(DEMO)/scores
 	.venv/bin/dlaseg infer $(DEMO)/run/best.safetensors $(DEMO)/data/leftImg8bit/val $(DEMO)/segmented

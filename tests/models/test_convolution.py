@@ -1,4 +1,5 @@
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 
 from dlaseg import create_model
 from dlaseg.models import convolution
-from dlaseg.models.convolution import Conv2d, weight_gradient
+from dlaseg.models.convolution import Conv2d, strided_weight_gradient
+from dlaseg.models.winograd import weight_gradient
 
 
 @contextmanager
@@ -17,13 +19,17 @@ def a_cpu_with(capability):
     """Makes any machine look like one with that instruction set; yields the list of fast gradients' input shapes."""
     calls = []
 
-    def spy(x, grad):
-        calls.append(tuple(x.shape))
-        return weight_gradient(x, grad)
+    def spy_on(function):
+        def spy(x, grad):
+            calls.append(tuple(x.shape))
+            return function(x, grad)
+
+        return spy
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-        patch.setattr(convolution, "weight_gradient", spy)
+        for function in (weight_gradient, strided_weight_gradient):
+            patch.setattr(convolution, function.__name__, spy_on(function))
         yield calls
 
 
@@ -51,26 +57,27 @@ def output_and_gradients(conv, x, grad):
 
 
 def assert_equals_torchs(ours, x):
-    theirs = nn.Conv2d(ours.in_channels, ours.out_channels, 3, padding=1, bias=False)
+    theirs = nn.Conv2d(ours.in_channels, ours.out_channels, 3, ours.stride, padding=1, bias=False)
     theirs.load_state_dict(ours.state_dict())
-    grad = torch.randn(len(x), ours.out_channels, *x.shape[2:])
+    grad = torch.randn(theirs(x).shape)
     expected = output_and_gradients(theirs, x, grad)
     for got, want in zip(output_and_gradients(ours, x, grad), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=5e-4)
 
 
 @given(
     batch=st.integers(1, 3),
-    channels=st.tuples(st.integers(32, 48), st.integers(32, 48)),
+    channels=st.sampled_from([(32, 32), (33, 40), (48, 32), (64, 64), (32, 128), (130, 37)]),  # narrow, and wide
     height=st.integers(1, 20),
     width=st.integers(1, 20),
+    stride=st.sampled_from([1, 2]),
     count=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=100)
-def test_output_and_gradients_equal_torchs(batch, channels, height, width, count, seed):
+@settings(deadline=None, max_examples=150)
+def test_output_and_gradients_equal_torchs(batch, channels, height, width, stride, count, seed):
     torch.manual_seed(seed)
-    ours = Conv2d(*channels, 3, padding=1, bias=False)
+    ours = Conv2d(*channels, 3, stride, padding=1, bias=False)
     x = channels_last(batch, channels[0], height, width)
     with a_cpu_with("AVX2") as calls, threads(count):
         assert_equals_torchs(ours, x)
@@ -108,19 +115,26 @@ def test_a_gradient_that_is_not_channels_last_is_taken_too():
     torch.testing.assert_close(fast, same)
 
 
-def test_a_training_step_has_the_plain_paths_gradients():
+def test_a_training_steps_gradients_are_as_exact_as_the_plain_paths():
+    """Batch norm over few pixels amplifies rounding, so both are held against double precision."""
     torch.manual_seed(0)
     model = create_model("dla34", num_classes=5, stride=4).to(memory_format=torch.channels_last)
     images, target = channels_last(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
     gradients = {}
-    for capability in ("AVX2", "DEFAULT"):
-        model.zero_grad()
+    for capability, dtype in (("AVX2", torch.float32), ("DEFAULT", torch.float32), ("DEFAULT", torch.float64)):
+        network = deepcopy(model).to(dtype)
         with a_cpu_with(capability) as calls:
-            F.cross_entropy(model(images), target).backward()
+            F.cross_entropy(network(images.to(dtype)), target).backward()
         assert bool(calls) == (capability == "AVX2")
-        gradients[capability] = [p.grad.clone() for p in model.parameters()]
-    for fast, plain in zip(*gradients.values(), strict=True):
-        assert (fast - plain).norm() <= 1e-4 * plain.norm()
+        gradients[capability, dtype] = [p.grad.double() for p in network.parameters()]
+    fast, plain, exact = gradients.values()
+    assert mean_error(fast, exact) < 2 * mean_error(plain, exact)
+    assert mean_error(fast, exact) < 0.05
+
+
+def mean_error(gradients, exact):
+    errors = [(g - e).norm() / e.norm() for g, e in zip(gradients, exact, strict=True)]
+    return sum(errors) / len(errors)
 
 
 def test_the_fast_path_needs_a_cpu_that_gains_from_it():
@@ -132,7 +146,8 @@ def test_the_fast_path_needs_a_cpu_that_gains_from_it():
 @pytest.mark.parametrize(
     "conv",
     [
-        Conv2d(32, 32, 3, stride=2, padding=1, bias=False),
+        Conv2d(32, 32, 3, stride=3, padding=1, bias=False),
+        Conv2d(32, 32, 3, stride=(1, 2), padding=1, bias=False),
         Conv2d(64, 64, 3, padding=1, groups=2, bias=False),
         Conv2d(32, 32, 1, bias=False),
         Conv2d(32, 32, 3, bias=False),
