@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
 from dlaseg.labels import LabelMap
+from dlaseg.models.device import pick_device
 from dlaseg.models.segmenter import DLASeg, create_model
 
 FORMAT = "dlaseg-1"
@@ -29,6 +30,8 @@ def save_model(model: DLASeg, path: str | Path) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights files end in .safetensors: name it {path.stem}.safetensors")
+    if path.is_dir():
+        raise UserError(f"{path}: a folder stands there: name a file, such as {path / 'best.safetensors'}")
     if not model.arguments:
         raise UserError(f"{path}: only a model made by create_model can be saved; this one was put together by hand")
     _check_meaning(model)
@@ -50,15 +53,15 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
 
     Args:
         path: written by `save_model`.
-        device: where the weights go.
+        device: where the weights go, as in `pick_device`.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        UserError: no such file, another format, damaged, or not exactly the model's weights.
+        UserError: no such file or device, another format, damaged, or not exactly the model's weights.
     """
-    path = Path(path)
+    path, device = Path(path), pick_device(str(device))
     if not path.is_file():
         raise UserError(f"{path}: no such file; weights are a .safetensors file, such as runs/NAME/best.safetensors")
     try:

@@ -140,6 +140,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best, resumed)
 
 
+def test_a_resumed_adamw_run_equals_an_uninterrupted_one(config, tmp_path):
+    config = small(config, optimizer="adamw", lr=0.01, weight_decay=0.01)
+    run(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, tmp_path / "run", report=interrupt_after(1))
+    run(config, tmp_path / "run", resume=True)
+    one, other = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("whole", "run"))
+    assert_same_tensors(one["model"], other["model"])
+    for key, entry in one["optimizer"]["state"].items():
+        assert_same_tensors(entry, other["optimizer"]["state"][key])
+
+
+def test_adamw_decays_weights_apart_from_the_gradient(config):
+    state = fresh(small(config, optimizer="adamw", lr=0.5, weight_decay=0.1))
+    weight = state.model.head.weight
+    before = weight.detach().clone()
+    weight.grad = torch.zeros_like(weight)
+    state.optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.5 * 0.1))
+
+
 def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(config, tmp_path, monkeypatch):
     write = trainer.write_text
 
