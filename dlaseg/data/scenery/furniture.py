@@ -8,6 +8,8 @@ import numpy as np
 from dlaseg.data.scenery.canvas import Canvas, code_of, upright
 from dlaseg.data.scenery.palette import STEEL, Colour, choose
 
+FENCE = 1.8  # metres high
+
 
 def draw_post(canvas: Canvas, x: float, z: float, height: float, width: float, reach: float = 0.0) -> None:
     """A pole, and an arm that reaches `reach` metres sideways from its top."""
@@ -103,12 +105,12 @@ def draw_clutter(canvas: Canvas, rng: np.random.Generator, x: float, z: float, b
 
 
 def draw_fence(canvas: Canvas, side: int, front: float, near: float, far: float, colour: Colour) -> None:
-    """A panel of a picket fence along the street, 1.3 m high."""
+    """A panel of a picket fence along the street."""
     density = float(np.clip(1.5 * canvas.focal / near, 8, 64))
-    rows, columns = round(1.3 * density), max(4, round((far - near) * density))
+    rows, columns = round(FENCE * density), max(4, round((far - near) * density))
     picket = np.mod(np.arange(columns) / density, 0.16) < 0.11
     panel = np.repeat(np.where(picket[:, None], colour, np.multiply(colour, 0.4)).astype(np.uint8)[None], rows, 0)
-    for y in (0.22, 0.96):
+    for y in (0.22, FENCE - 0.34):
         panel[round(y * density) : round((y + 0.09) * density)] = np.multiply(colour, 0.86)
-    corners = upright((side * front, far), (side * front, near), 0.08, 1.38, side)
+    corners = upright((side * front, far), (side * front, near), 0.08, 0.08 + FENCE, side)
     canvas.texture(panel, corners, (-side, 0, 0), code_of("fence"))

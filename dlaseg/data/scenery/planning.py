@@ -8,7 +8,7 @@ import numpy as np
 from dlaseg.data.scenery.buildings import draw_building
 from dlaseg.data.scenery.canvas import Canvas
 from dlaseg.data.scenery.foliage import GREENS, draw_foliage, draw_tree
-from dlaseg.data.scenery.furniture import draw_clutter, draw_fence, draw_lamp, draw_sign, draw_traffic_light
+from dlaseg.data.scenery.furniture import FENCE, draw_clutter, draw_fence, draw_lamp, draw_sign, draw_traffic_light
 from dlaseg.data.scenery.palette import choose
 from dlaseg.data.scenery.people import draw_bicycle, draw_person
 from dlaseg.data.scenery.shadows import Thing
@@ -57,22 +57,23 @@ def plan_roadside(canvas: Canvas, rng: np.random.Generator, road: Roadside, stre
     for at in signs:
         if abs(at - z) > 1.5:
             add(at, partial(draw_sign, canvas, rng, kerbside, at), kerbside, 0.05, 3)
-    for _ in range(rng.integers(3, 8)):
-        z, x = float(rng.triangular(9.5, 13, 24)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
-        add(z, partial(draw_person, canvas, rng, x, z), x, 0.2, 1.7)
     rack = abs(pavement) / 0.5 + rng.uniform(-1, 4)  # nearer, it would stand beside the picture
+    for _ in range(rng.integers(4, 9)):
+        z, x = float(rng.triangular(8.5, 11.5, 22)), side * rng.uniform(road.verge + 0.5, road.walk - 0.4)
+        if not rack - 0.5 < z < rack + 2.3:  # nobody stands among the bicycles
+            add(z, partial(draw_person, canvas, rng, x, z), x, 0.2, 1.7)
     for z in (rack, rack + 0.9, rack + 1.8, rack + rng.uniform(6, 16))[: rng.integers(2, 5)]:
         add(z, partial(draw_bicycle, canvas, rng, pavement, z), pavement, 0.4, 0.9)
     for bin_only in (True, False):
         z, x = rng.uniform(9, 24), side * (road.verge + 0.6 if bin_only else road.walk - 0.6)
         add(z, partial(draw_clutter, canvas, rng, x, z, bin_only), x, 0.3, 0.9)
     if road.front > road.walk:
-        wood = choose(rng, ((150, 110, 76), (222, 220, 212), (104, 84, 66), (110, 130, 120)))
+        wood = choose(rng, ((150, 110, 76), (222, 220, 212), (104, 84, 66), (172, 134, 92)))
         for z in np.arange(5, 65, 3.0).tolist():
-            if rng.random() < 0.9:
+            if rng.random() < 0.95:
                 fence = partial(draw_fence, canvas, side, road.walk + 0.2, z, z + 3, wood)
                 x0, x1 = sorted((side * (road.walk + 0.15), side * (road.walk + 0.25)))
-                things.append(Thing(z + 3, fence, (x0, x1, z, z + 3), 1.3))
+                things.append(Thing(z + 3, fence, (x0, x1, z, z + 3), FENCE))
     for z in np.arange(rng.uniform(6, 9), 80, rng.uniform(5, 8)).tolist():
         if road.front > road.walk and rng.random() < 0.75:
             x, wide, high = side * (road.front - 1.3), rng.uniform(1.6, 2.8), rng.uniform(1.2, 2.4)
