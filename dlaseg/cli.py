@@ -172,6 +172,8 @@ class _Parser(ArgumentParser):
         if unknown:
             known = list(flatten(self.get_defaults().as_dict()))
             message = f"unknown option --{unknown[1]}: did you mean --{nearest(unknown[1], known)}?"
+        elif surplus := re.search(r"unrecognized arguments: (.+)", message):
+            message = f"{surplus[1]}: one argument too many: see --help, and put a path with spaces in quotes"
         raise UserError(message) from ex
 
 

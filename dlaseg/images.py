@@ -29,7 +29,7 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 _LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads any picture as 8-bit RGB.
 
     Grey becomes three equal channels, alpha is dropped, 16 bits are scaled by 255 / 65535, an EXIF orientation is
@@ -44,6 +44,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: the file is missing, empty, truncated, of a foreign format or of floating-point pixels.
     """
+    path = Path(path)
     content = _read_bytes(path)
     if _is_truncated(content):
         raise UserError(f"{path}: the end of the file is missing: replace or remove it")

@@ -106,6 +106,11 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(capsys, words, meant)
     assert f"did you mean {meant}" in refused(capsys, *words.split())
 
 
+def test_an_argument_too_many_is_named(capsys):
+    line = refused(capsys, *"eval w extra --dataset camvid --root .".split())
+    assert "extra: one argument too many: see --help" in line
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -74,6 +74,11 @@ def test_a_picture_is_read_as_pil_reads_it(tmp_path, suffix):
     assert np.abs(ours.astype(int) - theirs).max() <= (2 if suffix in ("jpg", "avif") else 0)
 
 
+def test_a_path_may_be_a_string(tmp_path):
+    path = save(tmp_path / "a.png", scene())
+    assert (read_image(str(path)) == read_image(path)).all()
+
+
 def test_channels_are_red_green_blue(tmp_path):
     path = save(tmp_path / "a.png", np.full((2, 3, 3), (10, 20, 30), np.uint8))
     assert (read_image(path) == (10, 20, 30)).all()

@@ -105,6 +105,17 @@ def test_another_suffix_is_refused_before_anything_is_written(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_the_files_place_is_refused(model, tmp_path):
+    (tmp_path / "a.safetensors").mkdir()
+    with pytest.raises(UserError, match=r"a\.safetensors: a folder stands there"):
+        save_model(model, tmp_path / "a.safetensors")
+
+
+def test_an_unknown_device_is_refused_by_its_name(saved):
+    with pytest.raises(UserError, match="device 'nonsense': not on this machine"):
+        load_model(saved, "nonsense")
+
+
 def test_a_model_without_arguments_is_refused_before_anything_is_written(tmp_path):
     # Nobody could load it
     by_hand = DLASeg(create_backbone("dla46_c"), num_classes=2)
