@@ -107,7 +107,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(capsys, words, meant)
 
 
 def test_an_argument_too_many_is_named(capsys):
-    line = refused(capsys, *"eval w extra --dataset camvid --root .".split())
+    line = refused(capsys, *["eval", "w", "extra", "--dataset", "camvid", "--root", "."])
     assert "extra: one argument too many: see --help" in line
 
 

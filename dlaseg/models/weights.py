@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dlaseg.errors import UserError
-from dlaseg.files import replacing
+from dlaseg.files import write_bytes
 from dlaseg.labels import LabelMap
 from dlaseg.models.device import pick_device
 from dlaseg.models.segmenter import DLASeg, create_model
@@ -44,8 +44,7 @@ def save_model(model: DLASeg, path: str | Path) -> None:
     }
     # Contiguous: channels_last is how a machine likes to compute, not what the file says
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_bytes(path, save(tensors, metadata))  # save_file would make a file that only its owner can read
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:

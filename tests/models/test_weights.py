@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +7,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dlaseg import LabelMap, UserError, create_backbone, create_model, load_model, save_model
-from dlaseg.models import weights
 from dlaseg.models.segmenter import DLASeg
 
 LABELS = LabelMap(
@@ -105,6 +105,11 @@ def test_another_suffix_is_refused_before_anything_is_written(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_whoever_may_read_the_folders_files_may_read_the_weights(saved, tmp_path):
+    (tmp_path / "other").touch()
+    assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_folder_in_the_files_place_is_refused(model, tmp_path):
     (tmp_path / "a.safetensors").mkdir()
     with pytest.raises(UserError, match=r"a\.safetensors: a folder stands there"):
@@ -128,11 +133,12 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, tmp_path, mo
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"old")
 
-    def half_a_file(tensors, where, metadata):
-        where.write_bytes(b"half")
+    def half_a_file(where, content):
+        with where.open("wb") as file:
+            file.write(content[:100])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", half_a_file)
+    monkeypatch.setattr(Path, "write_bytes", half_a_file)
     with pytest.raises(OSError, match="No space left"):
         save_model(model, path)
     assert path.read_bytes() == b"old"
