@@ -24,7 +24,7 @@ def pick_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):  # meta, say, computes nothing
             raise RuntimeError(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r}: not on this machine: use auto or cpu") from error
     return device
 

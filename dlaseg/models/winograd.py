@@ -74,17 +74,17 @@ def input_products(x: Tensor) -> Tensor:
     tiles = _tiles(x)  # (N, H, T, 4, C)
     x1, x2, x3, x4 = tiles.unbind(3)  # x0 is the x4 of the tile before, x5 the x1 of the one after
     products = x.new_empty(6, *x1.shape)
-    even, odd = torch.sub(x4, x2, alpha=4), torch.sub(x3, x1, alpha=4)
-    torch.add(even, odd, out=products[1])  # x4 - 4 x2 + x3 - 4 x1
+    pair = torch.sub(tiles[:, :, :, 2:], tiles[:, :, :, :2], alpha=4)  # x3 - 4 x1, x4 - 4 x2
+    odd, even = pair.unbind(3)
+    torch.add(even, odd, out=products[1])
     torch.sub(even, odd, out=products[2])
-    torch.sub(x4, x2, out=even)
-    torch.sub(x3, x1, out=odd)
-    torch.add(even, odd, alpha=2, out=products[3])  # x4 - x2 + 2 (x3 - x1)
+    torch.sub(tiles[:, :, :, 2:], tiles[:, :, :, :2], out=pair)  # x3 - x1, x4 - x2
+    torch.add(even, odd, alpha=2, out=products[3])
     torch.sub(even, odd, alpha=2, out=products[4])
     first, last = products[0], products[5]
     torch.sub(x4[:, :, :-1], x2[:, :, 1:], out=first[:, :, 1:])
     torch.neg(x2[:, :, 0], out=first[:, :, 0])
-    first.mul_(4).add_(even)  # 4 (x0 - x2) + x4 - x2
+    torch.add(even, first, alpha=4, out=first)  # x4 - x2 + 4 (x0 - x2)
     torch.sub(x1[:, :, 1:], x3[:, :, :-1], out=last[:, :, :-1])
     torch.neg(x3[:, :, -1], out=last[:, :, -1])
     last.sub_(odd, alpha=4)  # x5 - x3 - 4 (x3 - x1)
