@@ -30,13 +30,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is faster than float32: CUDA from Ampere on, CPUs with AMX.
+    """Whether bfloat16 arithmetic is faster than float32: CUDA from Ampere on, CPUs with AMX or AVX512_BF16.
 
     Other CPUs compute bfloat16 by way of float32, more slowly than float32 itself.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

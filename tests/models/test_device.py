@@ -45,9 +45,11 @@ def test_memory_format_is_channels_last_where_convolutions_gain_from_it(name, ex
 
 
 @pytest.mark.parametrize("amx", [True, False])
-def test_a_cpu_gains_from_bfloat16_just_if_it_has_amx(monkeypatch, amx):
+@pytest.mark.parametrize("avx512_bf16", [True, False])
+def test_a_cpu_gains_from_bfloat16_just_if_it_computes_in_it(monkeypatch, amx, avx512_bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert gains_from_bfloat16(torch.device("cpu")) is amx
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert gains_from_bfloat16(torch.device("cpu")) is (amx or avx512_bf16)
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
