@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dlaseg.config import TrainConfig
 from dlaseg.models.device import keep_freed_memory, memory_format
-from dlaseg.models.segmenter import create_model
+from dlaseg.models.factory import create_model
 from dlaseg.training.trainer import TrainState, step_function
 
 CLASSES = 11

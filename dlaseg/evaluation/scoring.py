@@ -11,7 +11,7 @@ from dlaseg.evaluation.record import score_table, scores_record
 from dlaseg.evaluation.sheet import Row, contact_sheet
 from dlaseg.files import write_json
 from dlaseg.models.device import memory_format, pick_device
-from dlaseg.models.weights import load_model
+from dlaseg.models.factory import load_model
 
 SHEET_ROWS = 6
 """Images on the contact sheet, spread evenly over the split."""

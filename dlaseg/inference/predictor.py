@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.inference.backends import BACKENDS
+from dlaseg.models.factory import load_model
 from dlaseg.models.segmenter import DLASeg, argmax_logits
-from dlaseg.models.weights import load_model
 
 
 class Predictor:
@@ -29,7 +29,7 @@ class Predictor:
         UserError: no such weights, backend or device, or a network that does not take three channels.
 
     Example:
-        >>> from dlaseg.models.segmenter import create_model
+        >>> from dlaseg.models.factory import create_model
         >>> predictor = Predictor(create_model("dla46_c", num_classes=19), device="cpu")
         >>> predictor(np.zeros((33, 50, 3), np.uint8)).shape
         (33, 50)

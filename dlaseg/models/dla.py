@@ -7,6 +7,7 @@ Parameter names are those of timm's `dla.py`, so that its state dicts load as th
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,12 @@ from dlaseg.models.convolution import Conv2d
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of the channels red, green, blue on ImageNet, in units of 255."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of the same."""
 
 
 class BasicBlock(nn.Module):
@@ -208,6 +215,11 @@ class DLA(nn.Module):
     Attributes:
         in_channels: of the input.
         channels: widths of the six feature maps.
+        root_kernel_size: 1 or 3.
+        arguments: what `create_backbone` was called with; kept in weights files.
+        class_names: of a classifier's outputs; `class 0`, `class 1`, ... until someone says.
+        mean, std: of the image's channels, in units of 255; what the network expects its input normalised with.
+        origin: what the weights started from; kept in weights files.
     """
 
     def __init__(
@@ -227,6 +239,12 @@ class DLA(nn.Module):
             raise UserError(f"root_kernel_size {root_kernel_size}: aggregation nodes are 1x1 or 3x3: use 1 or 3")
         self.in_channels = in_channels
         self.channels = tuple(channels)
+        self.root_kernel_size = root_kernel_size
+        self.arguments: dict[str, Any] = {}
+        self.origin: list[dict[str, str]] = []
+        self.class_names = [f"class {i}" for i in range(num_classes or 0)]
+        self.mean = _per_channel(IMAGENET_MEAN, in_channels)
+        self.std = _per_channel(IMAGENET_STD, in_channels)
         c0, c1, c2, c3, c4, c5 = self.channels
         d2, d3, d4, d5 = depths
         root = (root_kernel_size, residual_root)
@@ -285,6 +303,10 @@ def initialize(network: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values if channels == len(values) else (sum(values) / len(values),) * channels
 
 
 _WIDE = (16, 32, 128, 256, 512, 1024)

@@ -1,4 +1,4 @@
-"""The segmentation network: backbone, decoder, head; and the functions that make one by name."""
+"""The segmentation network: backbone, decoder, head."""
 
 import math
 from typing import Any
@@ -9,19 +9,13 @@ from torch.nn import functional as F
 
 from dlaseg.errors import UserError
 from dlaseg.labels import LabelMap
-from dlaseg.models.dla import DLA, VARIANTS, initialize
+from dlaseg.models.dla import DLA, initialize
 from dlaseg.models.ida import DLAUp
 
 STRIDES = (2, 4, 8)
 
 MULTIPLE = 32
 """Heights and widths that the network works on are multiples of its deepest stride."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of the channels red, green, blue on ImageNet, in units of 255."""
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of the same."""
 
 
 class DLASeg(nn.Module):
@@ -36,6 +30,7 @@ class DLASeg(nn.Module):
         arguments: what `create_model` was called with; kept in weights files.
         label_map: what the classes are; `class 0`, `class 1`, ... until someone says.
         mean, std: of the image's channels, in units of 255; what the network expects its input normalised with.
+        origin: what the weights started from; kept in weights files.
     """
 
     def __init__(self, backbone: DLA, num_classes: int, stride: int = 2):
@@ -45,9 +40,9 @@ class DLASeg(nn.Module):
         if stride not in STRIDES:
             raise UserError(f"stride {stride}: the output stride is 2, 4 or 8")
         self.arguments: dict[str, Any] = {}
+        self.origin: list[dict[str, str]] = []
         self.label_map = LabelMap.numbered(num_classes)
-        self.mean = _repeat(IMAGENET_MEAN, backbone.in_channels)
-        self.std = _repeat(IMAGENET_STD, backbone.in_channels)
+        self.mean, self.std = backbone.mean, backbone.std
         self.stride = stride
         self.num_classes = num_classes
         self.first_level = int(math.log2(stride))
@@ -125,68 +120,3 @@ def argmax_logits(coarse: Tensor, stride: int, height: int, width: int, rows: in
         full = upsample_logits(strip, stride, bottom - (top - above) * stride, width)[:, :, above * stride :]
         labels[:, top * stride : bottom] = full.argmax(1)
     return labels
-
-
-def list_models() -> list[str]:
-    """The names of the ten variants."""
-    return list(VARIANTS)
-
-
-def create_backbone(name: str, num_classes: int | None = None, in_channels: int = 3, root_kernel_size: int = 1) -> DLA:
-    """Makes a DLA with fresh weights.
-
-    Args:
-        name: one of `list_models()`.
-        num_classes: for a classifier; None for a backbone that returns six feature maps.
-        in_channels: of the input.
-        root_kernel_size: 1, the layout of published weights, or 3.
-
-    Raises:
-        UserError: an unknown name or a value out of range.
-
-    Example:
-        >>> import torch
-        >>> backbone = create_backbone("dla46_c")
-        >>> [tuple(f.shape[1:]) for f in backbone(torch.zeros(1, 3, 64, 64))][-2:]
-        [(128, 4, 4), (256, 2, 2)]
-    """
-    if name not in VARIANTS:
-        raise UserError(f"model {name!r}: unknown; the variants are {', '.join(VARIANTS)}")
-    depths, channels, block, residual_root = VARIANTS[name]
-    return DLA(depths, channels, block, residual_root, in_channels, num_classes, root_kernel_size)
-
-
-def create_model(
-    name: str, num_classes: int, stride: int = 2, root_kernel_size: int = 3, in_channels: int = 3
-) -> DLASeg:
-    """Makes a segmentation network with fresh weights.
-
-    Args:
-        name: one of `list_models()`.
-        num_classes: channels of the logits.
-        stride: output stride 2, 4 or 8.
-        root_kernel_size: of the backbone's aggregation nodes, 3 or 1 (the layout of published weights).
-        in_channels: of the input.
-
-    Raises:
-        UserError: an unknown name or a value out of range.
-
-    Example:
-        >>> import torch
-        >>> model = create_model("dla46_c", num_classes=19)
-        >>> tuple(model(torch.zeros(2, 3, 33, 50)).shape)
-        (2, 19, 33, 50)
-    """
-    model = DLASeg(create_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
-    model.arguments = {
-        "name": name,
-        "num_classes": num_classes,
-        "stride": stride,
-        "root_kernel_size": root_kernel_size,
-        "in_channels": in_channels,
-    }
-    return model
-
-
-def _repeat(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if channels == len(values) else (sum(values) / len(values),) * channels

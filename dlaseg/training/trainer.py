@@ -24,7 +24,8 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.files import write_json, write_text
 from dlaseg.models.device import gains_from_bfloat16, keep_freed_memory, memory_format, pick_device
-from dlaseg.models.segmenter import DLASeg, create_model
+from dlaseg.models.factory import create_model
+from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import save_model
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.environment import environment

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.errors import UserError
-from dlaseg.models.weights import load_model
+from dlaseg.models.factory import load_model
 from dlaseg.training import trainer
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.schedules import poly

@@ -1,0 +1,162 @@
+"""Other people's files, read without running anything in them: tensors by name, and what they came wrapped in."""
+
+import hashlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dlaseg.errors import UserError
+
+WRAPPERS = ("state_dict", "model")
+"""Keys under which trainers keep the network's tensors beside their own state."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+"""What DataParallel, torch.compile and trainers put before every name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        path: the file.
+        container: `safetensors` or `pickle`.
+        tensors: by name, on the CPU, unwrapped.
+        metadata: of a safetensors file.
+        wrapping: what was taken off, outermost first, such as `state_dict`, `module.`.
+        beside: what else lay beside the tensors, plain values as they are, others by their type.
+    """
+
+    path: Path
+    container: str
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    wrapping: tuple[str, ...] = ()
+    beside: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file, hexadecimal."""
+        return sha256(self.path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a safetensors file or a pickle of tensors, whatever its name; no code in it is run.
+
+    Raises:
+        UserError: no such file, damaged, no weights at all, or a pickle that holds more than tensors.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder: name the weights file in it")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: name a .safetensors or .pth file")
+    with path.open("rb") as file:
+        head = file.read(512)
+    _refuse_what_is_no_weights_file(path, head)
+    metadata: dict[str, str] = {}
+    content: Any
+    if head[8:9] == b"{":  # eight bytes of length, then JSON
+        container = "safetensors"
+        content, metadata = _read_safetensors(path)
+    elif head[:2] == b"PK" or head[:1] == b"\x80":
+        container = "pickle"
+        content = _read_pickle(path)
+    else:
+        raise UserError(f"{path}: neither a safetensors file nor a pickle of torch.save: name a weights file")
+    tensors, wrapping, beside = _unwrap(path, content)
+    return Checkpoint(path, container, tensors, metadata, wrapping, beside)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
+    if not head:
+        raise UserError(f"{path}: empty: download it again")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise UserError(f"{path}: a web page, not weights: the address gave a page, perhaps a login: download it again")
+    if text.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a Git LFS pointer, not the weights themselves: fetch them by git lfs pull")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or cut off ({error}): download or copy it again") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's view of old formats
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global|function|class) `?([\w.]+\.[\w.]+)`?", str(error))
+        if found and "weights_only" in str(error):
+            raise UserError(
+                f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it as "
+                "safetensors, or let whoever made it save its state dict alone"
+            ) from error
+        raise UserError(f"{path}: damaged, or no pickle of tensors: download or copy it again") from error
+    except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
+        if path.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(path):
+            raise UserError(f"{path}: cut off: its end is missing: download or copy it again") from error
+        raise UserError(f"{path}: damaged, or no pickle of tensors: download or copy it again") from error
+
+
+def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:
+    """Tensors by name, what was taken off around them, and what lay beside them."""
+    wrapping: list[str] = []
+    beside: dict[str, Any] = {}
+    while isinstance(content, Mapping) and (key := _wrapper(content)) is not None:
+        beside |= {str(name): _plain(value) for name, value in content.items() if name != key}
+        wrapping.append(key)
+        content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{path}: holds {_describe(content)}, not tensors by name: save a model's state_dict()")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise UserError(
+            f"{path}: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}: not tensors, and no "
+            f"{' or '.join(WRAPPERS)} beside them: save a model's state_dict()"
+        )
+    tensors = {str(name): value.detach() for name, value in content.items()}
+    while (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)) is not None:
+        wrapping.append(prefix)
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors, tuple(wrapping), beside
+
+
+def _wrapper(content: Mapping[Any, Any]) -> str | None:
+    return next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool) or value is None else _describe(value)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return (
+        f"{type(value).__name__} of {len(value)}" if isinstance(value, Mapping | list | tuple) else type(value).__name__
+    )
