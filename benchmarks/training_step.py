@@ -16,9 +16,10 @@ from multiprocessing.connection import Connection
 import torch
 from torch.nn import functional as F
 
-from dlaseg.config import TrainConfig
+from dlaseg.config import Config, ModelConfig, TrainConfig
 from dlaseg.models.device import keep_freed_memory, memory_format
 from dlaseg.models.factory import create_model
+from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import TrainState, step_function
 
 CLASSES = 11
@@ -37,7 +38,8 @@ def work(kind: str, pipe: Connection, options: argparse.Namespace) -> None:
         model.to(memory_format=memory_format(device))
         optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
         state = TrainState(model, optimizer, epoch=0, step=0, log=[])
-        ours = step_function(TrainConfig(lr=0.01, power=0), state, total=10**6, device=device)
+        task = Segmentation(Config(model=ModelConfig(stride=options.stride), train=TrainConfig(lr=0.01, power=0)))
+        ours = step_function(task, state, steps_per_epoch=10**6, device=device)
 
         def step() -> float:
             return ours(images, targets)[0]

@@ -5,38 +5,44 @@ ends with exit code 2; `--debug` shows where it was noticed.
 """
 
 import argparse
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser
 
-from dlaseg.config import Config, check_keys, flatten, nearest, read_yaml
+from dlaseg.config import Config, PretrainConfig
 from dlaseg.errors import UserError
+from dlaseg.records import check_keys, flatten, nearest, read_yaml
 from dlaseg.version import __version__
+
+if TYPE_CHECKING:
+    from dlaseg.training.task import Task
+
+Kind = TypeVar("Kind", Config, PretrainConfig)
 
 
 def train(arguments: Sequence[str]) -> int:
     """Trains as a YAML file says; any field of it can be set by its dotted name, such as --train.lr 0.02."""
-    parser = _parser("train", train)
-    parser.add_argument("--config", action="config", help="the record of the run (YAML), see configs/")
-    parser.add_class_arguments(Config, as_group=False)
-    parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
-    for path in _config_files(arguments):
-        check_keys(read_yaml(path), str(path))
-    given = parser.instantiate(parser.parse_args(arguments))
-    config = Config(given.name, given.data, given.model, given.augment, given.train)
-    output = given.output or Path("runs") / config.name
+    config, output, resume = _run_arguments(_parser("train", train), Config, arguments)
 
-    from dlaseg.training.trainer import fit
+    from dlaseg.training.segmentation import Segmentation
 
-    state = fit(config, output, given.resume)
-    print(f"best val mIoU {state.best_miou:.4f}  {output / 'best.safetensors'}")
-    return 0
+    return _fit(Segmentation(config), output, resume)
+
+
+def pretrain(arguments: Sequence[str]) -> int:
+    """Trains an image classifier, whose backbone `train` can start from (--model.backbone_weights)."""
+    config, output, resume = _run_arguments(_parser("pretrain", pretrain), PretrainConfig, arguments)
+
+    from dlaseg.training.classification import Classification
+
+    return _fit(Classification(config), output, resume)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -112,6 +118,7 @@ def data_synthesize(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
+    "pretrain": pretrain,
     "eval": evaluate,
     "infer": infer,
     "data synthesize": data_synthesize,
@@ -154,6 +161,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
         return 130
+
+
+def _run_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Path, bool]:
+    """A run's record, its folder, and whether to resume it."""
+    parser.add_argument("--config", action="config", help="the record of the run (YAML), see configs/")
+    parser.add_class_arguments(kind, as_group=False)
+    parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
+    for path in _config_files(arguments):
+        check_keys(read_yaml(path), str(path), kind)
+    given = parser.instantiate(parser.parse_args(arguments))
+    record = kind(**{entry.name: given[entry.name] for entry in dataclasses.fields(kind)})
+    return record, given.output or Path("runs") / given.name, given.resume
+
+
+def _fit(task: "Task[Any, Any]", output: Path, resume: bool) -> int:
+    from dlaseg.training.trainer import fit
+
+    state = fit(task, output, resume)
+    metric, title = next(iter(task.metrics.items()))
+    print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")
+    return 0
 
 
 def _config_files(arguments: Sequence[str]) -> list[Path]:

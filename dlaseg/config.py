@@ -1,17 +1,11 @@
-"""The experiment record: one YAML file is one run.
+"""The experiment records, one a command: one YAML file is one run.
 
 Every field can be set on the command line by its dotted name, `--train.lr 0.02`.
 """
 
-import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Literal
 
 from dlaseg.errors import UserError
 
@@ -76,8 +70,8 @@ class AugmentConfig:
 
 
 @dataclass
-class TrainConfig:
-    """How weights are learnt: poly schedule, cross-entropy.
+class LearningConfig:
+    """How weights are learnt, whatever the task: cross-entropy.
 
     Args:
         epochs: passes over the training split.
@@ -87,8 +81,10 @@ class TrainConfig:
         momentum: of SGD; AdamW has betas of its own, 0.9 and 0.999.
         weight_decay: of every parameter: an L2 penalty for SGD, decoupled for AdamW.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        power: the learning rate falls as (1 - step / steps) ** power.
-        class_weights: of the loss, one number a class; null for equal weights.
+        schedule: how the learning rate falls: poly, with every step, or step, every few epochs.
+        power: of poly: the learning rate falls as (1 - step / steps) ** power.
+        step_epochs: of step: epochs after which the learning rate falls, again and again.
+        step_factor: of step: what the learning rate is then multiplied by.
         eval_every: epochs between validations; the last epoch is always validated.
         precision: auto takes bfloat16 autocast where the hardware gains from it.
         device: auto, cpu, cuda, cuda:1, mps, ...
@@ -102,12 +98,25 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_steps: int = 0
+    schedule: Literal["poly", "step"] = "poly"
     power: float = 0.9
-    class_weights: list[float] | None = None
+    step_epochs: int = 30
+    step_factor: float = 0.1
     eval_every: int = 5
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: str = "auto"
     seed: int = 0
+
+
+@dataclass
+class TrainConfig(LearningConfig):
+    """How a segmentation network's weights are learnt.
+
+    Args:
+        class_weights: of the loss, one number a class; null for equal weights.
+    """
+
+    class_weights: list[float] | None = None
 
 
 @dataclass
@@ -129,110 +138,151 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def validate(config: Config) -> None:
+@dataclass
+class PretrainDataConfig:
+    """Where images come from, one folder a class: root/SPLIT/CLASS/*, as ImageNet is kept.
+
+    Args:
+        root: the data set's folder.
+        train_split: what is learnt from.
+        val_split: what the best weights are chosen by; has the classes of train_split.
+        workers: processes that load images; changes the speed, never the result.
+    """
+
+    root: str = "data/imagenet"
+    train_split: str = "train"
+    val_split: str = "val"
+    workers: int = 2
+
+
+@dataclass
+class PretrainModelConfig:
+    """The classifier.
+
+    Args:
+        name: variant, see `dlaseg.list_models()`.
+        root_kernel_size: of the aggregation nodes: 1 as in published weights, or 3.
+        weights: a classifier's weights to start from; null for none.
+    """
+
+    name: str = "dla34"
+    root_kernel_size: int = 1
+    weights: str | None = None
+
+
+@dataclass
+class PretrainAugmentConfig:
+    """What is done to an image: random crop, colour and flip to train, scale and centre crop to validate.
+
+    Args:
+        crop_size: height and width of what the network sees in pixels, a multiple of 32.
+        resize: length of the shorter side before the centre crop, pixels.
+        area: range of a random crop's share of the image's area, before it is scaled to crop_size.
+        aspect: range of the random crop's width over its height.
+        jitter: strength of brightness, contrast and sharpness changes, 0 to 1; 0.4 means factors 0.6 to 1.4.
+        flip: probability of a horizontal flip.
+    """
+
+    crop_size: int = 224
+    resize: int = 256
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float = 0.0
+    flip: float = 0.5
+
+
+def _imagenet_recipe() -> LearningConfig:
+    """Of the paper (sec. 5.1) and the authors' code."""
+    return LearningConfig(epochs=120, batch_size=256, lr=0.1, schedule="step", eval_every=1)
+
+
+@dataclass
+class PretrainConfig:
+    """A run that makes a classifier, whose backbone a segmentation network can start from.
+
+    Args:
+        name: of the run; its folder is runs/NAME unless --output says otherwise.
+        data: where images come from.
+        model: the classifier.
+        augment: what is done to images.
+        train: how weights are learnt.
+    """
+
+    name: str = "pretrain"
+    data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
+    model: PretrainModelConfig = field(default_factory=PretrainModelConfig)
+    augment: PretrainAugmentConfig = field(default_factory=PretrainAugmentConfig)
+    train: LearningConfig = field(default_factory=_imagenet_recipe)
+
+
+def validate(config: Config | PretrainConfig) -> None:
     """Checks every value that a type alone cannot check.
 
     Raises:
         UserError: names the field, its value and the rule.
     """
-    augment, train = config.augment, config.train
-    for name, value, least in (
-        ("data.workers", config.data.workers, 0),
-        ("train.epochs", train.epochs, 1),
-        ("train.batch_size", train.batch_size, 1),
-        ("train.warmup_steps", train.warmup_steps, 0),
-        ("train.eval_every", train.eval_every, 1),
-        ("train.seed", train.seed, 0),
-    ):
-        if value < least:
-            raise UserError(f"{name} {value}: use {least} or more")
-    for name, number, low, high in (
-        ("augment.rotation", augment.rotation, 0, 180),
-        ("augment.jitter", augment.jitter, 0, 1),
-        ("augment.flip", augment.flip, 0, 1),
-        ("train.lr", train.lr, 0, math.inf),
-        ("train.momentum", train.momentum, 0, 1),
-        ("train.weight_decay", train.weight_decay, 0, math.inf),
-        ("train.power", train.power, 0, math.inf),
-    ):
-        if not low <= number <= high or math.isinf(number):
-            raise UserError(f"{name} {number}: use a number from {low} to {high}")
+    train = config.train
+    _at_least("data.workers", config.data.workers, 0)
+    _at_least("train.epochs", train.epochs, 1)
+    _at_least("train.batch_size", train.batch_size, 1)
+    _at_least("train.warmup_steps", train.warmup_steps, 0)
+    _at_least("train.step_epochs", train.step_epochs, 1)
+    _at_least("train.eval_every", train.eval_every, 1)
+    _at_least("train.seed", train.seed, 0)
+    _within("train.lr", train.lr, 0, math.inf)
+    _within("train.momentum", train.momentum, 0, 1)
+    _within("train.weight_decay", train.weight_decay, 0, math.inf)
+    _within("train.power", train.power, 0, math.inf)
+    _within("train.step_factor", train.step_factor, 0, 1)
+    _within("augment.jitter", config.augment.jitter, 0, 1)
+    _within("augment.flip", config.augment.flip, 0, 1)
+    if isinstance(config, Config):
+        _validate_segmentation(config)
+    else:
+        _validate_classification(config)
+
+
+def _validate_segmentation(config: Config) -> None:
+    augment, weights = config.augment, config.train.class_weights
+    _within("augment.rotation", augment.rotation, 0, 180)
     if not 0 < augment.scale[0] <= augment.scale[1] <= 10:
         raise UserError(f"augment.scale {list(augment.scale)}: use 0 < smallest <= largest <= 10")
     height, width = augment.crop_size
+    _check_crop(height, width, config.train.batch_size)
+    if weights is not None and not all(w >= 0 and math.isfinite(w) for w in weights):
+        raise UserError(f"train.class_weights {weights}: use finite numbers from 0 upwards")
+
+
+def _validate_classification(config: PretrainConfig) -> None:
+    augment = config.augment
+    _check_crop(augment.crop_size, augment.crop_size, config.train.batch_size)
+    if augment.resize < augment.crop_size:
+        raise UserError(
+            f"augment.resize {augment.resize}: the centre crop is cut out of it: "
+            f"use augment.crop_size ({augment.crop_size}) or more"
+        )
+    if not 0 < augment.area[0] <= augment.area[1] <= 1:
+        raise UserError(f"augment.area {list(augment.area)}: use 0 < smallest <= largest <= 1")
+    if not 0 < augment.aspect[0] <= augment.aspect[1] < math.inf:
+        raise UserError(f"augment.aspect {list(augment.aspect)}: use 0 < narrowest <= widest")
+
+
+def _check_crop(height: int, width: int, batch_size: int) -> None:
     if min(height, width) < 32 or height % 32 or width % 32:
         fit = [max(32, round(side / 32) * 32) for side in (height, width)]
         raise UserError(
             f"augment.crop_size {height} x {width}: height and width are multiples of 32, so that no part of a crop is "
             f"padding: use {fit[0]} x {fit[1]}"
         )
-    if train.batch_size == 1 and height * width <= 32 * 32:
+    if batch_size == 1 and height * width <= 32 * 32:
         raise UserError("train.batch_size 1 with a crop of 32 x 32: batch norm needs more than one value: use 2")
-    if train.class_weights is not None and not all(w >= 0 and math.isfinite(w) for w in train.class_weights):
-        raise UserError(f"train.class_weights {train.class_weights}: use finite numbers from 0 upwards")
 
 
-def to_yaml(config: Config) -> str:
-    """The whole record as YAML, defaults included."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name} {value}: use {least} or more")
 
 
-def field_names(kind: type = Config, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields: `name`, `data.root`, ..."""
-    for entry in dataclasses.fields(kind):
-        if isinstance(entry.type, type) and dataclasses.is_dataclass(entry.type):
-            yield from field_names(entry.type, f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name
-
-
-def check_keys(content: Any, source: str) -> None:
-    """Refuses a key that no field has, and names the nearest one.
-
-    Args:
-        content: what a YAML file held.
-        source: the file, for the message.
-    """
-    if not isinstance(content, Mapping):
-        raise UserError(f"{source}: no mapping; a config is YAML such as 'train: {{lr: 0.01}}'")
-    known = list(field_names())
-    for key in flatten(content):
-        if key not in known and not any(name.startswith(f"{key}.") for name in known):
-            raise UserError(f"{source}: unknown field {key!r}: did you mean {nearest(key, known)!r}?")
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that looks most like `name`; of dotted names the last part counts double."""
-
-    def likeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        return whole + difflib.SequenceMatcher(None, name.split(".")[-1], candidate.split(".")[-1]).ratio()
-
-    return max(known, key=likeness)
-
-
-def read_yaml(path: Path) -> Any:
-    """Reads a YAML file, or says in one line why not."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: name a YAML file that can be read") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+def _within(name: str, number: float, low: float, high: float) -> None:
+    if not low <= number <= high or math.isinf(number):
+        raise UserError(f"{name} {number}: use a number from {low} to {high}")

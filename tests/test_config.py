@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,33 +10,42 @@ from dlaseg.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    LearningConfig,
+    PretrainAugmentConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+    PretrainModelConfig,
     TrainConfig,
-    check_keys,
-    field_names,
-    flatten,
-    nearest,
-    to_yaml,
     validate,
 )
 from dlaseg.errors import UserError
+from dlaseg.records import check_keys, field_names, flatten, to_yaml
 from dlaseg.training import trainer
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
 
+def command_of(path: Path) -> str:
+    """The command that a config's header says to give it to."""
+    return re.search(rf"^#   dlaseg (\w+) --config configs/{path.name} ", path.read_text(), re.MULTILINE)[1]
+
+
+KINDS = {"train": Config, "pretrain": PretrainConfig}
+
+
 @pytest.fixture
 def parse(monkeypatch):
-    """The record that `dlaseg train` makes of its arguments; nothing is trained."""
+    """The record that a command makes of its arguments, `dlaseg train` by default; nothing is trained."""
 
-    def parsed(*arguments: str) -> Config:
+    def parsed(*arguments: str, command: str = "train") -> Config | PretrainConfig:
         seen = []
 
-        def fit(config, output, resume):
-            seen.append(config)
+        def fit(task, output, resume):
+            seen.append(task.config)
             return trainer.TrainState(None, None, 0, 0, [])
 
         monkeypatch.setattr(trainer, "fit", fit)
-        assert cli.train(arguments) == 0
+        assert cli.COMMANDS[command](arguments) == 0
         return seen[0]
 
     return parsed
@@ -43,16 +53,17 @@ def parse(monkeypatch):
 
 @pytest.fixture
 def parse_text(parse, tmp_path):
-    def parsed(text: str) -> Config:
+    def parsed(text: str, command: str = "train") -> Config | PretrainConfig:
         (tmp_path / "run.yaml").write_text(text)
-        return parse("--config", str(tmp_path / "run.yaml"))
+        return parse("--config", str(tmp_path / "run.yaml"), command=command)
 
     return parsed
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid(parse, path):
-    config = parse("--config", str(path))
+    config = parse("--config", str(path), command=command_of(path))
+    assert type(config) is KINDS[command_of(path)]
     validate(config)
     assert config.name == path.stem
 
@@ -60,7 +71,7 @@ def test_every_shipped_config_is_valid(parse, path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_arrives_value_by_value(parse, path):
     written = flatten(yaml.safe_load(path.read_text()))
-    arrived = flatten(yaml.safe_load(to_yaml(parse("--config", str(path)))))
+    arrived = flatten(yaml.safe_load(to_yaml(parse("--config", str(path), command=command_of(path)))))
     assert {name: arrived[name] for name in written} == written
 
 
@@ -68,12 +79,36 @@ def test_there_are_shipped_configs():
     assert len(CONFIGS) >= 3
 
 
-def test_an_empty_command_line_gives_the_defaults(parse):
-    assert parse() == Config()
+@pytest.mark.parametrize("command", KINDS)
+def test_an_empty_command_line_gives_the_defaults(parse, command):
+    assert parse(command=command) == KINDS[command]()
 
 
-def test_the_defaults_are_valid():
-    validate(Config())
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_the_defaults_are_valid(kind):
+    validate(kind())
+
+
+def test_a_part_of_the_pretraining_recipe_can_be_changed_alone(parse_text):
+    config = parse_text("train: {lr: 0.5}\n", command="pretrain")
+    assert config.train == dataclasses.replace(PretrainConfig().train, lr=0.5)
+
+
+def test_the_defaults_of_pretraining_are_the_shipped_recipe(parse):
+    path = next(path for path in CONFIGS if path.stem == "imagenet_dla34")
+    config, defaults = parse("--config", str(path), command="pretrain"), PretrainConfig()
+    assert (config.augment, config.train, config.model) == (defaults.augment, defaults.train, defaults.model)
+
+
+def test_a_pretraining_record_written_and_parsed_again_is_equal(parse_text):
+    config = PretrainConfig(
+        name="x: ä",
+        data=PretrainDataConfig("a b", workers=0),
+        model=PretrainModelConfig("dla46_c", 3, "a.safetensors"),
+        augment=PretrainAugmentConfig(64, 96, (0.2, 0.7), (0.5, 2), 0.1, 0),
+        train=LearningConfig(schedule="step", step_epochs=3, step_factor=0.3),
+    )
+    assert parse_text(to_yaml(config), command="pretrain") == config
 
 
 def test_a_record_written_and_parsed_again_is_equal(parse_text):
@@ -119,13 +154,23 @@ def test_an_unknown_key_is_refused_by_file_and_nearest_field(parse_text, tmp_pat
 @pytest.mark.parametrize("content", [None, [1], "text", 3])
 def test_a_file_without_a_mapping_is_refused(content):
     with pytest.raises(UserError, match=r"^f\.yaml: no mapping"):
-        check_keys(content, "f.yaml")
+        check_keys(content, "f.yaml", Config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_name_only_known_fields(path):
-    check_keys(yaml.safe_load(path.read_text()), path.name)
-    assert flatten(yaml.safe_load(path.read_text())).keys() <= set(field_names())
+    kind = KINDS[command_of(path)]
+    check_keys(yaml.safe_load(path.read_text()), path.name, kind)
+    assert flatten(yaml.safe_load(path.read_text())).keys() <= set(field_names(kind))
+
+
+def test_a_record_of_another_command_is_refused(parse, parse_text, tmp_path):
+    with pytest.raises(UserError, match=r"unknown field 'data\.dataset'"):
+        parse_text(to_yaml(Config()), command="pretrain")
+    with pytest.raises(UserError, match="unknown field"):
+        parse_text(to_yaml(PretrainConfig()))
+    with pytest.raises(UserError, match=r"unknown option --train\.class_weights"):
+        parse("--train.class_weights", "[1, 2]", command="pretrain")
 
 
 @pytest.mark.parametrize("value", ["[64]", "[64, 64, 64]", "[]", "64"])
@@ -149,9 +194,9 @@ def test_a_value_of_another_type_is_refused_by_the_field(parse, field, value):
         parse(f"--{field}", value)
 
 
-def changed(name: str, value: object) -> Config:
+def changed(name: str, value: object, kind: type = Config) -> Config | PretrainConfig:
     section, field = name.split(".")
-    config = Config()
+    config = kind()
     return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
 
 
@@ -175,6 +220,9 @@ def changed(name: str, value: object) -> Config:
         ("train.momentum", 1.5),
         ("train.weight_decay", -1e-4),
         ("train.power", -1.0),
+        ("train.step_epochs", 0),
+        ("train.step_factor", 1.1),
+        ("train.step_factor", -0.1),
         ("augment.scale", (0.0, 1.0)),
         ("augment.scale", (2.0, 1.0)),
         ("augment.scale", (1.0, 11.0)),
@@ -192,6 +240,41 @@ def test_a_value_outside_its_rule_is_refused_by_the_field(name, value):
         validate(changed(name, value))
     assert str(caught.value).startswith(f"{name} ")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.workers", -1),
+        ("train.lr", float("nan")),
+        ("train.step_epochs", 0),
+        ("augment.crop_size", 200),
+        ("augment.crop_size", 0),
+        ("augment.resize", 223),
+        ("augment.area", (0.0, 1.0)),
+        ("augment.area", (0.5, 0.4)),
+        ("augment.area", (0.5, 1.1)),
+        ("augment.area", (float("nan"), 1.0)),
+        ("augment.aspect", (0.0, 1.0)),
+        ("augment.aspect", (2.0, 1.0)),
+        ("augment.aspect", (1.0, float("inf"))),
+        ("augment.jitter", 1.1),
+        ("augment.flip", -0.1),
+    ],
+)
+def test_a_pretraining_value_outside_its_rule_is_refused_by_the_field(name, value):
+    with pytest.raises(UserError) as caught:
+        validate(changed(name, value, PretrainConfig))
+    assert str(caught.value).startswith(f"{name} ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("augment.resize", 224), ("augment.area", (1.0, 1.0)), ("augment.aspect", (1.0, 1.0)), ("train.step_factor", 1.0)],
+)
+def test_a_pretraining_value_at_the_edge_of_its_rule_is_taken(name, value):
+    validate(changed(name, value, PretrainConfig))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +302,3 @@ def test_a_single_crop_of_32_is_refused_for_batch_norm():
     config.train.batch_size = 1
     with pytest.raises(UserError, match=r"^train\.batch_size 1 "):
         validate(config)
-
-
-def test_of_dotted_names_the_last_part_counts_most():
-    assert nearest("lr", ["train.lr", "lrxx", "data.root"]) == "train.lr"

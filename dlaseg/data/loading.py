@@ -1,21 +1,35 @@
 """Samplers and loaders: the same batches whatever the number of workers, and again after a resume."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.tensors import to_tensor
-from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 
 Key = tuple[int, int]
 """(epoch, index): a sample's randomness comes from it and the seed alone."""
+
+Augment = Callable[[NDArray[np.uint8], Any, Sequence[int]], tuple[NDArray[np.uint8], Any]]
+"""From image, target and seed to image and target, such as `Augmentation`."""
+
+
+class Samples(Protocol):
+    """A data set: so many images, each with its target."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, index: int) -> tuple[NDArray[np.uint8], Any]:
+        """An image, (H, W, 3) uint8 RGB, and its target: a label map, (H, W) uint8, or a class id."""
+        ...
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -48,7 +62,7 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 class _AugmentedSamples(Dataset[Any]):
-    def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int):
+    def __init__(self, dataset: Samples, augmentation: Augment, seed: int):
         self.dataset, self.augmentation, self.seed = dataset, augmentation, seed
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | UserError:
@@ -58,11 +72,11 @@ class _AugmentedSamples(Dataset[Any]):
         except UserError as error:
             return error
         image, target = self.augmentation(image, target, (self.seed, epoch, index))
-        return to_tensor(image), torch.from_numpy(target)
+        return to_tensor(image), torch.as_tensor(target)
 
 
-class _WholeSamples(Dataset[Any]):
-    def __init__(self, dataset: SegmentationDataset):
+class _PlainSamples(Dataset[Any]):
+    def __init__(self, dataset: Samples):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -73,29 +87,40 @@ class _WholeSamples(Dataset[Any]):
             image, target = self.dataset.read(index)
         except UserError as error:
             return error
-        return to_tensor(image), torch.from_numpy(target)
+        return to_tensor(image), torch.as_tensor(target)
 
 
 def train_loader(
-    dataset: SegmentationDataset, augmentation: Augmentation, batch_size: int, seed: int, workers: int
+    dataset: Samples, augmentation: Augment, batch_size: int, seed: int, workers: int
 ) -> tuple[DataLoader[Any], EpochBatches]:
     """A loader of training crops.
 
     Returns:
         The loader, to be iterated through `batches`, and its sampler, whose `epoch` says which epoch comes next.
-        A batch is (images (N, 3, H, W) uint8, targets (N, H, W) uint8).
+        A batch is (images (N, 3, H, W) uint8, targets (N, H, W) uint8), or (N,) int64 where targets are class ids.
     """
     sampler = EpochBatches(len(dataset), batch_size, seed)
     samples = _AugmentedSamples(dataset, augmentation, seed)
     return _loader(samples, workers, batch_sampler=sampler), sampler
 
 
-def whole_image_loader(dataset: SegmentationDataset, workers: int) -> DataLoader[Any]:
+def whole_image_loader(dataset: Samples, workers: int) -> DataLoader[Any]:
     """A loader of whole images at native size, one at a time, in the data set's order.
 
     A batch is (image (1, 3, H, W) uint8, target (1, H, W) uint8).
     """
-    return _loader(_WholeSamples(dataset), workers, batch_size=1)
+    return ordered_loader(dataset, 1, workers)
+
+
+def ordered_loader(dataset: Samples, batch_size: int, workers: int) -> DataLoader[Any]:
+    """A loader of every sample as it is, once, in the data set's order; the last batch may be smaller.
+
+    Args:
+        dataset: its images of one size, unless batch_size is 1.
+        batch_size: images in a batch.
+        workers: processes that read.
+    """
+    return _loader(_PlainSamples(dataset), workers, batch_size=batch_size)
 
 
 def batches(loader: Iterable[Any]) -> Iterator[tuple[Tensor, Tensor]]:

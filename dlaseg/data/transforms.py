@@ -1,14 +1,15 @@
-"""What is done to a training image and its label map."""
+"""What is done to a training image and its label map, and to the images of a classifier."""
 
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.config import AugmentConfig
+from dlaseg.config import AugmentConfig, PretrainAugmentConfig
 from dlaseg.labels import IGNORE_INDEX
 
 # Importing albumentations asks the network for a newer release unless this is set.
@@ -51,16 +52,7 @@ class Augmentation:
             ]
         else:
             transforms.append(A.RandomCrop(height, width, pad_if_needed=True, pad_position="random", **outside))
-        if config.jitter:
-            factors = (1 - config.jitter, 1 + config.jitter)
-            sharper, blurrier = (config.jitter / 2, config.jitter), (0.1, 2 * config.jitter + 0.1)
-            transforms += [
-                A.ColorJitter(factors, factors, saturation=(1, 1), hue=(0, 0), p=1),
-                A.OneOf([A.Sharpen(sharper, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blurrier)], p=0.5),
-            ]
-        if config.flip:
-            transforms.append(A.HorizontalFlip(p=config.flip))
-        self._compose = A.Compose(transforms)
+        self._compose = A.Compose(transforms + _colour_and_flip(config.jitter, config.flip))
 
     def __call__(
         self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
@@ -75,12 +67,75 @@ class Augmentation:
         Returns:
             Image and target of the crop's size.
         """
-        # Compose.set_random_seed gives every transform the same stream, so that, say, only dark images were flipped.
-        seeds = np.random.SeedSequence(tuple(seed)).generate_state(len(self._compose.transforms))
-        for transform, own in zip(self._compose.transforms, seeds, strict=True):
-            transform.set_random_seed(int(own))
+        _reseed(self._compose, seed)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]
+
+
+class CropAugmentation:
+    """Random resized crop, colour and flip of an image that a classifier is trained on.
+
+    The recipe of the paper (sec. 5.1): 8 % to all of the area, aspect 3/4 to 4/3, flip, no colour.
+
+    Args:
+        config: the strengths.
+    """
+
+    def __init__(self, config: PretrainAugmentConfig):
+        size = (config.crop_size, config.crop_size)
+        crop = A.RandomResizedCrop(size, tuple(config.area), tuple(config.aspect), area_for_downscale="image")
+        self._compose = A.Compose([crop, *_colour_and_flip(config.jitter, config.flip)])
+
+    def __call__(self, image: NDArray[np.uint8], target: int, seed: Sequence[int]) -> tuple[NDArray[np.uint8], int]:
+        """Transforms one sample.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            target: class id, handed through.
+            seed: such as (seed, epoch, index); all the randomness there is.
+
+        Returns:
+            The crop, (crop_size, crop_size, 3) uint8, and the target.
+        """
+        _reseed(self._compose, seed)
+        return self._compose(image=image)["image"], target
+
+
+class CenterCrop:
+    """What a classifier is validated on: the shorter side scaled to `resize`, then the middle.
+
+    Args:
+        config: `resize` and `crop_size`.
+    """
+
+    def __init__(self, config: PretrainAugmentConfig):
+        shorter = A.SmallestMaxSize(config.resize, area_for_downscale="image")
+        self._compose = A.Compose([shorter, A.CenterCrop(config.crop_size, config.crop_size)])
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB of any size to (crop_size, crop_size, 3)."""
+        return self._compose(image=image)["image"]
+
+
+def _colour_and_flip(jitter: float, flip: float) -> list[Any]:
+    transforms: list[Any] = []
+    if jitter:
+        factors = (1 - jitter, 1 + jitter)
+        sharper, blurrier = (jitter / 2, jitter), (0.1, 2 * jitter + 0.1)
+        transforms += [
+            A.ColorJitter(factors, factors, saturation=(1, 1), hue=(0, 0), p=1),
+            A.OneOf([A.Sharpen(sharper, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blurrier)], p=0.5),
+        ]
+    if flip:
+        transforms.append(A.HorizontalFlip(p=flip))
+    return transforms
+
+
+def _reseed(compose: A.Compose, seed: Sequence[int]) -> None:
+    # Compose.set_random_seed gives every transform the same stream, so that, say, only dark images were flipped.
+    seeds = np.random.SeedSequence(tuple(seed)).generate_state(len(compose.transforms))
+    for transform, own in zip(compose.transforms, seeds, strict=True):
+        transform.set_random_seed(int(own))
 
 
 def _turned(side: int, other: int, angle: float) -> int:

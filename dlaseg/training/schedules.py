@@ -1,5 +1,7 @@
 """The learning rate as a function of the step alone, so that a resumed run needs no state for it."""
 
+from dlaseg.config import LearningConfig
+
 
 def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
     """Factor of the learning rate: linear warm-up, then (1 - step / total) ** power.
@@ -17,5 +19,41 @@ def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
         >>> [round(poly(step, total=4, warmup=2, power=1), 3) for step in range(4)]
         [0.5, 0.75, 0.5, 0.25]
     """
-    rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    return float(rising * (1 - step / total) ** power)
+    return float(_rise(step, warmup) * (1 - step / total) ** power)
+
+
+def staircase(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> float:
+    """Factor of the learning rate: linear warm-up, then `factor` once more after every `period` steps.
+
+    Args:
+        step: from 0, the step about to be taken.
+        period: steps between two falls.
+        warmup: steps over which the factor rises.
+        factor: 0.1 in the paper (sec. 5.1); 1 keeps the rate constant.
+
+    Returns:
+        0 to 1.
+
+    Example:
+        >>> [round(staircase(step, period=2, factor=0.5), 3) for step in range(6)]
+        [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+    """
+    return float(_rise(step, warmup) * factor ** (step // period))
+
+
+def learning_rate(train: LearningConfig, step: int, steps_per_epoch: int) -> float:
+    """The record's learning rate of a step.
+
+    Args:
+        train: the schedule.
+        step: from 0, the step about to be taken.
+        steps_per_epoch: batches in an epoch.
+    """
+    if train.schedule == "step":
+        period = train.step_epochs * steps_per_epoch
+        return train.lr * staircase(step, period, train.warmup_steps, train.step_factor)
+    return train.lr * poly(step, train.epochs * steps_per_epoch, train.warmup_steps, train.power)
+
+
+def _rise(step: int, warmup: int) -> float:
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0

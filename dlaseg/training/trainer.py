@@ -1,36 +1,34 @@
-"""fit -> train_one_epoch -> train_step."""
+"""fit -> train_one_epoch -> train_step, whatever the task."""
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from dlaseg.config import Config, TrainConfig, flatten, read_yaml, to_yaml, validate
-from dlaseg.data.datasets import SegmentationDataset, open_dataset
-from dlaseg.data.loading import batches, train_loader, whole_image_loader
+from dlaseg.config import LearningConfig, validate
+from dlaseg.data.loading import batches
 from dlaseg.data.tensors import normalize
-from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.files import write_json, write_text
 from dlaseg.models.device import gains_from_bfloat16, keep_freed_memory, memory_format, pick_device
-from dlaseg.models.factory import create_model
+from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import save_model
+from dlaseg.records import flatten, read_yaml, to_yaml
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.environment import environment
-from dlaseg.training.losses import pixel_cross_entropy
-from dlaseg.training.schedules import poly
+from dlaseg.training.schedules import learning_rate
+from dlaseg.training.task import Record, Task
 
 
 @dataclass
@@ -45,23 +43,22 @@ class TrainState:
         log: the rows of log.jsonl.
     """
 
-    model: DLASeg
+    model: DLASeg | DLA
     optimizer: Optimizer
     epoch: int
     step: int
     log: list[dict[str, Any]]
 
-    @property
-    def best_miou(self) -> float:
-        """The best validation mIoU so far, -1 before the first."""
-        return max((row["miou"] for row in self.log if row.get("miou") is not None), default=-1.0)
+    def best(self, metric: str) -> float:
+        """The highest value of a metric so far, -1 before the first."""
+        return max((row[metric] for row in self.log if row.get(metric) is not None), default=-1.0)
 
 
-def fit(config: Config, output: Path, resume: bool = False, report: Callable[[str], None] = print) -> TrainState:
-    """Trains as the record says and leaves a run folder.
+def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callable[[str], None] = print) -> TrainState:
+    """Trains as the task's record says and leaves a run folder.
 
     Args:
-        config: the record.
+        task: what to learn, and the record.
         output: the run folder: config.yaml, log.jsonl, events.*, last.ckpt, best.safetensors, environment.json.
         resume: go on from last.ckpt; from the start where there is none yet.
         report: gets one line per epoch.
@@ -72,19 +69,18 @@ def fit(config: Config, output: Path, resume: bool = False, report: Callable[[st
     Raises:
         UserError: a bad value, a bad data set, a folder that holds another run, or a loss that is no number.
     """
+    config = task.config
     validate(config)
-    training, validation = (open_split(config, split) for split in (config.data.train_split, config.data.val_split))
+    training, validation = task.open_splits()
     check_output(config, output, resume)
     device = pick_device(config.train.device)
     if device.type == "cpu":
         keep_freed_memory()
-    state = initial_state(config, training, device)
-    augmentation = Augmentation(config.augment, fill=[m * 255 for m in state.model.mean])
-    loader, sampler = train_loader(
-        training, augmentation, config.train.batch_size, config.train.seed, config.data.workers
-    )
-    val_loader = whole_image_loader(validation, min(config.data.workers, 1))
-    step = step_function(config.train, state, config.train.epochs * len(loader), device)
+    state = initial_state(task, training, device)
+    loader, sampler = task.train_loader(training, state.model)
+    scores = task.validator(validation)
+    step = step_function(task, state, len(loader), device)
+    best_by = next(iter(task.metrics))
 
     checkpoint = output / "last.ckpt"
     if resume:
@@ -96,19 +92,19 @@ def fit(config: Config, output: Path, resume: bool = False, report: Callable[[st
     with SummaryWriter(str(output), purge_step=state.step) as board:
         while state.epoch < config.train.epochs:
             sampler.epoch = state.epoch
-            row = train_one_epoch(state, step, loader, config.train.epochs)
+            row = train_one_epoch(state, step, loader, config.train.epochs) | dict.fromkeys(task.metrics)
             state.epoch += 1
             if state.epoch % config.train.eval_every == 0 or state.epoch == config.train.epochs:
-                row["miou"] = evaluate(state.model, validation, loader=val_loader).scores().miou
-                if row["miou"] is not None and row["miou"] > state.best_miou:
+                row |= scores(state.model)
+                if row[best_by] is not None and row[best_by] > state.best(best_by):
                     save_model(state.model, output / "best.safetensors")
             state.log.append(row)
             save_checkpoint(checkpoint, snapshot(state))
             write_text(output / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
-            for name in ("loss", "lr", "images_per_second", "data_wait", "miou"):
+            for name in ("loss", "lr", "images_per_second", "data_wait", *task.metrics):
                 if row[name] is not None:
                     board.add_scalar(name, row[name], state.step)
-            report(summary(row, config.train.epochs))
+            report(summary(row, config.train.epochs, task.metrics))
     return state
 
 
@@ -119,7 +115,7 @@ def train_one_epoch(
 
     Returns:
         The epoch's row of the log: mean loss, last learning rate, images per second, share of the time spent waiting
-        for data; `miou` is None until the epoch is validated.
+        for data.
     """
     loss_sum, images_seen, waited, lr = 0.0, 0, 0.0, 0.0
     start = ready = time.perf_counter()
@@ -141,38 +137,37 @@ def train_one_epoch(
         "lr": lr,
         "images_per_second": images_seen / seconds,
         "data_wait": waited / seconds,
-        "miou": None,
     }
 
 
 def step_function(
-    train: TrainConfig, state: TrainState, total: int, device: torch.device
+    task: Task[Any, Any], state: TrainState, steps_per_epoch: int, device: torch.device
 ) -> Callable[[Tensor, Tensor], tuple[float, float]]:
     """Makes the training step: forward, loss, backward, update.
 
     Args:
-        train: the schedule and the precision.
+        task: the loss, the schedule and the precision.
         state: its model and optimizer are updated, its step counted.
-        total: steps of the whole run.
+        steps_per_epoch: batches in an epoch, for the schedule.
         device: where the model is.
 
     Returns:
-        A function from (images (N, 3, H, W) uint8, targets (N, H, W) uint8) to (loss, learning rate).
+        A function from (images (N, 3, H, W) uint8, targets, integers as the task's loader gives them) to (loss,
+        learning rate).
     """
-    model, optimizer = state.model, state.optimizer
-    weights = torch.tensor(train.class_weights, device=device) if train.class_weights is not None else None
+    model, optimizer, train = state.model, state.optimizer, task.config.train
     bfloat16 = train.precision == "bfloat16" or (train.precision == "auto" and gains_from_bfloat16(device))
 
     def step(images: Tensor, targets: Tensor) -> tuple[float, float]:
         model.train()
-        lr = train.lr * poly(state.step, total, train.warmup_steps, train.power)
+        lr = learning_rate(train, state.step, steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr
         inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
         inputs = inputs.contiguous(memory_format=memory_format(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            coarse = model.coarse_logits(inputs)
-        loss = pixel_cross_entropy(coarse, targets.to(device).long(), model.stride, weights)
+            logits = task.logits(model, inputs)
+        loss = task.loss(logits, targets.to(device).long())
         value = loss.item()
         if not math.isfinite(value):
             raise UserError(
@@ -188,23 +183,16 @@ def step_function(
     return step
 
 
-def initial_state(config: Config, training: SegmentationDataset, device: torch.device) -> TrainState:
-    """A fresh model, its weights from the seed, and its optimizer."""
-    model_config, train = config.model, config.train
-    classes = training.label_map.num_classes
-    if train.class_weights is not None and len(train.class_weights) != classes:
-        raise UserError(
-            f"train.class_weights has {len(train.class_weights)} numbers, the data set {classes} classes: "
-            "give one a class, in their order"
-        )
+def initial_state(task: Task[Any, Any], training: Any, device: torch.device) -> TrainState:
+    """A fresh model for the training split, its weights from the seed, and its optimizer."""
+    train = task.config.train
     torch.manual_seed(train.seed)
-    model = create_model(model_config.name, classes, model_config.stride, model_config.root_kernel_size)
-    model.label_map = training.label_map
+    model = task.make_model(training)
     model.to(device).to(memory_format=memory_format(device))
     return TrainState(model, make_optimizer(model, train, device), epoch=0, step=0, log=[])
 
 
-def make_optimizer(model: DLASeg, train: TrainConfig, device: torch.device) -> Optimizer:
+def make_optimizer(model: nn.Module, train: LearningConfig, device: torch.device) -> Optimizer:
     """The optimizer of the record, over all parameters."""
     fused = device.type in ("cpu", "cuda")  # one pass over the parameters rather than one per operation
     if train.optimizer == "adamw":
@@ -233,17 +221,11 @@ def restore(state: TrainState, saved: dict[str, Any]) -> None:
     state.epoch, state.step, state.log = saved["epoch"], saved["step"], saved["log"]
 
 
-def open_split(config: Config, split: str) -> SegmentationDataset:
-    """The data set of the record, one split of it."""
-    data = config.data
-    return open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes)
-
-
 # A run may move to another machine and folder without becoming another run.
 _FREE_TO_CHANGE = ("name", "data.root", "data.workers", "train.device")
 
 
-def check_output(config: Config, output: Path, resume: bool) -> None:
+def check_output(config: Record, output: Path, resume: bool) -> None:
     """Refuses to write over another run, and to resume with another record.
 
     Raises:
@@ -257,8 +239,15 @@ def check_output(config: Config, output: Path, resume: bool) -> None:
             raise UserError(f"{output}: holds a run already: go on with it by --resume, or name another --output")
         return
     if recorded.exists():
-        before, now = flatten(read_yaml(recorded)), flatten(yaml.safe_load(to_yaml(config)))
-        for name in sorted(before.keys() | now.keys()):
+        # A field that is younger than the run was made so that its default is what was done before
+        defaults, now = (flatten(yaml.safe_load(to_yaml(record))) for record in (type(config)(), config))
+        before = defaults | flatten(read_yaml(recorded))
+        if foreign := sorted(before.keys() - now.keys()):
+            raise UserError(
+                f"{output}: its run has the field {foreign[0]}, which is none of this command's: go on with it by the "
+                "command that started it, or name another --output"
+            )
+        for name in sorted(now):
             if name not in _FREE_TO_CHANGE and before.get(name) != now.get(name):
                 raise UserError(
                     f"{name} {now.get(name)}: the run in {output} has {before.get(name)}; a resumed run keeps its "
@@ -266,10 +255,16 @@ def check_output(config: Config, output: Path, resume: bool) -> None:
                 )
 
 
-def summary(row: dict[str, Any], epochs: int) -> str:
-    """A row of the log as one line for people."""
-    miou = "" if row["miou"] is None else f"  val mIoU {row['miou']:.4f}"
+def summary(row: dict[str, Any], epochs: int, metrics: Mapping[str, str]) -> str:
+    """A row of the log as one line for people.
+
+    Args:
+        row: of the log.
+        epochs: of the whole run.
+        metrics: names in the row, and what people call them.
+    """
+    scores = "".join(f"  val {title} {row[name]:.4f}" for name, title in metrics.items() if row[name] is not None)
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  lr {row['lr']:.5f}  "
-        f"{row['images_per_second']:.1f} img/s  data wait {row['data_wait']:.0%}{miou}"
+        f"{row['images_per_second']:.1f} img/s  data wait {row['data_wait']:.0%}{scores}"
     )

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from dlaseg.errors import UserError
 from dlaseg.models.factory import load_model
-from dlaseg.training import trainer
+from dlaseg.records import to_yaml
+from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.schedules import poly
-from dlaseg.training.trainer import fit, initial_state, open_split, step_function
+from dlaseg.training.segmentation import Segmentation
+from dlaseg.training.trainer import fit, initial_state, step_function
 
 CPU = torch.device("cpu")
 
@@ -66,7 +69,7 @@ def silent(line: str) -> None:
 
 
 def run(config: Config, output: Path, resume: bool = False) -> trainer.TrainState:
-    return fit(config, output, resume, report=silent)
+    return fit(Segmentation(config), output, resume, report=silent)
 
 
 def interrupt_after(epoch: int):
@@ -98,7 +101,12 @@ def made_batch(label: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fresh(config: Config) -> trainer.TrainState:
-    return initial_state(config, open_split(config, "train"), CPU)
+    task = Segmentation(config)
+    return initial_state(task, task.open_splits()[0], CPU)
+
+
+def steps(config: Config, state: trainer.TrainState | None = None, steps_per_epoch: int = 10):
+    return step_function(Segmentation(config), state or fresh(config), steps_per_epoch, CPU)
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +125,7 @@ def straight(root, tmp_path_factory):
 
 def test_the_loss_falls_on_a_tiny_set(config):
     config = small(config, warmup_steps=0)
-    step = step_function(config.train, fresh(config), 100, CPU)
+    step = steps(config)
     losses = [step(*made_batch())[0] for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
 
@@ -125,7 +133,7 @@ def test_the_loss_falls_on_a_tiny_set(config):
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config, tmp_path):
     _, whole, _ = straight
     with pytest.raises(KeyboardInterrupt):
-        fit(config, tmp_path / "run", report=interrupt_after(2))
+        fit(Segmentation(config), tmp_path / "run", report=interrupt_after(2))
     assert load_checkpoint(tmp_path / "run/last.ckpt")["epoch"] == 2
     run(config, tmp_path / "run", resume=True)
     one, other = load_checkpoint(whole / "last.ckpt"), load_checkpoint(tmp_path / "run/last.ckpt")
@@ -144,7 +152,7 @@ def test_a_resumed_adamw_run_equals_an_uninterrupted_one(config, tmp_path):
     config = small(config, optimizer="adamw", lr=0.01, weight_decay=0.01)
     run(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        fit(config, tmp_path / "run", report=interrupt_after(1))
+        fit(Segmentation(config), tmp_path / "run", report=interrupt_after(1))
     run(config, tmp_path / "run", resume=True)
     one, other = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("whole", "run"))
     assert_same_tensors(one["model"], other["model"])
@@ -226,6 +234,23 @@ def test_a_run_may_move_to_another_folder_and_number_of_workers(straight, tmp_pa
     trainer.check_output(dataclasses.replace(config, name="other", data=data), output, resume=True)
 
 
+def test_a_run_that_is_older_than_a_field_is_resumed_with_the_fields_default(straight, tmp_path):
+    config, _, _ = straight
+    record = yaml.safe_load(to_yaml(config))
+    del record["train"]["schedule"], record["train"]["step_epochs"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    trainer.check_output(config, tmp_path, resume=True)
+    with pytest.raises(UserError, match=r"^train\.schedule step: the run in .* has poly"):
+        trainer.check_output(small(config, schedule="step"), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(("before", "now"), [(Config(), PretrainConfig()), (PretrainConfig(), Config())])
+def test_a_run_of_another_command_is_not_resumed(tmp_path, before, now):
+    (tmp_path / "config.yaml").write_text(to_yaml(before))
+    with pytest.raises(UserError, match=r"none of this command's: go on with it by the command that started it"):
+        trainer.check_output(now, tmp_path, resume=True)
+
+
 def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path):
     _, output, _ = straight
     for name in ("config.yaml", "last.ckpt"):
@@ -260,7 +285,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update(config):
         next(p for name, p in state.model.named_parameters() if name.endswith("bias"))[:] = math.nan
     before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
     with pytest.raises(UserError, match=r"loss is nan at step 1, .* lower train\.lr"):
-        step_function(config.train, state, 10, CPU)(*made_batch())
+        steps(config, state)(*made_batch())
     assert state.step == 0
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter.nan_to_num(7), before[name].nan_to_num(7)), name
@@ -274,7 +299,7 @@ def test_class_weights_of_another_length_than_the_classes_are_refused(config, tm
 
 def test_a_class_of_weight_zero_teaches_nothing(config):
     config = small(config, class_weights=[1.0] * 3 + [0.0] + [1.0] * 7)
-    assert step_function(config.train, fresh(config), 10, CPU)(*made_batch(label=3))[0] == 0
+    assert steps(config)(*made_batch(label=3))[0] == 0
 
 
 @pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
@@ -289,9 +314,9 @@ def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, mon
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return Confusion()
 
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    monkeypatch.setattr(segmentation, "evaluate", evaluate)
     state = run(small(config, epochs=2), tmp_path)
-    assert state.best_miou == max(score for score in scores if score is not None)
+    assert state.best("miou") == max(score for score in scores if score is not None)
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
 
 
@@ -325,9 +350,9 @@ def test_another_seed_gives_other_weights(config):
 
 def test_the_learning_rate_of_each_step_follows_the_schedule(config):
     state = fresh(config)
-    step = step_function(config.train, state, 4, CPU)
+    step = steps(config, state, steps_per_epoch=2)  # of three epochs
     for index in range(3):
-        expected = 0.05 * poly(index, 4, warmup=2, power=0.9)
+        expected = 0.05 * poly(index, 6, warmup=2, power=0.9)
         assert step(*made_batch())[1] == expected
         assert {group["lr"] for group in state.optimizer.param_groups} == {expected}
 
@@ -337,6 +362,6 @@ def test_a_step_after_a_validation_is_taken_in_training_mode(config):
     state.model.eval()
     norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     before = norm.running_mean.clone()
-    step_function(config.train, state, 4, CPU)(*made_batch())
+    steps(config, state)(*made_batch())
     assert all(module.training for module in state.model.modules())
     assert not torch.equal(norm.running_mean, before)

@@ -1,0 +1,80 @@
+"""Segmentation as a task: pixels, scored by mIoU."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dlaseg.config import Config
+from dlaseg.data.datasets import SegmentationDataset, open_dataset
+from dlaseg.data.loading import EpochBatches, train_loader, whole_image_loader
+from dlaseg.data.transforms import Augmentation
+from dlaseg.errors import UserError
+from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.models.factory import create_model
+from dlaseg.models.segmenter import DLASeg
+from dlaseg.training.losses import pixel_cross_entropy
+from dlaseg.training.task import Task
+
+
+class Segmentation(Task[SegmentationDataset, DLASeg]):
+    """Learns the class of every pixel.
+
+    Args:
+        config: the record.
+    """
+
+    config: Config
+    metrics: ClassVar[Mapping[str, str]] = {"miou": "mIoU"}
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    def open_splits(self) -> tuple[SegmentationDataset, SegmentationDataset]:
+        """The record's splits of its data set."""
+        data = self.config.data
+        training, validation = (
+            open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes)
+            for split in (data.train_split, data.val_split)
+        )
+        return training, validation
+
+    def make_model(self, training: SegmentationDataset) -> DLASeg:
+        """The record's network, with the data set's label map.
+
+        Raises:
+            UserError: not as many class weights as classes.
+        """
+        made, weights = self.config.model, self.config.train.class_weights
+        classes = training.label_map.num_classes
+        if weights is not None and len(weights) != classes:
+            raise UserError(
+                f"train.class_weights has {len(weights)} numbers, the data set {classes} classes: "
+                "give one a class, in their order"
+            )
+        model = create_model(made.name, classes, made.stride, made.root_kernel_size)
+        model.label_map = training.label_map
+        return model
+
+    def train_loader(self, training: SegmentationDataset, model: DLASeg) -> tuple[DataLoader[Any], EpochBatches]:
+        """Random crops; what lies outside an image has the mean colour."""
+        train = self.config.train
+        augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.mean])
+        return train_loader(training, augmentation, train.batch_size, train.seed, self.config.data.workers)
+
+    def validator(self, validation: SegmentationDataset) -> Callable[[DLASeg], dict[str, float | None]]:
+        """Whole images at native size, one confusion matrix."""
+        loader = whole_image_loader(validation, min(self.config.data.workers, 1))
+        return lambda model: {"miou": evaluate(model, validation, loader=loader).scores().miou}
+
+    def logits(self, model: DLASeg, inputs: Tensor) -> Tensor:
+        """(N, C, H / stride, W / stride), at the decoder's resolution."""
+        return model.coarse_logits(inputs)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of the pixels that are not ignored, at the size of the targets (N, H, W)."""
+        weights = self.config.train.class_weights
+        on_device = None if weights is None else torch.tensor(weights, device=logits.device)
+        return pixel_cross_entropy(logits, targets, self.config.model.stride, on_device)
