@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content, metadata = _read_safetensors(path)
     elif head[:2] == b"PK" or head[:1] == b"\x80":
         container = "pickle"
-        content = _read_pickle(path)
+        content = _read_pickle(path, zipped=head[:2] == b"PK")
     else:
         raise UserError(f"{path}: neither a safetensors file nor a pickle of torch.save: name a weights file")
     tensors, wrapping, beside = _unwrap(path, content)
@@ -104,7 +104,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: damaged or cut off ({error}): download or copy it again") from error
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's view of old formats
@@ -113,14 +113,19 @@ def _read_pickle(path: Path) -> Any:
         found = re.search(r"(?:GLOBAL|global|function|class) `?([\w.]+\.[\w.]+)`?", str(error))
         if found and "weights_only" in str(error):
             raise UserError(
-                f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it as "
-                "safetensors, or let whoever made it save its state dict alone"
+                f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it "
+                "as safetensors, or let whoever made it save its state dict alone"
             ) from error
         raise UserError(f"{path}: damaged, or no pickle of tensors: download or copy it again") from error
     except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
-        if path.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(path):
-            raise UserError(f"{path}: cut off: its end is missing: download or copy it again") from error
-        raise UserError(f"{path}: damaged, or no pickle of tensors: download or copy it again") from error
+        what = "damaged, or no pickle of tensors"
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any("/code/" in name for name in archive.namelist()):
+                    raise UserError(f"{path}: a TorchScript program: save the model's state_dict()") from error
+        elif zipped:
+            what = "cut off, its end is missing"
+        raise UserError(f"{path}: {what}: download or copy it again") from error
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:

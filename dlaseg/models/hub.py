@@ -15,8 +15,8 @@ def fetch(source: str | Path, argument: str) -> Path:
     """The file that a path or a hub name stands for.
 
     Args:
-        source: a file's path, or `USER/NAME` of a repository whose `model.safetensors` is meant; what was downloaded
-            once is taken from the hub's cache (HF_HOME), without the network.
+        source: a file's path, a folder that holds `model.safetensors`, or `USER/NAME` of a repository that does; what
+            was downloaded once is taken from the hub's cache (HF_HOME), without the network.
         argument: the option that `source` was given by, for the message.
 
     Raises:
@@ -25,6 +25,8 @@ def fetch(source: str | Path, argument: str) -> Path:
     path = Path(source)
     name = str(source).removeprefix("hf-hub:")
     is_name = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not name.endswith(_SUFFIXES)
+    if (path / FILE).is_file():
+        return path / FILE
     if path.exists() or not is_name:
         return path  # a missing one is refused by whoever opens it
     from huggingface_hub import constants, hf_hub_download

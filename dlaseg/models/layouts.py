@@ -5,12 +5,12 @@ and segmentation networks (https://github.com/ucbdrive/dla), and ours.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlaseg.errors import UserError
 from dlaseg.models.checkpoints import Checkpoint
@@ -64,7 +64,7 @@ class Recognized:
         return f"{self.layout}, {self.name}, {classes}{stride}{nodes}{inputs}"
 
 
-class Mismatch(UserError):
+class MismatchError(UserError):
     """Nearly a DLA.
 
     Attributes:
@@ -91,8 +91,7 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
     if any(name.startswith("dla_up.") for name in tensors):
         return _original_segmentation(path, tensors)
     if any(name.startswith("decoder.") for name in tensors) and "head.weight" in tensors:
-        backbone, decoder = _split(tensors, ("decoder.", "head."))
-        return _segmentation(path, OURS, {k.removeprefix("backbone."): v for k, v in backbone.items()}, decoder, {})
+        return _segmentation(path, OURS, tensors, str)
     if "base_layer.0.weight" in tensors:
         ours = checkpoint.metadata.get("format", "").startswith("dlaseg")
         return _classifier(path, tensors, ours)
@@ -112,17 +111,18 @@ def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
     dead: Shapes = {}
     for prefix, tree in network.named_modules():
         if isinstance(tree, Tree) and tree.depth > 1:
-            first = tree
-            while first.depth > 1:
-                first = first.tree1
-            for key, tensor in first.project.state_dict().items():
+            innermost: nn.Module = tree
+            while isinstance(innermost, Tree) and innermost.depth > 1:
+                innermost = innermost.tree1
+            assert isinstance(innermost, Tree)
+            for key, tensor in innermost.project.state_dict().items():
                 dead[f"{prefix}.project.{key}"] = tuple(tensor.shape)
     return shapes, dead
 
 
 def _classifier(path: object, tensors: Mapping[str, Tensor], ours: bool) -> Recognized:
     rest, classifier = _split(tensors, ("fc.",))
-    name, root_kernel_size, backbone, dead = _match_backbone(path, rest, {key: key for key in rest})
+    name, root_kernel_size, backbone, dead = _match_backbone(path, rest, str)
     num_classes = None
     if classifier:
         width = VARIANTS[name][1][-1]
@@ -136,43 +136,44 @@ def _classifier(path: object, tensors: Mapping[str, Tensor], ours: bool) -> Reco
 
 
 def _original_segmentation(path: object, tensors: Mapping[str, Tensor]) -> Recognized:
-    backbone, decoder, left_out, theirs = {}, {}, [], {}
-    strays = []
-    for name, tensor in tensors.items():
-        if name.startswith("base.fc."):
-            left_out.append(name)
-        elif name.startswith("base."):
-            backbone[name.removeprefix("base.")] = tensor
-            theirs[name.removeprefix("base.")] = name
-        elif found := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
-            # Theirs counts the inputs of an IDA, the first of which is neither projected, upsampled nor joined.
-            ida, part, index, rest = found.groups()
-            ours = f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
-            decoder[ours], theirs[ours] = tensor, name
-        elif name.startswith("fc.0."):
-            ours = f"head.{name.removeprefix('fc.0.')}"
-            decoder[ours], theirs[ours] = tensor, name
-        elif name == "up.weight":
-            left_out.append(name)
-        else:
-            strays.append(name)
-    if strays:
-        raise Mismatch(f"{path}: names that {ORIGINAL_SEGMENTATION} does not have:", strays)
-    found = _segmentation(path, ORIGINAL_SEGMENTATION, backbone, decoder, theirs, tuple(left_out))
+    unused = tuple(name for name in tensors if name.startswith("base.fc.") or name == "up.weight")
+    renamed = {_from_original(name): tensor for name, tensor in tensors.items() if name not in unused}
+    found = _segmentation(path, ORIGINAL_SEGMENTATION, renamed, _to_original, unused)
     if "up.weight" in tensors:
         _check_bilinear(path, tensors["up.weight"], found)
     return found
 
 
+def _from_original(name: str) -> str:
+    """Our name for a tensor of the original's segmentation network.
+
+    Theirs counts the inputs of an IDA, the first of which is neither projected, upsampled nor joined.
+    """
+    if step := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
+        ida, part, index, rest = step.groups()
+        return f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
+    return re.sub(r"^fc\.0\.", "head.", re.sub(r"^base\.", "backbone.", name))
+
+
+def _to_original(name: str) -> str:
+    """The reverse of `_from_original`."""
+    if step := re.fullmatch(r"decoder\.ida\.(\d+)\.(\w+)\.(\d+)\.(.+)", name):
+        ida, part, index, rest = step.groups()
+        return f"dla_up.ida_{ida}.{part}_{int(index) + 1}.{rest}"
+    return re.sub(r"^head\.", "fc.0.", re.sub(r"^backbone\.", "base.", name))
+
+
 def _segmentation(
     path: object,
     layout: str,
-    backbone: dict[str, Tensor],
-    decoder: dict[str, Tensor],
-    theirs: dict[str, str],
+    tensors: Mapping[str, Tensor],
+    theirs: Callable[[str], str],
     left_out: tuple[str, ...] = (),
 ) -> Recognized:
-    name, root_kernel_size, backbone, dead = _match_backbone(path, backbone, theirs)
+    """A segmentation network from tensors in our names, `theirs` giving a name as the file has it."""
+    decoder, backbone = _split(tensors, ("backbone.",))
+    backbone = {name.removeprefix("backbone."): tensor for name, tensor in backbone.items()}
+    name, root_kernel_size, backbone, dead = _match_backbone(path, backbone, lambda name: theirs(f"backbone.{name}"))
     steps = len({key.split(".")[2] for key in decoder if key.startswith("decoder.ida.")})
     stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
     if stride not in STRIDES:
@@ -200,17 +201,15 @@ def _segmentation(
 
 
 def _match_backbone(
-    path: object, tensors: Mapping[str, Tensor], theirs: Mapping[str, str]
+    path: object, tensors: Mapping[str, Tensor], theirs: Callable[[str], str]
 ) -> tuple[str, int, dict[str, Tensor], list[str]]:
     """Finds the variant whose tensors these are.
 
     Returns:
         Variant, node size, the tensors without the dead ones, the file's names of the dead ones.
     """
-    kernels = {
-        tensor.shape[-1] for name, tensor in tensors.items() if name.endswith("root.conv.weight") and tensor.ndim
-    }
-    root_kernel_size = 3 if kernels == {3} else 1
+    kernels = {tensor.shape[-1:] for name, tensor in tensors.items() if name.endswith("root.conv.weight")}
+    root_kernel_size = 3 if kernels == {(3,)} else 1
     best: tuple[list[str], str] | None = None
     for name in VARIANTS:
         shapes, dead = backbone_shapes(name)
@@ -225,25 +224,25 @@ def _match_backbone(
         living = {key: tensor for key, tensor in tensors.items() if key not in found_dead}
         problems = _problems(living, expected, theirs)
         if not problems:
-            return name, root_kernel_size, _counted(living, expected), [theirs.get(key, key) for key in found_dead]
+            return name, root_kernel_size, _counted(living, expected), [theirs(key) for key in found_dead]
         if best is None or len(problems) < len(best[0]):
             best = problems, name
     assert best is not None
-    raise Mismatch(f"{path}: nearest to {best[1]}, but", best[0])
+    raise MismatchError(f"{path}: nearest to {best[1]}, but", best[0])
 
 
 def _check(
-    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, theirs: Mapping[str, str] | None = None
+    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str] = str
 ) -> None:
-    if problems := _problems(tensors, expected, theirs or {}):
-        raise Mismatch(f"{path}: a {name}, but", problems)
+    if problems := _problems(tensors, expected, theirs):
+        raise MismatchError(f"{path}: a {name}, but", problems)
 
 
-def _problems(tensors: Mapping[str, Tensor], expected: Shapes, theirs: Mapping[str, str]) -> list[str]:
+def _problems(tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str]) -> list[str]:
     """What does not match, each by its name in the file."""
-    problems = [f"{key} missing" for key in expected if key not in tensors and not _is_counter(key)]
+    problems = [f"{theirs(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
     for key, tensor in tensors.items():
-        name = theirs.get(key, key)
+        name = theirs(key)
         if key not in expected:
             problems.append(f"{name} unexpected")
         elif tuple(tensor.shape) != expected[key]:

@@ -17,7 +17,7 @@ from dlaseg.labels import LabelMap
 from dlaseg.models.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.models.dla import DLA
 from dlaseg.models.hub import fetch
-from dlaseg.models.layouts import OURS, OURS_CLASSIFICATION, Recognized, recognize
+from dlaseg.models.layouts import Recognized, recognize
 from dlaseg.models.segmenter import DLASeg
 
 logger = logging.getLogger(__name__)
@@ -216,13 +216,12 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
     if found.num_classes != model.num_classes:
         notes.append(f"the head starts fresh: {model.num_classes} classes rather than {found.num_classes}")
     model.load_state_dict(state)
-    if found.layout == OURS:
-        if checkpoint.metadata:
-            meaning = Meaning.of(checkpoint)
-            if found.in_channels == model.backbone.in_channels:
-                model.mean, model.std = meaning.mean, meaning.std
-            if found.num_classes == model.num_classes and isinstance(meaning.labels, LabelMap):
-                model.label_map = meaning.labels
+    if checkpoint.metadata.get("format") == FORMAT:
+        meaning = Meaning.of(checkpoint)
+        if found.in_channels == model.backbone.in_channels:
+            model.mean, model.std = meaning.mean, meaning.std
+        if found.num_classes == model.num_classes and isinstance(meaning.labels, LabelMap):
+            model.label_map = meaning.labels
     else:
         notes.append("its mean and std are not in the file, ImageNet's are assumed: set model.mean and model.std")
     return _record(model, "weights", source, checkpoint, found, notes)
@@ -253,14 +252,16 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path) -> Origin:
             notes.append(f"the classifier starts fresh: {classes} classes rather than {found.num_classes}"
                          if found.classifier else "the classifier starts fresh: the file has none")  # fmt: skip
     backbone.load_state_dict(state)
-    if found.layout in (OURS, OURS_CLASSIFICATION) and checkpoint.metadata:
+    if checkpoint.metadata.get("format") == FORMAT:
         meaning = Meaning.of(checkpoint)
         if found.in_channels == backbone.in_channels:
             model.mean, model.std = meaning.mean, meaning.std
-        if isinstance(model, DLA) and len(meaning.labels if isinstance(meaning.labels, tuple) else ()) == len(
-            model.class_names
+        if (
+            isinstance(model, DLA)
+            and isinstance(meaning.labels, tuple)
+            and len(meaning.labels) == len(model.class_names)
         ):
-            model.class_names = list(meaning.labels)  # type: ignore[arg-type]
+            model.class_names = list(meaning.labels)
     return _record(model, "backbone_weights", source, checkpoint, found, notes)
 
 
@@ -281,11 +282,9 @@ def _fit_backbone(found: Recognized, backbone: DLA, source: object) -> tuple[dic
     channels = backbone.in_channels
     if found.in_channels != channels:
         if found.in_channels != 3:
-            raise UserError(
-                f"{source}: {found}: this model has {channels}: make it with in_channels {found.in_channels}"
-            )
+            raise UserError(f"{source}: {found}: this model has {channels}: use in_channels {found.in_channels}")
         state["base_layer.0.weight"] = _for_channels(state["base_layer.0.weight"], channels)
-        notes.append(f"the first layer is made from the one for 3 channels: {_HOW_CHANNELS(channels)}")
+        notes.append(f"the first layer is made from the one for 3 channels: {_how(channels)}")
     return state, notes
 
 
@@ -302,7 +301,7 @@ def _for_channels(kernel: Tensor, channels: int) -> Tensor:
     return repeated * (3 / channels)
 
 
-def _HOW_CHANNELS(channels: int) -> str:
+def _how(channels: int) -> str:
     return "summed for 1" if channels == 1 else f"repeated for {channels}, times 3/{channels}"
 
 
@@ -321,7 +320,7 @@ def _record(
     notes: Sequence[str],
 ) -> Origin:
     """Logs what was loaded and keeps it with the model."""
-    name = str(source) if checkpoint.path != Path(source) else checkpoint.path.name
+    name = checkpoint.path.name if checkpoint.path == Path(source) else str(source)  # no folders of this machine
     origin = Origin(argument, name, str(found), checkpoint.sha256)
     model.origin = [vars(origin)]
     logger.info("%s %s: %s, sha256 %s", argument, source, found, checkpoint.sha256)
