@@ -43,11 +43,15 @@ class ModelConfig:
         name: backbone variant, see `dlaseg.list_models()`.
         stride: output stride of the decoder: 2, 4 or 8.
         root_kernel_size: of the backbone's aggregation nodes: 3, or 1 as in published weights.
+        weights: of a whole network to start from: a file, or a repository on the Hugging Face hub.
+        backbone_weights: of the backbone alone, such as timm/dla34.in1k or what `dlaseg pretrain` leaves.
     """
 
     name: str = "dla34"
     stride: int = 2
     root_kernel_size: int = 3
+    weights: str | None = None
+    backbone_weights: str | None = None
 
 
 @dataclass
@@ -243,6 +247,12 @@ def validate(config: Config | PretrainConfig) -> None:
 
 
 def _validate_segmentation(config: Config) -> None:
+    made = config.model
+    if made.weights is not None and made.backbone_weights is not None:
+        raise UserError(
+            f"model.weights {made.weights} and model.backbone_weights {made.backbone_weights}: one would undo the "
+            "other: leave one out"
+        )
     augment, weights = config.augment, config.train.class_weights
     _within("augment.rotation", augment.rotation, 0, 180)
     if not 0 < augment.scale[0] <= augment.scale[1] <= 10:

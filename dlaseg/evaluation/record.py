@@ -1,6 +1,5 @@
 """`scores.json`, and the same as a table for people."""
 
-import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -8,11 +7,17 @@ from typing import Any
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.evaluation.metrics import ConfusionMatrix, Scores
+from dlaseg.models.checkpoints import sha256
 from dlaseg.version import __version__
 
 
 def scores_record(
-    confusion: ConfusionMatrix, dataset: SegmentationDataset, weights: Path, scales: Sequence[float], flip: bool
+    confusion: ConfusionMatrix,
+    dataset: SegmentationDataset,
+    weights: Path,
+    origin: Sequence[dict[str, str]],
+    scales: Sequence[float],
+    flip: bool,
 ) -> dict[str, Any]:
     """The content of `scores.json`: scores, confusion matrix and protocol.
 
@@ -20,6 +25,7 @@ def scores_record(
         confusion: of the whole split.
         dataset: what was scored.
         weights: the file that was scored.
+        origin: what its training started from, see `dlaseg.models.weights.Origin`.
         scales: of the images.
         flip: whether mirror images were averaged in.
 
@@ -43,6 +49,7 @@ def scores_record(
             "scales": list(scales),
             "flip": flip,
             "weights_sha256": sha256(weights),
+            "weights_origin": list(origin),
             "versions": {"dlaseg": __version__, "torch": version("torch"), "numpy": version("numpy")},
         },
     }
@@ -61,15 +68,6 @@ def score_table(names: Sequence[str], scores: Scores) -> str:
         f"{'pixel accuracy':<{width}}  {'':>6}  {_percent(scores.pixel_accuracy)}",
     ]
     return "\n".join(lines)
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _percent(value: float | None) -> str:

@@ -50,7 +50,7 @@ def score(
             rows.append(row)  # type: ignore[arg-type]
 
     confusion = evaluate(model, dataset, workers, scales, flip, on_image=keep)
-    record = scores_record(confusion, dataset, weights, scales, flip)
+    record = scores_record(confusion, dataset, weights, model.origin, scales, flip)
     miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
     contact_sheet(
         output / "sheet.png",

@@ -116,7 +116,9 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
                 f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it "
                 "as safetensors, or let whoever made it save its state dict alone"
             ) from error
-        raise UserError(f"{path}: damaged, or no pickle of tensors: download or copy it again") from error
+        raise UserError(
+            f"{path}: damaged, or a pickle that torch.save did not write: download it again, or get it as safetensors"
+        ) from error
     except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
         what = "damaged, or no pickle of tensors"
         if zipfile.is_zipfile(path):

@@ -5,8 +5,11 @@ from pathlib import Path
 import torch
 
 from dlaseg.errors import UserError
+from dlaseg.models.checkpoints import read_checkpoint
 from dlaseg.models.device import pick_device
 from dlaseg.models.dla import DLA, VARIANTS
+from dlaseg.models.hub import fetch
+from dlaseg.models.layouts import recognize
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import load_backbone_weights, load_weights, read_saved
 
@@ -102,6 +105,23 @@ def create_model(
     if backbone_weights is not None:
         load_backbone_weights(model, backbone_weights)
     return model
+
+
+def model_of(source: str | Path) -> DLASeg:
+    """Makes the segmentation network that a file holds, whoever wrote it, with its weights.
+
+    Args:
+        source: as for `load_weights`.
+
+    Raises:
+        UserError: no such weights, or not a segmentation network's.
+    """
+    found = recognize(read_checkpoint(fetch(source, "weights")))
+    if found.stride is None or found.num_classes is None:
+        raise UserError(f"{source}: {found}: no segmentation network, it has no decoder")
+    return create_model(
+        found.name, found.num_classes, found.stride, found.root_kernel_size, found.in_channels, weights=source
+    )
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:

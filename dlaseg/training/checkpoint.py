@@ -9,7 +9,7 @@ import torch
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
 
-FORMAT = "dlaseg-checkpoint-1"
+FORMAT = "dlaseg-checkpoint-2"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

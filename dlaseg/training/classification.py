@@ -14,6 +14,7 @@ from dlaseg.data.transforms import CenterCrop, CropAugmentation
 from dlaseg.evaluation.accuracy import evaluate_classifier
 from dlaseg.models.dla import DLA
 from dlaseg.models.factory import create_backbone
+from dlaseg.models.weights import load_backbone_weights
 from dlaseg.training.task import Task
 
 
@@ -38,9 +39,20 @@ class Classification(Task[ClassificationDataset, DLA]):
     def make_model(self, training: ClassificationDataset) -> DLA:
         """The record's classifier, with the data set's class names."""
         made, names = self.config.model, list(training.class_names)
-        model = create_backbone(made.name, len(names), root_kernel_size=made.root_kernel_size, weights=made.weights)
+        model = create_backbone(made.name, len(names), root_kernel_size=made.root_kernel_size)
         model.class_names = names
         return model
+
+    def load_weights(self, model: DLA) -> None:
+        """A backbone's, with its classifier if that has as many classes; their names stay the data set's.
+
+        Raises:
+            UserError: no such weights, or they do not fit.
+        """
+        if self.config.model.weights is not None:
+            names = model.class_names
+            load_backbone_weights(model, self.config.model.weights)
+            model.class_names = names
 
     def train_loader(
         self,

@@ -1,5 +1,6 @@
 """Segmentation as a task: pixels, scored by mIoU."""
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -15,8 +16,11 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.models.factory import create_model
 from dlaseg.models.segmenter import DLASeg
+from dlaseg.models.weights import load_backbone_weights, load_weights
 from dlaseg.training.losses import pixel_cross_entropy
 from dlaseg.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 class Segmentation(Task[SegmentationDataset, DLASeg]):
@@ -57,6 +61,21 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         model = create_model(made.name, classes, made.stride, made.root_kernel_size)
         model.label_map = training.label_map
         return model
+
+    def load_weights(self, model: DLASeg) -> None:
+        """A whole network's or a backbone's; the label map stays the data set's.
+
+        Raises:
+            UserError: no such weights, or they do not fit.
+        """
+        made, labels = self.config.model, model.label_map
+        if made.backbone_weights is not None:
+            load_backbone_weights(model, made.backbone_weights)
+        if made.weights is not None:
+            load_weights(model, made.weights)
+            theirs, model.label_map = model.label_map, labels
+            if theirs is not labels and theirs.names != labels.names:
+                logger.warning("weights %s: its classes are %s", made.weights, ", ".join(theirs.names))
 
     def train_loader(self, training: SegmentationDataset, model: DLASeg) -> tuple[DataLoader[Any], EpochBatches]:
         """Random crops; what lies outside an image has the mean colour."""

@@ -36,6 +36,10 @@ class Task(ABC, Generic[Data, Network]):
         """The network before the first step, fresh weights drawn from torch's random state."""
 
     @abstractmethod
+    def load_weights(self, model: Network) -> None:
+        """Puts in the weights that the record starts from, if it names any; a run that is resumed does without."""
+
+    @abstractmethod
     def train_loader(self, training: Data, model: Network) -> tuple[DataLoader[Any], EpochBatches]:
         """Batches of images (N, 3, H, W) uint8 and targets, and the sampler that is told the epoch."""
 

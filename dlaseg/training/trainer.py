@@ -77,15 +77,17 @@ def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callab
     if device.type == "cpu":
         keep_freed_memory()
     state = initial_state(task, training, device)
+    checkpoint = output / "last.ckpt"
+    if resume and checkpoint.exists():
+        restore(state, load_checkpoint(checkpoint))
+    else:
+        task.load_weights(state.model)
     loader, sampler = task.train_loader(training, state.model)
     scores = task.validator(validation)
     step = step_function(task, state, len(loader), device)
     best_by = next(iter(task.metrics))
 
-    checkpoint = output / "last.ckpt"
     if resume:
-        if checkpoint.exists():
-            restore(state, load_checkpoint(checkpoint))
         report(f"{output}: going on after epoch {state.epoch} of {config.train.epochs}")
     write_text(output / "config.yaml", to_yaml(config))
     write_json(output / "environment.json", environment())
@@ -207,6 +209,9 @@ def snapshot(state: TrainState) -> dict[str, Any]:
     """
     return {
         "model": state.model.state_dict(),
+        "mean": list(state.model.mean),
+        "std": list(state.model.std),
+        "origin": state.model.origin,
         "optimizer": state.optimizer.state_dict(),
         "epoch": state.epoch,
         "step": state.step,
@@ -217,6 +222,8 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def restore(state: TrainState, saved: dict[str, Any]) -> None:
     """Puts back what `snapshot` took."""
     state.model.load_state_dict(saved["model"])
+    state.model.mean, state.model.std = tuple(saved["mean"]), tuple(saved["std"])
+    state.model.origin = saved["origin"]
     state.optimizer.load_state_dict(saved["optimizer"])
     state.epoch, state.step, state.log = saved["epoch"], saved["step"], saved["log"]
 
