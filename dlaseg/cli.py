@@ -6,6 +6,7 @@ ends with exit code 2; `--debug` shows where it was noticed.
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -116,11 +117,50 @@ def data_synthesize(arguments: Sequence[str]) -> int:
     return 0
 
 
+def models(arguments: Sequence[str]) -> int:
+    """Lists the networks: parameters, multiply-adds, activations, published accuracy."""
+    parser = _parser("models", models)
+    parser.add_argument("name", type=str | None, nargs="?", help="a single variant, such as dla34; all if left out")
+    parser.add_argument("--json", action="store_true", help="exact numbers, as JSON")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.models.cost import PUBLISHED_TOP1, classifier_cost, cost_table, segmentation_costs
+    from dlaseg.models.factory import list_models
+
+    names = list_models() if given.name is None else [given.name]
+    imagenet = {"num_classes": 1000, "height": 224, "width": 224}
+    cityscapes = {"num_classes": 19, "height": 1024, "width": 2048}
+    classifiers = [
+        {"name": name, **vars(classifier_cost(name, **imagenet)), "published_top1": PUBLISHED_TOP1[name]}
+        for name in names
+    ]
+    networks = [
+        {"name": name, "stride": stride, "root_kernel_size": size, **vars(cost)}
+        for name in names
+        for (stride, size), cost in segmentation_costs(name, **cityscapes).items()
+    ]
+    if given.json:
+        record = {
+            "classifiers": {**imagenet, "models": classifiers},
+            "segmentation": {**cityscapes, "models": networks},
+        }
+        print(json.dumps(record, indent=2))
+        return 0
+    print("Classifiers of 1000 classes at 224 x 224.")
+    print("Top-1 on ImageNet: of timm's weights, as published by timm, not measured here.\n")
+    print(cost_table(classifiers))
+    print("\nSegmentation networks of 19 classes at 1024 x 2048.")
+    print("stride: of the output; root_kernel_size: of the aggregation nodes.\n")
+    print(cost_table(networks))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
     "eval": evaluate,
     "infer": infer,
+    "models": models,
     "data synthesize": data_synthesize,
 }
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import dlaseg
 from dlaseg import cli
 from dlaseg.cli import COMMANDS, main
 from dlaseg.errors import UserError
+from dlaseg.models import cost
 from dlaseg.training import trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,6 +101,7 @@ def test_an_unknown_command_is_refused_by_its_name(capsys, words):
         ("train --crop_size [64,64]", "--augment.crop_size"),
         ("infer a b c --overwrit", "--overwrite"),
         ("eval w --dataset camvid --root . --splt val", "--split"),
+        ("models --jsn", "--json"),
         ("data synthesize x --sed 1", "--seed"),
     ],
 )
@@ -127,6 +130,8 @@ def test_an_argument_too_many_is_named(capsys):
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
         ("infer nowhere.safetensors", "required"),
         ("infer nowhere.safetensors nothing out", "no such file"),
+        ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
+        ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
         ("data synthesize x --train many", "train: many is no int"),
         ("data synthesize x --size 10 10", "size 10 x 10"),
@@ -248,3 +253,44 @@ def test_the_tool_script_is_the_command():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: dlaseg train ")
+
+
+def test_models_are_listed_in_aligned_columns(capsys):
+    assert main(["models", "dla46_c"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    first, classifiers, second, networks = printed.out.rstrip("\n").split("\n\n")
+    assert "1000 classes at 224 x 224" in first
+    assert "published by timm, not measured here" in first
+    assert "19 classes at 1024 x 2048" in second
+    for table in (classifiers, networks):
+        header, *rows = table.splitlines()
+        assert re.search(r"parameters, M +GMACs +activations, M", header)
+        assert {len(row) for row in rows} == {len(header)}
+    assert [row.split() for row in classifiers.splitlines()[1:]] == [["dla46_c", "1.30", "0.57", "4.50", "64.88"]]
+    assert networks.splitlines()[2].split() == ["dla46_c", "2", "3", "4.14", "124.49", "411.04"]
+
+
+def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatch):
+    monkeypatch.setattr(cost, "segmentation_costs", lambda name, **_: {(2, 3): cost.Cost(1, 2, len(name))})
+    assert main(["models", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    classifiers, networks = record["classifiers"].pop("models"), record["segmentation"].pop("models")
+    assert record["classifiers"] == {"num_classes": 1000, "height": 224, "width": 224}
+    assert record["segmentation"] == {"num_classes": 19, "height": 1024, "width": 2048}
+    assert [row["name"] for row in classifiers] == [row["name"] for row in networks] == dlaseg.list_models()
+    assert classifiers[1] == {
+        "name": "dla46_c",
+        "parameters": 1301400,
+        "macs": 574269440,
+        "activations": 4498024,
+        "published_top1": 64.88,
+    }
+    assert networks[0] == {
+        "name": "dla34",
+        "stride": 2,
+        "root_kernel_size": 3,
+        "parameters": 1,
+        "macs": 2,
+        "activations": 5,
+    }
