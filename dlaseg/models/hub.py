@@ -2,8 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from huggingface_hub import ModelCard, ModelHubMixin, constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from dlaseg.errors import UserError
+from dlaseg.files import write_json
+from dlaseg.models.card import model_card
+
+if TYPE_CHECKING:
+    from dlaseg.models.segmenter import DLASeg
 
 FILE = "model.safetensors"
 """The weights' name in a repository."""
@@ -29,23 +38,91 @@ def fetch(source: str | Path, argument: str) -> Path:
         return path / FILE
     if path.exists() or not is_name:
         return path  # a missing one is refused by whoever opens it
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     try:
         return Path(hf_hub_download(name, FILE, local_files_only=True))
     except LocalEntryNotFoundError:
-        pass
-    address = f"{constants.ENDPOINT}/{name}/resolve/main/{FILE}"
+        return download(name, argument)
+
+
+def download(name: str, argument: str, **how: Any) -> Path:
+    """A repository's weights file, from the cache if it is there as the hub has it now.
+
+    Args:
+        name: `USER/NAME`.
+        argument: as for `fetch`.
+        how: options of `huggingface_hub.hf_hub_download`, such as revision and token.
+
+    Raises:
+        UserError: it cannot be had; says which file, from where, and where to put it.
+    """
     try:
-        return Path(hf_hub_download(name, FILE))
+        return Path(hf_hub_download(name, FILE, **how))
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{source}: no such file here, and no public repository at {constants.ENDPOINT}/{name}: timm's are "
-            "timm/dla34.in1k, timm/dla60.in1k, ..."
+            f"{name}: no such file here, and no repository that you may read at {constants.ENDPOINT}/{name}: timm's "
+            "are timm/dla34.in1k, timm/dla60.in1k, ..."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        address = f"{constants.ENDPOINT}/{name}/resolve/{how.get('revision') or 'main'}/{FILE}"
         raise UserError(
-            f"{source}: {FILE} is not in the cache ({constants.HF_HUB_CACHE}) and the hub cannot be reached: download "
+            f"{name}: {FILE} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had from the hub: download "
             f"{address} elsewhere, copy it here and give its path as {argument}"
         ) from error
+
+
+class HubMixin(
+    ModelHubMixin,
+    library_name="dlaseg",
+    pipeline_tag="image-segmentation",
+    tags=["semantic-segmentation", "deep-layer-aggregation"],
+    paper_url="https://arxiv.org/abs/1707.06484",
+):
+    """`save_pretrained`, `from_pretrained` and `push_to_hub`, as huggingface_hub defines them.
+
+    A repository holds `model.safetensors`, which is a weights file like any other of ours, `config.json` and a card.
+    """
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from dlaseg.models.weights import save_model  # it imports this file
+
+        model = cast("DLASeg", self)
+        save_model(model, save_directory / FILE)
+        write_json(save_directory / constants.CONFIG_NAME, model.arguments)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **_: Any,  # the constructor's, which the weights file knows better
+    ) -> "DLASeg":
+        from dlaseg.models.factory import load_model  # it imports this file
+
+        if Path(model_id).is_dir():
+            return load_model(Path(model_id) / FILE)
+        how = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
+        return load_model(download(model_id, "from_pretrained", **how, local_files_only=local_files_only, token=token))
+
+    def generate_model_card(
+        self,
+        *args: Any,  # noqa: ARG002 - the mixin's signature
+        run: str | Path | None = None,
+        scores: str | Path | None = None,
+        license: str = "unknown",
+        **kwargs: Any,  # noqa: ARG002
+    ) -> ModelCard:
+        """Writes the card; as `model_card_kwargs` of `save_pretrained` and `push_to_hub` its arguments are given.
+
+        Args:
+            args: none.
+            run: see `dlaseg.models.card.model_card`.
+            scores: the same.
+            license: the same.
+            kwargs: none.
+        """
+        return model_card(cast("DLASeg", self), run, scores, license)

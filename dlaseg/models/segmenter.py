@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dlaseg.errors import UserError
 from dlaseg.labels import LabelMap
 from dlaseg.models.dla import DLA, initialize
+from dlaseg.models.hub import HubMixin
 from dlaseg.models.ida import DLAUp
 
 STRIDES = (2, 4, 8)
@@ -18,7 +19,7 @@ MULTIPLE = 32
 """Heights and widths that the network works on are multiples of its deepest stride."""
 
 
-class DLASeg(nn.Module):
+class DLASeg(nn.Module, HubMixin):
     """DLA backbone, IDA-up decoder, 1x1 head.
 
     Args:

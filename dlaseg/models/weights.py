@@ -53,7 +53,19 @@ def save_model(model: DLASeg | DLA, path: str | Path) -> None:
     meaning.check(model)
     # Contiguous: channels_last is how a machine likes to compute, not what the file says
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(path, save(tensors, meaning.to_metadata()))  # save_file's files only their owner can read
+    write_bytes(path, _in_order(save(tensors, meaning.to_metadata())))  # save_file's files only their owner can read
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted, which safetensors writes in any order: same weights, same hash.
+
+    The header's length, 8 bytes little-endian, comes first; blanks fill it up to a multiple of 8, so that tensors stay
+    aligned (https://huggingface.co/docs/safetensors).
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 @dataclass(frozen=True)
