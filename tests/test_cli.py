@@ -99,6 +99,7 @@ def test_an_unknown_command_is_refused_by_its_name(capsys, words):
         ("train --train.lrr 1", "--train.lr"),
         ("train --outptu x", "--output"),
         ("train --crop_size [64,64]", "--augment.crop_size"),
+        ("pretrain --train.step_epoch 3", "--train.step_epochs"),
         ("infer a b c --overwrit", "--overwrite"),
         ("eval w --dataset camvid --root . --splt val", "--split"),
         ("models --jsn", "--json"),
@@ -124,6 +125,11 @@ def test_an_argument_too_many_is_named(capsys):
         ("train --data.dataset ade", "data.dataset: ade is no one of 'cityscapes', 'camvid', 'folder'"),
         ("train --data.root nowhere", "nowhere: no such folder"),
         ("train --config nowhere.yaml", "nowhere.yaml: No such file"),
+        ("pretrain --train.lr abc", "train.lr: abc is no float"),
+        ("pretrain --augment.crop_size [64,64]", "augment.crop_size: [64, 64] is no int"),
+        ("pretrain --augment.resize 100", "augment.resize 100: "),
+        ("pretrain --train.schedule cosine", "train.schedule: cosine is no one of 'poly', 'step'"),
+        ("pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --config", "expected one argument"),
         ("eval", "weights"),
         ("eval w.safetensors --dataset ade --root .", "'ade'"),
@@ -247,12 +253,32 @@ def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
     assert seen == [(Path("runs/mine"), True)]
 
 
-def test_the_tool_script_is_the_command():
+@pytest.mark.parametrize(("script", "command"), [("train_seg", "train"), ("train_cls", "pretrain")])
+def test_the_tool_script_is_the_command(script, command):
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tools/train_seg.py"), "--help"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / f"tools/{script}.py"), "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: dlaseg train ")
+    assert done.stdout.startswith(f"usage: dlaseg {command} ")
+
+
+def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_path):
+    for split in ("train", "val"):
+        for name in ("blue", "red"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for index in range(2):
+                Image.new("RGB", (40, 36), name).save(tmp_path / "data" / split / name / f"{index}.png")
+    words = f"""pretrain --name tiny --output {tmp_path / "run"} --data.root {tmp_path / "data"} --data.workers 0
+        --model.name dla46_c --augment.crop_size 32 --augment.resize 32 --train.epochs 2 --train.batch_size 2
+        --train.device cpu --train.lr 0.01""".split()
+    assert main(words) == 0
+    best = max(json.loads(line)["top1"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"best val top-1 {best:.4f}  {tmp_path / 'run/best.safetensors'}"
+    assert "--resume" in refused(capsys, *words)
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert "train.epochs 3: " in refused(capsys, *words, "--resume", "--train.epochs", "3")
 
 
 def test_models_are_listed_in_aligned_columns(capsys):

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import functional as F
 
-from dlaseg.config import AugmentConfig
+from dlaseg.config import AugmentConfig, PretrainAugmentConfig
 from dlaseg.data import transforms
 from dlaseg.data.tensors import normalize, to_tensor
-from dlaseg.data.transforms import Augmentation
+from dlaseg.data.transforms import Augmentation, CenterCrop, CropAugmentation
 
 FILL = (124.0, 116.0, 104.0)
 
@@ -203,3 +204,75 @@ def test_importing_keeps_albumentations_from_asking_the_network(monkeypatch):
     with pytest.raises(ImportError, match="witnessed"):
         runpy.run_path(transforms.__file__)
     assert seen == ["1"]
+
+
+def crops(**strengths):
+    return PretrainAugmentConfig(**{"crop_size": 32, "resize": 40, "jitter": 0.4, **strengths})
+
+
+SHAPES = [(1, 1), (1, 50), (50, 1), (20, 90), (33, 65), (64, 64), (200, 150)]
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_classifiers_see_crops_of_one_size_whatever_the_image(size):
+    image, _ = sample(*size)
+    for crop in (CropAugmentation(crops())(image, 3, (0,))[0], CenterCrop(crops())(image)):
+        assert crop.shape == (32, 32, 3)
+        assert crop.dtype == np.uint8
+
+
+def test_a_classifiers_crop_comes_from_its_seed_alone():
+    image, _ = sample()
+    one, other = CropAugmentation(crops()), CropAugmentation(crops())
+    other(image, 0, (9, 9, 9))
+    assert np.array_equal(one(image, 0, (1, 2, 3))[0], other(image, 0, (1, 2, 3))[0])
+    pictures = {one(image, 0, seed)[0].tobytes() for seed in ((1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0))}
+    assert len(pictures) == 4
+
+
+def test_a_classifiers_target_is_handed_through():
+    assert CropAugmentation(crops())(sample()[0], 7, (0,))[1] == 7
+
+
+def ramps(height, width):
+    """Red says the column, green the row, linearly: a resized crop then shows what it was cut from."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([columns, rows, np.zeros_like(rows)], 2).astype(np.uint8)
+
+
+def test_areas_and_aspects_of_random_crops_fill_the_ranges_of_the_record():
+    augment = CropAugmentation(crops(area=(0.25, 0.5), aspect=(0.5, 2.0), jitter=0, flip=0))
+    image = ramps(240, 240)
+    areas, aspects = [], []
+    for seed in range(200):
+        crop = augment(image, 0, (seed,))[0].astype(float)
+        # centres of the outer pixels are 31 / 32 of the crop apart
+        width = (crop[:, -1, 0].mean() - crop[:, 0, 0].mean()) * 32 / 31
+        height = (crop[-1, :, 1].mean() - crop[0, :, 1].mean()) * 32 / 31
+        areas.append(width * height / 240**2)
+        aspects.append(width / height)
+    assert 0.24 < min(areas) < 0.27
+    assert 0.48 < max(areas) < 0.51
+    assert 0.49 < min(aspects) < 0.55
+    assert 1.8 < max(aspects) < 2.04
+
+
+def test_flips_of_a_classifiers_images_are_as_frequent_as_asked():
+    augment = CropAugmentation(crops(area=(1, 1), aspect=(1, 1), jitter=0, flip=0.25))
+    flips = [augment(ramps(64, 64), 0, (seed,))[0][0, 0, 0] > 30 for seed in range(400)]
+    assert 0.18 < np.mean(flips) < 0.32
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (80, 120), (50, 75)])
+def test_the_centre_crop_shows_what_torchvisions_does(size):
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    image = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)  # smooth: interpolations hardly differ
+    config = PretrainAugmentConfig(crop_size=64, resize=72)
+    theirs = F.center_crop(F.resize(torch.from_numpy(image).permute(2, 0, 1), 72, antialias=True), [64, 64])
+    difference = CenterCrop(config)(image).astype(int) - theirs.permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(difference).mean() < 1.5
+
+
+def test_an_image_of_the_crops_size_is_left_as_it_is():
+    image, _ = sample(64, 64)
+    assert np.array_equal(CenterCrop(PretrainAugmentConfig(crop_size=64, resize=64))(image), image)

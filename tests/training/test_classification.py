@@ -1,0 +1,267 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch.nn import functional as F
+
+from dlaseg.config import (
+    LearningConfig,
+    PretrainAugmentConfig,
+    PretrainConfig,
+    PretrainDataConfig,
+    PretrainModelConfig,
+)
+from dlaseg.errors import UserError
+from dlaseg.evaluation.accuracy import Accuracies
+from dlaseg.models.factory import create_backbone
+from dlaseg.training import classification, trainer
+from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.classification import Classification
+from dlaseg.training.trainer import fit, initial_state, step_function
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _plain_process(monkeypatch):
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def draw(root: Path, train: tuple[int, int], val: tuple[int, int]) -> None:
+    """Makes so many blue and so many red images."""
+    rng = np.random.default_rng(0)
+    for split, counts in (("train", train), ("val", val)):
+        for name, channel, count in (("blue", 2, counts[0]), ("red", 0, counts[1])):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                height, width = rng.integers(32, 64, 2)
+                image = rng.integers(0, 90, (height, width, 3), np.uint8)
+                image[..., channel] += 150
+                Image.fromarray(image).save(root / split / name / f"{index}.png")
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory) -> Path:
+    """Eight images to learn from and five to validate on; read only."""
+    root = tmp_path_factory.mktemp("colours")
+    draw(root, (4, 4), (2, 3))
+    return root
+
+
+def tiny(root: Path, **train: object) -> PretrainConfig:
+    learning = {
+        "epochs": 3, "batch_size": 4, "lr": 0.05, "warmup_steps": 1, "schedule": "step", "step_epochs": 1,
+        "step_factor": 0.5, "eval_every": 1, "precision": "float32", "device": "cpu",
+    }  # fmt: skip
+    return PretrainConfig(
+        name="tiny",
+        data=PretrainDataConfig(str(root), workers=0),
+        model=PretrainModelConfig("dla46_c"),
+        augment=PretrainAugmentConfig(crop_size=32, resize=36, jitter=0.2),
+        train=LearningConfig(**{**learning, **train}),
+    )
+
+
+@pytest.fixture
+def config(root) -> PretrainConfig:
+    return tiny(root)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def run(config: PretrainConfig, output: Path, resume: bool = False) -> trainer.TrainState:
+    return fit(Classification(config), output, resume, report=silent)
+
+
+@pytest.fixture(scope="session")
+def straight(root, tmp_path_factory):
+    """An uninterrupted run of three epochs, its folder and last state; read only."""
+    output = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "keep_freed_memory", lambda: True)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        state = run(tiny(root), output)
+        torch.set_num_threads(threads)
+    return output, state
+
+
+def lines(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_tensors(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def refused(config: PretrainConfig, output: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        run(config, output)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config, tmp_path):
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+    whole, _ = straight
+    with pytest.raises(KeyboardInterrupt):
+        fit(Classification(config), tmp_path / "run", report=interrupt)
+    run(config, tmp_path / "run", resume=True)
+    one, other = load_checkpoint(whole / "last.ckpt"), load_checkpoint(tmp_path / "run/last.ckpt")
+    assert_same_tensors(one["model"], other["model"])
+    for key, entry in one["optimizer"]["state"].items():
+        assert torch.equal(entry["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
+    for before, after in zip(lines(whole), lines(tmp_path / "run"), strict=True):
+        assert all(before[name] == after[name] for name in ("epoch", "step", "loss", "lr", "top1", "top5"))
+    best, resumed = (
+        create_backbone("dla46_c", 2, weights=folder / "best.safetensors") for folder in (whole, tmp_path / "run")
+    )
+    assert_same_tensors(best.state_dict(), resumed.state_dict())
+
+
+def test_the_number_of_workers_changes_no_weight_and_no_score(straight, config, tmp_path):
+    output, state = straight
+    config.data.workers = 2
+    assert_same_tensors(run(config, tmp_path).model.state_dict(), state.model.state_dict())
+    for before, after in zip(lines(output), lines(tmp_path), strict=True):
+        assert all(before[name] == after[name] for name in ("loss", "top1", "top5"))
+
+
+def test_two_colours_are_told_apart(tmp_path):
+    draw(tmp_path / "data", (16, 16), (4, 5))
+    learning = {"epochs": 15, "batch_size": 8, "lr": 0.01, "schedule": "poly", "warmup_steps": 0, "eval_every": 15}
+    state = run(tiny(tmp_path / "data", **learning), tmp_path / "run")
+    losses = [row["loss"] for row in state.log]
+    assert losses[-1] < 0.5 * losses[0]
+    assert state.log[-1]["top1"] == 1.0
+    assert [row["top1"] is None for row in state.log] == [True] * 14 + [False]
+
+
+def test_a_run_leaves_every_file_of_the_run_folder(straight):
+    output, _ = straight
+    names = {"events" if path.name.startswith("events") else path.name for path in output.iterdir()}
+    assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"}
+
+
+def test_the_log_has_both_accuracies_and_the_schedules_learning_rates(straight):
+    rows = lines(straight[0])
+    assert list(rows[0]) == ["epoch", "step", "loss", "lr", "images_per_second", "data_wait", "top1", "top5"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 2), (2, 4), (3, 6)]
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.025, 0.0125])
+    assert all(row["top1"] * 5 == round(row["top1"] * 5) for row in rows)  # of five images
+    assert {row["top5"] for row in rows} == {1.0}
+
+
+def test_the_report_says_both_accuracies(root, tmp_path):
+    said = []
+    fit(Classification(tiny(root, epochs=1)), tmp_path, report=said.append)
+    row = lines(tmp_path)[0]
+    assert said[0].endswith(f"  val top-1 {row['top1']:.4f}  val top-5 1.0000")
+
+
+def test_the_best_weights_are_those_of_the_best_top1(config, root, tmp_path, monkeypatch):
+    scores, seen = [(0.2, 0.9), (0.4, 0.6), (0.4, 1.0)], []
+
+    def evaluate(model, loader):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        top1, top5 = scores[len(seen) - 1]
+        return Accuracies(top1, top5, 5)
+
+    monkeypatch.setattr(classification, "evaluate_classifier", evaluate)
+    state = run(config, tmp_path)
+    assert state.best("top1") == 0.4
+    best = create_backbone("dla46_c", 2, weights=tmp_path / "best.safetensors")
+    assert_same_tensors(best.state_dict(), seen[1])
+
+
+def test_the_weights_file_says_the_classes_and_the_normalisation(straight):
+    with safe_open(straight[0] / "best.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["classes"]) == ["blue", "red"]
+    assert json.loads(metadata["mean"]) == [0.485, 0.456, 0.406]
+    assert json.loads(metadata["model"])["num_classes"] == 2
+
+
+def test_a_run_can_start_from_a_classifier_and_that_is_another_run(straight, config, tmp_path):
+    output, _ = straight
+    config.model.weights = str(output / "best.safetensors")
+    task = Classification(config)
+    model = task.make_model(task.open_splits()[0])
+    task.load_weights(model)
+    assert_same_tensors(
+        model.state_dict(), create_backbone("dla46_c", 2, weights=output / "best.safetensors").state_dict()
+    )
+    with pytest.raises(UserError, match=r"^model\.weights .*: the run in .* has None"):
+        run(config, output, resume=True)
+
+
+def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
+    task = Classification(config)
+    state = initial_state(task, task.open_splits()[0], CPU)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 1, 0])
+    twin = create_backbone("dla46_c", 2)
+    twin.load_state_dict(state.model.state_dict())
+    twin.train()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.mean, twin.std))
+    expected = F.cross_entropy(twin((images / 255 - mean) / std), targets)
+    loss, _ = step_function(task, state, 2, CPU)(images, targets)
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_step_in_bfloat16_takes_the_loss_in_float32(config):
+    config.train.precision = "bfloat16"
+    task = Classification(config)
+    state = initial_state(task, task.open_splits()[0], CPU)
+    types = []
+    loss = task.loss
+    task.loss = lambda logits, targets: types.append(logits.dtype) or loss(logits, targets)
+    images = torch.zeros((4, 3, 32, 32), dtype=torch.uint8)
+    step_function(task, state, 2, CPU)(images, torch.tensor([0, 1, 1, 0]))
+    assert types == [torch.bfloat16]
+    assert loss(torch.zeros(4, 2, dtype=torch.bfloat16), torch.tensor([0, 1, 1, 0])).dtype == torch.float32
+
+
+def test_more_images_in_a_batch_than_there_are_are_refused(root, tmp_path):
+    line = refused(tiny(root, batch_size=9), tmp_path / "run")
+    assert line.startswith("train.batch_size 9: the training split has only 8 images")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_model_is_refused_before_anything_is_written(config, tmp_path):
+    config.model.name = "dla35"
+    assert "'dla35'" in refused(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_image_ends_the_run_in_one_line(config, tmp_path, root):
+    copy = tmp_path / "data"
+    for path in root.rglob("*.png"):
+        target = copy / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (copy / "val/red/1.png").write_bytes(b"no picture")
+    data = dataclasses.replace(config.data, root=str(copy))
+    assert refused(dataclasses.replace(config, data=data), tmp_path / "run").startswith(f"{copy / 'val/red/1.png'}: ")
+
+
+def test_a_run_of_segmentation_is_not_gone_on_with(config, tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {dataset: camvid}\n")
+    with pytest.raises(UserError, match=r"its run has the field data\.dataset, .* the command that started it"):
+        run(config, tmp_path, resume=True)
