@@ -1,11 +1,12 @@
 """Scores a classifier on a split: counts of samples, each once."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dlaseg.data.loading import batches
@@ -29,7 +30,7 @@ class Accuracies:
     samples: int
 
 
-def evaluate_classifier(model: DLA, loader: Iterable[Any]) -> Accuracies:
+def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> Accuracies:
     """Scores a classifier on every sample that a loader gives.
 
     Args:
@@ -45,7 +46,8 @@ def evaluate_classifier(model: DLA, loader: Iterable[Any]) -> Accuracies:
     model.eval()
     try:
         with torch.inference_mode():
-            for images, targets in tqdm(batches(loader), desc="score", unit="batch", leave=False, disable=None):
+            progress = tqdm(batches(loader), total=len(loader), desc="score", unit="batch", leave=False, disable=None)
+            for images, targets in progress:
                 inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
                 logits = model(inputs.contiguous(memory_format=memory_format(device)))
                 places = rank(logits.float(), targets.to(device))
