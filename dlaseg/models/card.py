@@ -56,7 +56,10 @@ def model_card(
         eval_results=results,
     )
     values: dict[str, Any] = {"name": name, "learnt": learnt, "scored": scored, "terms": license, "percent": _percent}
-    classes = list(zip(model.label_map.names, model.label_map.palette, strict=True))
+    classes = [
+        (class_name.replace("|", r"\|"), color, scored["classes"][class_name]["iou"] if scored else None)
+        for class_name, color in zip(model.label_map.names, model.label_map.palette, strict=True)
+    ]
     return ModelCard.from_template(data, template_str=_TEMPLATE, model=model, classes=classes, **values)
 
 
@@ -122,9 +125,9 @@ Input: RGB, any height and width; mean {{ model.mean | map("round", 4) | join(",
 
 | train id | class | colour |{{ " IoU, % |" if scored }}
 | --- | --- | --- |{{ " --- |" if scored }}
-{% for class, color in classes -%}
+{% for class, color, iou in classes -%}
 | {{ loop.index0 }} | {{ class }} | {{ color | join(", ") }} |
-{%- if scored %} {{ percent(scored.classes[class].iou) }} |{% endif %}
+{%- if scored %} {{ percent(iou) }} |{% endif %}
 {% endfor %}
 ## Data
 

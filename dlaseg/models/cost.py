@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import conv_flop_count
 
 from dlaseg.models.dla import DLA
 from dlaseg.models.factory import create_backbone
 from dlaseg.models.segmenter import STRIDES, DLASeg
+from dlaseg.models.unfilled import Unfilled
 
 # ImageNet top-1 accuracy in % of timm's weights `timm/NAME.in1k`, as timm publishes it, not measured by us:
 # https://github.com/huggingface/pytorch-image-models/blob/main/hfdocs/source/models/dla.mdx
@@ -48,13 +48,11 @@ class Cost:
     activations: int
 
 
-class _ShapesOnly(TorchFunctionMode):
-    """Passes by what changes no shape and takes the longest on the meta device: batch norm and initialization."""
+class _ShapesOnly(Unfilled):
+    """Passes by batch norm too, which changes no shape and takes the longest on the meta device."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (nn.init.normal_, nn.init.kaiming_uniform_):
-            return None
-        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
+        return args[0] if func is F.batch_norm else super().__torch_function__(func, types, args, kwargs)
 
 
 def network_cost(network: DLA | DLASeg, height: int, width: int) -> Cost:

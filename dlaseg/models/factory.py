@@ -11,6 +11,7 @@ from dlaseg.models.dla import DLA, VARIANTS
 from dlaseg.models.hub import fetch
 from dlaseg.models.layouts import recognize
 from dlaseg.models.segmenter import DLASeg
+from dlaseg.models.unfilled import Unfilled
 from dlaseg.models.weights import load_backbone_weights, load_weights, read_saved
 
 
@@ -140,7 +141,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
     device = pick_device(str(device))
     saved = read_saved(Path(path))
     try:
-        model = create_model(**saved.meaning.arguments)
+        with Unfilled():
+            model = create_model(**saved.meaning.arguments)
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
     saved.fill(model)

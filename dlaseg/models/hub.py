@@ -26,7 +26,7 @@ def fetch(source: str | Path, argument: str) -> Path:
     Args:
         source: a file's path, a folder that holds `model.safetensors`, or `USER/NAME` of a repository that does; what
             was downloaded once is taken from the hub's cache (HF_HOME), without the network.
-        argument: the option that `source` was given by, for the message.
+        argument: what a local path is given as, for the message.
 
     Raises:
         UserError: neither a file nor a repository that can be had; says what to do.

@@ -17,6 +17,7 @@ from dlaseg.models.checkpoints import Checkpoint
 from dlaseg.models.dla import DLA, VARIANTS, Tree
 from dlaseg.models.ida import BilinearUpsample, DLAUp
 from dlaseg.models.segmenter import STRIDES
+from dlaseg.models.unfilled import Unfilled
 
 TIMM = "timm's classification layout"
 ORIGINAL = "the original's classification layout"
@@ -105,7 +106,7 @@ def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
     The original makes a `project` in every tree whose width changes; the forward pass uses those of the innermost
     trees alone. So where a deeper tree starts with a projecting one, a dead tensor of the same shape lies beside it.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         network = DLA(*VARIANTS[name])
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     dead: Shapes = {}
@@ -180,7 +181,7 @@ def _segmentation(
         raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
     channels = VARIANTS[name][1][-steps - 1 :]
     classes = len(decoder.get("head.bias", ()))
-    with torch.device("meta"):
+    with Unfilled():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
         expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
     expected |= {"head.weight": (classes, channels[0], 1, 1), "head.bias": (classes,)}
     _check(path, name, decoder, expected, theirs)

@@ -213,7 +213,7 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
     Raises:
         UserError: no such weights, or not this network's: names what does not fit.
     """
-    checkpoint = read_checkpoint(fetch(source, "weights"))
+    checkpoint = read_checkpoint(fetch(source, "weights (--model.weights)"))
     found = recognize(checkpoint)
     if found.stride is None:
         raise UserError(f"{source}: {found}: it has no decoder: give it as backbone_weights")
@@ -252,7 +252,7 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path) -> Origin:
         UserError: no such weights, or not this network's: names what does not fit.
     """
     backbone = model.backbone if isinstance(model, DLASeg) else model
-    checkpoint = read_checkpoint(fetch(source, "backbone_weights"))
+    checkpoint = read_checkpoint(fetch(source, "backbone_weights (--model.backbone_weights)"))
     found = recognize(checkpoint)
     state, notes = _fit_backbone(found, backbone, source)
     if backbone.fc is not None:
