@@ -7,12 +7,13 @@ ends with exit code 2; `--debug` shows where it was noticed.
 import argparse
 import dataclasses
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import torch
 from jsonargparse import ArgumentParser
@@ -155,6 +156,46 @@ def models(arguments: Sequence[str]) -> int:
     return 0
 
 
+def weights_inspect(arguments: Sequence[str]) -> int:
+    """Says what a weights file is, what of it would be loaded, and what not."""
+    parser = _parser("weights inspect", weights_inspect)
+    parser.add_argument("file", type=str, help="a file, or a repository on the Hugging Face hub (USER/NAME)")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.models.inspection import inspect_weights
+
+    description, mismatch = inspect_weights(given.file)
+    print(description)
+    if mismatch is not None:
+        raise mismatch
+    return 0
+
+
+def weights_convert(arguments: Sequence[str]) -> int:
+    """Makes a weights file of ours, which eval and infer take, from a segmentation network of anyone's."""
+    parser = _parser("weights convert", weights_convert)
+    parser.add_argument("file", type=str, help="a file, or a repository on the Hugging Face hub (USER/NAME)")
+    parser.add_argument("output", type=Path, help="a .safetensors file")
+    parser.add_argument("--classes", type=str | None, help="cityscapes, camvid or a classes file (YAML); numbered if "
+                        "left out")  # fmt: skip
+    parser.add_argument("--mean", type=float, nargs="+", help="what the network was trained with, per channel, 0 to 1")
+    parser.add_argument("--std", type=float, nargs="+", help="the same; ImageNet's if left out")
+    given = parser.parse_args(arguments)
+
+    from dlaseg.labels import LabelMap, camvid_labels, cityscapes_labels
+    from dlaseg.models.factory import model_of
+    from dlaseg.models.weights import save_model
+
+    model = model_of(given.file)
+    if given.classes is not None:
+        known = {"cityscapes": cityscapes_labels, "camvid": camvid_labels}
+        model.label_map = known[given.classes]() if given.classes in known else LabelMap.from_file(Path(given.classes))
+    model.mean, model.std = tuple(given.mean or model.mean), tuple(given.std or model.std)
+    save_model(model, given.output)
+    print(given.output)
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "pretrain": pretrain,
@@ -162,6 +203,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "infer": infer,
     "models": models,
     "data synthesize": data_synthesize,
+    "weights inspect": weights_inspect,
+    "weights convert": weights_convert,
 }
 
 
@@ -183,10 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return 0 if words else 2
-    name = " ".join(words[:2]) if words[0] == "data" and words[1:2] != ["--help"] else words[0]
-    if name == "data" and words[1:]:
+    families = {name.split()[0] for name in COMMANDS if " " in name}
+    name = " ".join(words[:2]) if words[0] in families and words[1:2] != ["--help"] else words[0]
+    if name in families and words[1:]:
         print(_overview())
         return 0
+    _log_to_standard_error()
     try:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; the commands are {', '.join(COMMANDS)}")
@@ -201,6 +246,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
         return 130
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _log_to_standard_error() -> None:
+    """Shows the package's log, such as what weights were loaded, one line a message."""
+    logger = logging.getLogger("dlaseg")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        logger.addHandler(_StandardError())
 
 
 def _run_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Path, bool]:

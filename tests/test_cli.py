@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import subprocess
@@ -320,3 +321,101 @@ def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatc
         "macs": 2,
         "activations": 5,
     }
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Our weights as a foreign pickle, wrapped."""
+    torch.manual_seed(0)
+    model = dlaseg.create_model("dla46_c", 11, stride=8, root_kernel_size=1)
+    path = tmp_path_factory.mktemp("weights") / "model_best.pth.tar"
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"epoch": 7, "state_dict": state}, path)
+    return path
+
+
+def test_weights_are_described(capsys, weights):
+    assert main(["weights", "inspect", str(weights)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    facts = {}
+    for line in lines:
+        name, value = re.split(r"  +", line, maxsplit=1)
+        facts[name] = value
+    assert facts["file"] == str(weights)
+    assert facts["container"].startswith("pickle, ")
+    assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert facts["unwrapped"] == "state_dict, module."
+    assert facts["beside them"] == "epoch: 7"
+    assert facts["is"] == "dlaseg's segmentation layout, dla46_c, 11 classes, stride 8"
+    assert facts["as weights"] == "of dla46_c, stride 8, root_kernel_size 1 or 3"
+    assert facts["as backbone_weights"] == "of dla46_c, any stride, root_kernel_size 1 or 3"
+    state = dlaseg.create_model("dla46_c", 11, 8, 1).state_dict()
+    backbone = sum(name.startswith("backbone.") for name in state)
+    assert facts["loads backbone"].startswith(f"{backbone}, ")
+    assert facts["loads decoder"].startswith(f"{len(state) - backbone}, ")
+    assert facts["leaves out"] == "nothing"
+
+
+def test_weights_that_do_not_fit_are_described_to_the_last_tensor(capsys, weights, tmp_path):
+    content = torch.load(weights, weights_only=True)
+    wrong = [f"module.level9.{i}" for i in range(20)]
+    torch.save({"state_dict": content["state_dict"] | {f"module.backbone.{n[7:]}": torch.ones(1) for n in wrong}},
+               tmp_path / "w")  # fmt: skip
+    assert main(["weights", "inspect", str(tmp_path / "w")]) == 2
+    printed = capsys.readouterr()
+    assert [line for line in printed.out.splitlines() if line.startswith("does not fit")] == [
+        f"does not fit  backbone.level9.{i} unexpected" for i in range(20)
+    ]
+    assert len(printed.err.splitlines()) == 1
+    assert "and 8 more (`dlaseg weights inspect` lists them all)" in printed.err
+
+
+def test_weights_of_anyones_become_ours(capsys, weights, tmp_path):
+    output = tmp_path / "ours.safetensors"
+    words = ["weights", "convert", str(weights), str(output), "--classes", "camvid"]
+    assert main([*words, "--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.2", "0.2"]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    model = dlaseg.load_model(output)
+    theirs = torch.load(weights, weights_only=True)["state_dict"]
+    assert all(torch.equal(theirs[f"module.{name}"], tensor) for name, tensor in model.state_dict().items())
+    assert model.label_map.names[:2] == ("sky", "building")
+    assert (model.mean, model.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    assert model.origin[0]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--classes", "cityscapes"], "a label map of 19 classes on a network of 11"),
+        (["--classes", "nowhere.yaml"], "nowhere.yaml"),
+        (["--mean", "0.5"], "mean [0.5]: one number for each of 3 channels"),
+    ],
+)
+def test_a_conversion_that_makes_no_sense_is_refused_and_writes_nothing(capsys, weights, tmp_path, words, part):
+    assert main(["weights", "convert", str(weights), str(tmp_path / "o.safetensors"), *words]) == 2
+    printed = capsys.readouterr()
+    assert part in printed.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_loaded_is_said_on_standard_error(capsys, data, weights, tmp_path):
+    words = training(data, tmp_path / "run", "--model.stride", "8", "--model.root_kernel_size", "1",
+                     "--model.backbone_weights", str(weights), "--train.epochs", "1")  # fmt: skip
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert (
+        f"backbone_weights {weights}: dlaseg's segmentation layout, dla46_c, 11 classes, stride 8, sha256 {digest}"
+        in said
+    )
+    assert main(["eval", str(tmp_path / "run/best.safetensors"), "--dataset", "cityscapes", "--root", str(data),
+                 "--workers", "0", "--output", str(tmp_path / "scores")]) == 0  # fmt: skip
+    protocol = json.loads((tmp_path / "scores/scores.json").read_text())["protocol"]
+    assert [origin["sha256"] for origin in protocol["weights_origin"]] == [digest]
+
+
+@pytest.mark.parametrize("family", ["weights", "data"])
+def test_a_family_of_commands_alone_is_refused_and_its_help_is_the_overview(capsys, family):
+    assert f"no command '{family}'" in refused(capsys, family)
+    assert main([family, "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: dlaseg COMMAND")

@@ -213,7 +213,7 @@ def test_the_protocol_says_what_was_scored_and_how(scored):
     assert protocol["weights_sha256"] == digest
     assert protocol.pop("versions").keys() == {"dlaseg", "torch", "numpy"}
     expected = {"dataset": "folder", "split": "val", "images": 3, "scales": [1.0], "flip": False}
-    assert protocol == {**expected, "weights_sha256": digest}
+    assert protocol == {**expected, "weights_sha256": digest, "weights_origin": []}
 
 
 def test_the_contact_sheet_is_a_picture_that_opens(scored):

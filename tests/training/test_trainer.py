@@ -11,7 +11,9 @@ from PIL import Image
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from dlaseg.errors import UserError
-from dlaseg.models.factory import load_model
+from dlaseg.models.checkpoints import sha256
+from dlaseg.models.factory import create_model, load_model
+from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
@@ -365,3 +367,70 @@ def test_a_step_after_a_validation_is_taken_in_training_mode(config):
     steps(config, state)(*made_batch())
     assert all(module.training for module in state.model.modules())
     assert not torch.equal(norm.running_mean, before)
+
+
+# Runs that start from weights
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, root):
+    """Weights of a network of the run's kind, with a mean and classes of its own."""
+    torch.manual_seed(9)
+    model = create_model("dla46_c", 11, 4)
+    model.mean = (0.25, 0.5, 0.75)
+    path = tmp_path_factory.mktemp("started") / "start.safetensors"
+    save_model(model, path)
+    return model, path
+
+
+def starting(config: Config, **model: object) -> Config:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+
+
+@pytest.mark.parametrize("kind", ["weights", "backbone_weights"])
+def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started, kind, tmp_path, caplog):
+    model, path = started
+    config = small(starting(config, **{kind: str(path)}), epochs=1, lr=0.0, momentum=0.0, weight_decay=0.0)
+    with caplog.at_level("INFO"):
+        state = run(config, tmp_path)
+    drawn = {name: tensor for name, tensor in model.named_parameters() if tensor.ndim == 4 and ".up." not in name}
+    for name, tensor in drawn.items():
+        kept = torch.equal(dict(state.model.named_parameters())[name], tensor)
+        assert kept == (kind == "weights" or name.startswith("backbone.")), name
+    digest = sha256(path)
+    assert f"{kind} {path}: dlaseg's segmentation layout, dla46_c, 11 classes, stride 4, 3x3 nodes" in caplog.text
+    assert digest in caplog.text
+    best = load_model(tmp_path / "best.safetensors")
+    assert [(origin["argument"], origin["sha256"]) for origin in best.origin] == [(kind, digest)]
+    assert best.mean == (0.25, 0.5, 0.75)
+    assert best.label_map.names[0] == "sky"  # the data set's, not the file's
+
+
+def test_other_class_names_are_said(config, started, tmp_path, caplog):
+    run(small(starting(config, weights=str(started[1])), epochs=1), tmp_path)
+    assert "its classes are class 0, class 1" in caplog.text
+
+
+def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_path):
+    gone = tmp_path / "gone.safetensors"
+    gone.write_bytes(started[1].read_bytes())
+    config = starting(config, backbone_weights=str(gone))
+    straight = run(config, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        fit(Segmentation(config), tmp_path / "resumed", report=interrupt_after(1))
+    gone.unlink()
+    resumed = run(config, tmp_path / "resumed", resume=True)
+    assert_same_tensors(straight.model.state_dict(), resumed.model.state_dict())
+    assert resumed.model.mean == (0.25, 0.5, 0.75)
+    assert resumed.model.origin == straight.model.origin != []
+
+
+def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):
+    with pytest.raises(UserError, match="this model has stride 8: make it with stride 4"):
+        run(starting(config, weights=str(started[1]), stride=8), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_and_backbone_weights_exclude_each_other(config, tmp_path):
+    with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would undo the other"):
+        run(starting(config, weights="a", backbone_weights="b"), tmp_path / "run")

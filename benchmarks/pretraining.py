@@ -1,0 +1,114 @@
+"""Is a backbone that was pretrained on patches of the training images better than noise, after equal further training?
+
+Patches of CamVid's training split, labelled by the class that most of their pixels have, teach a classifier
+(`dlaseg pretrain`). Segmentation networks then train for the same steps on the whole images, once started from that
+classifier's backbone and once from noise, three seeds each.
+
+    python benchmarks/pretraining.py --root DIR --output DIR [--seeds 3] [--epochs 8] [--pretrain-epochs 30]
+
+DIR of --root is CamVid's (train/, trainannot/, val/, valannot/). About 50 minutes on two cores.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dlaseg.cli import main as dlaseg
+from dlaseg.data.datasets import camvid
+
+SIDE, STEP, SHARE, MOST = 96, 48, 0.5, 500
+
+
+def cut_patches(root: Path, folder: Path) -> dict[str, dict[str, int]]:
+    """Writes folder/SPLIT/CLASS/*.png, at most `MOST` of a class; returns how many of each.
+
+    A patch has `SIDE` x `SIDE` pixels on a grid of `STEP`, and at least `SHARE` of its pixels in its class.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for split in ("train", "val"):
+        dataset = camvid(root, split)
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        for index in range(len(dataset)):
+            target = dataset.read(index)[1]
+            for top in range(0, target.shape[0] - SIDE + 1, STEP):
+                for left in range(0, target.shape[1] - SIDE + 1, STEP):
+                    pixels = np.bincount(target[top : top + SIDE, left : left + SIDE].ravel(), minlength=256)[:255]
+                    if pixels.max() >= SHARE * SIDE * SIDE:
+                        found.setdefault(int(pixels.argmax()), []).append((index, top, left))
+        rng = np.random.default_rng(0)
+        chosen = {label: [places[i] for i in rng.permutation(len(places))[:MOST]] for label, places in found.items()}
+        names = dataset.label_map.names
+        counts[split] = {names[label]: len(places) for label, places in sorted(chosen.items())}
+        for label, places in chosen.items():
+            where = folder / split / names[label]
+            where.mkdir(parents=True)
+            for index, top, left in places:
+                image = dataset.read(index)[0][top : top + SIDE, left : left + SIDE]
+                cv2.imwrite(str(where / f"{index:04}_{top}_{left}.png"), image[..., ::-1])
+    absent = set(counts["train"]) ^ set(counts["val"])
+    for split in counts:
+        for name in absent & set(counts[split]):  # a class of one split alone teaches or tests nothing
+            for file in (folder / split / name).iterdir():
+                file.unlink()
+            (folder / split / name).rmdir()
+            del counts[split][name]
+    return counts
+
+
+def run(*words: object) -> None:
+    """Runs a command of dlaseg; stops if it fails."""
+    if code := dlaseg([str(word) for word in words]):
+        raise SystemExit(code)
+
+
+def best_miou(folder: Path) -> tuple[float, float]:
+    """(best, last) validation mIoU of a run."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    scores = [row["miou"] for row in rows if row["miou"] is not None]
+    return max(scores), scores[-1]
+
+
+def main() -> None:
+    """Cuts, pretrains, trains, and prints the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--pretrain-epochs", type=int, default=30)
+    options = parser.parse_args()
+    configs = Path(__file__).resolve().parents[1] / "configs"
+    print(json.dumps(cut_patches(options.root, options.output / "patches")), flush=True)
+
+    classifier = options.output / "classifier"
+    run(
+        *("pretrain", "--config", configs / "imagenet_dla34.yaml", "--data.root", options.output / "patches"),
+        *("--output", classifier, "--data.workers", 1, "--model.name", "dla46_c"),
+        *("--augment.crop_size", 64, "--augment.resize", 72, "--augment.area", "[0.3,1.0]", "--augment.jitter", 0.3),
+        *("--train.epochs", options.pretrain_epochs, "--train.batch_size", 32, "--train.lr", 0.05),
+        *("--train.schedule", "poly", "--train.eval_every", 5),
+    )
+    scores: dict[str, list[tuple[float, float]]] = {"from noise": [], "pretrained": []}
+    for seed in range(options.seeds):
+        for kind, taken in scores.items():
+            folder = options.output / f"{kind.replace(' ', '_')}_{seed}"
+            start = ("--model.backbone_weights", classifier / "best.safetensors") if kind == "pretrained" else ()
+            run(
+                *("train", "--config", configs / "camvid_dla46_c.yaml", "--data.root", options.root),
+                *("--output", folder, "--train.epochs", options.epochs, "--train.eval_every", 2),
+                *("--train.seed", seed, *start),
+            )
+            taken.append(best_miou(folder))
+    print("\nstart       val mIoU after the last epoch: mean, spread (standard deviation), each seed")
+    for kind, taken in scores.items():
+        last = [score for _, score in taken]
+        spread = statistics.stdev(last) if len(last) > 1 else 0.0
+        print(f"{kind:<10}  {statistics.mean(last):.4f}  {spread:.4f}  {', '.join(f'{score:.4f}' for score in last)}")
+
+
+if __name__ == "__main__":
+    main()
