@@ -56,7 +56,7 @@ def create_backbone(
         "root_kernel_size": root_kernel_size,
     }
     if weights is not None:
-        load_backbone_weights(backbone, weights)
+        load_backbone_weights(backbone, weights, "weights")
     return backbone
 
 

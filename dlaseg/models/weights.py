@@ -227,9 +227,9 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
         state[name] = own[name] if fresh else tensor
     if found.num_classes != model.num_classes:
         notes.append(f"the head starts fresh: {model.num_classes} classes rather than {found.num_classes}")
+    meaning = _meaning(checkpoint)
     model.load_state_dict(state)
-    if checkpoint.metadata.get("format") == FORMAT:
-        meaning = Meaning.of(checkpoint)
+    if meaning is not None:
         if found.in_channels == model.backbone.in_channels:
             model.mean, model.std = meaning.mean, meaning.std
         if found.num_classes == model.num_classes and isinstance(meaning.labels, LabelMap):
@@ -239,7 +239,7 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
     return _record(model, "weights", source, checkpoint, found, notes)
 
 
-def load_backbone_weights(model: DLASeg | DLA, source: str | Path) -> Origin:
+def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str = "backbone_weights") -> Origin:
     """Loads a backbone from a classifier or a segmentation network: timm's, the original's or ours.
 
     What is adapted is as for `load_weights`; of a classifier's head, the same.
@@ -247,12 +247,13 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path) -> Origin:
     Args:
         model: a segmentation network, whose backbone alone is changed, or a backbone.
         source: a file, or a repository on the Hugging Face hub, such as `timm/dla34.in1k`.
+        argument: what `source` was given as, for messages and the record.
 
     Raises:
         UserError: no such weights, or not this network's: names what does not fit.
     """
     backbone = model.backbone if isinstance(model, DLASeg) else model
-    checkpoint = read_checkpoint(fetch(source, "backbone_weights (--model.backbone_weights)"))
+    checkpoint = read_checkpoint(fetch(source, f"{argument} (--model.{argument})"))
     found = recognize(checkpoint)
     state, notes = _fit_backbone(found, backbone, source)
     if backbone.fc is not None:
@@ -263,18 +264,15 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path) -> Origin:
             state |= {f"fc.{name}": tensor for name, tensor in backbone.fc.state_dict().items()}
             notes.append(f"the classifier starts fresh: {classes} classes rather than {found.num_classes}"
                          if found.classifier else "the classifier starts fresh: the file has none")  # fmt: skip
+    meaning = _meaning(checkpoint)
     backbone.load_state_dict(state)
-    if checkpoint.metadata.get("format") == FORMAT:
-        meaning = Meaning.of(checkpoint)
+    if meaning is not None:
         if found.in_channels == backbone.in_channels:
             model.mean, model.std = meaning.mean, meaning.std
-        if (
-            isinstance(model, DLA)
-            and isinstance(meaning.labels, tuple)
-            and len(meaning.labels) == len(model.class_names)
-        ):
-            model.class_names = list(meaning.labels)
-    return _record(model, "backbone_weights", source, checkpoint, found, notes)
+        names = meaning.labels
+        if isinstance(model, DLA) and isinstance(names, tuple) and len(names) == len(model.class_names):
+            model.class_names = list(names)
+    return _record(model, argument, source, checkpoint, found, notes)
 
 
 def _fit_backbone(found: Recognized, backbone: DLA, source: object) -> tuple[dict[str, Tensor], list[str]]:
@@ -317,6 +315,11 @@ def _how(channels: int) -> str:
     return "summed for 1" if channels == 1 else f"repeated for {channels}, times 3/{channels}"
 
 
+def _meaning(checkpoint: Checkpoint) -> Meaning | None:
+    """What a file of ours says; None for one that is not ours, whose metadata, if any, are others'."""
+    return Meaning.of(checkpoint) if checkpoint.metadata.get("format", "").startswith("dlaseg") else None
+
+
 def _mean_what_it_meant(model: DLASeg, meaning: Meaning) -> None:
     assert isinstance(meaning.labels, LabelMap)
     model.label_map, model.mean, model.std = meaning.labels, meaning.mean, meaning.std
@@ -332,7 +335,7 @@ def _record(
     notes: Sequence[str],
 ) -> Origin:
     """Logs what was loaded and keeps it with the model."""
-    name = checkpoint.path.name if checkpoint.path == Path(source) else str(source)  # no folders of this machine
+    name = Path(source).name if Path(source).exists() else str(source)  # no folders of this machine
     origin = Origin(argument, name, str(found), checkpoint.sha256)
     model.origin = [vars(origin)]
     logger.info("%s %s: %s, sha256 %s", argument, source, found, checkpoint.sha256)

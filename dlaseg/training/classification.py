@@ -51,7 +51,7 @@ class Classification(Task[ClassificationDataset, DLA]):
         """
         if self.config.model.weights is not None:
             names = model.class_names
-            load_backbone_weights(model, self.config.model.weights)
+            load_backbone_weights(model, self.config.model.weights, "weights")
             model.class_names = names
 
     def train_loader(

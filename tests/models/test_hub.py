@@ -161,7 +161,7 @@ def test_an_unreachable_hub_is_said_as_well(cache, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # its pauses between tries
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/timm/dla34.in1k/resolve/main/model.safetensors elsewhere"):
-        create_backbone("dla34", weights="timm/dla34.in1k")
+        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
 
 
 def test_a_hub_name_is_downloaded_once(fake_hub, cache, timm_file):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from dlaseg import LabelMap, UserError, create_backbone, create_model, list_models, load_model, save_model
 from dlaseg.models.checkpoints import read_checkpoint
-from dlaseg.models.weights import load_backbone_weights
+from dlaseg.models.weights import load_backbone_weights, load_weights
 
 CLASSES = 5
 
@@ -507,3 +507,12 @@ def test_what_was_loaded_is_logged_and_kept_with_its_hash(timm34, tmp_path, capl
             "sha256": digest,
         }
     ]
+
+
+def test_a_file_of_ours_whose_meaning_is_damaged_changes_nothing(ours, tmp_path):
+    save_file(ours[0].state_dict(), tmp_path / "w", {"format": "dlaseg-1", "model": "{"})
+    other = create_model("dla46_c", 3, 4, 3)
+    before = {key: tensor.clone() for key, tensor in other.state_dict().items()}
+    for load in (load_weights, load_backbone_weights):
+        refused("broken or no weights file", load, other, tmp_path / "w")
+    assert all(torch.equal(tensor, before[key]) for key, tensor in other.state_dict().items())
