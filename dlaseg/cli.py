@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 
 from dlaseg.config import Config, PretrainConfig
 from dlaseg.errors import UserError
-from dlaseg.records import check_keys, flatten, nearest, read_yaml
+from dlaseg.records import check_keys, flatten, nearest, read_yaml, unknown_keys
 from dlaseg.version import __version__
 
 if TYPE_CHECKING:
@@ -271,7 +271,11 @@ def _run_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence
     parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
     for path in _config_files(arguments):
-        check_keys(read_yaml(path), str(path), kind)
+        content = read_yaml(path)
+        for command, other in (("train", Config), ("pretrain", PretrainConfig)):
+            if isinstance(content, Mapping) and unknown_keys(content, kind) and not unknown_keys(content, other):
+                raise UserError(f"{path}: a record of another command: use dlaseg {command}")
+        check_keys(content, str(path), kind)
     given = parser.instantiate(parser.parse_args(arguments))
     record = kind(**{entry.name: given[entry.name] for entry in dataclasses.fields(kind)})
     return record, given.output or Path("runs") / given.name, given.resume

@@ -36,9 +36,14 @@ def check_keys(content: Any, source: str, kind: type) -> None:
     if not isinstance(content, Mapping):
         raise UserError(f"{source}: no mapping; a config is YAML such as 'train: {{lr: 0.01}}'")
     known = list(field_names(kind))
-    for key in flatten(content):
-        if key not in known and not any(name.startswith(f"{key}.") for name in known):
-            raise UserError(f"{source}: unknown field {key!r}: did you mean {nearest(key, known)!r}?")
+    for key in unknown_keys(content, kind):
+        raise UserError(f"{source}: unknown field {key!r}: did you mean {nearest(key, known)!r}?")
+
+
+def unknown_keys(content: Mapping[str, Any], kind: type) -> list[str]:
+    """Dotted names in a record's YAML that no field of `kind` has."""
+    known = list(field_names(kind))
+    return [key for key in flatten(content) if not any(name == key or name.startswith(f"{key}.") for name in known)]
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -53,13 +58,19 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that looks most like `name`; of dotted names the last part counts double."""
+    """The known name that looks most like `name`; of dotted names the last part counts double, also by initials."""
 
     def likeness(candidate: str) -> float:
+        last, theirs = name.split(".")[-1], candidate.split(".")[-1]
         whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        return whole + difflib.SequenceMatcher(None, name.split(".")[-1], candidate.split(".")[-1]).ratio()
+        short = last in (_initials(theirs), theirs) or theirs == _initials(last)  # wd, learning_rate
+        return whole + (2 if short else difflib.SequenceMatcher(None, last, theirs).ratio())
 
     return max(known, key=likeness)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def read_yaml(path: Path) -> Any:

@@ -150,6 +150,13 @@ def test_a_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("command", "other"), [("train", "pretrain"), ("pretrain", "train")])
+def test_a_record_of_another_command_is_sent_there(capsys, command, other):
+    config = ROOT / "configs" / {"train": "imagenet_dla34.yaml", "pretrain": "camvid_dla34.yaml"}[command]
+    said = f"{config}: a record of another command: use dlaseg {other}\n"
+    assert refused(capsys, command, "--config", str(config)).endswith(said)
+
+
 def test_an_unknown_field_in_a_file_is_refused_in_one_line(capsys, tmp_path):
     (tmp_path / "a.yaml").write_text("train: {epoch: 3}\n")
     line = refused(capsys, "train", "--config", str(tmp_path / "a.yaml"))
@@ -280,6 +287,25 @@ def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
     assert "train.epochs 3: " in refused(capsys, *words, "--resume", "--train.epochs", "3")
+
+
+def test_a_pretrained_backbone_goes_straight_into_a_segmentation_network(capsys, data, tmp_path):
+    for split in ("train", "val"):
+        for name in ("blue", "red"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32), name).save(tmp_path / "images" / split / name / "0.png")
+    words = f"""pretrain --output {tmp_path / "classifier"} --data.root {tmp_path / "images"} --data.workers 0
+        --model.name dla46_c --augment.crop_size 32 --augment.resize 32 --train.epochs 1 --train.batch_size 2
+        --train.device cpu --train.precision float32""".split()
+    assert main(words) == 0
+    best = tmp_path / "classifier/best.safetensors"
+    words = training(data, tmp_path / "run", "--model.backbone_weights", str(best), "--train.lr", "0")
+    assert main([*words, "--train.epochs", "1"]) == 0
+    assert "the centre of 3x3 nodes" in capsys.readouterr().err
+    classifier = dlaseg.create_backbone("dla46_c", weights=best)
+    model = dlaseg.load_model(tmp_path / "run/best.safetensors")
+    for name in ("base_layer.0.weight", "level5.tree2.conv2.weight"):
+        assert torch.equal(model.backbone.state_dict()[name], classifier.state_dict()[name])
 
 
 def test_models_are_listed_in_aligned_columns(capsys):
