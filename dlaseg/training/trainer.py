@@ -90,7 +90,7 @@ def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callab
     if resume:
         report(f"{output}: going on after epoch {state.epoch} of {config.train.epochs}")
     write_text(output / "config.yaml", to_yaml(config))
-    write_json(output / "environment.json", environment())
+    write_json(output / "environment.json", environment() | {"weights": state.model.origin})
     with SummaryWriter(str(output), purge_step=state.step) as board:
         while state.epoch < config.train.epochs:
             sampler.epoch = state.epoch

@@ -402,6 +402,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert digest in caplog.text
     best = load_model(tmp_path / "best.safetensors")
     assert [(origin["argument"], origin["sha256"]) for origin in best.origin] == [(kind, digest)]
+    assert json.loads((tmp_path / "environment.json").read_text())["weights"] == best.origin
     assert best.mean == (0.25, 0.5, 0.75)
     assert best.label_map.names[0] == "sky"  # the data set's, not the file's
 
