@@ -15,7 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-import torch
 from jsonargparse import ArgumentParser
 
 from dlaseg.config import Config, PretrainConfig
@@ -236,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r}; the commands are {', '.join(COMMANDS)}")
         return COMMANDS[name](words[len(name.split()) :])
-    except (UserError, argparse.ArgumentError, OSError, torch.OutOfMemoryError) as error:
+    except _refusals() as error:
         if debug:
             raise
         print(f"dlaseg {name}: {_one_line(error)}", file=sys.stderr)
@@ -246,6 +245,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
         return 130
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What is said in one line: the user's mistakes, and what the system or the machine refuses."""
+    torch = sys.modules.get("torch")  # not imported for this alone
+    return (UserError, argparse.ArgumentError, OSError, *([torch.OutOfMemoryError] if torch else []))
 
 
 class _StandardError(logging.StreamHandler[TextIO]):

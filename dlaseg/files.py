@@ -1,5 +1,6 @@
-"""Files that are whole or not there: written beside their place, then renamed into it."""
+"""Files that are whole or not there: written beside their place, then renamed into it; and a file's hash."""
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -41,3 +42,12 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole, indented, NaN refused (it is no JSON)."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

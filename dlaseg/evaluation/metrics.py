@@ -1,13 +1,16 @@
 """One confusion matrix for the whole data set, and the scores that come from it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.labels import IGNORE_INDEX
+
+if TYPE_CHECKING:  # tensors are taken as what NumPy makes of them
+    import torch
 
 
 class ConfusionMatrix:
@@ -35,7 +38,7 @@ class ConfusionMatrix:
         self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
 
     def update(
-        self, target: NDArray[np.integer] | torch.Tensor, prediction: NDArray[np.integer] | torch.Tensor
+        self, target: "NDArray[np.integer] | torch.Tensor", prediction: "NDArray[np.integer] | torch.Tensor"
     ) -> None:
         """Adds the pixels of one or more images.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.evaluation.metrics import ConfusionMatrix, Scores
-from dlaseg.models.checkpoints import sha256
+from dlaseg.files import sha256
 from dlaseg.version import __version__
 
 

@@ -1,6 +1,5 @@
 """Other people's files, read without running anything in them: tensors by name, and what they came wrapped in."""
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dlaseg.errors import UserError
+from dlaseg.files import sha256
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
@@ -75,15 +75,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: neither a safetensors file nor a pickle of torch.save: name a weights file")
     tensors, wrapping, beside = _unwrap(path, content)
     return Checkpoint(path, container, tensors, metadata, wrapping, beside)
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, PretrainConfig, TrainConfig
 from dlaseg.errors import UserError
-from dlaseg.models.checkpoints import sha256
+from dlaseg.files import sha256
 from dlaseg.models.factory import create_model, load_model
 from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
