@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from dlaseg.config import Config, PretrainConfig
 from dlaseg.errors import UserError
@@ -47,9 +47,11 @@ def pretrain(arguments: Sequence[str]) -> int:
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Scores weights on a split: whole images at native size, one confusion matrix."""
+    """Scores weights, or label maps that any program wrote: whole images at native size, one confusion matrix."""
     parser = _parser("eval", evaluate)
-    parser.add_argument("weights", type=Path, help="a .safetensors file")
+    parser.add_argument("weights", type=Path | None, nargs="?", help="a .safetensors file")
+    parser.add_argument("--predictions", type=Path | None, help="in place of weights, for cityscapes: a folder of "
+                        "label id maps named CITY_SEQUENCE_FRAME*.png")  # fmt: skip
     parser.add_argument("--dataset", type=str, required=True, help="cityscapes, camvid or folder")
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--split", type=str, default="val", help="such as val or test")
@@ -60,16 +62,24 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
     parser.add_argument("--output", type=Path | None, help="folder of scores.json and sheet.png; DATASET-SPLIT beside "
                         "the weights if left out")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
+                        "threads, one a core if left out")  # fmt: skip
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     given = parser.parse_args(arguments)
+    if (given.weights is None) == (given.predictions is None):
+        raise UserError("weights or --predictions: name the one that shall be scored")
+    if given.workers is not None and given.workers < 0:
+        raise UserError(f"--workers {given.workers}: use 0 or more")
+    if given.predictions is not None:
+        return _evaluate_predictions(given)
 
     from dlaseg.data.datasets import open_dataset
     from dlaseg.evaluation.scoring import score
 
     dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
     output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
-    table = score(given.weights, dataset, output, given.scales, given.flip, given.workers, given.device)
+    workers = 1 if given.workers is None else given.workers
+    table = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device)
     print(f"{table}\n\n{output / 'scores.json'}\n{output / 'sheet.png'}")
     return 0
 
@@ -284,6 +294,18 @@ def _run_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence
     given = parser.instantiate(parser.parse_args(arguments))
     record = kind(**{entry.name: given[entry.name] for entry in dataclasses.fields(kind)})
     return record, given.output or Path("runs") / given.name, given.resume
+
+
+def _evaluate_predictions(given: Namespace) -> int:
+    """`dlaseg eval --predictions`; imports no torch."""
+    from dlaseg.evaluation.predictions import score_predictions
+
+    if given.dataset != "cityscapes":
+        raise UserError(f"--dataset {given.dataset}: --predictions are Cityscapes label ids: use cityscapes")
+    output = given.output or given.predictions.parent / f"{given.predictions.name}-{given.split}"
+    table = score_predictions(given.predictions, given.root, given.split, output, given.workers)
+    print(f"{table}\n\n{output / 'scores.json'}")
+    return 0
 
 
 def _fit(task: "Task[Any, Any]", output: Path, resume: bool) -> int:

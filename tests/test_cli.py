@@ -132,7 +132,7 @@ def test_an_argument_too_many_is_named(capsys):
         ("pretrain --train.schedule cosine", "train.schedule: cosine is no one of 'poly', 'step'"),
         ("pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --config", "expected one argument"),
-        ("eval", "weights"),
+        ("eval", "dataset, root"),
         ("eval w.safetensors --dataset ade --root .", "'ade'"),
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
         ("infer nowhere.safetensors", "required"),

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.evaluation.metrics import Scores
 
 IDS = 34
 """Label ids are 0 to 33; ids below 0 are not in label maps."""
@@ -220,6 +221,29 @@ def scores(counts: Counts) -> CityscapesScores:
             _ratio(hit, hit + miss + false_positives) if table.instance_categories[number] else float("nan")
         )
     return CityscapesScores(classes, instance_classes, categories, instance_categories, confusion)
+
+
+def class_scores(found: CityscapesScores) -> tuple[tuple[str, ...], Scores, NDArray[np.int64]]:
+    """The evaluated classes' scores in the terms of any data set.
+
+    Returns:
+        Names of the 19 classes, their scores, and the confusion matrix (19, 19) among them. A pixel that is predicted
+        as an ignored class is a miss of its own class in the scores, and not in the matrix.
+    """
+    evaluated = protocol().evaluated
+    names = tuple(name for name, shown in zip(protocol().names, evaluated, strict=True) if shown)
+    hits, truth = found.confusion.diagonal()[evaluated], found.confusion.sum(1)[evaluated]
+    accuracy = [float(h) / float(t) if t else None for h, t in zip(hits, truth, strict=True)]
+    known = [value for value in accuracy if value is not None]
+    result = Scores(
+        miou=_null(found.averages()["classes"]),
+        pixel_accuracy=float(hits.sum()) / float(truth.sum()) if truth.any() else None,
+        mean_accuracy=sum(known) / len(known) if known else None,
+        iou=tuple(_null(found.classes[name]) for name in names),
+        accuracy=tuple(accuracy),
+        pixels=tuple(int(t) for t in truth),
+    )
+    return names, result, found.confusion[np.ix_(evaluated, evaluated)]
 
 
 def _ratio(hits: float, union: float) -> float:

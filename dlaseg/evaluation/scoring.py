@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.evaluation.cityscapes import Counts
+from dlaseg.evaluation.cityscapes import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import evaluate
-from dlaseg.evaluation.record import score_table, scores_record
+from dlaseg.evaluation.predictions import count_image
+from dlaseg.evaluation.record import benchmark_table, score_table, scores_record
 from dlaseg.evaluation.sheet import Row, contact_sheet
-from dlaseg.files import write_json
+from dlaseg.files import sha256, write_json
 from dlaseg.models.device import memory_format, pick_device
 from dlaseg.models.factory import load_model
 
@@ -38,19 +42,34 @@ def score(
         device: see `pick_device`.
 
     Returns:
-        The table of the classes' scores.
+        The table of the classes' scores, on Cityscapes followed by the benchmark's own.
     """
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     shown = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist())
     rows: list[Row] = []
 
-    def keep(index: int, *row: np.ndarray) -> None:
-        if index in shown:
-            rows.append(row)  # type: ignore[arg-type]
+    counts = Counts.none() if dataset.name == "cityscapes" else None
 
-    confusion = evaluate(model, dataset, workers, scales, flip, on_image=keep)
-    record = scores_record(confusion, dataset, weights, model.origin, scales, flip)
+    def look(index: int, image: NDArray[np.uint8], target: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+        nonlocal counts
+        if index in shown:
+            rows.append((image, target, prediction))
+        if counts is not None:
+            counts += count_image(dataset.pairs[index].label, dataset.label_map.decode(prediction))
+
+    confusion = evaluate(model, dataset, workers, scales, flip, on_image=look)
+    benchmark = None if counts is None else benchmark_scores(counts)
+    protocol = {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "scales": list(scales),
+        "flip": flip,
+        "weights_sha256": sha256(weights),
+        "weights_origin": model.origin,
+    }
+    record = scores_record(dataset.label_map.names, confusion.scores(), confusion.matrix, protocol, benchmark)
     miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
     contact_sheet(
         output / "sheet.png",
@@ -59,4 +78,5 @@ def score(
         f"{dataset.name} {dataset.split}, {len(dataset)} images: mIoU {miou}",
     )
     write_json(output / "scores.json", record)
-    return score_table(dataset.label_map.names, confusion.scores())
+    table = score_table(dataset.label_map.names, confusion.scores())
+    return table if benchmark is None else f"{table}\n\n{benchmark_table(benchmark)}"

@@ -1,0 +1,143 @@
+"""Scores label maps that any program wrote, by the Cityscapes benchmark's protocol; needs no torch."""
+
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes import Counts, class_scores, count, scores
+from dlaseg.evaluation.record import benchmark_table, score_table, scores_record
+from dlaseg.files import write_json
+
+_FRAME = re.compile(r"([^_]+_[^_]+_[^_]+)_.*")
+
+
+def score_predictions(predictions: Path, root: Path, split: str, output: Path, workers: int | None = None) -> str:
+    """Scores a folder of label id maps against the fine annotations of a split and writes `scores.json`.
+
+    Args:
+        predictions: walked recursively; holds one `CITY_SEQUENCE_FRAME*.png` of label ids for every ground truth.
+        root: holds `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`.
+        split: such as val.
+        output: folder of scores.json.
+        workers: threads that decode and count; None for one a core. Changes the speed, never the result.
+
+    Returns:
+        The tables of the scores.
+
+    Raises:
+        UserError: no ground truth, a prediction that is missing or there twice, a broken file, sizes that differ, or
+            an id that the table does not have; names the file.
+    """
+    truths = ground_truth(root, split)
+    pairs = list(zip(truths, match(truths, predictions), strict=True))
+    total = Counts.none()
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        try:
+            # In order, so that sums of floats do not depend on who was first
+            for counts in tqdm(pool.map(_count_pair, pairs), total=len(pairs), unit="img", leave=False, disable=None):
+                total += counts
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    found = scores(total)
+    names, classes, matrix = class_scores(found)
+    protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
+    write_json(output / "scores.json", scores_record(names, classes, matrix, protocol, found))
+    return f"{score_table(names, classes)}\n\n{benchmark_table(found)}"
+
+
+def ground_truth(root: Path, split: str) -> list[Path]:
+    """The label id maps of a split, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    folder = root / "gtFine" / split
+    found = sorted(folder.glob("*/*_gtFine_labelIds.png"))
+    if not found:
+        raise UserError(f"{folder}: holds no CITY/*_gtFine_labelIds.png: give the folder with gtFine/ in it as root")
+    return found
+
+
+def match(truths: Sequence[Path], predictions: Path) -> list[Path]:
+    """For every ground truth the one prediction whose name starts with its city, sequence and frame.
+
+    Args:
+        truths: files such as `aachen_000000_000019_gtFine_labelIds.png`.
+        predictions: a folder, walked recursively.
+
+    Raises:
+        UserError: none or several for a ground truth.
+    """
+    if not predictions.is_dir():
+        raise UserError(f"{predictions}: no such folder: give the one with the predicted label maps")
+    files = sorted((path.name, path) for path in predictions.rglob("*.png") if path.is_file())
+    names = [name for name, _ in files]
+    matched = []
+    for truth in truths:
+        frame = _FRAME.fullmatch(truth.name)
+        if frame is None:
+            raise UserError(f"{truth}: not named CITY_SEQUENCE_FRAME_gtFine_labelIds.png")
+        first = bisect_left(names, frame[1])
+        last = first
+        while last < len(names) and names[last].startswith(frame[1]):
+            last += 1
+        if last == first:
+            raise UserError(f"{predictions}: no {frame[1]}*.png for {truth.name}: every image is scored: add it")
+        if last > first + 1:
+            raise UserError(
+                f"{files[first][1]} and {files[first + 1][1]}: both match {frame[1]}*.png ({last - first} do): keep one"
+            )
+        matched.append(files[first][1])
+    return matched
+
+
+def read_ids(path: Path) -> NDArray[np.integer]:
+    """Reads a PNG of ids, 8 or 16 bits, as stored: of a palette the indices.
+
+    Returns:
+        (H, W) integers.
+
+    Raises:
+        UserError: broken, or more than one channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            ids = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: broken or no image ({' '.join(str(error).split())}): write it again") from error
+    if ids.ndim != 2 or ids.dtype == np.bool_:
+        raise UserError(f"{path}: {picture.mode} pixels: predictions are label ids, one channel of 8 or 16 bits")
+    return ids
+
+
+def count_image(truth: Path, prediction: NDArray[np.integer]) -> Counts:
+    """Counts a prediction against a ground truth file and the instance file beside it.
+
+    Args:
+        truth: `*_gtFine_labelIds.png`.
+        prediction: (H, W) label ids.
+    """
+    ids, instances = read_ids(truth), read_ids(truth.with_name(truth.name.replace("labelIds", "instanceIds")))
+    try:
+        return count(ids, prediction, instances)
+    except UserError as error:
+        raise UserError(f"{truth}: {error}") from error
+
+
+def _count_pair(pair: tuple[Path, Path]) -> Counts:
+    truth, prediction = pair
+    ids = read_ids(prediction)
+    try:
+        return count_image(truth, ids)
+    except UserError as error:
+        raise UserError(f"{prediction}: against {error}") from error
