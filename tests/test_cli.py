@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import dlaseg
-from dlaseg import cli
 from dlaseg.cli import COMMANDS, main
+from dlaseg.commands import train
 from dlaseg.errors import UserError
 from dlaseg.models import cost
 from dlaseg.training import trainer
@@ -257,7 +257,7 @@ def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
         return trainer.TrainState(None, None, 0, 0, [])
 
     monkeypatch.setattr(trainer, "fit", fit)
-    assert cli.train(["--name", "mine", "--resume"]) == 0
+    assert train.train(["--name", "mine", "--resume"]) == 0
     assert seen == [(Path("runs/mine"), True)]
 
 

@@ -21,7 +21,8 @@ ALLOWED = {
     "training": BOTTOM | {"models", "data", "evaluation"},
     "inference": BOTTOM | {"models", "data", "evaluation"},
     "benchmarking": BOTTOM | {"models", "data", "evaluation", "training", "inference"},
-    "cli": BOTTOM | {"models", "data", "evaluation", "training", "inference", "benchmarking"},
+    "commands": BOTTOM | {"models", "data", "evaluation", "training", "inference", "benchmarking"},
+    "cli": BOTTOM | {"commands"},
     "__init__": BOTTOM | {"models", "data", "evaluation", "training", "inference"},
 }
 

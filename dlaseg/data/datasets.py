@@ -84,6 +84,11 @@ def cityscapes(root: Path, split: str) -> SegmentationDataset:
     return SegmentationDataset("cityscapes", split, _matched(images, labels), cityscapes_labels())
 
 
+def cityscapes_images(root: Path, split: str) -> dict[str, Path]:
+    """The images of a split, with or without annotations: `CITY/CITY_SEQUENCE_FRAME` -> file, sorted."""
+    return dict(sorted(_files_below(root / "leftImg8bit" / split, "_leftImg8bit", IMAGE_SUFFIXES).items()))
+
+
 def camvid(root: Path, split: str) -> SegmentationDataset:
     """CamVid in the layout published with SegNet: `SPLIT/*.png` and `SPLITannot/*.png`, 11 classes, 11 is void.
 

@@ -51,9 +51,7 @@ def evaluate(
             f"the weights know {_few(model.label_map.names)}, the data set {dataset.name} has "
             f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes"
         )
-    for scale in scales:
-        if not 0.1 <= scale <= 10:
-            raise UserError(f"scale {scale}: use 0.1 to 10")
+    check_scales(scales)
     device = next(model.parameters()).device
     confusion = ConfusionMatrix(model.num_classes)
     was_training = model.training
@@ -64,9 +62,7 @@ def evaluate(
             progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
             for index, (image, target) in enumerate(progress):
                 batch = normalize(image.to(device), model.mean, model.std)
-                plain = tuple(scales) == (1.0,) and not flip
-                labels = _predict(model, batch) if plain else _predict_averaged(model, batch, scales, flip)
-                labels = labels.cpu()
+                labels = predict(model, batch, scales, flip).cpu()
                 confusion.update(target, labels)
                 if on_image is not None:
                     on_image(index, image[0].permute(1, 2, 0).numpy(), target[0].numpy(), labels[0].numpy())
@@ -75,13 +71,31 @@ def evaluate(
     return confusion
 
 
-def _predict(model: DLASeg, image: Tensor) -> Tensor:
-    """(1, 3, H, W) float to (1, H, W) uint8."""
-    return argmax_logits(model.coarse_logits(image).float(), model.stride, *image.shape[-2:])
+def check_scales(scales: Sequence[float]) -> None:
+    """Raises a UserError for a scale that no image is scored at."""
+    for scale in scales:
+        if not 0.1 <= scale <= 10:
+            raise UserError(f"scale {scale}: use 0.1 to 10")
+
+
+def predict(model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> Tensor:
+    """The class of every pixel, from the mean of the class probabilities over scales and mirror images.
+
+    Args:
+        model: in eval mode.
+        image: (1, 3, H, W) float, normalised.
+        scales: see `evaluate`.
+        flip: see `evaluate`.
+
+    Returns:
+        (1, H, W) uint8 train ids.
+    """
+    if tuple(scales) == (1.0,) and not flip:
+        return argmax_logits(model.coarse_logits(image).float(), model.stride, *image.shape[-2:])
+    return _predict_averaged(model, image, scales, flip)
 
 
 def _predict_averaged(model: DLASeg, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
-    """As `_predict`, from the mean of the class probabilities over scales and mirror images."""
     size = image.shape[-2:]
     total = torch.zeros((), device=image.device)
     for scale in scales:

@@ -1,0 +1,1 @@
+"""The subcommands of `dlaseg`: parse, one call, print."""

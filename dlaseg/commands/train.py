@@ -1,0 +1,38 @@
+"""`dlaseg train` and `dlaseg pretrain`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlaseg.commands.parsing import parser_of, run_arguments
+from dlaseg.config import Config, PretrainConfig
+
+if TYPE_CHECKING:
+    from dlaseg.training.task import Task
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains as a YAML file says; any field of it can be set by its dotted name, such as --train.lr 0.02."""
+    config, output, resume = run_arguments(parser_of("train", train), Config, arguments)
+
+    from dlaseg.training.segmentation import Segmentation
+
+    return _fit(Segmentation(config), output, resume)
+
+
+def pretrain(arguments: Sequence[str]) -> int:
+    """Trains an image classifier, whose backbone `train` can start from (--model.backbone_weights)."""
+    config, output, resume = run_arguments(parser_of("pretrain", pretrain), PretrainConfig, arguments)
+
+    from dlaseg.training.classification import Classification
+
+    return _fit(Classification(config), output, resume)
+
+
+def _fit(task: "Task[Any, Any]", output: Path, resume: bool) -> int:
+    from dlaseg.training.trainer import fit
+
+    state = fit(task, output, resume)
+    metric, title = next(iter(task.metrics.items()))
+    print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")
+    return 0
