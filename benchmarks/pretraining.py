@@ -65,11 +65,10 @@ def run(*words: object) -> None:
         raise SystemExit(code)
 
 
-def best_miou(folder: Path) -> tuple[float, float]:
-    """(best, last) validation mIoU of a run."""
+def curve(folder: Path) -> dict[int, float]:
+    """Validation mIoU of a run, by epoch."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    scores = [row["miou"] for row in rows if row["miou"] is not None]
-    return max(scores), scores[-1]
+    return {row["epoch"]: row["miou"] for row in rows if row["miou"] is not None}
 
 
 def main() -> None:
@@ -92,9 +91,9 @@ def main() -> None:
         *("--train.epochs", options.pretrain_epochs, "--train.batch_size", 32, "--train.lr", 0.05),
         *("--train.schedule", "poly", "--train.eval_every", 5),
     )
-    scores: dict[str, list[tuple[float, float]]] = {"from noise": [], "pretrained": []}
+    curves: dict[str, list[dict[int, float]]] = {"from noise": [], "pretrained": []}
     for seed in range(options.seeds):
-        for kind, taken in scores.items():
+        for kind, taken in curves.items():
             folder = options.output / f"{kind.replace(' ', '_')}_{seed}"
             start = ("--model.backbone_weights", classifier / "best.safetensors") if kind == "pretrained" else ()
             run(
@@ -102,12 +101,14 @@ def main() -> None:
                 *("--output", folder, "--train.epochs", options.epochs, "--train.eval_every", 2),
                 *("--train.seed", seed, *start),
             )
-            taken.append(best_miou(folder))
-    print("\nstart       val mIoU after the last epoch: mean, spread (standard deviation), each seed")
-    for kind, taken in scores.items():
-        last = [score for _, score in taken]
-        spread = statistics.stdev(last) if len(last) > 1 else 0.0
-        print(f"{kind:<10}  {statistics.mean(last):.4f}  {spread:.4f}  {', '.join(f'{score:.4f}' for score in last)}")
+            taken.append(curve(folder))
+    print("\nval mIoU    epoch  mean    spread  seeds (spread: standard deviation over them)")
+    for kind, taken in curves.items():
+        for epoch in taken[0]:
+            scores = [scored[epoch] for scored in taken]
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            seeds = ", ".join(f"{score:.4f}" for score in scores)
+            print(f"{kind:<10}  {epoch:>5}  {statistics.mean(scores):.4f}  {spread:.4f}  {seeds}")
 
 
 if __name__ == "__main__":
