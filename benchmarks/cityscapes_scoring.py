@@ -31,7 +31,7 @@ script.args.quiet, script.args.JSONOutput = True, False
 script.args.predictionPath = sys.argv[2]
 truths = sorted(glob.glob(sys.argv[1] + "/gtFine/val/*/*_gtFine_labelIds.png"))
 result = script.evaluateImgLists([script.getPrediction(script.args, t) for t in truths], truths, script.args)
-print(repr([result["averageScore" + name] for name in ("Classes", "InstClasses", "Categories", "InstCategories")]))
+print([float(result["averageScore" + name]) for name in ("Classes", "InstClasses", "Categories", "InstCategories")])
 """
 
 OURS = """
@@ -40,7 +40,7 @@ from dlaseg.cli import main
 code = main(["eval", "--predictions", sys.argv[2], "--dataset", "cityscapes", "--root", sys.argv[1],
              "--output", sys.argv[3]])
 means = json.load(open(sys.argv[3] + "/scores.json"))["cityscapes"]["averages"]
-print(repr([means[name] for name in ("classes", "instance_classes", "categories", "instance_categories")]))
+print([means[name] for name in ("classes", "instance_classes", "categories", "instance_categories")])
 """
 
 

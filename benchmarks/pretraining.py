@@ -6,7 +6,12 @@ classifier's backbone and once from noise, three seeds each.
 
     python benchmarks/pretraining.py --root DIR --output DIR [--seeds 3] [--epochs 8] [--pretrain-epochs 30]
 
-DIR of --root is CamVid's (train/, trainannot/, val/, valannot/). About 50 minutes on two cores.
+DIR of --root is CamVid's (train/, trainannot/, val/, valannot/). About 40 minutes on two cores. Seen there (AVX512_BF16,
+bfloat16), val mIoU as mean and standard deviation over three seeds; the classifier had 0.857 top-1 of seven classes:
+
+    epoch        2                4                6                8
+    from noise   0.226 +- 0.041   0.294 +- 0.041   0.339 +- 0.047   0.441 +- 0.006
+    pretrained   0.332 +- 0.013   0.395 +- 0.010   0.428 +- 0.016   0.468 +- 0.017
 """
 
 import argparse

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional as F
 
 from dlaseg.config import Config, ModelConfig, TrainConfig
-from dlaseg.models.device import keep_freed_memory, memory_format
+from dlaseg.memory import keep_freed_memory
+from dlaseg.models.device import memory_format
 from dlaseg.models.factory import create_model
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import TrainState, step_function

@@ -54,9 +54,11 @@ def evaluate(arguments: Sequence[str]) -> int:
 def _evaluate_predictions(given: Namespace) -> int:
     """`dlaseg eval --predictions`; imports no torch."""
     from dlaseg.evaluation.predictions import score_predictions
+    from dlaseg.memory import keep_freed_memory
 
     if given.dataset != "cityscapes":
         raise UserError(f"--dataset {given.dataset}: --predictions are Cityscapes label ids: use cityscapes")
+    keep_freed_memory()  # the same few megabytes for every image
     output = given.output or given.predictions.parent / f"{given.predictions.name}-{given.split}"
     table = score_predictions(given.predictions, given.root, given.split, output, given.workers)
     print(f"{table}\n\n{output / 'scores.json'}")

@@ -118,23 +118,33 @@ def count(
         if ids.size and not 0 <= ids.min() <= ids.max() < IDS:
             wrong = ids[(ids < 0) | (ids >= IDS)][0]
             raise UserError(f"{what} has id {wrong}: label ids are 0 to {IDS - 1} (labelIds, not trainIds or colours)")
-    cells = truth.astype(np.uint16) * np.uint16(IDS) + prediction.astype(np.uint16)
-    confusion = np.bincount(cells.ravel(), minlength=IDS * IDS).reshape(IDS, IDS)
-    weighted = np.zeros((4, IDS)) if instances is None else _count_instances(prediction, instances)
+    # Maps are made of runs of the same pixel, tens of pixels long: find them, then count runs rather than pixels
+    cells = (truth.astype(np.uint16) * np.uint16(IDS) + prediction.astype(np.uint16)).ravel()
+    changes = cells[1:] != cells[:-1]
+    if instances is not None:
+        instances = instances.ravel()
+        changes |= instances[1:] != instances[:-1]
+    starts = np.concatenate(([0], np.flatnonzero(changes) + 1)) if cells.size else np.zeros(0, np.int64)
+    lengths = np.diff(starts, append=cells.size)
+    cells = cells[starts]
+    confusion = np.bincount(cells, lengths, IDS * IDS).reshape(IDS, IDS)  # float64, exact up to 2**53 pixels
+    weighted = np.zeros((4, IDS)) if instances is None else _count_instances(cells % IDS, instances[starts], lengths)
     return Counts(confusion.astype(np.int64), weighted)
 
 
-def _count_instances(prediction: NDArray[np.integer], instances: NDArray[np.integer]) -> NDArray[np.float64]:
-    """`Counts.instances` of one image."""
+def _count_instances(
+    prediction: NDArray[np.integer], instances: NDArray[np.integer], lengths: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """`Counts.instances` of one image, from its runs: their predicted ids, instance ids and lengths, each (runs,)."""
     table = protocol()
     inside = instances > 1000  # as the script has it: 1000 itself would be the first instance of a class without any
-    ids, guess = instances[inside].astype(np.int64), prediction[inside]
+    ids, guess, lengths = instances[inside].astype(np.int64), prediction[inside], lengths[inside]
     if ids.size and ids.max() >= 1000 * IDS:
         raise UserError(f"instance map has id {ids.max()}: instance ids are label id * 1000 + number, up to 33999")
     labels = ids // 1000
-    sizes = np.bincount(ids)
-    found = np.bincount(ids[guess == labels], minlength=len(sizes))
-    related = np.bincount(ids[table.category[guess] == table.category[labels]], minlength=len(sizes))
+    sizes = np.bincount(ids, lengths)
+    found = np.bincount(ids, lengths * (guess == labels))
+    related = np.bincount(ids, lengths * (table.category[guess] == table.category[labels]))
     there = np.flatnonzero(sizes)
     there = there[table.evaluated[there // 1000]]
     classes, sizes, found, related = there // 1000, sizes[there], found[there], related[there]

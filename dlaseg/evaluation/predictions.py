@@ -1,12 +1,15 @@
 """Scores label maps that any program wrote, by the Cityscapes benchmark's protocol; needs no torch."""
 
+import io
 import os
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -111,8 +114,15 @@ def read_ids(path: Path) -> NDArray[np.integer]:
         UserError: broken, or more than one channel.
     """
     try:
-        with Image.open(path) as picture:
-            ids = np.asarray(picture)
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.verify()  # checksums, which decoding alone passes over
+        ids: NDArray[Any] | None = None
+        if picture.format == "PNG" and picture.mode in ("L", "I;16"):
+            ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)  # faster than Pillow's copy
+        if ids is None:
+            with Image.open(io.BytesIO(content)) as picture:
+                ids = np.asarray(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: broken or no image ({' '.join(str(error).split())}): write it again") from error
     if ids.ndim != 2 or ids.dtype == np.bool_:

@@ -1,8 +1,5 @@
 """Where and how a network computes on this machine."""
 
-import ctypes
-import sys
-
 import torch
 
 from dlaseg.errors import UserError
@@ -42,21 +39,3 @@ def gains_from_bfloat16(device: torch.device) -> bool:
 def memory_format(device: torch.device) -> torch.memory_format:
     """channels_last where convolutions gain from it, CPU and CUDA; else contiguous."""
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
-
-
-def keep_freed_memory() -> bool:
-    """Tells the C library to keep freed memory for reuse rather than hand it back to the system.
-
-    A CPU training step allocates and frees the same hundreds of megabytes over and over; by default glibc maps large
-    blocks afresh each time, and the page faults cost more than many of the layers that fill them.
-
-    Returns:
-        Whether the setting took: on Linux with glibc.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 1 << 26))

@@ -20,7 +20,8 @@ from dlaseg.data.loading import batches
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.files import write_json, write_text
-from dlaseg.models.device import gains_from_bfloat16, keep_freed_memory, memory_format, pick_device
+from dlaseg.memory import keep_freed_memory
+from dlaseg.models.device import gains_from_bfloat16, memory_format, pick_device
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import save_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dlaseg import create_model, save_model
+from dlaseg import create_model, memory, save_model
 from dlaseg.cli import main
 from dlaseg.data.datasets import cityscapes
 from dlaseg.data.synthetic import synthesize
@@ -18,6 +18,13 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.predictions import match, read_ids, score_predictions
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import cityscapes_labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "keep_freed_memory", lambda: True)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,8 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from dlaseg.errors import UserError
-from dlaseg.models import device
-from dlaseg.models.device import gains_from_bfloat16, keep_freed_memory, memory_format, pick_device
+from dlaseg.models.device import gains_from_bfloat16, memory_format, pick_device
 
 
 @pytest.mark.parametrize(
@@ -61,24 +57,3 @@ def test_cuda_gains_from_bfloat16_from_ampere_on(monkeypatch, capability, expect
 def test_other_devices_do_not_gain_from_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert not gains_from_bfloat16(torch.device("mps"))
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
-def test_freed_memory_can_be_kept_on_linux():
-    # In a process of its own, for it stays so as long as the process runs
-    code = "from dlaseg.models.device import keep_freed_memory as keep; print(keep())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"]
-
-
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_freed_memory_is_left_alone_elsewhere(monkeypatch, platform):
-    monkeypatch.setattr(device.sys, "platform", platform)
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: pytest.fail("the C library was opened"))
-    assert keep_freed_memory() is False
-
-
-def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
-    monkeypatch.setattr(device.sys, "platform", "linux")
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: object())
-    assert keep_freed_memory() is False
