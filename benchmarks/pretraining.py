@@ -6,7 +6,7 @@ classifier's backbone and once from noise, three seeds each.
 
     python benchmarks/pretraining.py --root DIR --output DIR [--seeds 3] [--epochs 8] [--pretrain-epochs 30]
 
-DIR of --root is CamVid's (train/, trainannot/, val/, valannot/). About 40 minutes on two cores. Seen there (AVX512_BF16,
+DIR of --root is CamVid's (train/, trainannot/, val/, valannot/). About 40 minutes on two cores. Seen there (in
 bfloat16), val mIoU as mean and standard deviation over three seeds; the classifier had 0.857 top-1 of seven classes:
 
     epoch        2                4                6                8
