@@ -9,7 +9,6 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import TextIO
 
 from dlaseg.commands import data, evaluate, infer, train, weights
 from dlaseg.errors import UserError
@@ -73,7 +72,7 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (UserError, argparse.ArgumentError, OSError, *([torch.OutOfMemoryError] if torch else []))
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
+class _StandardError(logging.StreamHandler):
     """Writes to what sys.stderr is at that moment."""
 
     def emit(self, record: logging.LogRecord) -> None:
