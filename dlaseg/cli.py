@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from dlaseg.commands import data, evaluate, infer, train, weights
+from dlaseg.commands import compare, data, evaluate, infer, train, weights
 from dlaseg.errors import UserError
 from dlaseg.version import __version__
 
@@ -18,6 +18,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train.train,
     "pretrain": train.pretrain,
     "eval": evaluate.evaluate,
+    "compare": compare.compare,
     "infer": infer.infer,
     "models": weights.models,
     "data synthesize": data.synthesize,

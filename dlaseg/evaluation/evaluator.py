@@ -17,7 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics import ConfusionMatrix
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
-OnImage = Callable[[int, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]], None]
+OnImage = Callable[[int, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]], None]
 
 
 def evaluate(
@@ -38,7 +38,8 @@ def evaluate(
         scales: of the image; with more than one, class probabilities are averaged.
         flip: whether the mirrored image is averaged in too.
         loader: from `whole_image_loader(dataset, ...)`, for a caller that scores again and again; made if None.
-        on_image: called with (index, image (H, W, 3) uint8, target (H, W) uint8, prediction (H, W) uint8), all arrays.
+        on_image: called with (index, image (H, W, 3) uint8, target (H, W) uint8, prediction (H, W) uint8, confusion
+            matrix of this image (C, C) int64), all arrays.
 
     Returns:
         The confusion matrix of all pixels that are not ignored.
@@ -63,9 +64,9 @@ def evaluate(
             for index, (image, target) in enumerate(progress):
                 batch = normalize(image.to(device), model.mean, model.std)
                 labels = predict(model, batch, scales, flip).cpu()
-                confusion.update(target, labels)
+                added = confusion.update(target, labels)
                 if on_image is not None:
-                    on_image(index, image[0].permute(1, 2, 0).numpy(), target[0].numpy(), labels[0].numpy())
+                    on_image(index, image[0].permute(1, 2, 0).numpy(), target[0].numpy(), labels[0].numpy(), added)
     finally:
         model.train(was_training)
     return confusion

@@ -24,8 +24,7 @@ class ConfusionMatrix:
 
     Example:
         >>> matrix = ConfusionMatrix(2)
-        >>> matrix.update(np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8))
-        >>> matrix.matrix.tolist()
+        >>> matrix.update(np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8)).tolist()
         [[1, 0], [1, 0]]
         >>> matrix.scores().miou
         0.25
@@ -39,12 +38,15 @@ class ConfusionMatrix:
 
     def update(
         self, target: "NDArray[np.integer] | torch.Tensor", prediction: "NDArray[np.integer] | torch.Tensor"
-    ) -> None:
+    ) -> NDArray[np.int64]:
         """Adds the pixels of one or more images.
 
         Args:
             target: ground truth train ids 0 to C - 1, or 255 for pixels that do not count; any integer type.
             prediction: train ids 0 to C - 1, of the same shape. What it says where the target is 255 is not looked at.
+
+        Returns:
+            What was added, (C, C).
 
         Raises:
             UserError: shapes that differ, or an id out of range. Nothing is added then.
@@ -59,8 +61,9 @@ class ConfusionMatrix:
                 wrong = ids[(ids < 0) | (ids >= self.num_classes)][0]
                 raise UserError(f"{name} id {wrong}: ids are 0 to {self.num_classes - 1} (target: or 255)")
         cells = truth.astype(np.int64) * self.num_classes + guess.astype(np.int64)
-        counts = np.bincount(cells, minlength=self.num_classes**2)
-        self.matrix += counts.reshape(self.num_classes, self.num_classes)
+        counts = np.bincount(cells, minlength=self.num_classes**2).reshape(self.num_classes, self.num_classes)
+        self.matrix += counts
+        return counts
 
     def scores(self) -> "Scores":
         """IoU, accuracies and their means over what was counted so far."""

@@ -16,8 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes import Counts, class_scores, count, scores
-from dlaseg.evaluation.record import benchmark_table, score_table, scores_record
+from dlaseg.evaluation.cityscapes import Counts, class_scores, count, evaluated_images, scores
+from dlaseg.evaluation.record import benchmark_table, images_table, score_table, scores_record
 from dlaseg.files import write_json
 
 _FRAME = re.compile(r"([^_]+_[^_]+_[^_]+)_.*")
@@ -42,20 +42,23 @@ def score_predictions(predictions: Path, root: Path, split: str, output: Path, w
     """
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
-    total = Counts.none()
+    total, matrices = Counts.none(), []
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             # In order, so that sums of floats do not depend on who was first
             for counts in tqdm(pool.map(_count_pair, pairs), total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
+                matrices.append(counts.confusion)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     found = scores(total)
     names, classes, matrix = class_scores(found)
     protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
-    write_json(output / "scores.json", scores_record(names, classes, matrix, protocol, found))
-    return f"{score_table(names, classes)}\n\n{benchmark_table(found)}"
+    frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
+    images = evaluated_images(frames, matrices)
+    write_json(output / "scores.json", scores_record(names, classes, matrix, images, protocol, found))
+    return f"{score_table(names, classes)}\n\n{images_table(images)}\n\n{benchmark_table(found)}"
 
 
 def ground_truth(root: Path, split: str) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.evaluation.bootstrap import Difference, ImageCounts, miou_interval
 from dlaseg.evaluation.cityscapes import CityscapesScores
 from dlaseg.evaluation.metrics import Scores
 
@@ -15,6 +16,7 @@ def scores_record(
     names: Sequence[str],
     scores: Scores,
     confusion_matrix: NDArray[np.int64],
+    images: ImageCounts,
     protocol: dict[str, Any],
     benchmark: CityscapesScores | None,
 ) -> dict[str, Any]:
@@ -24,6 +26,7 @@ def scores_record(
         names: of the C classes.
         scores: of the whole split.
         confusion_matrix: (C, C).
+        images: the counts of each image; `dlaseg compare` draws from them.
         protocol: what was scored and how; versions are added.
         benchmark: the Cityscapes benchmark's own measures, if it is its data.
 
@@ -33,11 +36,13 @@ def scores_record(
     rows = zip(names, scores.iou, scores.accuracy, scores.pixels, strict=True)
     record = {
         "miou": scores.miou,
+        "miou_interval": miou_interval(images),
         "pixel_accuracy": scores.pixel_accuracy,
         "mean_accuracy": scores.mean_accuracy,
         "classes": {name: {"iou": iou, "accuracy": acc, "pixels": pixels} for name, iou, acc, pixels in rows},
         "absent_classes": [name for name, iou in zip(names, scores.iou, strict=True) if iou is None],
         "confusion_matrix": confusion_matrix.tolist(),
+        "images": images.to_dict(),
         "protocol": {**protocol, "versions": {name: _version(name) for name in ("dlaseg", "torch", "numpy")}},
     }
     return record if benchmark is None else {**record, "cityscapes": benchmark.to_dict()}
@@ -56,6 +61,32 @@ def score_table(names: Sequence[str], scores: Scores) -> str:
         f"{'pixel accuracy':<{width}}  {'':>6}  {_percent(scores.pixel_accuracy)}",
     ]
     return "\n".join(lines)
+
+
+def images_table(images: ImageCounts, most: int = 5) -> str:
+    """What chance has to do with the mIoU, and the worst images."""
+    interval = miou_interval(images)
+    rows = [(mean, name) for mean, name in zip(images.miou_per_image(), images.names, strict=True) if mean is not None]
+    middle = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
+    lines = [f"95 % interval of the mIoU over images: {middle}", "worst images, by their own mIoU:"]
+    return "\n".join(lines + [f"{_percent(mean)}  {name}" for mean, name in sorted(rows)[:most]])
+
+
+def difference_table(rows: Sequence[Difference]) -> str:
+    """IoU of two networks in per cent, the difference and its 95 % interval; who is better where that leaves out 0."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'differ':>7}  95 % interval"]
+    for row in rows:
+        told = ""
+        if row.first is not None and row.second is not None and row.interval is not None:
+            low, high = (100 * end for end in row.interval)
+            verdict = ("  second is better" if low > 0 else "  first is better") if row.beyond_chance else ""
+            told = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
+        lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {told}".rstrip())
+    beyond, compared = sum(row.beyond_chance for row in rows), sum(row.interval is not None for row in rows)
+    return "\n".join(
+        [*lines, "", f"{beyond} of {compared} differences are more than chance: their interval leaves out 0"]
+    )
 
 
 def benchmark_table(benchmark: CityscapesScores) -> str:

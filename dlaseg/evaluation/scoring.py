@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.evaluation.bootstrap import ImageCounts
 from dlaseg.evaluation.cityscapes import Counts
 from dlaseg.evaluation.cityscapes import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.evaluation.predictions import count_image
-from dlaseg.evaluation.record import benchmark_table, score_table, scores_record
+from dlaseg.evaluation.record import benchmark_table, images_table, score_table, scores_record
 from dlaseg.evaluation.sheet import Row, contact_sheet
 from dlaseg.files import sha256, write_json
 from dlaseg.models.device import memory_format, pick_device
@@ -51,8 +52,17 @@ def score(
 
     counts = Counts.none() if dataset.name == "cityscapes" else None
 
-    def look(index: int, image: NDArray[np.uint8], target: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
+    matrices: list[NDArray[np.int64]] = []
+
+    def look(
+        index: int,
+        image: NDArray[np.uint8],
+        target: NDArray[np.uint8],
+        prediction: NDArray[np.uint8],
+        added: NDArray[np.int64],
+    ) -> None:
         nonlocal counts
+        matrices.append(added)
         if index in shown:
             rows.append((image, target, prediction))
         if counts is not None:
@@ -69,7 +79,9 @@ def score(
         "weights_sha256": sha256(weights),
         "weights_origin": model.origin,
     }
-    record = scores_record(dataset.label_map.names, confusion.scores(), confusion.matrix, protocol, benchmark)
+    images = ImageCounts.of([pair.name for pair in dataset.pairs], matrices)
+    names, scores = dataset.label_map.names, confusion.scores()
+    record = scores_record(names, scores, confusion.matrix, images, protocol, benchmark)
     miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
     contact_sheet(
         output / "sheet.png",
@@ -78,5 +90,5 @@ def score(
         f"{dataset.name} {dataset.split}, {len(dataset)} images: mIoU {miou}",
     )
     write_json(output / "scores.json", record)
-    table = score_table(dataset.label_map.names, confusion.scores())
+    table = f"{score_table(names, scores)}\n\n{images_table(images)}"
     return table if benchmark is None else f"{table}\n\n{benchmark_table(benchmark)}"

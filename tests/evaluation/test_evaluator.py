@@ -152,11 +152,13 @@ def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
     rows = []
     matrix = evaluate(model, dataset, on_image=lambda *row: rows.append(row)).matrix
     assert [row[0] for row in rows] == [0, 1, 2]
-    for index, image, target, prediction in rows:
+    for index, image, target, prediction, added in rows:
         expected = dataset.read(index)
         assert np.array_equal(image, expected[0])
         assert np.array_equal(target, expected[1])
         assert prediction.shape == target.shape
+        assert added.sum() == (target != 255).sum()
+        assert added.trace() == (target == prediction).sum()
     assert matrix.trace() == sum(int((row[2] == row[3]).sum()) for row in rows)
 
 
@@ -184,8 +186,11 @@ def scored(model, dataset, tmp_path_factory):
 
 def test_scores_json_has_the_documented_keys(scored):
     _, _, record = scored
-    means = {"miou", "pixel_accuracy", "mean_accuracy"}
-    assert set(record) == means | {"classes", "absent_classes", "confusion_matrix", "protocol"}
+    means = {"miou", "miou_interval", "pixel_accuracy", "mean_accuracy"}
+    assert set(record) == means | {"classes", "absent_classes", "confusion_matrix", "images", "protocol"}
+    assert record["images"]["names"] == ["0", "1", "2"]
+    low, high = record["miou_interval"]
+    assert 0 <= low <= record["miou"] <= high <= 1
     assert list(record["classes"]) == list(NAMES)
     assert all(set(entry) == {"iou", "accuracy", "pixels"} for entry in record["classes"].values())
 
