@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "infer": infer.infer,
     "models": weights.models,
     "data synthesize": data.synthesize,
+    "data stats": data.stats,
     "weights inspect": weights.inspect,
     "weights convert": weights.convert,
 }

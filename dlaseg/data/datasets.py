@@ -63,24 +63,29 @@ class SegmentationDataset:
                 f"{pair.label}: {labels.shape[0]} x {labels.shape[1]} pixels, but its image {pair.image} has "
                 f"{image.shape[0]} x {image.shape[1]}: a label map has its image's height and width"
             )
+        return image, self.encode(labels, pair)
+
+    def encode(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:
+        """A stored label map as train ids, (H, W) uint8; an error names the pair's file."""
         try:
-            return image, self.label_map.encode(labels)
+            return self.label_map.encode(labels)
         except UserError as error:
             raise UserError(f"{pair.label}: {error}") from error
 
 
 def cityscapes(root: Path, split: str) -> SegmentationDataset:
-    """Cityscapes in its own layout (https://www.cityscapes-dataset.com), fine annotations.
+    """Cityscapes in its own layout (https://www.cityscapes-dataset.com).
 
     `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`; the raw ids are mapped to
     the 19 train ids while reading.
 
     Args:
         root: the folder that holds both.
-        split: train, val or test.
+        split: train, val or test; train_extra for the coarsely annotated set, whose labels are in `gtCoarse`.
     """
+    kind = "gtCoarse" if split == "train_extra" else "gtFine"
     images = _files_below(root / "leftImg8bit" / split, "_leftImg8bit", IMAGE_SUFFIXES)
-    labels = _files_below(root / "gtFine" / split, "_gtFine_labelIds", IMAGE_SUFFIXES)
+    labels = _files_below(root / kind / split, f"_{kind}_labelIds", IMAGE_SUFFIXES)
     return SegmentationDataset("cityscapes", split, _matched(images, labels), cityscapes_labels())
 
 
