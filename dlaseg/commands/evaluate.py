@@ -25,6 +25,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
     parser.add_argument("--submission", type=Path | None, help="in place of scores, for cityscapes: a folder that gets "
                         "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
+    parser.add_argument("--measures", type=str, nargs="+", default=[], help="of weights, further ones: boundary")
     parser.add_argument("--output", type=Path | None, help="folder of scores.json and sheet.png; DATASET-SPLIT beside "
                         "the weights if left out")  # fmt: skip
     parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
@@ -46,7 +47,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
     output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
     workers = 1 if given.workers is None else given.workers
-    table = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device)
+    table = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
     print(f"{table}\n\n{output / 'scores.json'}\n{output / 'sheet.png'}")
     return 0
 
@@ -56,6 +57,8 @@ def _evaluate_predictions(given: Namespace) -> int:
     from dlaseg.evaluation.predictions import score_predictions
     from dlaseg.memory import keep_freed_memory
 
+    if given.measures:
+        raise UserError(f"--measures {' '.join(given.measures)}: of weights alone, not of --predictions: leave it out")
     if given.dataset != "cityscapes":
         raise UserError(f"--dataset {given.dataset}: --predictions are Cityscapes label ids: use cityscapes")
     keep_freed_memory()  # the same few megabytes for every image

@@ -1,6 +1,6 @@
 """`scores.json`, and the same as a table for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -70,6 +70,14 @@ def images_table(images: ImageCounts, most: int = 5) -> str:
     middle = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
     lines = [f"95 % interval of the mIoU over images: {middle}", "worst images, by their own mIoU:"]
     return "\n".join(lines + [f"{_percent(mean)}  {name}" for mean, name in sorted(rows)[:most]])
+
+
+def boundary_table(content: Mapping[str, Any]) -> str:
+    """Boundary IoU in per cent, from `BoundaryIoU.to_dict`."""
+    rows = {**content["classes"], "mean": content["mean"]}
+    width = max(len(name) for name in rows)
+    lines = [f"Boundary IoU, contours {content['dilation_ratio']:.0%} of the diagonal wide:"]
+    return "\n".join(lines + [f"{name:<{width}}  {_percent(value)}" for name, value in rows.items()])
 
 
 def difference_table(rows: Sequence[Difference]) -> str:

@@ -7,16 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.errors import UserError
 from dlaseg.evaluation.bootstrap import ImageCounts
+from dlaseg.evaluation.boundary import BoundaryIoU
 from dlaseg.evaluation.cityscapes import Counts
 from dlaseg.evaluation.cityscapes import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.evaluation.predictions import count_image
-from dlaseg.evaluation.record import benchmark_table, images_table, score_table, scores_record
+from dlaseg.evaluation.record import benchmark_table, boundary_table, images_table, score_table, scores_record
 from dlaseg.evaluation.sheet import Row, contact_sheet
 from dlaseg.files import sha256, write_json
 from dlaseg.models.device import memory_format, pick_device
 from dlaseg.models.factory import load_model
+
+MEASURES = ("boundary",)
+"""What `score` measures on demand."""
 
 SHEET_ROWS = 6
 """Images on the contact sheet, spread evenly over the split."""
@@ -30,6 +35,7 @@ def score(
     flip: bool = False,
     workers: int = 1,
     device: str = "auto",
+    measures: Sequence[str] = (),
 ) -> str:
     """Scores weights on a split and writes `scores.json` and `sheet.png`.
 
@@ -41,10 +47,18 @@ def score(
         flip: see `evaluate`.
         workers: processes that read images.
         device: see `pick_device`.
+        measures: further ones, which take time of their own: `boundary`, see `dlaseg.evaluation.boundary`.
+
+    Raises:
+        UserError: an unknown measure, and as `evaluate`.
 
     Returns:
         The table of the classes' scores, on Cityscapes followed by the benchmark's own.
     """
+    for measure in measures:
+        if measure not in MEASURES:
+            raise UserError(f"measure {measure!r}: unknown; use one of {', '.join(MEASURES)}")
+    boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     shown = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist())
@@ -63,6 +77,8 @@ def score(
     ) -> None:
         nonlocal counts
         matrices.append(added)
+        if boundary is not None:
+            boundary.update(target, prediction)
         if index in shown:
             rows.append((image, target, prediction))
         if counts is not None:
@@ -82,6 +98,8 @@ def score(
     images = ImageCounts.of([pair.name for pair in dataset.pairs], matrices)
     names, scores = dataset.label_map.names, confusion.scores()
     record = scores_record(names, scores, confusion.matrix, images, protocol, benchmark)
+    if boundary is not None:
+        record["boundary_iou"] = boundary.to_dict(names)
     miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
     contact_sheet(
         output / "sheet.png",
@@ -91,4 +109,6 @@ def score(
     )
     write_json(output / "scores.json", record)
     table = f"{score_table(names, scores)}\n\n{images_table(images)}"
+    if boundary is not None:
+        table += f"\n\n{boundary_table(boundary.to_dict(names))}"
     return table if benchmark is None else f"{table}\n\n{benchmark_table(benchmark)}"

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from dlaseg import create_model, save_model
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
+from dlaseg.evaluation.boundary import BoundaryIoU
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.evaluation.scoring import score
 
@@ -233,3 +234,26 @@ def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):
     assert set(NAMES) <= set(lines)
     assert lines["moon"][1:3] == ["-", "-"]
     assert lines["mean"][1] == f"{scored[2]['miou'] * 100:.2f}"
+
+
+def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
+    folder, _, record = scored
+    table = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["boundary"])
+    found = json.loads((tmp_path / "scores.json").read_text())
+    boundary = found.pop("boundary_iou")
+    assert found.keys() == record.keys()
+    assert all(found[key] == record[key] for key in found if key != "protocol")
+    expected = BoundaryIoU(len(NAMES))
+    evaluate(model, dataset, on_image=lambda i, image, target, prediction, added: expected.update(target, prediction))
+    assert boundary == {
+        "dilation_ratio": 0.02,
+        "mean": expected.scores()[1],
+        "classes": dict(zip(NAMES, expected.scores()[0], strict=True)),
+    }
+    assert "Boundary IoU, contours 2% of the diagonal wide:" in table
+
+
+def test_an_unknown_measure_is_refused(scored, dataset, tmp_path):
+    with pytest.raises(UserError, match="measure 'sharpness': unknown; use one of boundary"):
+        score(scored[0] / "weights.safetensors", dataset, tmp_path / "o", device="cpu", measures=["sharpness"])
+    assert not (tmp_path / "o").exists()
