@@ -25,7 +25,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
     parser.add_argument("--submission", type=Path | None, help="in place of scores, for cityscapes: a folder that gets "
                         "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
-    parser.add_argument("--measures", type=str, nargs="+", default=[], help="of weights, further ones: boundary")
+    parser.add_argument("--measures", type=str, nargs="+", default=[], help="of weights, further ones: boundary "
+                        "(Boundary IoU) and calibration (expected calibration error)")  # fmt: skip
     parser.add_argument("--output", type=Path | None, help="folder of scores.json and sheet.png; DATASET-SPLIT beside "
                         "the weights if left out")  # fmt: skip
     parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "

@@ -1,6 +1,7 @@
 """Scores a model on a split: whole images at their native size, one confusion matrix."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,26 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics import ConfusionMatrix
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
-OnImage = Callable[[int, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]], None]
+
+@dataclass(frozen=True)
+class ScoredImage:
+    """What `evaluate` found on one image.
+
+    Attributes:
+        index: in the data set.
+        image: (H, W, 3) uint8 RGB.
+        target: (H, W) uint8 train ids, 255 ignored.
+        prediction: (H, W) uint8 train ids.
+        confidence: (H, W) float32, probability of the predicted class; None unless asked for.
+        confusion: (C, C) int64, of this image alone.
+    """
+
+    index: int
+    image: NDArray[np.uint8]
+    target: NDArray[np.uint8]
+    prediction: NDArray[np.uint8]
+    confidence: NDArray[np.float32] | None
+    confusion: NDArray[np.int64]
 
 
 def evaluate(
@@ -27,7 +47,8 @@ def evaluate(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     loader: Any = None,
-    on_image: OnImage | None = None,
+    on_image: Callable[[ScoredImage], None] | None = None,
+    confidence: bool = False,
 ) -> ConfusionMatrix:
     """Scores a model on every image of a split.
 
@@ -38,8 +59,8 @@ def evaluate(
         scales: of the image; with more than one, class probabilities are averaged.
         flip: whether the mirrored image is averaged in too.
         loader: from `whole_image_loader(dataset, ...)`, for a caller that scores again and again; made if None.
-        on_image: called with (index, image (H, W, 3) uint8, target (H, W) uint8, prediction (H, W) uint8, confusion
-            matrix of this image (C, C) int64), all arrays.
+        on_image: called with each image.
+        confidence: whether `on_image` gets it; takes the class probabilities of whole images at once.
 
     Returns:
         The confusion matrix of all pixels that are not ignored.
@@ -63,10 +84,17 @@ def evaluate(
             progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
             for index, (image, target) in enumerate(progress):
                 batch = normalize(image.to(device), model.mean, model.std)
-                labels = predict(model, batch, scales, flip).cpu()
+                sure = None
+                if confidence:
+                    labels, probability = predict_surely(model, batch, scales, flip)
+                    sure = probability[0].cpu().numpy()
+                else:
+                    labels = predict(model, batch, scales, flip)
+                labels = labels.cpu()
                 added = confusion.update(target, labels)
                 if on_image is not None:
-                    on_image(index, image[0].permute(1, 2, 0).numpy(), target[0].numpy(), labels[0].numpy(), added)
+                    pixels = image[0].permute(1, 2, 0).numpy()
+                    on_image(ScoredImage(index, pixels, target[0].numpy(), labels[0].numpy(), sure, added))
     finally:
         model.train(was_training)
     return confusion
@@ -93,12 +121,27 @@ def predict(model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip
     """
     if tuple(scales) == (1.0,) and not flip:
         return argmax_logits(model.coarse_logits(image).float(), model.stride, *image.shape[-2:])
-    return _predict_averaged(model, image, scales, flip)
+    return _probabilities(model, image, scales, flip).argmax(1).to(torch.uint8)
 
 
-def _predict_averaged(model: DLASeg, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
+def predict_surely(
+    model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `predict`, with the probability of each predicted class, (1, H, W) float32."""
+    if tuple(scales) == (1.0,) and not flip:
+        logits = model(image).float()
+        labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
+        probabilities = logits.softmax(1)
+    else:
+        probabilities = _probabilities(model, image, scales, flip)
+        labels = probabilities.argmax(1)
+    return labels.to(torch.uint8), probabilities.gather(1, labels[:, None])[:, 0]
+
+
+def _probabilities(model: DLASeg, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
+    """(1, C, H, W), the mean over scales and mirror images."""
     size = image.shape[-2:]
-    total = torch.zeros((), device=image.device)
+    total, count = torch.zeros((), device=image.device), 0
     for scale in scales:
         scaled = image
         if scale != 1:
@@ -109,8 +152,8 @@ def _predict_averaged(model: DLASeg, image: Tensor, scales: Sequence[float], fli
             logits = logits.flip(3) if mirrored else logits
             if logits.shape[-2:] != size:
                 logits = F.interpolate(logits, size, mode="bilinear")
-            total = total + logits.softmax(1)
-    return total.argmax(1).to(torch.uint8)
+            total, count = total + logits.softmax(1), count + 1
+    return total / count
 
 
 def _few(names: Sequence[str]) -> str:

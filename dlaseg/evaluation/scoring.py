@@ -10,9 +10,10 @@ from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.errors import UserError
 from dlaseg.evaluation.bootstrap import ImageCounts
 from dlaseg.evaluation.boundary import BoundaryIoU
+from dlaseg.evaluation.calibration import Calibration
 from dlaseg.evaluation.cityscapes import Counts
 from dlaseg.evaluation.cityscapes import scores as benchmark_scores
-from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.evaluator import ScoredImage, evaluate
 from dlaseg.evaluation.predictions import count_image
 from dlaseg.evaluation.record import benchmark_table, boundary_table, images_table, score_table, scores_record
 from dlaseg.evaluation.sheet import Row, contact_sheet
@@ -20,7 +21,7 @@ from dlaseg.files import sha256, write_json
 from dlaseg.models.device import memory_format, pick_device
 from dlaseg.models.factory import load_model
 
-MEASURES = ("boundary",)
+MEASURES = ("boundary", "calibration")
 """What `score` measures on demand."""
 
 SHEET_ROWS = 6
@@ -47,7 +48,8 @@ def score(
         flip: see `evaluate`.
         workers: processes that read images.
         device: see `pick_device`.
-        measures: further ones, which take time of their own: `boundary`, see `dlaseg.evaluation.boundary`.
+        measures: further ones, which take time of their own: `boundary`
+            and `calibration`, see the modules of these names.
 
     Raises:
         UserError: an unknown measure, and as `evaluate`.
@@ -59,6 +61,7 @@ def score(
         if measure not in MEASURES:
             raise UserError(f"measure {measure!r}: unknown; use one of {', '.join(MEASURES)}")
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
+    calibration = Calibration() if "calibration" in measures else None
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     shown = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist())
@@ -68,23 +71,20 @@ def score(
 
     matrices: list[NDArray[np.int64]] = []
 
-    def look(
-        index: int,
-        image: NDArray[np.uint8],
-        target: NDArray[np.uint8],
-        prediction: NDArray[np.uint8],
-        added: NDArray[np.int64],
-    ) -> None:
+    def look(scored: ScoredImage) -> None:
         nonlocal counts
-        matrices.append(added)
+        matrices.append(scored.confusion)
         if boundary is not None:
-            boundary.update(target, prediction)
-        if index in shown:
-            rows.append((image, target, prediction))
+            boundary.update(scored.target, scored.prediction)
+        if calibration is not None and scored.confidence is not None:
+            calibration.update(scored.target, scored.prediction, scored.confidence)
+        if scored.index in shown:
+            rows.append((scored.image, scored.target, scored.prediction))
         if counts is not None:
-            counts += count_image(dataset.pairs[index].label, dataset.label_map.decode(prediction))
+            label_ids = dataset.label_map.decode(scored.prediction)
+            counts += count_image(dataset.pairs[scored.index].label, label_ids)
 
-    confusion = evaluate(model, dataset, workers, scales, flip, on_image=look)
+    confusion = evaluate(model, dataset, workers, scales, flip, on_image=look, confidence=calibration is not None)
     benchmark = None if counts is None else benchmark_scores(counts)
     protocol = {
         "dataset": dataset.name,
@@ -100,6 +100,8 @@ def score(
     record = scores_record(names, scores, confusion.matrix, images, protocol, benchmark)
     if boundary is not None:
         record["boundary_iou"] = boundary.to_dict(names)
+    if calibration is not None:
+        record["calibration"] = calibration.to_dict()
     miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
     contact_sheet(
         output / "sheet.png",
@@ -111,4 +113,7 @@ def score(
     table = f"{score_table(names, scores)}\n\n{images_table(images)}"
     if boundary is not None:
         table += f"\n\n{boundary_table(boundary.to_dict(names))}"
+    if calibration is not None:
+        error = calibration.error()
+        table += f"\n\nexpected calibration error: {'-' if error is None else f'{error:.2%}'}"
     return table if benchmark is None else f"{table}\n\n{benchmark_table(benchmark)}"

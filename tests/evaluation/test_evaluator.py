@@ -117,7 +117,7 @@ def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, 
     (tmp_path / "classes.yaml").write_text((dataset.pairs[0].image.parents[2] / "classes.yaml").read_text())
     seen = []
     symmetric = open_dataset("folder", tmp_path, "val")
-    evaluate(model, symmetric, flip=True, on_image=lambda index, *arrays: seen.append(arrays[2]))
+    evaluate(model, symmetric, flip=True, on_image=lambda scored: seen.append(scored.prediction))
     assert np.mean(seen[0] != seen[0][:, ::-1]) < 0.01
     assert len(np.unique(seen[0])) > 1
 
@@ -151,16 +151,17 @@ def test_the_mode_is_restored_after_an_error(model, dataset):
 
 def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
     rows = []
-    matrix = evaluate(model, dataset, on_image=lambda *row: rows.append(row)).matrix
-    assert [row[0] for row in rows] == [0, 1, 2]
-    for index, image, target, prediction, added in rows:
-        expected = dataset.read(index)
-        assert np.array_equal(image, expected[0])
-        assert np.array_equal(target, expected[1])
-        assert prediction.shape == target.shape
-        assert added.sum() == (target != 255).sum()
-        assert added.trace() == (target == prediction).sum()
-    assert matrix.trace() == sum(int((row[2] == row[3]).sum()) for row in rows)
+    matrix = evaluate(model, dataset, on_image=rows.append).matrix
+    assert [row.index for row in rows] == [0, 1, 2]
+    for row in rows:
+        image, target = dataset.read(row.index)
+        assert np.array_equal(row.image, image)
+        assert np.array_equal(row.target, target)
+        assert row.prediction.shape == target.shape
+        assert row.confusion.sum() == (target != 255).sum()
+        assert row.confusion.trace() == (target == row.prediction).sum()
+        assert row.confidence is None
+    assert matrix.trace() == sum(int((row.target == row.prediction).sum()) for row in rows)
 
 
 def test_classes_that_differ_are_refused(dataset):
@@ -244,7 +245,7 @@ def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
     assert found.keys() == record.keys()
     assert all(found[key] == record[key] for key in found if key != "protocol")
     expected = BoundaryIoU(len(NAMES))
-    evaluate(model, dataset, on_image=lambda i, image, target, prediction, added: expected.update(target, prediction))
+    evaluate(model, dataset, on_image=lambda row: expected.update(row.target, row.prediction))
     assert boundary == {
         "dilation_ratio": 0.02,
         "mean": expected.scores()[1],
@@ -257,3 +258,38 @@ def test_an_unknown_measure_is_refused(scored, dataset, tmp_path):
     with pytest.raises(UserError, match="measure 'sharpness': unknown; use one of boundary"):
         score(scored[0] / "weights.safetensors", dataset, tmp_path / "o", device="cpu", measures=["sharpness"])
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((1.0, 0.5), True)])
+def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scales, flip):
+    sure, plain = [], []
+    first = evaluate(model, dataset, scales=scales, flip=flip, on_image=sure.append, confidence=True)
+    second = evaluate(model, dataset, scales=scales, flip=flip, on_image=plain.append)
+    assert np.array_equal(first.matrix, second.matrix)
+    for row, other in zip(sure, plain, strict=True):
+        assert np.array_equal(row.prediction, other.prediction)
+        with torch.no_grad():
+            expected = mean_probabilities(model, pixels(model, dataset, row.index), scales, flip)[0].max(0).values
+        np.testing.assert_allclose(row.confidence, expected.numpy(), atol=1e-5)
+
+
+def mean_probabilities(model, image, scales, flip):
+    total = []
+    for scale in scales:
+        size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+        scaled = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True) if scale != 1 else image
+        for mirrored in [False, True][: 1 + flip]:
+            logits = model(scaled.flip(3)).flip(3) if mirrored else model(scaled)
+            total.append(torch.nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear").softmax(1))
+    return torch.stack(total).mean(0)
+
+
+def test_calibration_is_measured_on_demand(scored, dataset, model, tmp_path):
+    folder, _, record = scored
+    table = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["calibration"])
+    found = json.loads((tmp_path / "scores.json").read_text())
+    calibration = found.pop("calibration")
+    assert found.keys() == record.keys()
+    assert found["confusion_matrix"] == record["confusion_matrix"]
+    assert sum(row["pixels"] for row in calibration["bins"]) == np.sum(found["confusion_matrix"])
+    assert f"expected calibration error: {calibration['expected_calibration_error']:.2%}" in table
