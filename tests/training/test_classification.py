@@ -27,15 +27,6 @@ from dlaseg.training.trainer import fit, initial_state, step_function
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _plain_process(monkeypatch):
-    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw(root: Path, train: tuple[int, int], val: tuple[int, int]) -> None:
     """Makes so many blue and so many red images."""
     rng = np.random.default_rng(0)

@@ -24,15 +24,6 @@ from dlaseg.training.trainer import fit, initial_state, step_function
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def _plain_process(monkeypatch):
-    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("camvid")

@@ -1,0 +1,14 @@
+import pytest
+import torch
+
+from dlaseg.training import trainer
+
+
+@pytest.fixture(autouse=True)
+def _plain_process(monkeypatch):
+    """One thread, since small networks lose by more; and the process's memory handling left as it is."""
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
