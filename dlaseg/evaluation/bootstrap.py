@@ -2,7 +2,8 @@
 
 The bootstrap (Efron, "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979): a split of
 n images is one draw from all the images there could have been; n images drawn from it with replacement are another. The
-middle 95 % of the scores of many such draws are the interval (percentile method).
+middle 95 % of the scores of many such draws are the interval (percentile method). It takes images for independent:
+frames of one video are not, and their interval is narrower than it should be.
 """
 
 from collections.abc import Mapping, Sequence

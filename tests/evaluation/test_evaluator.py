@@ -88,7 +88,7 @@ def averaged(model, x, scales, flip):
             small = x if scale == 1 else F.interpolate(x, size, mode="bilinear", antialias=scale < 1)
             variants = [model(small)] + ([model(small.flip(3)).flip(3)] if flip else [])
             maps += [F.interpolate(logits, x.shape[-2:], mode="bilinear").softmax(1) for logits in variants]
-    return torch.stack(maps).mean(0).argmax(1)
+    return torch.stack(maps).mean(0)
 
 
 def agree(matrix, expected):
@@ -105,7 +105,7 @@ def test_evaluate_equals_a_plain_loop_over_full_logits(model, dataset):
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((1.0, 0.5), False), ((0.5, 1.5), True)])
 def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales, flip):
-    expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip))
+    expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip).argmax(1))
     result = evaluate(model, dataset, scales=scales, flip=flip).matrix
     assert agree(result, expected)
     assert not agree(result, evaluate(model, dataset).matrix)
@@ -268,20 +268,8 @@ def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scal
     assert np.array_equal(first.matrix, second.matrix)
     for row, other in zip(sure, plain, strict=True):
         assert np.array_equal(row.prediction, other.prediction)
-        with torch.no_grad():
-            expected = mean_probabilities(model, pixels(model, dataset, row.index), scales, flip)[0].max(0).values
+        expected = averaged(model, pixels(model, dataset, row.index), scales, flip)[0].max(0).values
         np.testing.assert_allclose(row.confidence, expected.numpy(), atol=1e-5)
-
-
-def mean_probabilities(model, image, scales, flip):
-    total = []
-    for scale in scales:
-        size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-        scaled = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True) if scale != 1 else image
-        for mirrored in [False, True][: 1 + flip]:
-            logits = model(scaled.flip(3)).flip(3) if mirrored else model(scaled)
-            total.append(torch.nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear").softmax(1))
-    return torch.stack(total).mean(0)
 
 
 def test_calibration_is_measured_on_demand(scored, dataset, model, tmp_path):
