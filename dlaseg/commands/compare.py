@@ -20,7 +20,7 @@ def compare(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
 
     from dlaseg.evaluation.bootstrap import compare as differences
-    from dlaseg.evaluation.record import difference_table
+    from dlaseg.evaluation.tables import difference_table
 
     (a, first), (b, second) = _read(given.first), _read(given.second)
     for field in ("dataset", "split"):

@@ -25,10 +25,10 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
     parser.add_argument("--submission", type=Path | None, help="in place of scores, for cityscapes: a folder that gets "
                         "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
-    parser.add_argument("--measures", type=str, nargs="+", default=[], help="of weights, further ones: boundary "
-                        "(Boundary IoU) and calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path | None, help="folder of scores.json and sheet.png; DATASET-SPLIT beside "
-                        "the weights if left out")  # fmt: skip
+    parser.add_argument("--measures", type=str, nargs="+", default=[], help="further ones: boundary (Boundary IoU) "
+                        "and, of weights, calibration (expected calibration error)")  # fmt: skip
+    parser.add_argument("--output", type=Path | None, help="folder of scores.json, report.html and sheet.png; "
+                        "DATASET-SPLIT beside the weights if left out")  # fmt: skip
     parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
                         "threads, one a core if left out")  # fmt: skip
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
@@ -44,28 +44,28 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from dlaseg.data.datasets import open_dataset
     from dlaseg.evaluation.scoring import score
+    from dlaseg.evaluation.tables import scores_table
 
     dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
     output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
     workers = 1 if given.workers is None else given.workers
-    table = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
-    print(f"{table}\n\n{output / 'scores.json'}\n{output / 'sheet.png'}")
+    record = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
+    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}\n{output / 'sheet.png'}")
     return 0
 
 
 def _evaluate_predictions(given: Namespace) -> int:
     """`dlaseg eval --predictions`; imports no torch."""
     from dlaseg.evaluation.predictions import score_predictions
+    from dlaseg.evaluation.tables import scores_table
     from dlaseg.memory import keep_freed_memory
 
-    if given.measures:
-        raise UserError(f"--measures {' '.join(given.measures)}: of weights alone, not of --predictions: leave it out")
     if given.dataset != "cityscapes":
         raise UserError(f"--dataset {given.dataset}: --predictions are Cityscapes label ids: use cityscapes")
     keep_freed_memory()  # the same few megabytes for every image
     output = given.output or given.predictions.parent / f"{given.predictions.name}-{given.split}"
-    table = score_predictions(given.predictions, given.root, given.split, output, given.workers)
-    print(f"{table}\n\n{output / 'scores.json'}")
+    record = score_predictions(given.predictions, given.root, given.split, output, given.workers, given.measures)
+    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
 

@@ -35,4 +35,6 @@ def _fit(task: "Task[Any, Any]", output: Path, resume: bool) -> int:
     state = fit(task, output, resume)
     metric, title = next(iter(task.metrics.items()))
     print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")
+    if (page := output / "report.html").exists():
+        print(page)
     return 0

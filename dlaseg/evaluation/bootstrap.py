@@ -19,6 +19,11 @@ DRAWS = 2000
 """How many splits are drawn; the ends of an interval then move by about a hundredth of its width."""
 
 
+def margins(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What a split keeps of an image's confusion matrix (C, C), rows = ground truth: hits, truth, predicted, (3, C)."""
+    return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)])
+
+
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
     """Pixels of each image by class, of those whose ground truth is not ignored.
@@ -36,10 +41,10 @@ class ImageCounts:
     predicted: NDArray[np.int64]
 
     @classmethod
-    def of(cls, names: Sequence[str], matrices: Sequence[NDArray[np.int64]]) -> "ImageCounts":
-        """From a confusion matrix (C, C) of each image, rows = ground truth."""
-        stacked = np.stack(matrices)  # (n, C, C)
-        return cls(tuple(names), np.diagonal(stacked, axis1=1, axis2=2).copy(), stacked.sum(2), stacked.sum(1))
+    def of(cls, names: Sequence[str], images: Sequence[NDArray[np.int64]]) -> "ImageCounts":
+        """From `margins` of each image."""
+        hits, truth, predicted = np.stack(images, axis=1)  # (3, n, C)
+        return cls(tuple(names), hits, truth, predicted)
 
     def iou(self, times: NDArray[np.int64]) -> NDArray[np.float64]:
         """IoU of each class over splits in which image i stands `times[:, i]` times.
@@ -93,6 +98,11 @@ def draws(images: int, seed: int = 0) -> NDArray[np.int64]:
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
     """The middle 95 % of the mIoU over drawn splits; None where no split has anything to score."""
     return _middle(mean_iou(counts.iou(draws(len(counts.names)))))
+
+
+def class_intervals(counts: ImageCounts) -> list[tuple[float, float] | None]:
+    """The middle 95 % of each class's IoU over the drawn splits that have the class; None where none has."""
+    return [_middle(values) for values in counts.iou(draws(len(counts.names))).T]
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,25 @@ class BoundaryIoU:
     def __init__(self, num_classes: int):
         self.hits, self.truth, self.predicted = (np.zeros(num_classes, np.int64) for _ in range(3))
 
+    def __iadd__(self, other: "BoundaryIoU") -> "BoundaryIoU":
+        """Adds what another one counted."""
+        self.hits += other.hits
+        self.truth += other.truth
+        self.predicted += other.predicted
+        return self
+
     def update(self, target: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> None:
         """Adds an image.
 
         Args:
             target: (H, W) uint8 train ids, 255 ignored.
-            prediction: (H, W) uint8 train ids.
+            prediction: (H, W) uint8 train ids; 255 is no class, as other programs may predict.
         """
         classes = len(self.hits)
         width = contour_width(*target.shape)
         counted = target != IGNORE_INDEX
         truth, guess = contour(target, width) & counted, contour(prediction, width) & counted
+        guess &= prediction != IGNORE_INDEX
         both = truth & guess & (target == prediction)
         for total, ids in ((self.hits, target[both]), (self.truth, target[truth]), (self.predicted, prediction[guess])):
             total += np.bincount(ids, minlength=classes)

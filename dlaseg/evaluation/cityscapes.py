@@ -5,7 +5,7 @@ Protocol: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Unders
 computes it. No torch here: label maps that any program wrote can be scored where nothing else is installed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics import Scores
 
 IDS = 34
@@ -257,12 +256,15 @@ def class_scores(found: CityscapesScores) -> tuple[tuple[str, ...], Scores, NDAr
     return names, result, found.confusion[np.ix_(evaluated, evaluated)]
 
 
-def evaluated_images(names: Sequence[str], matrices: Sequence[NDArray[np.int64]]) -> ImageCounts:
-    """The counts of each image among the 19 classes, from its confusion matrix (34, 34)."""
+def evaluated_margins(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """As `margins` among the 19 classes, (3, 19), from an image's confusion matrix (34, 34).
+
+    Rows of ignored ground truth do not count; a pixel predicted as an ignored class is one of its truth.
+    """
     evaluated = protocol().evaluated
-    stacked = np.stack(matrices)[:, evaluated]  # (n, 19, 34): rows of ignored ground truth do not count
-    hits = np.diagonal(stacked[:, :, evaluated], axis1=1, axis2=2).copy()
-    return ImageCounts(tuple(names), hits, stacked.sum(2), stacked[:, :, evaluated].sum(1))
+    rows = confusion[evaluated]  # (19, 34)
+    inside = rows[:, evaluated]
+    return np.stack([inside.diagonal(), rows.sum(1), inside.sum(0)])
 
 
 def _ratio(hits: float, union: float) -> float:

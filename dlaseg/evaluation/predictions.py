@@ -1,6 +1,7 @@
 """Scores label maps that any program wrote, by the Cityscapes benchmark's protocol; needs no torch."""
 
 import io
+import logging
 import os
 import re
 from bisect import bisect_left
@@ -16,39 +17,68 @@ from PIL import Image
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes import Counts, class_scores, count, evaluated_images, scores
-from dlaseg.evaluation.record import benchmark_table, images_table, score_table, scores_record
+from dlaseg.evaluation.bootstrap import ImageCounts
+from dlaseg.evaluation.boundary import BoundaryIoU
+from dlaseg.evaluation.cityscapes import Counts, class_scores, count, evaluated_margins, scores
+from dlaseg.evaluation.gallery import chosen, packed
+from dlaseg.evaluation.record import check_measures, scores_record
+from dlaseg.evaluation.report import write_report
 from dlaseg.files import write_json
+from dlaseg.images import read_image
+from dlaseg.labels import LabelMap, cityscapes_labels
+
+logger = logging.getLogger(__name__)
 
 _FRAME = re.compile(r"([^_]+_[^_]+_[^_]+)_.*")
 
 
-def score_predictions(predictions: Path, root: Path, split: str, output: Path, workers: int | None = None) -> str:
-    """Scores a folder of label id maps against the fine annotations of a split and writes `scores.json`.
+def score_predictions(
+    predictions: Path,
+    root: Path,
+    split: str,
+    output: Path,
+    workers: int | None = None,
+    measures: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores a folder of label id maps against the fine annotations of a split: `scores.json` and `report.html`.
+
+    Memory does not grow with the images but for a few numbers of each.
 
     Args:
         predictions: walked recursively; holds one `CITY_SEQUENCE_FRAME*.png` of label ids for every ground truth.
-        root: holds `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`.
+        root: holds `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`; where it holds
+            `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`, too, the page shows these images.
         split: such as val.
-        output: folder of scores.json.
+        output: folder of the two files.
         workers: threads that decode and count; None for one a core. Changes the speed, never the result.
+        measures: further ones, see `MEASURES`; label maps do not tell their calibration.
 
     Returns:
-        The tables of the scores.
+        The content of `scores.json`.
 
     Raises:
-        UserError: no ground truth, a prediction that is missing or there twice, a broken file, sizes that differ, or
-            an id that the table does not have; names the file.
+        UserError: an unknown measure, no ground truth, a prediction that is missing or there twice, a broken file,
+            sizes that differ, or an id that the table does not have; names the file.
     """
+    check_measures(measures)
+    if "calibration" in measures:
+        raise UserError(
+            "measure 'calibration': label maps do not tell how sure a program was: score weights, or leave it"
+        )
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
-    total, matrices = Counts.none(), []
+    labels = cityscapes_labels()
+    total, of_images = Counts.none(), []
+    boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             # In order, so that sums of floats do not depend on who was first
-            for counts in tqdm(pool.map(_count_pair, pairs), total=len(pairs), unit="img", leave=False, disable=None):
+            done = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
+            for counts, contours in tqdm(done, total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
-                matrices.append(counts.confusion)
+                of_images.append(evaluated_margins(counts.confusion))
+                if boundary is not None and contours is not None:
+                    boundary += contours
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -56,9 +86,15 @@ def score_predictions(predictions: Path, root: Path, split: str, output: Path, w
     names, classes, matrix = class_scores(found)
     protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
     frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
-    images = evaluated_images(frames, matrices)
-    write_json(output / "scores.json", scores_record(names, classes, matrix, images, protocol, found))
-    return f"{score_table(names, classes)}\n\n{images_table(images)}\n\n{benchmark_table(found)}"
+    images = ImageCounts.of(frames, of_images)
+    record = scores_record(names, classes, matrix, images, protocol, found, boundary)
+    gallery = {
+        heading: [_packed(frames[i], pairs[i], root / "leftImg8bit" / split, labels) for i in indices]
+        for heading, indices in chosen(record["images"]["miou"]).items()
+    }
+    write_report(output / "report.html", record, labels.palette, gallery)
+    write_json(output / "scores.json", record)
+    return record
 
 
 def ground_truth(root: Path, split: str) -> list[Path]:
@@ -147,10 +183,32 @@ def count_image(truth: Path, prediction: NDArray[np.integer]) -> Counts:
         raise UserError(f"{truth}: {error}") from error
 
 
-def _count_pair(pair: tuple[Path, Path]) -> Counts:
+def _count_pair(pair: tuple[Path, Path], labels: LabelMap | None) -> tuple[Counts, BoundaryIoU | None]:
+    """With contours where the label map is given."""
     truth, prediction = pair
     ids = read_ids(prediction)
     try:
-        return count_image(truth, ids)
+        counts = count_image(truth, ids)
     except UserError as error:
         raise UserError(f"{prediction}: against {error}") from error
+    if labels is None:
+        return counts, None
+    boundary = BoundaryIoU(labels.num_classes)
+    boundary.update(labels.encode(read_ids(truth)), labels.encode(ids))
+    return counts, boundary
+
+
+def _packed(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap) -> dict[str, Any]:
+    """An image for the page, without its picture where that is not there."""
+    target, prediction = (labels.encode(read_ids(path)) for path in pair)
+    picture = images / f"{frame}_leftImg8bit.png"
+    image = None
+    if picture.exists():
+        try:
+            image = read_image(picture)
+            if image.shape[:2] != target.shape:
+                raise UserError(f"{picture}: not of its label map's size")
+        except UserError as error:  # the scores need no picture
+            logger.warning("%s; the page goes without it", error)
+            image = None
+    return packed(frame, image, target, prediction)

@@ -1,15 +1,28 @@
-"""`scores.json`, and the same as a table for people."""
+"""The content of `scores.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.evaluation.bootstrap import Difference, ImageCounts, miou_interval
+from dlaseg.errors import UserError
+from dlaseg.evaluation.bootstrap import ImageCounts, miou_interval
+from dlaseg.evaluation.boundary import BoundaryIoU
+from dlaseg.evaluation.calibration import Calibration
 from dlaseg.evaluation.cityscapes import CityscapesScores
 from dlaseg.evaluation.metrics import Scores
+
+MEASURES = ("boundary", "calibration")
+"""What is measured on demand, since it takes time of its own: see the modules of these names."""
+
+
+def check_measures(measures: Sequence[str]) -> None:
+    """Raises a UserError for one that there is not."""
+    for measure in measures:
+        if measure not in MEASURES:
+            raise UserError(f"measure {measure!r}: unknown; use one of {', '.join(MEASURES)}")
 
 
 def scores_record(
@@ -18,9 +31,11 @@ def scores_record(
     confusion_matrix: NDArray[np.int64],
     images: ImageCounts,
     protocol: dict[str, Any],
-    benchmark: CityscapesScores | None,
+    benchmark: CityscapesScores | None = None,
+    boundary: BoundaryIoU | None = None,
+    calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """The content of `scores.json`.
+    """Puts together what `scores.json` holds.
 
     Args:
         names: of the C classes.
@@ -29,6 +44,8 @@ def scores_record(
         images: the counts of each image; `dlaseg compare` draws from them.
         protocol: what was scored and how; versions are added.
         benchmark: the Cityscapes benchmark's own measures, if it is its data.
+        boundary: if measured.
+        calibration: if measured.
 
     Returns:
         Plain values; a class that occurs in neither ground truth nor prediction has null for its IoU.
@@ -45,72 +62,13 @@ def scores_record(
         "images": images.to_dict(),
         "protocol": {**protocol, "versions": {name: _version(name) for name in ("dlaseg", "torch", "numpy")}},
     }
-    return record if benchmark is None else {**record, "cityscapes": benchmark.to_dict()}
-
-
-def score_table(names: Sequence[str], scores: Scores) -> str:
-    """IoU and accuracy of every class in per cent, the means below; - where a class does not occur."""
-    width = max(len(name) for name in (*names, "pixel accuracy"))
-    total = sum(scores.pixels) or 1
-    lines = [f"{'class':<{width}}  {'IoU':>6}  {'acc.':>6}  {'pixels':>7}"]
-    for name, iou, accuracy, pixels in zip(names, scores.iou, scores.accuracy, scores.pixels, strict=True):
-        lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(accuracy)}  {pixels / total:>7.2%}")
-    lines += [
-        "",
-        f"{'mean':<{width}}  {_percent(scores.miou)}  {_percent(scores.mean_accuracy)}",
-        f"{'pixel accuracy':<{width}}  {'':>6}  {_percent(scores.pixel_accuracy)}",
-    ]
-    return "\n".join(lines)
-
-
-def images_table(images: ImageCounts, most: int = 5) -> str:
-    """What chance has to do with the mIoU, and the worst images."""
-    interval = miou_interval(images)
-    rows = [(mean, name) for mean, name in zip(images.miou_per_image(), images.names, strict=True) if mean is not None]
-    middle = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
-    lines = [f"95 % interval of the mIoU over images: {middle}", "worst images, by their own mIoU:"]
-    return "\n".join(lines + [f"{_percent(mean)}  {name}" for mean, name in sorted(rows)[:most]])
-
-
-def boundary_table(content: Mapping[str, Any]) -> str:
-    """Boundary IoU in per cent, from `BoundaryIoU.to_dict`."""
-    rows = {**content["classes"], "mean": content["mean"]}
-    width = max(len(name) for name in rows)
-    lines = [f"Boundary IoU, contours {content['dilation_ratio']:.0%} of the diagonal wide:"]
-    return "\n".join(lines + [f"{name:<{width}}  {_percent(value)}" for name, value in rows.items()])
-
-
-def difference_table(rows: Sequence[Difference]) -> str:
-    """IoU of two networks in per cent, the difference and its 95 % interval; who is better where that leaves out 0."""
-    width = max(len(row.name) for row in rows)
-    lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'differ':>7}  95 % interval"]
-    for row in rows:
-        told = ""
-        if row.first is not None and row.second is not None and row.interval is not None:
-            low, high = (100 * end for end in row.interval)
-            verdict = ("  second is better" if low > 0 else "  first is better") if row.beyond_chance else ""
-            told = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
-        lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {told}".rstrip())
-    beyond, compared = sum(row.beyond_chance for row in rows), sum(row.interval is not None for row in rows)
-    return "\n".join(
-        [*lines, "", f"{beyond} of {compared} differences are more than chance: their interval leaves out 0"]
-    )
-
-
-def benchmark_table(benchmark: CityscapesScores) -> str:
-    """The Cityscapes benchmark's measures in per cent: classes, categories, and their means."""
-    content = benchmark.to_dict()
-    width = max(len(name) for name in (*content["classes"], "mean of categories"))
-    lines = [f"{'Cityscapes':<{width}}  {'IoU':>6}  {'iIoU':>6}"]
-    for kind in ("classes", "categories"):
-        for name, row in content[kind].items():
-            if kind == "categories" and row["iou"] is None and name == "void":
-                continue
-            lines.append(f"{name:<{width}}  {_percent(row['iou'])}  {_percent(row['iiou'])}")
-        means = content["averages"]
-        both = f"{_percent(means[kind])}  {_percent(means[f'instance_{kind}'])}"
-        lines += [f"{f'mean of {kind}':<{width}}  {both}", ""]
-    return "\n".join(lines[:-1])
+    if benchmark is not None:
+        record["cityscapes"] = benchmark.to_dict()
+    if boundary is not None:
+        record["boundary_iou"] = boundary.to_dict(names)
+    if calibration is not None:
+        record["calibration"] = calibration.to_dict()
+    return record
 
 
 def _version(package: str) -> str | None:
@@ -118,7 +76,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # predictions are scored without torch
         return None
-
-
-def _percent(value: float | None) -> str:
-    return f"{'-':>6}" if value is None else f"{value * 100:>6.2f}"

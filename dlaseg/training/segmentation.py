@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from dlaseg.data.loading import EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.scoring import score
 from dlaseg.models.factory import create_model
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import load_backbone_weights, load_weights
@@ -87,6 +89,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """Whole images at native size, one confusion matrix."""
         loader = whole_image_loader(validation, min(self.config.data.workers, 1))
         return lambda model: {"miou": evaluate(model, validation, loader=loader).scores().miou}
+
+    def conclude(self, output: Path, validation: SegmentationDataset) -> None:
+        """`report.html` and `scores.json` of the best weights; they are the log's, in more detail."""
+        best = output / "best.safetensors"
+        if best.exists():  # not if validation has nothing to score
+            workers, device = min(self.config.data.workers, 1), self.config.train.device
+            score(best, validation, output, workers=workers, device=device, sheet=False)
 
     def logits(self, model: DLASeg, inputs: Tensor) -> Tensor:
         """(N, C, H / stride, W / stride), at the decoder's resolution."""

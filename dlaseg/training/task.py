@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor
@@ -46,6 +47,9 @@ class Task(ABC, Generic[Data, Network]):
     @abstractmethod
     def validator(self, validation: Data) -> Callable[[Network], dict[str, float | None]]:
         """Makes the function that scores a network on the whole split, a number or None for each of `metrics`."""
+
+    def conclude(self, output: Path, validation: Data) -> None:
+        """Leaves in the run folder what shows how good the best weights are; does nothing unless a task has it."""
 
     @abstractmethod
     def logits(self, model: Network, inputs: Tensor) -> Tensor:

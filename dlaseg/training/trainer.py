@@ -60,7 +60,8 @@ def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callab
 
     Args:
         task: what to learn, and the record.
-        output: the run folder: config.yaml, log.jsonl, events.*, last.ckpt, best.safetensors, environment.json.
+        output: the run folder: config.yaml, log.jsonl, events.*, last.ckpt, best.safetensors, environment.json, and
+            what the task concludes with.
         resume: go on from last.ckpt; from the start where there is none yet.
         report: gets one line per epoch.
 
@@ -108,6 +109,7 @@ def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callab
                 if row[name] is not None:
                     board.add_scalar(name, row[name], state.step)
             report(summary(row, config.train.epochs, task.metrics))
+    task.conclude(output, validation)
     return state
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.evaluation.bootstrap import DRAWS, ImageCounts, compare, draws, mean_iou, miou_interval
+from dlaseg.evaluation.bootstrap import DRAWS, ImageCounts, compare, draws, margins, mean_iou, miou_interval
 from dlaseg.evaluation.metrics import ConfusionMatrix
 
 
@@ -22,7 +22,7 @@ def made(images=12, classes=4, share=0.7, seed=0):
 
 
 def counts(matrices, names=None):
-    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(matrices))
+    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(margins, matrices)))
 
 
 def scored(matrix):

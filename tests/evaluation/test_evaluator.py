@@ -13,6 +13,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.boundary import BoundaryIoU
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.tables import scores_table
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]
@@ -182,8 +183,8 @@ def test_a_scale_out_of_range_is_refused(model, dataset, scale):
 def scored(model, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     save_model(model, folder / "weights.safetensors")
-    table = score(folder / "weights.safetensors", dataset, folder / "new/out", workers=0, device="cpu")
-    return folder, table, json.loads((folder / "new/out/scores.json").read_text())
+    record = score(folder / "weights.safetensors", dataset, folder / "new/out", workers=0, device="cpu")
+    return folder, scores_table(record), json.loads((folder / "new/out/scores.json").read_text())
 
 
 def test_scores_json_has_the_documented_keys(scored):
@@ -213,14 +214,14 @@ def test_an_absent_class_is_null_and_named(scored):
     assert record["miou"] == pytest.approx(sum(record["classes"][name]["iou"] for name in NAMES[:3]) / 3)
 
 
-def test_the_protocol_says_what_was_scored_and_how(scored):
+def test_the_protocol_says_what_was_scored_and_how(scored, model):
     folder, _, record = scored
     protocol = record["protocol"]
     digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     assert protocol["weights_sha256"] == digest
     assert protocol.pop("versions").keys() == {"dlaseg", "torch", "numpy"}
     expected = {"dataset": "folder", "split": "val", "images": 3, "scales": [1.0], "flip": False}
-    assert protocol == {**expected, "weights_sha256": digest, "weights_origin": []}
+    assert protocol == {**expected, "model": model.arguments, "weights_sha256": digest, "weights_origin": []}
 
 
 def test_the_contact_sheet_is_a_picture_that_opens(scored):
@@ -231,7 +232,7 @@ def test_the_contact_sheet_is_a_picture_that_opens(scored):
 
 
 def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):
-    lines = {line.split()[0]: line.split() for line in scored[1].splitlines() if line}
+    lines = {line.split()[0]: line.split() for line in scored[1].split("\n\n")[0].splitlines()}
     assert set(NAMES) <= set(lines)
     assert lines["moon"][1:3] == ["-", "-"]
     assert lines["mean"][1] == f"{scored[2]['miou'] * 100:.2f}"
@@ -239,7 +240,7 @@ def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):
 
 def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
     folder, _, record = scored
-    table = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["boundary"])
+    record_of = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["boundary"])
     found = json.loads((tmp_path / "scores.json").read_text())
     boundary = found.pop("boundary_iou")
     assert found.keys() == record.keys()
@@ -251,7 +252,10 @@ def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
         "mean": expected.scores()[1],
         "classes": dict(zip(NAMES, expected.scores()[0], strict=True)),
     }
-    assert "Boundary IoU, contours 2% of the diagonal wide:" in table
+    table = scores_table(record_of)
+    assert table.splitlines()[0].split() == ["class", "IoU", "bound.", "acc.", "pixels"]
+    assert f"road{100 * record['classes']['road']['iou']:>8.2f}{100 * expected.scores()[0][0]:>8.2f}" in table
+    assert "Boundary IoU, contours 2% of the diagonal wide" in table
 
 
 def test_an_unknown_measure_is_refused(scored, dataset, tmp_path):
@@ -274,10 +278,12 @@ def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scal
 
 def test_calibration_is_measured_on_demand(scored, dataset, model, tmp_path):
     folder, _, record = scored
-    table = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["calibration"])
+    table = scores_table(
+        score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["calibration"])
+    )
     found = json.loads((tmp_path / "scores.json").read_text())
     calibration = found.pop("calibration")
     assert found.keys() == record.keys()
     assert found["confusion_matrix"] == record["confusion_matrix"]
     assert sum(row["pixels"] for row in calibration["bins"]) == np.sum(found["confusion_matrix"])
-    assert f"expected calibration error: {calibration['expected_calibration_error']:.2%}" in table
+    assert f"expected calibration error {100 * calibration['expected_calibration_error']:.2f}" in table

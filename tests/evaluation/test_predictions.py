@@ -172,7 +172,7 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
     [
         (("--split", "test"), "holds no CITY/*_gtFine_labelIds.png"),
         (("--workers", "-1"), "--workers -1: use 0 or more"),
-        (("--measures", "boundary"), "--measures boundary: of weights alone"),
+        (("--measures", "calibration"), "measure 'calibration': label maps do not tell how sure"),
         (("--dataset", "camvid"), "--dataset camvid: --predictions are Cityscapes label ids"),
     ],
 )

@@ -183,7 +183,19 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
     _, output, _ = straight
     names = {path.name.split(".out.")[0] for path in output.iterdir()}
     names = {"events" if name.startswith("events") else name for name in names}
-    assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"}
+    assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"} | {
+        "report.html",
+        "scores.json",
+    }
+
+
+def test_a_run_ends_with_the_scores_of_its_best_weights_and_their_page(straight):
+    _, output, _ = straight
+    best = max(row["miou"] for row in lines(output))
+    assert json.loads((output / "scores.json").read_text())["miou"] == pytest.approx(best, abs=1e-12)
+    page = (output / "report.html").read_text()
+    assert f"{100 * best:.2f}" in page
+    assert all(title in page for title in ("Validation mIoU", "Training loss", "Learning rate"))
 
 
 def test_the_log_has_one_row_per_epoch_with_steps_counted_on(straight):
