@@ -8,20 +8,25 @@ DEMO := runs/demo
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo test test-all lint benchmark
+.PHONY: demo browser test test-all lint benchmark
 
-demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a contact sheet
+demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a page that shows the result
 	rm -rf $(DEMO)
 	.venv/bin/dlaseg data synthesize $(DEMO)/data --train 200 --val 24 --size 192 256
 	.venv/bin/dlaseg train --config configs/synthetic_dla46_c.yaml --data.root $(DEMO)/data --output $(DEMO)/run
 	.venv/bin/dlaseg eval $(DEMO)/run/best.safetensors --dataset cityscapes --root $(DEMO)/data --output $(DEMO)/scores
 	.venv/bin/dlaseg infer $(DEMO)/run/best.safetensors $(DEMO)/data/leftImg8bit/val $(DEMO)/segmented
-	@echo "Look at $(DEMO)/scores/sheet.png"
+	@echo "Look at $(DEMO)/scores/report.html"
 
-test: .venv/installed  ## the tests, under five minutes on two cores
+browser:  ## the page is tested in Chromium
+	@for name in chromium chromium-browser google-chrome; do command -v $$name > /dev/null && exit 0; done; \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends -y chromium; } > /dev/null \
+	|| { echo 'The tests of the page need Chromium: sudo apt-get install chromium'; exit 1; }
+
+test: .venv/installed browser  ## the tests, under five minutes on two cores
 	$(PYTHON) -m pytest
 
-test-all: .venv/installed  ## the longer proofs too
+test-all: .venv/installed browser  ## the longer proofs too
 	$(PYTHON) -m pytest -m 'slow or not slow'
 
 lint: .venv/installed

@@ -46,6 +46,8 @@ def line_chart(title: str, across: str, series: Mapping[str, Points], percent: b
         axes.set_axisbelow(True)
         for (name, (x, y)), color, dash in zip(series.items(), _LINES, _STYLES, strict=False):
             axes.plot(x, y, dash, color=color, label=name, marker="o" if len(x) < 40 else None, markersize=3)
+        if all(len(x) == 1 for x, _ in series.values()):
+            axes.margins(1)  # a single point has no range of its own
         if across == "epoch":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if percent:

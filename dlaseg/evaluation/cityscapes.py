@@ -119,16 +119,17 @@ def count(
             wrong = ids[(ids < 0) | (ids >= IDS)][0]
             raise UserError(f"{what} has id {wrong}: label ids are 0 to {IDS - 1} (labelIds, not trainIds or colours)")
     # Maps are made of runs of the same pixel, tens of pixels long: find them, then count runs rather than pixels
-    cells = (truth.astype(np.uint16) * np.uint16(IDS) + prediction.astype(np.uint16)).ravel()
-    changes = cells[1:] != cells[:-1]
-    if instances is not None:
-        instances = instances.ravel()
-        changes |= instances[1:] != instances[:-1]
-    starts = np.concatenate(([0], np.flatnonzero(changes) + 1)) if cells.size else np.zeros(0, np.int64)
-    lengths = np.diff(starts, append=cells.size)
-    cells = cells[starts]
+    maps = [ids.ravel() for ids in (truth, prediction, *(() if instances is None else (instances,)))]
+    begins = np.ones(truth.size, np.bool_)
+    begins[1:] = maps[0][1:] != maps[0][:-1]
+    for ids in maps[1:]:
+        begins[1:] |= ids[1:] != ids[:-1]
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=truth.size)
+    maps = [ids[starts] for ids in maps]
+    cells = maps[0].astype(np.int64) * IDS + maps[1]
     confusion = np.bincount(cells, lengths, IDS * IDS).reshape(IDS, IDS)  # float64, exact up to 2**53 pixels
-    weighted = np.zeros((4, IDS)) if instances is None else _count_instances(cells % IDS, instances[starts], lengths)
+    weighted = np.zeros((4, IDS)) if instances is None else _count_instances(maps[1], maps[2], lengths)
     return Counts(confusion.astype(np.int64), weighted)
 
 

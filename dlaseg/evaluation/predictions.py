@@ -1,6 +1,5 @@
 """Scores label maps that any program wrote, by the Cityscapes benchmark's protocol; needs no torch."""
 
-import io
 import logging
 import os
 import re
@@ -10,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
@@ -21,6 +18,7 @@ from dlaseg.evaluation.bootstrap import ImageCounts
 from dlaseg.evaluation.boundary import BoundaryIoU
 from dlaseg.evaluation.cityscapes import Counts, class_scores, count, evaluated_margins, scores
 from dlaseg.evaluation.gallery import chosen, packed
+from dlaseg.evaluation.ids import read_ids
 from dlaseg.evaluation.record import check_measures, scores_record
 from dlaseg.evaluation.report import write_report
 from dlaseg.files import write_json
@@ -70,6 +68,7 @@ def score_predictions(
     labels = cityscapes_labels()
     total, of_images = Counts.none(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
+    frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             # In order, so that sums of floats do not depend on who was first
@@ -82,16 +81,17 @@ def score_predictions(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    found = scores(total)
-    names, classes, matrix = class_scores(found)
-    protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
-    frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
-    images = ImageCounts.of(frames, of_images)
-    record = scores_record(names, classes, matrix, images, protocol, found, boundary)
-    gallery = {
-        heading: [_packed(frames[i], pairs[i], root / "leftImg8bit" / split, labels) for i in indices]
-        for heading, indices in chosen(record["images"]["miou"]).items()
-    }
+        found = scores(total)
+        names, classes, matrix = class_scores(found)
+        protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
+        images = ImageCounts.of(frames, of_images)
+        record = scores_record(names, classes, matrix, images, protocol, found, boundary)
+
+        def pack(index: int) -> dict[str, Any]:
+            return _packed(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
+
+        groups = chosen(record["images"]["miou"])
+        gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
     write_report(output / "report.html", record, labels.palette, gallery)
     write_json(output / "scores.json", record)
     return record
@@ -141,32 +141,6 @@ def match(truths: Sequence[Path], predictions: Path) -> list[Path]:
             )
         matched.append(files[first][1])
     return matched
-
-
-def read_ids(path: Path) -> NDArray[np.integer]:
-    """Reads a PNG of ids, 8 or 16 bits, as stored: of a palette the indices.
-
-    Returns:
-        (H, W) integers.
-
-    Raises:
-        UserError: broken, or more than one channel.
-    """
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.verify()  # checksums, which decoding alone passes over
-        ids: NDArray[Any] | None = None
-        if picture.format == "PNG" and picture.mode in ("L", "I;16"):
-            ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)  # faster than Pillow's copy
-        if ids is None:
-            with Image.open(io.BytesIO(content)) as picture:
-                ids = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: broken or no image ({' '.join(str(error).split())}): write it again") from error
-    if ids.ndim != 2 or ids.dtype == np.bool_:
-        raise UserError(f"{path}: {picture.mode} pixels: predictions are label ids, one channel of 8 or 16 bits")
-    return ids
 
 
 def count_image(truth: Path, prediction: NDArray[np.integer]) -> Counts:

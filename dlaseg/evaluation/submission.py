@@ -16,7 +16,7 @@ from dlaseg.data.datasets import cityscapes_images
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import check_scales, predict
-from dlaseg.evaluation.predictions import read_ids
+from dlaseg.evaluation.ids import read_ids
 from dlaseg.files import replacing
 from dlaseg.images import read_image, write_png
 from dlaseg.labels import cityscapes_labels

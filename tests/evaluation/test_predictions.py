@@ -1,6 +1,8 @@
 """Folders of label maps that any program wrote, scored without torch."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,8 @@ from dlaseg.cli import main
 from dlaseg.data.datasets import cityscapes
 from dlaseg.data.synthetic import synthesize
 from dlaseg.errors import UserError
-from dlaseg.evaluation.predictions import match, read_ids, score_predictions
+from dlaseg.evaluation.ids import read_ids
+from dlaseg.evaluation.predictions import match, score_predictions
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import cityscapes_labels
 
@@ -42,6 +45,11 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_model(model, path)
     return path
+
+
+def pictured(page):
+    """The images that a report.html shows."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])["images"]
 
 
 def truths(root):
@@ -76,9 +84,10 @@ def test_in_memory_and_from_files_the_scores_are_the_same(root, weights, tmp_pat
         path = tmp_path / "ids" / f"{Path(pair.name).name}_prediction.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(ids).save(path)
-    files = score(tmp_path / "ids", root, tmp_path / "files")
+    files = score(tmp_path / "ids", root, tmp_path / "files", "--measures", "boundary")
     table = capsys.readouterr().out
     words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", "--device", "cpu"]
+    words += ["--measures", "boundary"]
     assert main([*words, "--output", str(tmp_path / "memory")]) == 0
     memory = json.loads((tmp_path / "memory/scores.json").read_text())
     assert files.keys() == memory.keys()
@@ -86,12 +95,42 @@ def test_in_memory_and_from_files_the_scores_are_the_same(root, weights, tmp_pat
         assert files[key] == memory[key], key
     assert capsys.readouterr().out.split("\n\n/")[0] == table.split("\n\n/")[0]
     assert files["protocol"]["images"] == 4
+    assert files["boundary_iou"]["mean"] is not None
+    shown = [pictured(tmp_path / name / "report.html") for name in ("files", "memory")]
+    assert shown[0] == shown[1]
+    assert [image["picture"] is not None for image in shown[0]] == [True] * 4
     assert files["miou"] == files["cityscapes"]["averages"]["classes"]
 
 
 def test_any_number_of_threads_gives_the_same_to_the_last_bit(root, predictions, tmp_path):
     records = [score(predictions, root, tmp_path / str(n), "--workers", str(n)) for n in (1, 3)]
     assert records[0] == records[1]
+
+
+def test_an_ignored_id_is_no_class_and_no_outline(root, predictions, tmp_path):
+    for path in predictions.rglob("*.png"):
+        Image.fromarray(np.full_like(read_ids(path), 4)).save(path)
+    record = score(predictions, root, tmp_path / "scores", "--measures", "boundary")
+    assert record["boundary_iou"]["mean"] == 0
+
+
+@pytest.mark.parametrize("picture", ["missing", "broken", "of another size"])
+def test_scores_need_no_picture(root, predictions, tmp_path, picture, caplog):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    first = sorted(copy.glob("leftImg8bit/val/*/*.png"))[0]
+    if picture == "missing":
+        first.unlink()
+    elif picture == "broken":
+        first.write_bytes(b"no picture")
+    else:
+        Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(first)
+    assert score(predictions, copy, tmp_path / "scores") == score(predictions, root, tmp_path / "other")
+    shown = {image["name"]: image["picture"] for image in pictured(tmp_path / "scores/report.html")}
+    assert [name for name, content in shown.items() if content is None] == [
+        f"{first.parent.name}/{first.name.removesuffix('_leftImg8bit.png')}"
+    ]
+    assert (first.name in caplog.text) is (picture != "missing")
 
 
 def test_no_torch_is_imported(root, predictions, tmp_path):

@@ -154,7 +154,10 @@ def test_the_same_scores_give_the_same_page(tmp_path):
     record = record_of([np.array([[6, 2], [2, 8]])])
     record["calibration"] = {
         "expected_calibration_error": 0.1,
-        "bins": [{"pixels": 3, "accuracy": 0.5, "confidence": 0.6}, {"pixels": 0, "accuracy": None, "confidence": None}],
+        "bins": [
+            {"pixels": 3, "accuracy": 0.5, "confidence": 0.6},
+            {"pixels": 0, "accuracy": None, "confidence": None},
+        ],
     }
     before = copy.deepcopy(record)
     run = run_folder(tmp_path)
