@@ -1,6 +1,8 @@
 # Each target sets up .venv from the system's python3 first, if that is not done yet.
 PYTHON := .venv/bin/python
 DEMO := runs/demo
+# Small networks gain nothing from a second thread, two processes do
+TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 .venv/installed: setup.cfg pyproject.toml
 	python3 -m venv .venv
@@ -24,10 +26,10 @@ browser:  ## the page is tested in Chromium
 	|| { echo 'The tests of the page need Chromium: sudo apt-get install chromium'; exit 1; }
 
 test: .venv/installed browser  ## the tests, under five minutes on two cores
-	$(PYTHON) -m pytest
+	$(TESTS)
 
 test-all: .venv/installed browser  ## the longer proofs too
-	$(PYTHON) -m pytest -m 'slow or not slow'
+	$(TESTS) -m 'slow or not slow'
 
 lint: .venv/installed
 	.venv/bin/ruff check .
