@@ -170,7 +170,9 @@ def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_p
     assert shade != cell(1, 2).evaluate("it => getComputedStyle(it).backgroundColor")
     choose(page, "numbers", "counts")
     assert cell(1, 1).inner_text() == f"{round(matrix[1, 1] / 1000, 1):g}K"
-    cell(0, 0).focus()
+    page.focus('input[name="numbers"]:checked')
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.column") == "0"
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowUp", "ArrowLeft"):
         page.keyboard.press(key)
     assert page.inner_text("#cell").startswith(f"road, right: {matrix[0, 0]:,} pixels")
