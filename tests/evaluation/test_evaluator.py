@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -288,3 +289,13 @@ def test_calibration_is_measured_on_demand(scored, dataset, model, tmp_path):
     assert found["confusion_matrix"] == record["confusion_matrix"]
     assert sum(row["pixels"] for row in calibration["bins"]) == np.sum(found["confusion_matrix"])
     assert f"expected calibration error {100 * calibration['expected_calibration_error']:.2f}" in table
+
+
+def test_a_split_without_a_scored_pixel_has_its_page_too(scored, dataset, tmp_path):
+    shutil.copy(dataset.pairs[0].image.parents[2] / "classes.yaml", tmp_path / "classes.yaml")
+    write_pair(tmp_path, "void", np.zeros((20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8))
+    void = open_dataset("folder", tmp_path, "val")
+    record = score(scored[0] / "weights.safetensors", void, tmp_path / "out", workers=0, device="cpu")
+    assert record["miou"] is None
+    assert "No image has a pixel that is scored." in (tmp_path / "out/report.html").read_text()
+    assert scores_table(record).splitlines()[0].startswith("class")
