@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from dlaseg.commands import compare, data, evaluate, infer, train, weights
-from dlaseg.errors import UserError
+from dlaseg.errors import Stopped, UserError
 from dlaseg.version import __version__
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as typed after `dlaseg`; None for those of this process.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong or part of it is broken, 130 interrupted.
+        The exit code: 0 done, 2 the user's input is wrong or part of it is broken, 75 a run was stopped by a signal and
+        goes on with --resume, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"dlaseg {name}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"dlaseg {name}: {stopped}; go on with --resume", file=sys.stderr)
+        return 75
     except KeyboardInterrupt:
         if debug:
             raise

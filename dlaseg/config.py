@@ -3,11 +3,8 @@
 Every field can be set on the command line by its dotted name, `--train.lr 0.02`.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
-
-from dlaseg.errors import UserError
 
 
 @dataclass
@@ -23,6 +20,8 @@ class DataConfig:
         labels: for `folder`, the label maps' place under root.
         classes: for `folder`, the classes file (YAML), its place under root.
         workers: processes that load images; changes the speed, never the result.
+        on_error: what a training image that cannot be read does: stop ends the run, skip takes the next image in its
+            place, counts it and names it. Validation always stops: its score is the whole split's.
     """
 
     dataset: Literal["cityscapes", "camvid", "folder"] = "cityscapes"
@@ -33,6 +32,7 @@ class DataConfig:
     labels: str = "labels/{split}"
     classes: str = "classes.yaml"
     workers: int = 2
+    on_error: Literal["stop", "skip"] = "stop"
 
 
 @dataclass
@@ -75,41 +75,90 @@ class AugmentConfig:
 
 @dataclass
 class LearningConfig:
-    """How weights are learnt, whatever the task: cross-entropy.
+    """How weights are learnt, whatever the task.
 
     Args:
         epochs: passes over the training split.
-        batch_size: images in a step.
+        batch_size: images in an update of the weights, over all processes and parts.
+        accumulate: parts that a process computes its share of a batch in, one after the other, to save memory; the same
+            update but for batch norm, whose statistics are each part's own.
         optimizer: sgd, with momentum, for long runs; adamw gets further in short ones.
         lr: learning rate after warm-up.
+        backbone_lr: factor of the backbone's learning rate; less than 1 spares pretrained weights.
         momentum: of SGD; AdamW has betas of its own, 0.9 and 0.999.
         weight_decay: of every parameter: an L2 penalty for SGD, decoupled for AdamW.
+        decay_norm_and_bias: whether batch norm's parameters and biases decay, too.
+        clip_norm: largest L2 norm of an update's gradient; a longer one is shortened to it; null for any.
+        ema: decay of the weights' exponential moving average, which is then what is validated and saved; 0 for none.
+            The first updates decay faster, (1 + n) / (10 + n) after n of them.
+        freeze: what is not learnt: backbone; norm, every batch norm, its statistics included; both; or nothing.
         warmup_steps: steps over which the learning rate rises linearly from 0.
-        schedule: how the learning rate falls: poly, with every step, or step, every few epochs.
+        schedule: how the learning rate falls: poly or cosine, with every step, or step, every few epochs.
         power: of poly: the learning rate falls as (1 - step / steps) ** power.
         step_epochs: of step: epochs after which the learning rate falls, again and again.
         step_factor: of step: what the learning rate is then multiplied by.
         eval_every: epochs between validations; the last epoch is always validated.
-        precision: auto takes bfloat16 autocast where the hardware gains from it.
+        patience: validations without a new best after which the run ends; null for all epochs.
+        checkpoint_minutes: between checkpoints within an epoch; there is one after every epoch in any case.
+        skip_limit: updates in a row that may be left out, since loss or gradient is no finite number, before the run
+            stops.
+        precision: auto takes bfloat16 autocast where the hardware gains from it; float16 scales the loss, on GPUs alone.
+        compile: whether torch.compile builds the network; takes minutes, for long runs.
+        deterministic: whether only algorithms that give the same numbers again are taken; on CPUs all are.
         device: auto, cpu, cuda, cuda:1, mps, ...
         seed: of the first weights, the order and the augmentation.
+        trackers: what draws the curves: tensorboard, or MODULE:NAME for a class or function of yours that makes a
+            `dlaseg.training.trackers.Tracker` from the run folder.
     """
 
     epochs: int = 500
     batch_size: int = 16
+    accumulate: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
+    backbone_lr: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    clip_norm: float | None = None
+    ema: float = 0.0
+    freeze: Literal["nothing", "backbone", "norm", "backbone_and_norm"] = "nothing"
     warmup_steps: int = 0
-    schedule: Literal["poly", "step"] = "poly"
+    schedule: Literal["poly", "cosine", "step"] = "poly"
     power: float = 0.9
     step_epochs: int = 30
     step_factor: float = 0.1
     eval_every: int = 5
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    patience: int | None = None
+    checkpoint_minutes: float = 10.0
+    skip_limit: int = 10
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    deterministic: bool = False
     device: str = "auto"
     seed: int = 0
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+
+@dataclass
+class LossConfig:
+    """A term of the loss.
+
+    Args:
+        name: cross_entropy; ohem, the cross-entropy of each image's hardest pixels; focal; dice; lovasz.
+        weight: factor of this term in the sum.
+        label_smoothing: of cross_entropy: share of the target that is spread over all classes, 0 to 1.
+        threshold: of ohem: pixels whose true class has a lower probability are hard.
+        min_kept: of ohem: least share of an image's scored pixels that is kept, 0 to 1.
+        gamma: of focal: how much less well-classified pixels count; 0 is cross-entropy.
+    """
+
+    name: Literal["cross_entropy", "ohem", "focal", "dice", "lovasz"] = "cross_entropy"
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    threshold: float = 0.7
+    min_kept: float = 0.0625
+    gamma: float = 2.0
 
 
 @dataclass
@@ -117,10 +166,13 @@ class TrainConfig(LearningConfig):
     """How a segmentation network's weights are learnt.
 
     Args:
-        class_weights: of the loss, one number a class; null for equal weights.
+        losses: terms whose weighted sum is minimised.
+        class_weights: of cross_entropy, ohem and focal: one number a class; median_frequency, from the pixels of the
+            training split; null for equal weights.
     """
 
-    class_weights: list[float] | None = None
+    losses: list[LossConfig] = field(default_factory=lambda: [LossConfig()])
+    class_weights: list[float] | Literal["median_frequency"] | None = None
 
 
 @dataclass
@@ -151,12 +203,15 @@ class PretrainDataConfig:
         train_split: what is learnt from.
         val_split: what the best weights are chosen by; has the classes of train_split.
         workers: processes that load images; changes the speed, never the result.
+        on_error: what a training image that cannot be read does: stop ends the run, skip takes the next image in its
+            place, counts it and names it.
     """
 
     root: str = "data/imagenet"
     train_split: str = "train"
     val_split: str = "val"
     workers: int = 2
+    on_error: Literal["stop", "skip"] = "stop"
 
 
 @dataclass
@@ -217,82 +272,3 @@ class PretrainConfig:
     model: PretrainModelConfig = field(default_factory=PretrainModelConfig)
     augment: PretrainAugmentConfig = field(default_factory=PretrainAugmentConfig)
     train: LearningConfig = field(default_factory=_imagenet_recipe)
-
-
-def validate(config: Config | PretrainConfig) -> None:
-    """Checks every value that a type alone cannot check.
-
-    Raises:
-        UserError: names the field, its value and the rule.
-    """
-    train = config.train
-    _at_least("data.workers", config.data.workers, 0)
-    _at_least("train.epochs", train.epochs, 1)
-    _at_least("train.batch_size", train.batch_size, 1)
-    _at_least("train.warmup_steps", train.warmup_steps, 0)
-    _at_least("train.step_epochs", train.step_epochs, 1)
-    _at_least("train.eval_every", train.eval_every, 1)
-    _at_least("train.seed", train.seed, 0)
-    _within("train.lr", train.lr, 0, math.inf)
-    _within("train.momentum", train.momentum, 0, 1)
-    _within("train.weight_decay", train.weight_decay, 0, math.inf)
-    _within("train.power", train.power, 0, math.inf)
-    _within("train.step_factor", train.step_factor, 0, 1)
-    _within("augment.jitter", config.augment.jitter, 0, 1)
-    _within("augment.flip", config.augment.flip, 0, 1)
-    if isinstance(config, Config):
-        _validate_segmentation(config)
-    else:
-        _validate_classification(config)
-
-
-def _validate_segmentation(config: Config) -> None:
-    made = config.model
-    if made.weights is not None and made.backbone_weights is not None:
-        raise UserError(
-            f"model.weights {made.weights} and model.backbone_weights {made.backbone_weights}: one would undo the "
-            "other: leave one out"
-        )
-    augment, weights = config.augment, config.train.class_weights
-    _within("augment.rotation", augment.rotation, 0, 180)
-    if not 0 < augment.scale[0] <= augment.scale[1] <= 10:
-        raise UserError(f"augment.scale {list(augment.scale)}: use 0 < smallest <= largest <= 10")
-    height, width = augment.crop_size
-    _check_crop(height, width, config.train.batch_size)
-    if weights is not None and not all(w >= 0 and math.isfinite(w) for w in weights):
-        raise UserError(f"train.class_weights {weights}: use finite numbers from 0 upwards")
-
-
-def _validate_classification(config: PretrainConfig) -> None:
-    augment = config.augment
-    _check_crop(augment.crop_size, augment.crop_size, config.train.batch_size)
-    if augment.resize < augment.crop_size:
-        raise UserError(
-            f"augment.resize {augment.resize}: the centre crop is cut out of it: "
-            f"use augment.crop_size ({augment.crop_size}) or more"
-        )
-    if not 0 < augment.area[0] <= augment.area[1] <= 1:
-        raise UserError(f"augment.area {list(augment.area)}: use 0 < smallest <= largest <= 1")
-    if not 0 < augment.aspect[0] <= augment.aspect[1] < math.inf:
-        raise UserError(f"augment.aspect {list(augment.aspect)}: use 0 < narrowest <= widest")
-
-
-def _check_crop(height: int, width: int, batch_size: int) -> None:
-    if min(height, width) < 32 or height % 32 or width % 32:
-        fit = [max(32, round(side / 32) * 32) for side in (height, width)]
-        raise UserError(
-            f"augment.crop_size {height} x {width}: height and width are multiples of 32, so that no part of a crop is "
-            f"padding: use {fit[0]} x {fit[1]}"
-        )
-    if batch_size == 1 and height * width <= 32 * 32:
-        raise UserError("train.batch_size 1 with a crop of 32 x 32: batch norm needs more than one value: use 2")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} {value}: use {least} or more")
-
-
-def _within(name: str, number: float, low: float, high: float) -> None:
-    if not low <= number <= high or math.isinf(number):
-        raise UserError(f"{name} {number}: use a number from {low} to {high}")

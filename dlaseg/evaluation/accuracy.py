@@ -17,17 +17,27 @@ from dlaseg.models.dla import DLA
 
 @dataclass(frozen=True)
 class Accuracies:
-    """How often a classifier is right, as shares of the samples.
+    """How often a classifier is right.
 
     Attributes:
-        top1: the target is the class with the highest logit.
-        top5: it is among the five highest; of all, where there are fewer classes.
+        hits1: samples whose target is the class with the highest logit.
+        hits5: it is among the five highest; of all, where there are fewer classes.
         samples: how many were counted.
     """
 
-    top1: float
-    top5: float
+    hits1: int
+    hits5: int
     samples: int
+
+    @property
+    def top1(self) -> float:
+        """Share of the samples."""
+        return self.hits1 / self.samples
+
+    @property
+    def top5(self) -> float:
+        """Share of the samples."""
+        return self.hits5 / self.samples
 
 
 def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> Accuracies:
@@ -55,8 +65,8 @@ def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> 
                 samples += len(targets)
     finally:
         model.train(was_training)
-    top1, top5 = hits.tolist()
-    return Accuracies(top1 / samples, top5 / samples, samples)
+    hits1, hits5 = hits.tolist()
+    return Accuracies(hits1, hits5, samples)
 
 
 def rank(logits: Tensor, targets: Tensor) -> Tensor:

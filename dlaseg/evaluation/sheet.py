@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -51,6 +52,33 @@ def contact_sheet(path: Path, rows: Sequence[Row], label_map: LabelMap, title: s
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 8), frameon=False)
     with replacing(path) as temporary, matplotlib.rc_context({"savefig.bbox": None}):
         figure.savefig(temporary, dpi=100)
+
+
+def picture_grid(rows: Sequence[Row], label_map: LabelMap, width: int = 384) -> NDArray[np.uint8]:
+    """The same columns without any text, for whoever shows pictures by the step.
+
+    Args:
+        rows: the images with truth and prediction.
+        label_map: colours.
+        width: of each picture, pixels.
+
+    Returns:
+        (H, 4 * width, 3) RGB.
+    """
+    lines = []
+    for image, target, prediction in rows:
+        size = (width, max(1, round(width * image.shape[0] / image.shape[1])))
+        small, truth, guess = (
+            np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+            for picture, how in (
+                (image, cv2.INTER_AREA),
+                (target, cv2.INTER_NEAREST_EXACT),
+                (prediction, cv2.INTER_NEAREST_EXACT),
+            )
+        )
+        colours = label_map.colorize(truth), label_map.colorize(guess)
+        lines.append(np.hstack([small, *colours, error_map(small, truth, guess)]))
+    return np.vstack(lines)
 
 
 def error_map(image: NDArray[np.uint8], target: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,21 +1,38 @@
 """Classification as a task: whole images, scored by top-1 and top-5; what backbones are pretrained by."""
 
+import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from dlaseg.config import PretrainConfig
 from dlaseg.data.classification import CenterCrops, ClassificationDataset, open_class_folders
-from dlaseg.data.loading import EpochBatches, ordered_loader, train_loader
+from dlaseg.data.loading import EpochBatches, Share, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation
 from dlaseg.evaluation.accuracy import evaluate_classifier
 from dlaseg.models.dla import DLA
 from dlaseg.models.factory import create_backbone
 from dlaseg.models.weights import load_backbone_weights
-from dlaseg.training.task import Task
+from dlaseg.training.distributed import Processes
+from dlaseg.training.task import Task, Validation
+
+
+class ImageCrossEntropy:
+    """Cross-entropy, the mean over the targets."""
+
+    def norms(self, targets: Tensor) -> Tensor:
+        """(1,) how many targets (N,) there are."""
+        return torch.tensor([float(len(targets))], device=targets.device)
+
+    def __call__(self, logits: Tensor, targets: Tensor, norms: Tensor) -> Tensor:
+        """A scalar from logits (N, C) and targets (N,), integers."""
+        return F.cross_entropy(logits.float(), targets.long(), reduction="sum") / norms[0]
 
 
 class Classification(Task[ClassificationDataset, DLA]):
@@ -58,27 +75,38 @@ class Classification(Task[ClassificationDataset, DLA]):
         self,
         training: ClassificationDataset,
         model: DLA,  # noqa: ARG002 - crops lie within the image: nothing to fill
+        processes: Processes,
     ) -> tuple[DataLoader[Any], EpochBatches]:
         """Random resized crops."""
-        train = self.config.train
+        train, data = self.config.train, self.config.data
         augmentation = CropAugmentation(self.config.augment)
-        return train_loader(training, augmentation, train.batch_size, train.seed, self.config.data.workers)
+        share = Share(processes.rank, processes.world, train.accumulate)
+        skip = data.on_error == "skip"
+        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
 
-    def validator(self, validation: ClassificationDataset) -> Callable[[DLA], dict[str, float | None]]:
+    def validator(self, validation: ClassificationDataset, processes: Processes) -> Callable[[DLA], Validation]:
         """Centre crops of the whole split, each once."""
-        crops = CenterCrops(validation, CenterCrop(self.config.augment))
-        loader = ordered_loader(crops, self.config.train.batch_size, self.config.data.workers)
+        mine = slice(processes.rank, None, processes.world)
+        own = replace(validation, files=validation.files[mine], targets=validation.targets[mine])
+        size = max(1, self.config.train.batch_size // processes.world)
+        loader = ordered_loader(CenterCrops(own, CenterCrop(self.config.augment)), size, self.config.data.workers)
 
-        def scores(model: DLA) -> dict[str, float | None]:
+        def scores(model: DLA) -> Validation:
             found = evaluate_classifier(model, loader)
-            return {"top1": found.top1, "top5": found.top5}
+            counts = torch.tensor([found.hits1, found.hits5, found.samples], device=processes.device)
+            hits1, hits5, samples = processes.sum_(counts).tolist()
+            return Validation({"top1": hits1 / samples, "top5": hits5 / samples})
 
         return scores
+
+    def criterion(self, training: ClassificationDataset) -> ImageCrossEntropy:  # noqa: ARG002 - all classes weigh alike
+        """Cross-entropy."""
+        return ImageCrossEntropy()
+
+    def file(self, training: ClassificationDataset, index: int) -> Path:
+        """An image."""
+        return training.folder / os.fsdecode(training.files[index])
 
     def logits(self, model: DLA, inputs: Tensor) -> Tensor:
         """(N, C), one for every class."""
         return model(inputs)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, the mean over the targets (N,)."""
-        return F.cross_entropy(logits.float(), targets)

@@ -1,5 +1,7 @@
 """The learning rate as a function of the step alone, so that a resumed run needs no state for it."""
 
+import math
+
 from dlaseg.config import LearningConfig
 
 
@@ -20,6 +22,27 @@ def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
         [0.5, 0.75, 0.5, 0.25]
     """
     return float(_rise(step, warmup) * (1 - step / total) ** power)
+
+
+def cosine(step: int, total: int, warmup: int = 0) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine wave down to 0.
+
+    SGDR without restarts (https://arxiv.org/abs/1608.03983, eq. 5). The wave begins at step 0, as `poly` does, so
+    warm-up takes nothing off the end.
+
+    Args:
+        step: 0 to total - 1, the step about to be taken.
+        total: steps of the whole run.
+        warmup: steps over which the factor rises.
+
+    Returns:
+        Greater than 0, at most 1.
+
+    Example:
+        >>> [round(cosine(step, total=4), 3) for step in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+    """
+    return _rise(step, warmup) * (1 + math.cos(math.pi * step / total)) / 2
 
 
 def staircase(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> float:
@@ -52,7 +75,10 @@ def learning_rate(train: LearningConfig, step: int, steps_per_epoch: int) -> flo
     if train.schedule == "step":
         period = train.step_epochs * steps_per_epoch
         return train.lr * staircase(step, period, train.warmup_steps, train.step_factor)
-    return train.lr * poly(step, train.epochs * steps_per_epoch, train.warmup_steps, train.power)
+    total = train.epochs * steps_per_epoch
+    if train.schedule == "cosine":
+        return train.lr * cosine(step, total, train.warmup_steps)
+    return train.lr * poly(step, total, train.warmup_steps, train.power)
 
 
 def _rise(step: int, warmup: int) -> float:

@@ -2,27 +2,37 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dlaseg.config import Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
-from dlaseg.data.loading import EpochBatches, train_loader, whole_image_loader
+from dlaseg.data.inspection import statistics
+from dlaseg.data.loading import EpochBatches, Share, train_loader, whole_image_loader
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.evaluator import ScoredImage, evaluate
+from dlaseg.evaluation.metrics import ConfusionMatrix
 from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.sheet import Row, picture_grid
 from dlaseg.models.factory import create_model
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import load_backbone_weights, load_weights
-from dlaseg.training.losses import pixel_cross_entropy
-from dlaseg.training.task import Task
+from dlaseg.training.class_weights import median_frequency
+from dlaseg.training.distributed import Processes
+from dlaseg.training.losses import PixelLoss
+from dlaseg.training.task import Task, Validation
 
 logger = logging.getLogger(__name__)
+
+PICTURES = 4
+"""Validation images that are shown after each validation, spread evenly over the split."""
 
 
 class Segmentation(Task[SegmentationDataset, DLASeg]):
@@ -55,7 +65,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """
         made, weights = self.config.model, self.config.train.class_weights
         classes = training.label_map.num_classes
-        if weights is not None and len(weights) != classes:
+        if isinstance(weights, list) and len(weights) != classes:
             raise UserError(
                 f"train.class_weights has {len(weights)} numbers, the data set {classes} classes: "
                 "give one a class, in their order"
@@ -79,16 +89,41 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             if theirs is not labels and theirs.names != labels.names:
                 logger.warning("weights %s: its classes are %s", made.weights, ", ".join(theirs.names))
 
-    def train_loader(self, training: SegmentationDataset, model: DLASeg) -> tuple[DataLoader[Any], EpochBatches]:
+    def train_loader(
+        self, training: SegmentationDataset, model: DLASeg, processes: Processes
+    ) -> tuple[DataLoader[Any], EpochBatches]:
         """Random crops; what lies outside an image has the mean colour."""
-        train = self.config.train
+        train, data = self.config.train, self.config.data
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.mean])
-        return train_loader(training, augmentation, train.batch_size, train.seed, self.config.data.workers)
+        share = Share(processes.rank, processes.world, train.accumulate)
+        skip = data.on_error == "skip"
+        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
 
-    def validator(self, validation: SegmentationDataset) -> Callable[[DLASeg], dict[str, float | None]]:
+    def validator(self, validation: SegmentationDataset, processes: Processes) -> Callable[[DLASeg], Validation]:
         """Whole images at native size, one confusion matrix."""
-        loader = whole_image_loader(validation, min(self.config.data.workers, 1))
-        return lambda model: {"miou": evaluate(model, validation, loader=loader).scores().miou}
+        own = replace(validation, pairs=validation.pairs[processes.rank :: processes.world])
+        loader = whole_image_loader(own, min(self.config.data.workers, 1))
+        shown = np.linspace(0, len(own) - 1, PICTURES).round().astype(int).tolist()
+        labels = validation.label_map
+
+        def scores(model: DLASeg) -> Validation:
+            rows: list[Row] = []
+
+            def look(scored: ScoredImage) -> None:
+                if scored.index in shown:
+                    rows.append((scored.image, scored.target, scored.prediction))
+
+            confusion = ConfusionMatrix(labels.num_classes)
+            if len(own):
+                confusion = evaluate(model, own, loader=loader, on_image=look)
+            counted = processes.sum_(torch.from_numpy(confusion.matrix).to(processes.device))
+            confusion.matrix = counted.cpu().numpy()
+            found = confusion.scores()
+            ious = zip(labels.names, found.iou, strict=True)
+            details = {f"iou/{name}": iou for name, iou in ious if iou is not None}
+            return Validation({"miou": found.miou}, details, picture_grid(rows, labels) if rows else None)
+
+        return scores
 
     def conclude(self, output: Path, validation: SegmentationDataset) -> None:
         """`report.html` and `scores.json` of the best weights; they are the log's, in more detail."""
@@ -97,12 +132,19 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             workers, device = min(self.config.data.workers, 1), self.config.train.device
             score(best, validation, output, workers=workers, device=device, sheet=False)
 
+    def criterion(self, training: SegmentationDataset) -> PixelLoss:
+        """The record's terms; class weights from the training split's label maps are counted here."""
+        train, weights = self.config.train, self.config.train.class_weights
+        if weights == "median_frequency":
+            weights = median_frequency(statistics(training))
+            named = zip(training.label_map.names, weights, strict=True)
+            logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in named))
+        return PixelLoss(train.losses, self.config.model.stride, weights)
+
+    def file(self, training: SegmentationDataset, index: int) -> Path:
+        """The image of a pair."""
+        return training.pairs[index].image
+
     def logits(self, model: DLASeg, inputs: Tensor) -> Tensor:
         """(N, C, H / stride, W / stride), at the decoder's resolution."""
         return model.coarse_logits(inputs)
-
-    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of the pixels that are not ignored, at the size of the targets (N, H, W)."""
-        weights = self.config.train.class_weights
-        on_device = None if weights is None else torch.tensor(weights, device=logits.device)
-        return pixel_cross_entropy(logits, targets, self.config.model.stride, on_device)

@@ -1,272 +1,349 @@
-"""fit -> train_one_epoch -> train_step, whatever the task."""
+"""fit -> train_one_epoch -> step, whatever the task."""
 
 import json
-import math
+import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dlaseg.config import LearningConfig, validate
-from dlaseg.data.loading import batches
-from dlaseg.data.tensors import normalize
-from dlaseg.errors import UserError
+from dlaseg.data.loading import EpochBatches, batches
+from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
 from dlaseg.memory import keep_freed_memory
-from dlaseg.models.device import gains_from_bfloat16, memory_format, pick_device
-from dlaseg.models.dla import DLA
-from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.weights import save_model
-from dlaseg.records import flatten, read_yaml, to_yaml
-from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
+from dlaseg.records import to_yaml
+from dlaseg.rules import validate
+from dlaseg.training.batch_norm import synchronize
+from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
+from dlaseg.training.distributed import Processes, job, processes, restarted
 from dlaseg.training.environment import environment
+from dlaseg.training.out_of_memory import explained
+from dlaseg.training.run_folder import check_output, check_record, plain_record, save_suspects
 from dlaseg.training.schedules import learning_rate
-from dlaseg.training.task import Record, Task
+from dlaseg.training.state import Progress, TrainState, initial_state, restore, snapshot
+from dlaseg.training.step import Outcome, Step, step_function
+from dlaseg.training.stopping import StopRequest
+from dlaseg.training.task import Task, Validation
+from dlaseg.training.trackers import Tracker, open_trackers
+
+logger = logging.getLogger(__name__)
+
+CURVE_EVERY = 10
+"""Batches between two points of the curves within an epoch."""
 
 
 @dataclass
-class TrainState:
-    """What changes while a run goes on.
+class Run:
+    """What a run is made of.
 
     Attributes:
-        model: the network, on its device.
-        optimizer: of its parameters.
-        epoch: epochs done.
-        step: steps done.
-        log: the rows of log.jsonl.
+        task: what is learnt.
+        processes: those that share the work.
+        output: the run folder.
+        training: the split.
+        validation: the split.
+        state: what changes.
+        loader: this process's parts of the batches.
+        sampler: of the loader.
+        step: takes a batch's parts.
     """
 
-    model: DLASeg | DLA
-    optimizer: Optimizer
-    epoch: int
-    step: int
-    log: list[dict[str, Any]]
+    task: Task[Any, Any]
+    processes: Processes
+    output: Path
+    training: Any
+    validation: Any
+    state: TrainState
+    loader: DataLoader[Any]
+    sampler: EpochBatches
+    step: Step
 
-    def best(self, metric: str) -> float:
-        """The highest value of a metric so far, -1 before the first."""
-        return max((row[metric] for row in self.log if row.get(metric) is not None), default=-1.0)
 
-
-def fit(task: Task[Any, Any], output: Path, resume: bool = False, report: Callable[[str], None] = print) -> TrainState:
+def fit(
+    task: Task[Any, Any],
+    output: Path,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+) -> TrainState:
     """Trains as the task's record says and leaves a run folder.
+
+    Started by torchrun, all processes take part and the first one writes; after a restart by it they go on from the
+    last checkpoint.
 
     Args:
         task: what to learn, and the record.
         output: the run folder: config.yaml, log.jsonl, events.*, last.ckpt, best.safetensors, environment.json, and
             what the task concludes with.
-        resume: go on from last.ckpt; from the start where there is none yet.
+        resume: go on from the last checkpoint; from the start where there is none yet.
         report: gets one line per epoch.
 
     Returns:
         The state after the last epoch.
 
     Raises:
-        UserError: a bad value, a bad data set, a folder that holds another run, or a loss that is no number.
+        UserError: a bad value, a bad data set, a folder that holds another run, numbers that are not finite again and
+            again, too little memory, or a checkpoint that cannot be read or written.
+        Stopped: by SIGINT or SIGTERM; the checkpoint is written.
     """
-    config = task.config
-    validate(config)
+    validate(task.config)
+    with StopRequest() as stop:
+        with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
+            run = open_run(task, own, output, own.from_leader(resume or restarted(output)))
+            if resume and own.leads:
+                report(standing(run))
+            train(run, stop, report)
+        if own.leads:  # the others need not wait for it
+            task.conclude(output, run.validation)
+    return run.state
+
+
+def open_run(task: Task[Any, Any], own: Processes, output: Path, resume: bool) -> Run:
+    """A run where it begins or goes on; writes nothing.
+
+    Args:
+        task: what to learn.
+        own: this process among those that train.
+        output: the run folder.
+        resume: whether it goes on from a checkpoint there, if there is one.
+
+    Raises:
+        UserError: the folder or its checkpoint is another run's, bad data, weights that do not fit.
+    """
     training, validation = task.open_splits()
-    check_output(config, output, resume)
-    device = pick_device(config.train.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    state = initial_state(task, training, device)
-    checkpoint = output / "last.ckpt"
-    if resume and checkpoint.exists():
-        restore(state, load_checkpoint(checkpoint))
-    else:
-        task.load_weights(state.model)
-    loader, sampler = task.train_loader(training, state.model)
-    scores = task.validator(validation)
-    step = step_function(task, state, len(loader), device)
-    best_by = next(iter(task.metrics))
-
-    if resume:
-        report(f"{output}: going on after epoch {state.epoch} of {config.train.epochs}")
-    write_text(output / "config.yaml", to_yaml(config))
-    write_json(output / "environment.json", environment() | {"weights": state.model.origin})
-    with SummaryWriter(str(output), purge_step=state.step) as board:
-        while state.epoch < config.train.epochs:
-            sampler.epoch = state.epoch
-            row = train_one_epoch(state, step, loader, config.train.epochs) | dict.fromkeys(task.metrics)
-            state.epoch += 1
-            if state.epoch % config.train.eval_every == 0 or state.epoch == config.train.epochs:
-                row |= scores(state.model)
-                if row[best_by] is not None and row[best_by] > state.best(best_by):
-                    save_model(state.model, output / "best.safetensors")
-            state.log.append(row)
-            save_checkpoint(checkpoint, snapshot(state))
-            write_text(output / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
-            for name in ("loss", "lr", "images_per_second", "data_wait", *task.metrics):
-                if row[name] is not None:
-                    board.add_scalar(name, row[name], state.step)
-            report(summary(row, config.train.epochs, task.metrics))
-    task.conclude(output, validation)
-    return state
+    saved = None
+    if own.leads:
+        check_output(task.config, output, resume)
+        if resume and has_checkpoint(output):
+            saved = load_latest(output)
+            check_record(task.config, saved["config"], output)
+    return build(task, own, training, validation, output, saved)
 
 
-def train_one_epoch(
-    state: TrainState, step: Callable[[Tensor, Tensor], tuple[float, float]], loader: Any, epochs: int
-) -> dict[str, Any]:
-    """Takes a step for every batch.
+def build(
+    task: Task[Any, Any],
+    own: Processes,
+    training: Any,
+    validation: Any,
+    output: Path = Path(),
+    saved: dict[str, Any] | None = None,
+) -> Run:
+    """Puts together what a run is made of.
 
-    Returns:
-        The epoch's row of the log: mean loss, last learning rate, images per second, share of the time spent waiting
-        for data.
+    Args:
+        task: what to learn.
+        own: this process among those that train.
+        training: the split.
+        validation: the split.
+        output: the run folder; nothing is written.
+        saved: the checkpoint to go on from, known to process 0 alone; None for the start.
     """
-    loss_sum, images_seen, waited, lr = 0.0, 0, 0.0, 0.0
-    start = ready = time.perf_counter()
-    title = f"epoch {state.epoch + 1}/{epochs}"
-    progress = tqdm(batches(loader), total=len(loader), desc=title, leave=False, disable=None)
-    for images, targets in progress:
-        waited += time.perf_counter() - ready
-        loss, lr = step(images, targets)
-        loss_sum += loss * len(images)
-        images_seen += len(images)
-        ready = time.perf_counter()
-        speed, wait = images_seen / (ready - start), waited / (ready - start)
-        progress.set_postfix_str(f"loss {loss:.3f}, {speed:.1f} img/s, data wait {wait:.0%}")
-    seconds = time.perf_counter() - start
+    train = task.config.train
+    if own.device.type == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(train.seed)
+    model = task.make_model(training)
+    if saved is None and own.leads:
+        task.load_weights(model)
+    if own.world > 1:
+        model = synchronize(model, own.device)
+    state = initial_state(model, train, own.device)
+    if saved is not None:
+        restore(state, saved)
+    if own.world > 1:
+        restore(state, own.from_leader(snapshot(state)))
+    loader, sampler = task.train_loader(training, model, own)
+    step = step_function(task, state, task.criterion(training), sampler.batches, own)
+    return Run(task, own, output, training, validation, state, loader, sampler, step)
+
+
+def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
+    """Trains until the last epoch, or until validation has not improved for as long as the record allows."""
+    task, state, output, leads = run.task, run.state, run.output, run.processes.leads
+    config, best_by = task.config, next(iter(task.metrics))
+    scores = task.validator(run.validation, run.processes)
+    with ExitStack() as stack:
+        trackers: list[Tracker] = []
+        if leads:
+            write_text(output / "config.yaml", to_yaml(config))
+            write_json(output / "environment.json", environment() | {"weights": state.model.origin, "job": job()})
+            trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
+        stack.enter_context(stop.deferred())
+        while state.epoch < config.train.epochs and not stalled(run):
+            train_one_epoch(run, stop, trackers)
+            row: dict[str, Any] = epoch_row(run) | dict.fromkeys(task.metrics)
+            found = None
+            if (state.epoch + 1) % config.train.eval_every == 0 or state.epoch + 1 == config.train.epochs:
+                save(run)  # what follows takes long and may be interrupted
+                with stop.immediate():
+                    found = scores(state.judged)
+                row |= found.metrics
+            if leads and row[best_by] is not None and row[best_by] > state.best(best_by):
+                save_model(state.judged, output / "best.safetensors")
+            state.epoch, state.progress = state.epoch + 1, Progress()
+            state.log.append(row)
+            save(run)
+            if leads:
+                write_text(output / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
+                track(trackers, row, found)
+                report(summary(row, config.train.epochs, task.metrics))
+            with stop.immediate():
+                pass  # here it was deferred to
+    if leads and stalled(run):
+        report(f"no better val {task.metrics[best_by]} in {config.train.patience} validations: done")
+
+
+def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) -> None:
+    """Takes a step for every batch that the epoch still has, and a checkpoint now and then.
+
+    Raises:
+        Stopped: after the step during which a process was asked to, and a checkpoint.
+        UserError: as `fit`.
+    """
+    task, state, sampler, progress, leads = run.task, run.state, run.sampler, run.state.progress, run.processes.leads
+    train = task.config.train
+    sampler.epoch, sampler.first = state.epoch, progress.batches
+    if len(sampler) == 0:  # it was left just before its validation
+        return
+    start = ready = saved = time.perf_counter()
+    spent, waited = progress.seconds, progress.waited
+    title = f"epoch {state.epoch + 1}/{train.epochs}"
+    drawn = batches(run.loader, on_skip=broken_counter(progress))
+    with tqdm(initial=sampler.first, total=sampler.batches, desc=title, leave=False, disable=None) as bar:
+        while parts := list(islice(drawn, sampler.share.parts)):
+            waited += time.perf_counter() - ready
+            with explained(task.config, run.processes):
+                outcome = run.step(parts, lambda: stop.name is not None)
+            ready = time.perf_counter()
+            progress.batches += 1
+            progress.seconds, progress.waited = spent + ready - start, waited
+            if outcome.updated:
+                progress.updates += 1
+                progress.loss_sum += outcome.loss
+            else:
+                left_out(run, outcome)
+            if outcome.stop:
+                save(run)
+                raise Stopped(f"stopped by {stop.name or 'another process'} after step {state.step}")
+            if ready - saved >= 60 * train.checkpoint_minutes:
+                save(run)
+                saved = ready
+            if state.step % CURVE_EVERY == 0 and leads:
+                for tracker in trackers:
+                    tracker.scalars({"step/loss": outcome.loss, "step/lr": outcome.lr}, state.step)
+            speed, wait = progress.batches * sampler.batch_size / progress.seconds, waited / progress.seconds
+            bar.update()
+            bar.set_postfix_str(f"loss {outcome.loss:.3f}, {speed:.1f} img/s, data wait {wait:.0%}", refresh=False)
+
+
+def epoch_row(run: Run) -> dict[str, Any]:
+    """The epoch's row of the log: mean loss, last learning rate, images per second, share of the time without data.
+
+    `skipped` are batches that gave no update, `broken` are images that others took the place of.
+    """
+    state, sampler, progress = run.state, run.sampler, run.state.progress
+    broken = run.processes.sum_(torch.tensor(progress.broken, device=run.processes.device))
     return {
         "epoch": state.epoch + 1,
         "step": state.step,
-        "loss": loss_sum / images_seen,
-        "lr": lr,
-        "images_per_second": images_seen / seconds,
-        "data_wait": waited / seconds,
+        "loss": progress.loss_sum / progress.updates if progress.updates else None,
+        "lr": learning_rate(run.task.config.train, state.step - 1, sampler.batches),
+        "images_per_second": progress.batches * sampler.batch_size / progress.seconds,
+        "data_wait": progress.waited / progress.seconds,
+        "skipped": progress.batches - progress.updates,
+        "broken": int(broken),
     }
 
 
-def step_function(
-    task: Task[Any, Any], state: TrainState, steps_per_epoch: int, device: torch.device
-) -> Callable[[Tensor, Tensor], tuple[float, float]]:
-    """Makes the training step: forward, loss, backward, update.
-
-    Args:
-        task: the loss, the schedule and the precision.
-        state: its model and optimizer are updated, its step counted.
-        steps_per_epoch: batches in an epoch, for the schedule.
-        device: where the model is.
-
-    Returns:
-        A function from (images (N, 3, H, W) uint8, targets, integers as the task's loader gives them) to (loss,
-        learning rate).
-    """
-    model, optimizer, train = state.model, state.optimizer, task.config.train
-    bfloat16 = train.precision == "bfloat16" or (train.precision == "auto" and gains_from_bfloat16(device))
-
-    def step(images: Tensor, targets: Tensor) -> tuple[float, float]:
-        model.train()
-        lr = learning_rate(train, state.step, steps_per_epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
-        inputs = inputs.contiguous(memory_format=memory_format(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = task.logits(model, inputs)
-        loss = task.loss(logits, targets.to(device).long())
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {state.step + 1}, which was not taken: "
-                f"lower train.lr ({train.lr}) or raise train.warmup_steps ({train.warmup_steps})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        state.step += 1
-        return value, lr
-
-    return step
+def save(run: Run) -> None:
+    """Writes the checkpoint, where this process is the one that writes."""
+    if run.processes.leads:
+        save_checkpoint(run.output, snapshot(run.state) | {"config": plain_record(run.task.config)})
 
 
-def initial_state(task: Task[Any, Any], training: Any, device: torch.device) -> TrainState:
-    """A fresh model for the training split, its weights from the seed, and its optimizer."""
-    train = task.config.train
-    torch.manual_seed(train.seed)
-    model = task.make_model(training)
-    model.to(device).to(memory_format=memory_format(device))
-    return TrainState(model, make_optimizer(model, train, device), epoch=0, step=0, log=[])
-
-
-def make_optimizer(model: nn.Module, train: LearningConfig, device: torch.device) -> Optimizer:
-    """The optimizer of the record, over all parameters."""
-    fused = device.type in ("cpu", "cuda")  # one pass over the parameters rather than one per operation
-    if train.optimizer == "adamw":
-        return AdamW(model.parameters(), train.lr, weight_decay=train.weight_decay, fused=fused)
-    return SGD(model.parameters(), train.lr, train.momentum, weight_decay=train.weight_decay, fused=fused)
-
-
-def snapshot(state: TrainState) -> dict[str, Any]:
-    """What `restore` needs: tensors and plain values.
-
-    No random state: order, augmentation and dropout-free network draw nothing that does not come from (seed, epoch).
-    """
-    return {
-        "model": state.model.state_dict(),
-        "mean": list(state.model.mean),
-        "std": list(state.model.std),
-        "origin": state.model.origin,
-        "optimizer": state.optimizer.state_dict(),
-        "epoch": state.epoch,
-        "step": state.step,
-        "log": state.log,
-    }
-
-
-def restore(state: TrainState, saved: dict[str, Any]) -> None:
-    """Puts back what `snapshot` took."""
-    state.model.load_state_dict(saved["model"])
-    state.model.mean, state.model.std = tuple(saved["mean"]), tuple(saved["std"])
-    state.model.origin = saved["origin"]
-    state.optimizer.load_state_dict(saved["optimizer"])
-    state.epoch, state.step, state.log = saved["epoch"], saved["step"], saved["log"]
-
-
-# A run may move to another machine and folder without becoming another run.
-_FREE_TO_CHANGE = ("name", "data.root", "data.workers", "train.device")
-
-
-def check_output(config: Record, output: Path, resume: bool) -> None:
-    """Refuses to write over another run, and to resume with another record.
+def left_out(run: Run, outcome: Outcome) -> None:
+    """Says that a step gave no update, and stops where that has happened too often in a row.
 
     Raises:
-        UserError: names the folder, or the field that differs.
+        UserError: names the batch's files, which are written to the run folder as the network saw them.
     """
-    recorded = output / "config.yaml"
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: a file stands where the run folder shall be: name another --output")
-    if not resume:
-        if recorded.exists() or (output / "last.ckpt").exists():
-            raise UserError(f"{output}: holds a run already: go on with it by --resume, or name another --output")
+    state, train, sampler = run.state, run.task.config.train, run.sampler
+    what = f"loss {outcome.loss}, gradient {outcome.gradient}"
+    if run.processes.leads:
+        logger.warning("step %d: %s: no update (%d in a row)", state.step, what, state.skipped)
+    if state.skipped <= train.skip_limit:
         return
-    if recorded.exists():
-        # A field that is younger than the run was made so that its default is what was done before
-        defaults, now = (flatten(yaml.safe_load(to_yaml(record))) for record in (type(config)(), config))
-        before = defaults | flatten(read_yaml(recorded))
-        if foreign := sorted(before.keys() - now.keys()):
-            raise UserError(
-                f"{output}: its run has the field {foreign[0]}, which is none of this command's: go on with it by the "
-                "command that started it, or name another --output"
-            )
-        for name in sorted(now):
-            if name not in _FREE_TO_CHANGE and before.get(name) != now.get(name):
-                raise UserError(
-                    f"{name} {now.get(name)}: the run in {output} has {before.get(name)}; a resumed run keeps its "
-                    "record: give the same value, or start a new run in another --output"
-                )
+    keys = sampler.batch(state.epoch, state.progress.batches - 1)
+    files = [run.task.file(run.training, index) for _, index in keys]
+    folder = run.output / f"not_finite_step_{state.step}"
+    if run.processes.leads:
+        save_suspects(folder, run.loader.dataset, keys, files)
+    raise UserError(
+        f"step {state.step}: {what}; no update for {state.skipped} steps in a row, train.skip_limit is "
+        f"{train.skip_limit}: look at its batch in {folder} ({', '.join(map(str, files))}); if it is sound, start again "
+        f"with a lower train.lr ({train.lr}), more train.warmup_steps ({train.warmup_steps}) or train.clip_norm"
+    )
+
+
+def broken_counter(progress: Progress) -> Callable[[str], None]:
+    """Counts images that cannot be read, and says so of each."""
+
+    def count(reason: str) -> None:
+        progress.broken += 1
+        logger.warning("left out, the next one taken: %s", reason)
+
+    return count
+
+
+def stalled(run: Run) -> bool:
+    """Whether validation has not improved for as long as the record allows."""
+    patience = run.task.config.train.patience
+    return patience is not None and run.state.since_best(next(iter(run.task.metrics))) >= patience
+
+
+def track(trackers: Sequence[Tracker], row: dict[str, Any], found: Validation | None) -> None:
+    """Hands an epoch's numbers and picture on."""
+    numbers = {name: value for name, value in row.items() if name not in ("epoch", "step") and value is not None}
+    for tracker in trackers:
+        tracker.scalars(numbers | (found.details if found else {}), row["step"])
+        if found is not None and found.picture is not None:
+            tracker.picture("validation", found.picture, row["step"])
+
+
+@contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Takes only algorithms that give the same numbers again, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not, and torch refuses it
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def standing(run: Run) -> str:
+    """Where a resumed run goes on."""
+    state, batch = run.state, run.state.progress.batches
+    within = f", {batch} of {run.sampler.batches} batches into the next" if batch else ""
+    return f"{run.output}: going on after epoch {state.epoch} of {run.task.config.train.epochs}{within}"
 
 
 def summary(row: dict[str, Any], epochs: int, metrics: Mapping[str, str]) -> str:
-    """A row of the log as one line for people.
+    """One line about an epoch.
 
     Args:
         row: of the log.
@@ -274,7 +351,9 @@ def summary(row: dict[str, Any], epochs: int, metrics: Mapping[str, str]) -> str
         metrics: names in the row, and what people call them.
     """
     scores = "".join(f"  val {title} {row[name]:.4f}" for name, title in metrics.items() if row[name] is not None)
+    oddities = "".join(f"  {row[name]} {name}" for name in ("skipped", "broken") if row[name])
+    loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
     return (
-        f"epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  lr {row['lr']:.5f}  "
-        f"{row['images_per_second']:.1f} img/s  data wait {row['data_wait']:.0%}{scores}"
+        f"epoch {row['epoch']}/{epochs}  loss {loss}  lr {row['lr']:.5f}  "
+        f"{row['images_per_second']:.1f} img/s  data wait {row['data_wait']:.0%}{scores}{oddities}"
     )

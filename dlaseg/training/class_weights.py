@@ -1,0 +1,2 @@
+"""placeholder"""
+def median_frequency(s): return [1.0]

@@ -1,0 +1,116 @@
+"""More than one process: torch.distributed, started by torchrun."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from dlaseg.errors import UserError
+from dlaseg.models.device import pick_device
+
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: from 0; process 0 alone writes.
+        world: how many there are.
+        device: what this one computes on.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Replaces a tensor by its sum over all processes, in place."""
+        if self.world > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def from_leader(self, content: Content) -> Content:
+        """What process 0 gave: plain values and tensors."""
+        if self.world == 1:
+            return content
+        box = [content]
+        distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        if self.world > 1:
+            self.sum_(torch.zeros(1, device=self.device))
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Joins the others that torchrun started, if it did, and leaves them in the end.
+
+    Args:
+        device: as for `pick_device`; `auto` and `cuda` take the GPU of the process's number on its machine.
+
+    Raises:
+        UserError: a device that cannot be shared so.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes(0, 1, pick_device(device))
+        return
+    place = _own_device(device)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), world, place)
+    finally:
+        distributed.destroy_process_group()
+
+
+def job() -> str | None:
+    """What tells one call of torchrun from another, None without it: its own id, else its process on this machine."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{platform.node()} {os.getppid()}" if name == "none" else name
+
+
+def restarted(output: Path) -> bool:
+    """Whether torchrun has started the processes again, after they had begun the run in this folder.
+
+    A folder that was another's when torchrun started it for the first time still is.
+    """
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return False
+    try:
+        return json.loads((output / "environment.json").read_text())["job"] == job()
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _own_device(name: str) -> torch.device:
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if local >= count:
+            raise UserError(
+                f"process {local} of this machine: it has {count} GPUs: start torchrun with --nproc-per-node {count}"
+            )
+        name = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    device = pick_device(name)
+    if device.type == "mps" or (device.type == "cuda" and device.index != local):
+        raise UserError(f"train.device {name}: several processes cannot share it: use auto, cuda or cpu")
+    return device

@@ -1,0 +1,124 @@
+"""What changes while a run goes on, and how it is kept."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import torch
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from dlaseg.config import LearningConfig
+from dlaseg.models.device import memory_format
+from dlaseg.training.optimizers import Network, averaged, freeze, make_optimizer
+
+
+@dataclass
+class Progress:
+    """How far an epoch has come.
+
+    Attributes:
+        batches: done, those that gave no update included.
+        loss_sum: of the updates.
+        updates: done.
+        broken: images that another took the place of.
+        seconds: spent, over all attempts.
+        waited: of them for data.
+    """
+
+    batches: int = 0
+    loss_sum: float = 0.0
+    updates: int = 0
+    broken: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+@dataclass
+class TrainState:
+    """All that a checkpoint holds.
+
+    Attributes:
+        model: the network, on its device.
+        optimizer: of its parameters.
+        average: of the weights; None without.
+        scaler: of the loss, does nothing unless the precision is float16.
+        epoch: epochs done.
+        step: batches done, those that gave no update included.
+        skipped: batches since the last update.
+        progress: within the epoch.
+        log: the rows of log.jsonl.
+    """
+
+    model: Network
+    optimizer: Optimizer
+    average: AveragedModel | None = None
+    scaler: GradScaler = field(default_factory=lambda: GradScaler("cpu", enabled=False))
+    epoch: int = 0
+    step: int = 0
+    skipped: int = 0
+    progress: Progress = field(default_factory=Progress)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def judged(self) -> Network:
+        """What is validated and saved: the average where there is one."""
+        return self.model if self.average is None else cast(Network, self.average.module)
+
+    def best(self, metric: str) -> float:
+        """The highest value of a metric so far, -1 before the first."""
+        return max((row[metric] for row in self.log if row.get(metric) is not None), default=-1.0)
+
+    def since_best(self, metric: str) -> int:
+        """How many validations ago the best one was."""
+        values = [row[metric] for row in self.log if row.get(metric) is not None]
+        return len(values) - 1 - values.index(max(values)) if values else 0
+
+
+def initial_state(model: Network, train: LearningConfig, device: torch.device) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        model: with the weights that it starts from; moved to the device.
+        train: the record.
+        device: to compute on.
+    """
+    model.to(device).to(memory_format=memory_format(device))
+    freeze(model, train.freeze)
+    average = averaged(model, train.ema) if train.ema else None
+    scaler = GradScaler(device.type, enabled=train.precision == "float16")
+    return TrainState(model, make_optimizer(model, train, device), average, scaler)
+
+
+def snapshot(state: TrainState) -> dict[str, Any]:
+    """What `restore` needs: tensors and plain values.
+
+    No random state: order, augmentation and dropout-free network draw nothing that does not come from (seed, epoch).
+    """
+    return {
+        "model": state.model.state_dict(),
+        "mean": list(state.model.mean),
+        "std": list(state.model.std),
+        "origin": state.model.origin,
+        "optimizer": state.optimizer.state_dict(),
+        "average": None if state.average is None else state.average.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "epoch": state.epoch,
+        "step": state.step,
+        "skipped": state.skipped,
+        "progress": asdict(state.progress),
+        "log": state.log,
+    }
+
+
+def restore(state: TrainState, saved: dict[str, Any]) -> None:
+    """Puts back what `snapshot` took."""
+    for model in {state.model, state.judged}:
+        model.mean, model.std, model.origin = tuple(saved["mean"]), tuple(saved["std"]), saved["origin"]
+    state.model.load_state_dict(saved["model"])
+    state.optimizer.load_state_dict(saved["optimizer"])
+    if state.average is not None:
+        state.average.load_state_dict(saved["average"])
+    state.scaler.load_state_dict(saved["scaler"])
+    state.epoch, state.step, state.skipped = saved["epoch"], saved["step"], saved["skipped"]
+    state.progress, state.log = Progress(**saved["progress"]), saved["log"]
