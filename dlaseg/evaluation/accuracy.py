@@ -13,6 +13,7 @@ from dlaseg.data.loading import batches
 from dlaseg.data.tensors import normalize
 from dlaseg.models.device import memory_format
 from dlaseg.models.dla import DLA
+from dlaseg.models.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,14 @@ def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> 
     """
     device = next(model.parameters()).device
     hits, samples = torch.zeros(2, dtype=torch.int64, device=device), 0
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            progress = tqdm(batches(loader), total=len(loader), desc="score", unit="batch", leave=False, disable=None)
-            for images, targets in progress:
-                inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
-                logits = model(inputs.contiguous(memory_format=memory_format(device)))
-                places = rank(logits.float(), targets.to(device))
-                hits += torch.stack([(places < k).sum() for k in (1, 5)])
-                samples += len(targets)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        progress = tqdm(batches(loader), total=len(loader), desc="score", unit="batch", leave=False, disable=None)
+        for images, targets in progress:
+            inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
+            logits = model(inputs.contiguous(memory_format=memory_format(device)))
+            places = rank(logits.float(), targets.to(device))
+            hits += torch.stack([(places < k).sum() for k in (1, 5)])
+            samples += len(targets)
     hits1, hits5 = hits.tolist()
     return Accuracies(hits1, hits5, samples)
 

@@ -16,6 +16,7 @@ from dlaseg.data.loading import batches, whole_image_loader
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics import ConfusionMatrix
+from dlaseg.models.modes import evaluating
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
 
@@ -76,27 +77,22 @@ def evaluate(
     check_scales(scales)
     device = next(model.parameters()).device
     confusion = ConfusionMatrix(model.num_classes)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            loader = loader or whole_image_loader(dataset, workers)
-            progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
-            for index, (image, target) in enumerate(progress):
-                batch = normalize(image.to(device), model.mean, model.std)
-                sure = None
-                if confidence:
-                    labels, probability = predict_surely(model, batch, scales, flip)
-                    sure = probability[0].cpu().numpy()
-                else:
-                    labels = predict(model, batch, scales, flip)
-                labels = labels.cpu()
-                added = confusion.update(target, labels)
-                if on_image is not None:
-                    pixels = image[0].permute(1, 2, 0).numpy()
-                    on_image(ScoredImage(index, pixels, target[0].numpy(), labels[0].numpy(), sure, added))
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.inference_mode():
+        loader = loader or whole_image_loader(dataset, workers)
+        progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
+        for index, (image, target) in enumerate(progress):
+            batch = normalize(image.to(device), model.mean, model.std)
+            sure = None
+            if confidence:
+                labels, probability = predict_surely(model, batch, scales, flip)
+                sure = probability[0].cpu().numpy()
+            else:
+                labels = predict(model, batch, scales, flip)
+            labels = labels.cpu()
+            added = confusion.update(target, labels)
+            if on_image is not None:
+                pixels = image[0].permute(1, 2, 0).numpy()
+                on_image(ScoredImage(index, pixels, target[0].numpy(), labels[0].numpy(), sure, added))
     return confusion
 
 

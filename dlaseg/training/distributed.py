@@ -3,14 +3,15 @@
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
 
 from dlaseg.errors import UserError
 from dlaseg.models.device import pick_device
@@ -51,10 +52,22 @@ class Processes:
         distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
         return box[0]
 
-    def wait(self) -> None:
-        """Returns when all processes have come here."""
-        if self.world > 1:
-            self.sum_(torch.zeros(1, device=self.device))
+    def by_leader(self, action: Callable[[], Content]) -> Content:
+        """What process 0's action returns, in all processes.
+
+        Raises:
+            UserError: what process 0 refuses; the others end without a word.
+        """
+        outcome: tuple[Any, str | None] = (None, None)
+        if self.leads:
+            try:
+                outcome = (action(), None)
+            except UserError as error:
+                outcome = (None, str(error))
+        content, refusal = self.from_leader(outcome)
+        if refusal is not None:
+            raise UserError(refusal) if self.leads else SystemExit(2)
+        return content
 
 
 @contextmanager
@@ -72,11 +85,18 @@ def processes(device: str) -> Iterator[Processes]:
         yield Processes(0, 1, pick_device(device))
         return
     place = _own_device(device)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        yield Processes(distributed.get_rank(), world, place)
-    finally:
-        distributed.destroy_process_group()
+    # What the processes of an attempt told each other must not be what those of the next one read: torchrun's store
+    # outlives them (torch 2.14: connections to addresses that are gone)
+    store, rank, world = next(rendezvous("env://"))
+    store = distributed.PrefixStore(f"attempt_{_attempt()}", store)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
+    yield Processes(rank, world, place)
+    distributed.destroy_process_group()  # not after an error, when the others may never come to it
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes and speaks, among those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def job() -> str | None:
@@ -90,12 +110,17 @@ def restarted(output: Path) -> bool:
 
     A folder that was another's when torchrun started it for the first time still is.
     """
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+    if _attempt() == 0:
         return False
     try:
         return json.loads((output / "environment.json").read_text())["job"] == job()
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _attempt() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _own_device(name: str) -> torch.device:

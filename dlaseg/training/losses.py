@@ -64,7 +64,7 @@ def focal_sum(logits: Tensor, target: Tensor, weights: Tensor | None, ignore_ind
     entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")  # (1, H, W), 0 if ignored
     # above 0, where gamma < 1 has an infinite slope
     missed = (-torch.expm1(-entropy)).clamp(min=torch.finfo(entropy.dtype).tiny)
-    return (missed**gamma * entropy * _pixel_weights(target, weights, ignore_index, entropy.dtype)).sum()
+    return (missed**gamma * entropy * _pixel_weights(target, weights, ignore_index)).sum()
 
 
 def ohem_mean(
@@ -74,8 +74,8 @@ def ohem_mean(
 
     Those whose true class has a probability below the threshold or, if they are too few, as many as have to be kept,
     the least probable ones: Shrivastava et al., Training Region-based Object Detectors with Online Hard Example Mining,
-    CVPR 2016, https://arxiv.org/abs/1604.03540; with a threshold for pixels: Wu et al., High-performance Semantic
-    Segmentation Using Very Deep Fully Convolutional Networks, 2016, sec. 3, https://arxiv.org/abs/1604.04339.
+    CVPR 2016, https://arxiv.org/abs/1604.03540; of pixels, with a threshold: Wu et al., High-performance Semantic
+    Segmentation Using Very Deep Fully Convolutional Networks, 2016, https://arxiv.org/abs/1604.04339.
 
     Args:
         logits: (1, C, H, W) float.
@@ -97,7 +97,7 @@ def ohem_mean(
             # below 0, since an ignored pixel must not be taken for a scored one that is perfectly classified
             hardest = entropy.masked_fill(~scored, -1).flatten().topk(least, sorted=False).indices
             kept = torch.zeros_like(kept.flatten()).index_fill(0, hardest, True).view_as(kept)
-        share = kept * _pixel_weights(target, weights, ignore_index, entropy.dtype)
+        share = kept.to(entropy.dtype) * _pixel_weights(target, weights, ignore_index)
         share /= _or_one(share.sum())
     return (share * entropy).sum()
 
@@ -134,7 +134,7 @@ def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 
     A class's Jaccard loss, 1 - IoU, is a function of the set of pixels that are wrong. Its Lovász extension is one of
     the pixels' errors |t - p|, linear for as long as their order stays: Berman et al., The Lovász-Softmax loss, CVPR
-    2018, sec. 2 and 3, https://arxiv.org/abs/1705.08790.
+    2018, https://arxiv.org/abs/1705.08790.
 
     Args:
         logits: (1, C, H, W) float.
@@ -147,7 +147,7 @@ def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     probabilities = logits[0].softmax(0).flatten(1)  # (C, H * W)
     ids = target.flatten()  # (H * W,)
     index = (ids != ignore_index).nonzero().flatten()  # (P,), where the scored pixels are
-    sizes = ids[index].bincount(minlength=len(probabilities))  # (C,)
+    sizes = ids[index].bincount(minlength=len(probabilities)).tolist()  # C
     total = 0 * probabilities.sum()  # part of the graph, whatever is shown
     for c, probability in enumerate(probabilities.unbind()):
         if sizes[c] == 0:
@@ -155,11 +155,13 @@ def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         truth = ids == c
         error = torch.where(truth, 1 - probability, probability)  # (H * W,)
         with torch.no_grad():
-            order = index[error[index].argsort(descending=True)]
+            # as integers, which order positive floats as they are ordered, and which torch sorts far faster on CPUs
+            bits = error[index].view(torch.int64 if error.dtype == torch.float64 else torch.int32)
+            order = index[(-bits).argsort()]
             slope = torch.zeros_like(error)
             slope[order] = jaccard_increments(truth[order], error.dtype)
         total = total + (error * slope).sum()
-    return total / _or_one(sizes.count_nonzero())
+    return total / max(sum(size > 0 for size in sizes), 1)
 
 
 def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -188,12 +190,9 @@ def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     return torch.where(truth, 1 / union, left / (union * (union - 1)).clamp(min=1))
 
 
-def _pixel_weights(target: Tensor, weights: Tensor | None, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """(1, H, W), what each pixel weighs; 0 if it is ignored."""
-    scored = target != ignore_index
-    if weights is None:
-        return scored.to(dtype)
-    return weights[target * scored] * scored
+def _pixel_weights(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor | float:
+    """What each pixel weighs, (1, H, W); ignored ones have some weight, for a cross-entropy of 0."""
+    return 1.0 if weights is None else weights[target.masked_fill(target == ignore_index, 0)]
 
 
 def _or_one(divisor: Tensor) -> Tensor:
@@ -213,14 +212,14 @@ class _ImageByImage(torch.autograd.Function):
     ) -> Tensor:
         dtype = _loss_dtype(coarse)
         needs_grad = ctx.needs_input_grad[0]
-        # float16 cannot hold a pixel's share of a batch, so the gradient waits in float32 for what the loss is scaled by
+        # float16 cannot hold a pixel's share of a batch: the gradient waits in float32 for what the loss is scaled by
         grad = torch.empty_like(coarse, dtype=dtype) if needs_grad else None
         total = torch.zeros((), dtype=dtype, device=coarse.device)
         for i in range(len(coarse)):
             with torch.set_grad_enabled(needs_grad):
                 image = coarse[i : i + 1].detach().to(dtype).requires_grad_(needs_grad)
-                logits = upsample_logits(image, stride, *targets.shape[1:])
-                loss = of_image(logits, targets[i : i + 1].long())
+                # of no name here, so that one image's full-size logits are gone before the next one's are made
+                loss = of_image(upsample_logits(image, stride, *targets.shape[1:]), targets[i : i + 1].long())
                 if grad is not None:
                     grad[i : i + 1] = torch.autograd.grad(loss, image)[0]
             total += loss.detach()
@@ -290,7 +289,8 @@ class PixelLoss:
         norms["weights"] = norms["pixels"]
         if self.class_weights is not None:
             weights = torch.tensor(self.class_weights, dtype=dtype, device=targets.device)
-            counts = torch.bincount(targets[scored], minlength=len(weights))  # (C,)
+            # class by class, which is faster than a histogram
+            counts = torch.stack([((targets == c) & scored).count_nonzero() for c in range(len(weights))])
             norms["weights"] = (counts * weights).sum()
         return torch.stack([norms[NORMS[term.name]] for term in self.terms])
 

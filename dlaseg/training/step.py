@@ -1,6 +1,7 @@
 """The training step: forward, loss, backward, update; or none, if a number on the way is not finite."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,13 +79,17 @@ def step_function(
         UserError: a precision that the device does not have.
     """
     model, optimizer, train, device = state.model, state.optimizer, task.config.train, processes.device
+    train_mode(model, train.freeze)
     lower = reduced_precision(train.precision, device)
     dtype = next(model.parameters()).dtype
     forward: Any = _Logits(task, model)
     together = processes.world > 1
     if together:
-        # Every process computes the same statistics, so there are no buffers to send
-        forward = DistributedDataParallel(forward, broadcast_buffers=False)
+        # Every process computes the same statistics, so there are no buffers to send; the option's name depends on torch
+        known = inspect.signature(DistributedDataParallel).parameters
+        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {option: False}
+        forward = DistributedDataParallel(forward, **options)
     apart = forward.no_sync if together else contextlib.nullcontext
     compute = torch.compile(forward) if train.compile else forward
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
@@ -92,8 +97,6 @@ def step_function(
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(parts: Sequence[Part], stop: Callable[[], bool] = lambda: False) -> Outcome:
-        if not model.training:
-            train_mode(model, train.freeze)
         lr = learning_rate(train, state.step, batches_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["factor"]

@@ -95,11 +95,13 @@ def fit(
         Stopped: by SIGINT or SIGTERM; the checkpoint is written.
     """
     validate(task.config)
-    with StopRequest() as stop:
+    with ExitStack() as stack:
         with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
-            run = open_run(task, own, output, own.from_leader(resume or restarted(output)))
+            resume = own.from_leader(resume or restarted(output))
+            run = open_run(task, own, output, resume)
             if resume and own.leads:
                 report(standing(run))
+            stop = stack.enter_context(StopRequest())
             train(run, stop, report)
         if own.leads:  # the others need not wait for it
             task.conclude(output, run.validation)
@@ -119,13 +121,16 @@ def open_run(task: Task[Any, Any], own: Processes, output: Path, resume: bool) -
         UserError: the folder or its checkpoint is another run's, bad data, weights that do not fit.
     """
     training, validation = task.open_splits()
-    saved = None
-    if own.leads:
+
+    def checkpoint() -> dict[str, Any] | None:
         check_output(task.config, output, resume)
-        if resume and has_checkpoint(output):
-            saved = load_latest(output)
-            check_record(task.config, saved["config"], output)
-    return build(task, own, training, validation, output, saved)
+        if not resume or not has_checkpoint(output):
+            return None
+        saved = load_latest(output)
+        check_record(task.config, saved["config"], output)
+        return saved
+
+    return build(task, own, training, validation, output, own.by_leader(checkpoint))
 
 
 def build(
@@ -144,21 +149,21 @@ def build(
         training: the split.
         validation: the split.
         output: the run folder; nothing is written.
-        saved: the checkpoint to go on from, known to process 0 alone; None for the start.
+        saved: the checkpoint to go on from; None for the start.
     """
     train = task.config.train
     if own.device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(train.seed)
     model = task.make_model(training)
-    if saved is None and own.leads:
-        task.load_weights(model)
+    if saved is None:
+        own.by_leader(lambda: task.load_weights(model))
     if own.world > 1:
         model = synchronize(model, own.device)
     state = initial_state(model, train, own.device)
     if saved is not None:
         restore(state, saved)
-    if own.world > 1:
+    elif own.world > 1:
         restore(state, own.from_leader(snapshot(state)))
     loader, sampler = task.train_loader(training, model, own)
     step = step_function(task, state, task.criterion(training), sampler.batches, own)

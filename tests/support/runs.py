@@ -99,7 +99,7 @@ def made_batch(label: int = 3, size: int = 2, seed: int = 1) -> tuple[torch.Tens
 # Processes of their own: forked from one that has imported everything but computed nothing, so they start at once
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["runs", "torch.utils.tensorboard", "dlaseg.cli"])
+_SERVER.set_forkserver_preload(["runs", "torch._dynamo", "torch.utils.tensorboard", "dlaseg.cli"])
 
 
 def start(target: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,12 +1,13 @@
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dlaseg.errors import UserError
 from dlaseg.training import checkpoint
-from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
+from dlaseg.training.checkpoint import load_checkpoint, load_latest, save_checkpoint
 
 
 class Intruder:
@@ -30,16 +31,16 @@ def refused(path: Path) -> str:
 
 
 def test_what_was_saved_comes_back(tmp_path):
-    save_checkpoint(tmp_path / "a.ckpt", {"model": {"w": torch.arange(3.0)}, "epoch": 2, "log": [{"miou": None}]})
-    state = load_checkpoint(tmp_path / "a.ckpt")
+    save_checkpoint(tmp_path, {"model": {"w": torch.arange(3.0)}, "epoch": 2, "log": [{"miou": None}]})
+    state = load_checkpoint(tmp_path / "last.ckpt")
     assert torch.equal(state["model"]["w"], torch.arange(3.0))
     assert (state["epoch"], state["log"]) == (2, [{"miou": None}])
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
 def test_a_truncated_checkpoint_is_refused(tmp_path, share):
-    path = tmp_path / "a.ckpt"
-    save_checkpoint(path, {"w": torch.zeros(1000)})
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(tmp_path, {"w": torch.zeros(1000)})
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     refused(path)
@@ -70,16 +71,70 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, content):
     assert checkpoint.FORMAT in refused(tmp_path / "a.ckpt")
 
 
-def test_a_save_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "a.ckpt"
-    save_checkpoint(path, {"epoch": 1})
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_single_changed_byte_is_noticed(tmp_path, place):
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(tmp_path, {"w": torch.rand(1000)})
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * place)] ^= 1
+    path.write_bytes(content)
+    refused(path)
 
-    def fails(state: object, place: Path) -> None:
-        Path(place).write_bytes(b"half")
-        raise OSError("disk full")
+
+def saved_twice(folder: Path) -> None:
+    for step in (1, 2):
+        save_checkpoint(folder, {"step": step, "w": torch.rand(1000)})
+
+
+def test_the_checkpoint_before_the_last_is_kept(tmp_path):
+    saved_twice(tmp_path)
+    save_checkpoint(tmp_path, {"step": 3})
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.ckpt", "previous.ckpt")] == [3, 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+@pytest.mark.parametrize("harm", ["truncated", "changed", "emptied", "gone"])
+def test_instead_of_a_broken_one_the_one_before_it_is_taken_and_that_is_said(tmp_path, harm, caplog):
+    saved_twice(tmp_path)
+    path = tmp_path / "last.ckpt"
+    content = path.read_bytes()
+    harmed = {"truncated": content[:-100], "changed": content[:3000] + b"?" + content[3001:], "emptied": b""}
+    path.write_bytes(harmed.get(harm, b""))
+    if harm == "gone":
+        path.unlink()
+    assert load_latest(tmp_path)["step"] == 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "last.ckpt" in said
+    assert said.endswith("going on from previous.ckpt, step 1")
+
+
+def test_a_whole_last_checkpoint_is_taken_without_a_word(tmp_path, caplog):
+    saved_twice(tmp_path)
+    (tmp_path / "previous.ckpt").write_bytes(b"broken")
+    assert load_latest(tmp_path)["step"] == 2
+    assert caplog.records == []
+
+
+def test_where_both_are_broken_the_error_says_so(tmp_path):
+    saved_twice(tmp_path)
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / name).write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"no whole checkpoint: .*last\.ckpt: broken.*previous\.ckpt: broken"):
+        load_latest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("[enforce fail] unexpected pos")]
+)
+def test_a_save_that_fails_leaves_the_old_ones_and_says_so(tmp_path, monkeypatch, error):
+    saved_twice(tmp_path)
+
+    def fails(state: object, file: Any) -> None:
+        file.write(b"half")
+        raise error
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(path, {"epoch": 2})
-    assert load_checkpoint(path)["epoch"] == 1
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.ckpt"]
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*; the checkpoint before it is whole"):
+        save_checkpoint(tmp_path, {"step": 3})
+    assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.ckpt", "previous.ckpt")] == [2, 1]
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from runs import ALONE, CPU
 
-from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig, validate
+from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import batches
 from dlaseg.data.synthetic import synthesize
+from dlaseg.rules import validate
 from dlaseg.training.segmentation import Segmentation
-from dlaseg.training.trainer import initial_state, step_function
+from dlaseg.training.state import initial_state
+from dlaseg.training.step import step_function
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "configs").glob("cityscapes_*.yaml"))
 
@@ -62,11 +65,14 @@ def test_a_recipe_builds_and_takes_a_step(path, root):
     validate(config)
     task = Segmentation(config)
     training, _ = task.open_splits()
-    state = initial_state(task, training, torch.device("cpu"))
-    loader, _ = task.train_loader(training, state.model)
+    torch.manual_seed(0)
+    state = initial_state(task.make_model(training), config.train, CPU)
+    loader, sampler = task.train_loader(training, state.model, ALONE)
     before = state.model.head.weight.clone()
-    loss, lr = step_function(task, state, len(loader), torch.device("cpu"))(*next(iter(batches(loader))))
-    assert 0 < loss < 20
-    assert lr == 0.01
+    step = step_function(task, state, task.criterion(training), sampler.batches, ALONE)
+    outcome = step([next(iter(batches(loader)))])
+    assert 0 < outcome.loss < 20
+    assert outcome.lr == 0.01
+    assert outcome.updated
     assert not torch.equal(state.model.head.weight, before)
     assert all(parameter.grad is not None for parameter in state.model.parameters())

@@ -3,11 +3,14 @@
 import math
 import os
 import random
+import re
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import (
@@ -25,7 +28,9 @@ from runs import (
     train_words,
 )
 
+from dlaseg.config import LossConfig
 from dlaseg.errors import UserError
+from dlaseg.images import read_image, read_label_image
 from dlaseg.training.checkpoint import load_checkpoint, load_latest
 
 PATIENCE = 60  # seconds, of a loaded machine
@@ -109,3 +114,288 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(config, stra
     assert child.exitcode == 0, output.with_name("errors").read_text()
     assert_same_run(straight, output)
     assert len({where for where in places if where and where[1]}) > 2, places  # in the middle of an epoch, too
+
+
+# Signals
+
+
+def running(config, output: Path, *more: str):
+    """A run that has written a checkpoint, and is in the midst of an epoch that never ends."""
+    child = start(command, train_words(config, output, *more), output.with_name("errors"))
+    deadline = time.monotonic() + PATIENCE
+    while not (output / "last.ckpt").exists() and child.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert child.is_alive(), output.with_name("errors").read_text()
+    return child
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_its_own(
+    config, straight, tmp_path, number, workers
+):
+    output = tmp_path / "run"
+    config.data.workers = workers
+    child = running(config, output)
+    os.kill(child.pid, number)
+    child.join(PATIENCE)
+    said = output.with_name("errors").read_text()
+    assert child.exitcode == 75, said
+    step = load_checkpoint(output / "last.ckpt")["step"]
+    assert f"dlaseg train: stopped by {number.name} after step {step}; go on with --resume" in said
+    assert "Traceback" not in said
+    assert not any(path.name.startswith(".") for path in output.iterdir())
+    child = start(command, train_words(config, output, "--resume"), output.with_name("errors"))
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+    assert_same_run(straight, output)
+
+
+def test_a_signal_to_the_whole_group_stops_it_as_well(config, tmp_path):
+    """As a terminal's Ctrl-C does, which reaches the loading processes, too."""
+    config.data.workers = 2
+    child = running(config, tmp_path / "run")
+    for process in (child.pid, *children_of(child.pid)):
+        os.kill(process, signal.SIGINT)
+    child.join(PATIENCE)
+    assert child.exitcode == 75, (tmp_path / "errors").read_text()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_second_signal_ends_it_at_once(config, tmp_path):
+    slow = small(config, epochs=1)
+    child = start(stubborn, train_words(slow, tmp_path / "run"), tmp_path / "errors", tmp_path / "in_step")
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "in_step").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for _ in range(2):
+        os.kill(child.pid, signal.SIGTERM)
+        time.sleep(0.1)
+    child.join(PATIENCE)
+    assert child.exitcode == -signal.SIGTERM
+
+
+def stubborn(words, errors, marker):
+    """A run whose first step does not end."""
+    from dlaseg.training import step
+
+    def backward(*arguments, **more):
+        marker.touch()
+        while True:
+            time.sleep(0.01)
+
+    torch.Tensor.backward = backward
+    assert step
+    command(words, errors)
+
+
+def test_a_signal_during_validation_loses_no_step(config, straight, tmp_path):
+    output = tmp_path / "run"
+    child = start(slow_validation, train_words(config, output), tmp_path / "errors", tmp_path / "validating")
+    deadline = time.monotonic() + PATIENCE
+    while not (tmp_path / "validating").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(PATIENCE)
+    assert child.exitcode == 75, (tmp_path / "errors").read_text()
+    assert place(output) == (0, 10)
+    child = start(command, train_words(config, output, "--resume"), tmp_path / "errors")
+    child.join(PATIENCE)
+    assert child.exitcode == 0
+    assert_same_run(straight, output)
+
+
+def slow_validation(words, errors, marker):
+    from dlaseg.training import segmentation
+
+    def evaluate(*arguments, **more):
+        marker.touch()
+        time.sleep(PATIENCE)
+
+    segmentation.evaluate = evaluate
+    command(words, errors)
+
+
+# The disk
+
+
+def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(config, tmp_path):
+    output = tmp_path / "run"
+    run(small(config, epochs=1), output)
+    before = load_checkpoint(output / "last.ckpt")["step"]
+    saved = {name: (output / name).read_bytes() for name in ("last.ckpt", "previous.ckpt")}
+    (output / "config.yaml").unlink()
+    child = start(on_a_small_disk, train_words(small(config, epochs=1), output, "--resume"), tmp_path / "errors")
+    child.join(PATIENCE)
+    said = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, said
+    assert "last.ckpt: cannot be written (File too large); the checkpoint before it is whole: make room" in said
+    assert "Traceback" not in said
+    assert {name: (output / name).read_bytes() for name in saved} == saved
+    assert load_latest(output)["step"] == before
+
+
+def on_a_small_disk(words, errors):
+    """Every file ends at a megabyte, where a full disk would end it."""
+    from dlaseg.training import trainer
+
+    trainer.check_record = lambda *arguments: None
+    trainer.has_checkpoint = lambda folder: False
+    trainer.check_output = lambda *arguments: None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    command(words, errors)
+
+
+# Numbers that are not finite
+
+
+def test_a_step_that_is_not_finite_changes_nothing(config):
+    config = small(config, batch_size=2, clip_norm=1.0)
+    state = fresh(config)
+    step = steps(config, state)
+    step(made_batch())
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    average = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
+    moments = [tensor.clone() for entry in state.optimizer.state.values() for tensor in entry.values()]
+    bias = state.model.head.bias
+    kept = bias.detach().clone()
+    bias.data[0] = math.nan
+    outcome = step(made_batch())
+    bias.data.copy_(kept)
+    assert not outcome.updated
+    assert math.isnan(outcome.loss)
+    assert_same_tensors(before, {name: tensor for name, tensor in state.model.state_dict().items()} | counters(before))
+    assert_same_tensors(average, state.average.state_dict())
+    after = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
+    assert all(torch.equal(one, other) for one, other in zip(moments, after, strict=True))
+    assert (state.step, state.skipped) == (2, 1)
+    assert step(made_batch()).updated
+    assert (state.step, state.skipped) == (3, 0)
+
+
+def counters(before):
+    """How many batches batch norm has seen does not matter to what it does."""
+    return {name: tensor for name, tensor in before.items() if name.endswith("num_batches_tracked")}
+
+
+def test_a_gradient_that_is_not_finite_makes_no_update_either(config):
+    config = small(config, batch_size=2)
+    state = fresh(config)
+    before = {name: parameter.detach().clone() for name, parameter in state.model.named_parameters()}
+    state.model.head.weight.register_hook(lambda gradient: gradient / 0)
+    outcome = steps(config, state)(made_batch())
+    assert math.isfinite(outcome.loss)
+    assert not outcome.updated
+    assert_same_tensors(before, dict(state.model.named_parameters()))
+
+
+def with_a_bad_loss(monkeypatch, bad):
+    """The loss is NaN in the steps of which the function says so."""
+    from dlaseg.training import losses
+
+    norms, count = losses.PixelLoss.norms, iter(range(10**6))
+
+    def spoilt(self, targets):
+        return norms(self, targets) * (math.nan if bad(next(count)) else 1)
+
+    monkeypatch.setattr(losses.PixelLoss, "norms", spoilt)
+
+
+def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog):
+    with_a_bad_loss(monkeypatch, lambda step: step in (2, 3, 7))
+    run(small(config, epochs=1, skip_limit=2), tmp_path / "run")
+    (row,) = lines(tmp_path / "run")
+    assert row["skipped"] == 3
+    assert math.isfinite(row["loss"])
+    said = [record.getMessage() for record in caplog.records if "no update" in record.getMessage()]
+    assert [line.split(":")[0] for line in said] == ["step 3", "step 4", "step 8"]
+    assert [line.split("(")[1] for line in said] == ["1 in a row)", "2 in a row)", "1 in a row)"]
+
+
+def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, tmp_path, monkeypatch):
+    with_a_bad_loss(monkeypatch, lambda step: step >= 4)
+    with pytest.raises(UserError, match=r"no update for 3 steps in a row, train\.skip_limit is 2: look") as caught:
+        run(small(config, epochs=1, batch_size=2, skip_limit=2, checkpoint_minutes=1000), tmp_path / "run")
+    folder = next((tmp_path / "run").glob("not_finite_step_*"))
+    named = [line.split(" ", 1)[1] for line in (folder / "files.txt").read_text().splitlines()]
+    assert len(named) == 2
+    assert all(Path(name).parent == root / "train" and name in str(caught.value) for name in named)
+    assert {path.name for path in folder.iterdir()} == {"files.txt"} | {
+        f"00{i}_{kind}.png" for i in (0, 1) for kind in ("image", "target")
+    }
+    assert read_image(folder / "000_image.png").shape == (32, 64, 3)
+    assert set(np.unique(read_label_image(folder / "000_target.png"))) <= {0, 3, 255}
+
+
+def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(config):
+    for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz"):
+        plain = small(config, losses=[LossConfig(name)], optimizer="sgd", weight_decay=0.0, batch_size=2)
+        state = fresh(plain)
+        before = {key: parameter.detach().clone() for key, parameter in state.model.named_parameters()}
+        outcome = steps(plain, state)(made_batch(label=255))
+        assert (outcome.loss, outcome.gradient, outcome.updated) == (0, 0, True)
+        assert_same_tensors(before, dict(state.model.named_parameters()))
+
+
+# Memory
+
+
+def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
+    config.augment.crop_size = (2048, 2048)
+    big = small(config, batch_size=6, epochs=1)
+    child = start(with_little_memory, train_words(big, tmp_path / "run"), tmp_path / "errors")
+    child.join(PATIENCE)
+    said = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, said
+    assert "Traceback" not in said
+    line = next(line for line in said.splitlines() if "out of memory" in line)
+    assert "6 crops of 2048 x 2048 at a time do not fit" in line
+    assert re.search(r"[1-9][0-9.]* GiB were taken by this process|0\.[0-9]*[1-9] GiB were taken", line)
+    for change in ("train.accumulate 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
+        assert change in line
+
+
+def with_little_memory(words, errors):
+    """A gigabyte more than what is mapped now."""
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)
+    command(words, errors)
+
+
+# Images that cannot be read
+
+
+@pytest.fixture
+def broken(root, config, tmp_path):
+    """The data set with a broken image."""
+    shutil.copytree(root, tmp_path / "data")
+    (tmp_path / "data/train/4.png").write_bytes(b"no picture")
+    config.data.root = str(tmp_path / "data")
+    return tmp_path / "data/train/4.png"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_stops_the_run_with_its_path(config, broken, tmp_path, workers):
+    config.data.workers = workers
+    with pytest.raises(UserError, match=f"^{broken}: broken"):
+        run(small(config, epochs=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_or_it_is_left_out_counted_and_named(config, broken, tmp_path, workers, caplog):
+    config.data.workers, config.data.on_error = workers, "skip"
+    run(small(config, epochs=1), tmp_path / "run")
+    (row,) = lines(tmp_path / "run")
+    assert (row["broken"], row["step"]) == (1, 10)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(said) == 1
+    assert str(broken) in said[0]
+
+
+def test_a_run_may_go_on_with_broken_images_left_out(config, broken, tmp_path):
+    with pytest.raises(UserError):
+        run(small(config, epochs=1), tmp_path / "run")
+    config.data.on_error = "skip"
+    assert run(small(config, epochs=1), tmp_path / "run", resume=True).step == 10

@@ -1,15 +1,14 @@
 import dataclasses
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from runs import assert_same_tensors, draw, fresh, lines, made_batch, run, small, steps, tiny
 
-from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, PretrainConfig, TrainConfig
+from dlaseg.config import Config, PretrainConfig
+from dlaseg.data.loading import EpochBatches
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.models.factory import create_model, load_model
@@ -17,52 +16,21 @@ from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.run_folder import check_output
 from dlaseg.training.schedules import poly
 from dlaseg.training.segmentation import Segmentation
-from dlaseg.training.trainer import fit, initial_state, step_function
-
-CPU = torch.device("cpu")
+from dlaseg.training.task import Validation
+from dlaseg.training.trainer import fit
 
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("camvid")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 5), ("val", 2)):
-        for index in range(count):
-            labels = np.zeros((48, 64), np.uint8)
-            labels[:, rng.integers(16, 48) :] = 3
-            labels[:4] = 11
-            image = np.where(labels[..., None] == 3, 200, 40) + rng.integers(0, 30, (48, 64, 3))
-            for name, pixels in ((split, image.astype(np.uint8)), (f"{split}annot", labels)):
-                (root / name).mkdir(exist_ok=True)
-                Image.fromarray(pixels).save(root / name / f"{index}.png")
-    return root
-
-
-def tiny(root: Path) -> Config:
-    return Config(
-        name="tiny",
-        data=DataConfig(dataset="camvid", root=str(root), workers=0),
-        model=ModelConfig(name="dla46_c", stride=4),
-        augment=AugmentConfig(scale=(0.8, 1.25), crop_size=(32, 64), rotation=5, jitter=0.2),
-        train=TrainConfig(
-            epochs=3, batch_size=2, lr=0.05, warmup_steps=2, eval_every=1, precision="float32", device="cpu"
-        ),
-    )
+    return draw(tmp_path_factory.mktemp("camvid"))
 
 
 @pytest.fixture
 def config(root) -> Config:
     return tiny(root)
-
-
-def silent(line: str) -> None:
-    pass
-
-
-def run(config: Config, output: Path, resume: bool = False) -> trainer.TrainState:
-    return fit(Segmentation(config), output, resume, report=silent)
 
 
 def interrupt_after(epoch: int):
@@ -71,35 +39,6 @@ def interrupt_after(epoch: int):
             raise KeyboardInterrupt
 
     return report
-
-
-def lines(output: Path) -> list[dict]:
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-
-
-def small(config: Config, **train: object) -> Config:
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
-
-
-def assert_same_tensors(one: dict, other: dict) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-def made_batch(label: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8, generator=generator)
-    return images, torch.full((2, 32, 64), label, dtype=torch.uint8)
-
-
-def fresh(config: Config) -> trainer.TrainState:
-    task = Segmentation(config)
-    return initial_state(task, task.open_splits()[0], CPU)
-
-
-def steps(config: Config, state: trainer.TrainState | None = None, steps_per_epoch: int = 10):
-    return step_function(Segmentation(config), state or fresh(config), steps_per_epoch, CPU)
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +58,7 @@ def straight(root, tmp_path_factory):
 def test_the_loss_falls_on_a_tiny_set(config):
     config = small(config, warmup_steps=0)
     step = steps(config)
-    losses = [step(*made_batch())[0] for _ in range(8)]
+    losses = [step(made_batch()).loss for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -184,6 +123,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
     names = {path.name.split(".out.")[0] for path in output.iterdir()}
     names = {"events" if name.startswith("events") else name for name in names}
     assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"} | {
+        "previous.ckpt",
         "report.html",
         "scores.json",
     }
@@ -231,12 +171,26 @@ def test_a_resume_with_a_changed_field_is_refused_by_its_name(straight, section,
     assert (output / "last.ckpt").read_bytes() == before
 
 
+def test_all_fields_that_differ_are_named(straight):
+    config, output, _ = straight
+    with pytest.raises(UserError, match=r"^train\.epochs 9 \(the run has 3\), train\.lr 0\.01 \(the run has 0\.05\): "):
+        run(small(config, epochs=9, lr=0.01), output, resume=True)
+
+
+def test_a_checkpoint_that_was_copied_from_another_run_is_refused(straight, config, tmp_path):
+    _, output, _ = straight
+    (tmp_path / "last.ckpt").write_bytes((output / "last.ckpt").read_bytes())
+    with pytest.raises(UserError, match=r"^train\.lr 0\.01 \(the run has 0\.05\)"):
+        run(small(config, lr=0.01), tmp_path, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_a_run_may_move_to_another_folder_and_number_of_workers(straight, tmp_path, root):
     config, output, _ = straight
     moved = tmp_path / "moved"
     moved.symlink_to(root)
     data = dataclasses.replace(config.data, root=str(moved), workers=1)
-    trainer.check_output(dataclasses.replace(config, name="other", data=data), output, resume=True)
+    check_output(dataclasses.replace(config, name="other", data=data), output, resume=True)
 
 
 def test_a_run_that_is_older_than_a_field_is_resumed_with_the_fields_default(straight, tmp_path):
@@ -244,16 +198,16 @@ def test_a_run_that_is_older_than_a_field_is_resumed_with_the_fields_default(str
     record = yaml.safe_load(to_yaml(config))
     del record["train"]["schedule"], record["train"]["step_epochs"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
-    trainer.check_output(config, tmp_path, resume=True)
-    with pytest.raises(UserError, match=r"^train\.schedule step: the run in .* has poly"):
-        trainer.check_output(small(config, schedule="step"), tmp_path, resume=True)
+    check_output(config, tmp_path, resume=True)
+    with pytest.raises(UserError, match=r"^train\.schedule step \(the run has poly\): the run in "):
+        check_output(small(config, schedule="step"), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(("before", "now"), [(Config(), PretrainConfig()), (PretrainConfig(), Config())])
 def test_a_run_of_another_command_is_not_resumed(tmp_path, before, now):
     (tmp_path / "config.yaml").write_text(to_yaml(before))
     with pytest.raises(UserError, match=r"none of this command's: go on with it by the command that started it"):
-        trainer.check_output(now, tmp_path, resume=True)
+        check_output(now, tmp_path, resume=True)
 
 
 def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path):
@@ -284,18 +238,6 @@ def test_a_file_in_the_place_of_the_run_folder_is_refused(config, tmp_path):
         run(config, tmp_path / "run")
 
 
-def test_a_loss_that_is_no_number_stops_before_the_update(config):
-    state = fresh(config)
-    with torch.no_grad():
-        next(p for name, p in state.model.named_parameters() if name.endswith("bias"))[:] = math.nan
-    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
-    with pytest.raises(UserError, match=r"loss is nan at step 1, .* lower train\.lr"):
-        steps(config, state)(*made_batch())
-    assert state.step == 0
-    for name, parameter in state.model.named_parameters():
-        assert torch.equal(parameter.nan_to_num(7), before[name].nan_to_num(7)), name
-
-
 def test_class_weights_of_another_length_than_the_classes_are_refused(config, tmp_path):
     with pytest.raises(UserError, match=r"train\.class_weights has 3 numbers, the data set 11 classes"):
         run(small(config, class_weights=[1.0, 2.0, 3.0]), tmp_path / "run")
@@ -304,22 +246,21 @@ def test_class_weights_of_another_length_than_the_classes_are_refused(config, tm
 
 def test_a_class_of_weight_zero_teaches_nothing(config):
     config = small(config, class_weights=[1.0] * 3 + [0.0] + [1.0] * 7)
-    assert steps(config)(*made_batch(label=3))[0] == 0
+    assert steps(config)(made_batch(label=3)).loss == 0
 
 
 @pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
 def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, monkeypatch, scores, best):
     made, seen = list(scores), []
 
-    class Confusion:
-        def scores(self):
-            return type("Scores", (), {"miou": made[len(seen) - 1]})
+    def validator(task, validation, processes):
+        def scored(model):
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+            return Validation({"miou": made[len(seen) - 1]})
 
-    def evaluate(model, *rest, **more):
-        seen.append({name: value.clone() for name, value in model.state_dict().items()})
-        return Confusion()
+        return scored
 
-    monkeypatch.setattr(segmentation, "evaluate", evaluate)
+    monkeypatch.setattr(segmentation.Segmentation, "validator", validator)
     state = run(small(config, epochs=2), tmp_path)
     assert state.best("miou") == max(score for score in scores if score is not None)
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
@@ -337,13 +278,14 @@ def test_the_number_of_workers_changes_no_weight(straight, config, tmp_path):
 
 
 def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypatch):
-    drawn, train_one_epoch = [], trainer.train_one_epoch
+    drawn, draws = [], EpochBatches.__iter__
 
-    def watched(state, step, loader, epochs):
-        drawn.append({epoch for batch in loader.batch_sampler for epoch, _ in batch})
-        return train_one_epoch(state, step, loader, epochs)
+    def watched(sampler):
+        keys = list(draws(sampler))
+        drawn.append({epoch for batch in keys for epoch, _ in batch})
+        return iter(keys)
 
-    monkeypatch.setattr(trainer, "train_one_epoch", watched)
+    monkeypatch.setattr(EpochBatches, "__iter__", watched)
     run(small(config, epochs=2), tmp_path)
     assert drawn == [{0}, {1}]
 
@@ -355,10 +297,10 @@ def test_another_seed_gives_other_weights(config):
 
 def test_the_learning_rate_of_each_step_follows_the_schedule(config):
     state = fresh(config)
-    step = steps(config, state, steps_per_epoch=2)  # of three epochs
+    step = steps(config, state, batches_per_epoch=2)  # of three epochs
     for index in range(3):
         expected = 0.05 * poly(index, 6, warmup=2, power=0.9)
-        assert step(*made_batch())[1] == expected
+        assert step(made_batch()).lr == expected
         assert {group["lr"] for group in state.optimizer.param_groups} == {expected}
 
 
@@ -367,7 +309,7 @@ def test_a_step_after_a_validation_is_taken_in_training_mode(config):
     state.model.eval()
     norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     before = norm.running_mean.clone()
-    steps(config, state)(*made_batch())
+    steps(config, state)(made_batch())
     assert all(module.training for module in state.model.modules())
     assert not torch.equal(norm.running_mean, before)
 

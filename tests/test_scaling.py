@@ -1,0 +1,132 @@
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlaseg import create_backbone, create_model, list_models
+from dlaseg.models.cost import network_cost, segmentation_costs
+from dlaseg.training import batch_norm
+from dlaseg.training.batch_norm import synchronize
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks" / "scaling.py"
+
+scaling = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {name: scaling.traffic(name) for name in list_models()}
+
+
+def test_the_page_is_what_the_script_prints(capsys):
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page, "python benchmarks/scaling.py > docs/scaling.md"
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_parameters_and_channels_are_those_of_the_state_dict(networks, name):
+    with torch.device("meta"):
+        state = create_model(name, 19, stride=2, root_kernel_size=3).state_dict()
+    norms = {key.rpartition(".")[0]: len(tensor) for key, tensor in state.items() if key.endswith("running_var")}
+    learnt = [tensor.numel() for key, tensor in state.items() if "running_" not in key and "num_batches" not in key]
+    assert networks[name].norms == tuple(norms.values())
+    assert networks[name].parameters == sum(learnt)
+
+
+def test_a_forward_pass_is_one_over_a_crop(networks):
+    assert networks["dla46x_c"].macs == segmentation_costs("dla46x_c", 19, 832, 832)[2, 3].macs
+
+
+def test_training_takes_three_forward_passes_but_for_the_image():
+    # The backbone, since torch's counter forgets the groups of the decoder's layers in the gradients of their weights
+    with torch.device("meta"):
+        backbone, image = create_backbone("dla34"), torch.empty(1, 3, 832, 832)
+    counted = scaling.Traffic("dla34", 0, (), network_cost(backbone, 832, 832).macs)
+    with FlopCounterMode(display=False) as counter:
+        sum(feature.sum() for feature in backbone(image)).backward()
+    of_the_image = 2 * 7 * 7 * 3 * 16 * 832 * 832
+    assert counted.training_flop == counter.get_total_flops() + of_the_image
+    assert of_the_image < 0.02 * scaling.traffic("dla46_c").training_flop
+
+
+def test_batch_norm_sends_what_is_counted(monkeypatch, networks):
+    sent = []
+
+    def all_gather(results, tensor):
+        assert tensor.dtype == torch.float32
+        sent.append(("gather", tensor.numel()))
+        for result in results:
+            result.copy_(tensor)
+
+    def all_reduce(tensor):
+        assert tensor.dtype == torch.float32
+        sent.append(("reduce", tensor.numel()))
+
+    monkeypatch.setattr(batch_norm.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(batch_norm.distributed, "all_gather", all_gather)
+    monkeypatch.setattr(batch_norm.distributed, "all_reduce", all_reduce)
+    model = synchronize(create_model("dla46_c", 19), torch.device("cpu"))
+    model(torch.randn(1, 3, 32, 32)).sum().backward()
+    counted = networks["dla46_c"]
+    expected = [("gather", 2 * channels + 1) for channels in counted.norms]
+    expected += [("reduce", 2 * channels) for channels in counted.norms]
+    assert sorted(sent) == sorted(expected)
+    assert counted.norm_calls == len(sent)
+    assert counted.norm_bytes(2) == 4 * sum(
+        numbers for _, numbers in sent
+    )  # in a ring of two, either kind is sent once
+
+
+def ring(values):
+    """An all-reduce of (world, world x n) numbers in a ring: each process's sums, and how many numbers each sent."""
+    world = len(values)
+    pieces = np.stack(np.split(values, world, axis=1), axis=1)  # (process, piece, n)
+    sent = 0
+    for adds in (True, False):  # the sums are made, then passed on
+        for turn in range(world - 1):
+            moving = [(p, (p - turn + (not adds)) % world) for p in range(world)]
+            copies = [pieces[p, piece].copy() for p, piece in moving]
+            for (p, piece), numbers in zip(moving, copies, strict=True):
+                pieces[(p + 1) % world, piece] = numbers + adds * pieces[(p + 1) % world, piece]
+            sent += copies[0].size
+    return pieces.reshape(world, -1), sent
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_a_ring_sends_as_the_formulas_say(world):
+    values = np.random.default_rng(0).integers(0, 9, (world, 5 * world))
+    sums, sent = ring(values)
+    assert (sums == values.sum(0)).all()
+    assert scaling.all_reduce_bytes(values.shape[1], world) == pytest.approx(4 * sent)
+    # The second half of it is an all-gather of the pieces
+    assert scaling.all_gather_bytes(5, world) == 4 * sent / 2
+
+
+def test_a_ceiling_by_hand():
+    network = scaling.Traffic("dla0", parameters=10**6 - 42, norms=(8, 12), macs=10**9)
+    assert network.gradient_bytes(2) == 4 * (10**6 - 42)
+    assert network.norm_bytes(2) == 4 * (17 + 25 + 16 + 24)
+    assert network.norm_bytes(3) == pytest.approx(4 * (2 * (17 + 25) + 4 / 3 * (16 + 24)))
+    assert network.step_bytes(2) == 4 * (10**6 + 40)
+    # 32 Mbit/s and a bit: one step a second
+    gbit = 32 * (10**6 + 40) / 1e9
+    assert network.ceiling(gbit, world=2, images=4) == pytest.approx(4)
+    assert network.ceiling(gbit, world=2, images=2) == pytest.approx(2)
+    assert network.norm_calls == 4
+    assert network.tflops_per_gbit == pytest.approx(network.ceiling(1) * 6e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.06601, "0.0660"), (0.9999, "1.00"), (1, "1.00"), (9.994, "9.99"), (99.96, "100"), (1247.3, "1250")],
+)
+def test_numbers_have_three_digits(value, shown):
+    assert scaling.figures(value) == shown
+    assert math.isclose(float(shown), value, rel_tol=0.005)

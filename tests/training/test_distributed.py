@@ -1,0 +1,279 @@
+"""Two processes give what one gives; several give the same scores; one of them writes."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import ALONE, CPU, draw, fresh, lines, run, small, start, tiny, train_words
+from torch import distributed
+
+from dlaseg.config import LossConfig
+from dlaseg.data.loading import batches
+from dlaseg.training.batch_norm import synchronize
+from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.distributed import Processes
+from dlaseg.training.segmentation import Segmentation
+from dlaseg.training.state import initial_state
+from dlaseg.training.step import step_function
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 120  # seconds, of a loaded machine
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return draw(tmp_path_factory.mktemp("camvid"), train=12, val=5)
+
+
+@pytest.fixture
+def config(root):
+    return small(tiny(root), batch_size=4, lr=0.005)
+
+
+def joined(function, rank, world, folder, arguments):
+    """A process of a group: leaves what the function returns, or its traceback."""
+    torch.set_num_threads(1)
+    try:
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+        result = function(Processes(rank, world, CPU), *arguments)
+        torch.save(result, folder / f"{rank}.pt")
+        distributed.destroy_process_group()
+    except BaseException:
+        (folder / f"{rank}.txt").write_text(traceback.format_exc())
+        raise
+
+
+def together(function, world, folder, *arguments) -> list:
+    """What a function returns in each of so many processes."""
+    folder.mkdir()
+    children = [start(joined, function, rank, world, folder, arguments) for rank in range(world)]
+    for child in children:
+        child.join(PATIENCE)
+    problems = "".join(path.read_text() for path in folder.glob("*.txt"))
+    for child in children:
+        child.kill()
+    assert not problems, problems
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def curve(own: Processes, config) -> tuple[list[float], dict]:
+    """Losses and weights of an epoch in double precision, over what this process is given."""
+    task = Segmentation(config)
+    training, _ = task.open_splits()
+    torch.manual_seed(0)
+    model = task.make_model(training).double()
+    if own.world > 1:
+        model = synchronize(model, CPU)
+    state = initial_state(model, config.train, CPU)
+    loader, sampler = task.train_loader(training, model, own)
+    step = step_function(task, state, task.criterion(training), sampler.batches, own)
+    losses = []
+    drawn = batches(loader)
+    while parts := list(islice(drawn, config.train.accumulate)):
+        losses.append(step(parts).loss)
+    return losses, model.state_dict()
+
+
+def assert_same_curve(one, other):
+    """To rounding, which batch norm over so few values makes some hundred times larger a step."""
+    np.testing.assert_allclose(one[0], other[0], rtol=1e-7)
+    np.testing.assert_allclose(one[0][:2], other[0][:2], rtol=1e-10)
+    for name, tensor in one[1].items():
+        torch.testing.assert_close(other[1][name], tensor, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(config, tmp_path, world):
+    expected = curve(ALONE, config)
+    for found in together(curve, world, tmp_path / "group", config):
+        assert_same_curve(expected, found)
+
+
+def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_norm(config, root, tmp_path):
+    losses = [LossConfig(name, weight=0.5) for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz")]
+    weights = [0.5, *[1.0] * 9, 2.0]
+    config = small(config, losses=losses, class_weights=weights, accumulate=2, clip_norm=0.5, freeze="norm")
+    uneven(root, tmp_path / "uneven")
+    config.data.root = str(tmp_path / "uneven")
+    expected = curve(ALONE, small(config, accumulate=1))
+    for found in together(curve, 2, tmp_path / "group", config):
+        assert_same_curve(expected, found)
+
+
+def uneven(root: Path, target: Path) -> None:
+    """The same images, of which some have next to no label, so that processes' means differ from the whole's."""
+    shutil.copytree(root, target)
+    for number in (0, 3, 5):
+        path = target / "trainannot" / f"{number}.png"
+        labels = np.asarray(Image.open(path)).copy()
+        labels[5:] = 11
+        Image.fromarray(labels).save(path)
+
+
+@pytest.fixture
+def weights(config, tmp_path):
+    """A file, since tensors that are handed to a process need it to be there."""
+    torch.save(fresh(config).model.state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def scores(own: Processes, config, weights) -> tuple[list, dict, bool]:
+    """What a validation over this process's images, joined with the others', finds."""
+    task = Segmentation(config)
+    training, validation = task.open_splits()
+    model = task.make_model(training)
+    model.load_state_dict(torch.load(weights))
+    found = task.validator(validation, own)(model)
+    return found.metrics, found.details, found.picture is not None
+
+
+def test_one_two_and_three_processes_find_the_same_scores(config, weights, tmp_path):
+    alone = scores(ALONE, config, weights)
+    assert alone[0]["miou"] > 0
+    for world in (2, 3):
+        for found in together(scores, world, tmp_path / str(world), config, weights):
+            assert found == alone
+
+
+def matrix(own: Processes, config, weights) -> list:
+    """The confusion matrix that all come to."""
+    seen = []
+
+    class Watched(Processes):
+        def sum_(self, values):
+            seen.append(super().sum_(values).clone())
+            return values
+
+    scores(Watched(own.rank, own.world, own.device), config, weights)
+    return [counts.tolist() for counts in seen]
+
+
+def test_their_confusion_matrix_is_the_same_with_more_processes_than_images_too(config, weights, tmp_path):
+    config.data.val_split = "few"
+    few(Path(config.data.root))
+    (alone,) = matrix(ALONE, config, weights)
+    assert np.sum(alone) == 2 * 44 * 64  # each scored pixel once
+    for world in (2, 3):
+        for found in together(matrix, world, tmp_path / str(world), config, weights):
+            assert found == [alone]
+
+
+def few(root: Path) -> None:
+    for kind in ("", "annot"):
+        (root / f"few{kind}").mkdir(exist_ok=True)
+        for number in (0, 1):
+            shutil.copy(root / f"val{kind}" / f"{number}.png", root / f"few{kind}")
+
+
+# As users start it: torchrun
+
+
+def torchrun(words, *options, environment=None, **how):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    words = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "tools/train_seg.py"), *words[1:]]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
+
+
+def finished(process) -> str:
+    with process:
+        try:
+            return process.communicate(timeout=PATIENCE)[0]
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_one_process_writes(config, tmp_path):
+    config = small(config, epochs=1, lr=1e-6)  # float32 and batch norm of few values: learning would spread the curves
+    output = tmp_path / "run"
+    process = torchrun(train_words(config, output), "--standalone", "--nproc-per-node", "2")
+    said = finished(process)
+    assert process.returncode == 0, said
+    assert said.count("epoch 1/1") == said.count("best val mIoU") == 1
+    assert len(list(output.glob("events.*"))) == 1
+    run(config, tmp_path / "alone")
+    (row,), (expected,) = lines(output), lines(tmp_path / "alone")
+    assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert row["step"] == expected["step"] == 3
+
+
+DIE_ONCE = """
+import os, signal
+from dlaseg.training import trainer
+save = trainer.save
+
+def dies(run):
+    save(run)
+    if run.state.step == 4 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and run.processes.rank == RANK:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.save = dies
+"""
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, tmp_path, rank):
+    config = small(config, checkpoint_minutes=0)
+    output = tmp_path / "run"
+    (tmp_path / "sitecustomize.py").write_text(DIE_ONCE.replace("== RANK", f"== {rank}"))
+    environment = {"PYTHONPATH": str(tmp_path)}
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    process = torchrun(train_words(config, output), *options, environment=environment)
+    said = finished(process)
+    assert process.returncode == 0, said
+    assert "going on after epoch 1 of 3, 1 of 3 batches into the next" in said
+    assert said.count("epoch 3/3") == said.count("best val mIoU") == 1
+    assert [row["epoch"] for row in lines(output)] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(config, tmp_path):
+    config, output = small(config, epochs=1), tmp_path / "run"
+    run(config, output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    process = torchrun(train_words(config, output), *options)
+    said = finished(process)
+    assert process.returncode != 0
+    assert "holds a run already" in said
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(config, tmp_path):
+    config, output = small(config, epochs=1), tmp_path / "run"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "7"]
+    options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    nodes = [torchrun(train_words(config, output), *options) for _ in range(2)]
+    said = [finished(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sum(text.count("epoch 1/1") for text in said) == 1
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(config, tmp_path):
+    config, output = small(config, epochs=500, eval_every=500, checkpoint_minutes=1000), tmp_path / "run"
+    process = torchrun(train_words(config, output), "--standalone", "--nproc-per-node", "2")
+    deadline = time.monotonic() + PATIENCE
+    while not (output / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = finished(process)
+    assert "stopped by SIGTERM after step" in said
+    step = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])
+    assert load_checkpoint(output / "last.ckpt")["step"] == step
