@@ -40,8 +40,9 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
                 os.fsync(file.fileno())
             if last.exists():
                 last.replace(folder / PREVIOUS)
-    except (OSError, RuntimeError) as error:  # torch's writer turns some of the system's errors into RuntimeErrors
-        reason = (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer buries the system's error
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or " ".join(str(error).split())
         kept = "the checkpoint before it is whole" if has_checkpoint(folder) else "there is none before it"
         raise UserError(
             f"{last}: cannot be written ({reason}); {kept}: make room or the folder writable, then go on with --resume"

@@ -283,15 +283,14 @@ class PixelLoss:
             (K,) float64, one a term; float32 on devices without.
         """
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64
-        scored = targets != self.ignore_index  # (N, H, W)
-        pixels = scored.flatten(1).count_nonzero(1)  # (N,)
-        norms = {"pixels": pixels.sum().to(dtype), "images": (pixels > 0).sum().to(dtype)}
+        pixels = (targets != self.ignore_index).flatten(1).count_nonzero(1)  # (N,)
+        norms = {"pixels": pixels.sum().to(dtype), "images": pixels.count_nonzero().to(dtype)}
         norms["weights"] = norms["pixels"]
         if self.class_weights is not None:
-            weights = torch.tensor(self.class_weights, dtype=dtype, device=targets.device)
-            # class by class, which is faster than a histogram
-            counts = torch.stack([((targets == c) & scored).count_nonzero() for c in range(len(weights))])
-            norms["weights"] = (counts * weights).sum()
+            norms["weights"] = torch.zeros_like(norms["pixels"])
+            for c, weight in enumerate(self.class_weights):  # class by class, which is faster than a histogram
+                if c != self.ignore_index:
+                    norms["weights"] += weight * (targets == c).count_nonzero().to(dtype)
         return torch.stack([norms[NORMS[term.name]] for term in self.terms])
 
     def __call__(self, coarse: Tensor, targets: Tensor, norms: Tensor) -> Tensor:

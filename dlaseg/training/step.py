@@ -85,7 +85,7 @@ def step_function(
     forward: Any = _Logits(task, model)
     together = processes.world > 1
     if together:
-        # Every process computes the same statistics, so there are no buffers to send; the option's name depends on torch
+        # Every process computes the same statistics, so there are no buffers to send; the option's name is torch's
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {option: False}

@@ -1,7 +1,7 @@
 """Who draws the curves of a run: TensorBoard, or anything that has the three methods of a `Tracker`."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, cast
@@ -67,21 +67,23 @@ def open_trackers(names: Sequence[str], folder: Path, step: int) -> Iterator[lis
     Raises:
         UserError: a name that stands for nothing.
     """
+    makers = [_maker(name, step) for name in names]  # all of them before the first one writes
     with ExitStack() as stack:
         trackers = []
-        for name in names:
-            tracker = TensorBoard(folder, step) if name == "tensorboard" else _own(name, folder)
+        for make in makers:
+            tracker = make(folder)
             stack.callback(tracker.close)
             trackers.append(tracker)
         yield trackers
 
 
-def _own(name: str, folder: Path) -> Tracker:
+def _maker(name: str, step: int) -> Callable[[Path], Tracker]:
+    if name == "tensorboard":
+        return lambda folder: TensorBoard(folder, step)
     module, _, attribute = name.partition(":")
     try:
         if not attribute:
             raise ImportError("no such tracker")
-        make = getattr(importlib.import_module(module), attribute)
+        return cast(Callable[[Path], Tracker], getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
-        raise UserError(f"train.trackers {name}: {error}: use tensorboard, or MODULE:NAME of an own one") from error
-    return cast(Tracker, make(folder))
+        raise UserError(f"train.trackers {name}: {error}: use tensorboard, or MODULE:NAME of your own") from error

@@ -178,9 +178,9 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         trackers: list[Tracker] = []
         if leads:
+            trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
             write_text(output / "config.yaml", to_yaml(config))
             write_json(output / "environment.json", environment() | {"weights": state.model.origin, "job": job()})
-            trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not stalled(run):
             train_one_epoch(run, stop, trackers)
@@ -293,8 +293,8 @@ def left_out(run: Run, outcome: Outcome) -> None:
         save_suspects(folder, run.loader.dataset, keys, files)
     raise UserError(
         f"step {state.step}: {what}; no update for {state.skipped} steps in a row, train.skip_limit is "
-        f"{train.skip_limit}: look at its batch in {folder} ({', '.join(map(str, files))}); if it is sound, start again "
-        f"with a lower train.lr ({train.lr}), more train.warmup_steps ({train.warmup_steps}) or train.clip_norm"
+        f"{train.skip_limit}: look at its batch in {folder} ({', '.join(map(str, files))}); if it is sound, start again"
+        f" with a lower train.lr ({train.lr}), more train.warmup_steps ({train.warmup_steps}) or train.clip_norm"
     )
 
 
