@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from dlaseg.commands import compare, data, evaluate, infer, train, weights
+from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
 from dlaseg.errors import Stopped, UserError
 from dlaseg.version import __version__
 
@@ -20,6 +20,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "infer": infer.infer,
+    "benchmark train": benchmark.train,
+    "benchmark pretrain": benchmark.pretrain,
     "models": weights.models,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
@@ -105,4 +107,10 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r'(?:Validation failed: )?Parser key "([^"]+)": ', r"\1: ", text)
     text = re.sub(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(.+?))\. Got value: (.*)", r"\3 is no \1\2", text)
-    return re.sub(r"Literal\[(.*?)\]", r"one of \1", text)
+    text = re.sub(r"Literal\[(.*?)\]", r"one of \1", text)
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
+    if given := re.search(union, text):
+        kinds = given[1].replace("typing.", "").replace("<class 'NoneType'>", "null")
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds)
+        text = f"{text[: given.start()]}{given[2]}: use one of: {kinds}"
+    return text

@@ -1,10 +1,13 @@
 """Reading and writing pictures, exactly: what is decoded is what the file says, or an error that names the file."""
 
 import io
+import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
+import kornia_rs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -28,6 +31,16 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 # How Pillow's modes are read as labels: as they are, or without their alpha channel.
 _LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
 
+# How the fast decoder is asked for a PNG's pixels, by bit depth and colour type (PNG specification, 11.2.1).
+_DECODERS = {
+    (8, 0): (kornia_rs.io.decode_image_png_u8, "mono"),
+    (16, 0): (kornia_rs.io.decode_image_png_u16, "mono"),
+    (8, 2): (kornia_rs.io.decode_image_png_u8, "rgb"),
+}
+
+# What may say how a PNG is to be turned, or that it is animated: beginnings of a chunk's name and content.
+_MORE_THAN_PIXELS = (b"eXIf", b"acTL", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtRaw profile", b"iTXtXML:com.adobe")
+
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
     """Reads any picture as 8-bit RGB.
@@ -48,10 +61,12 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
     content = _read_bytes(path)
     if _is_truncated(content):
         raise UserError(f"{path}: the end of the file is missing: replace or remove it")
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
-    except cv2.error:  # raised for absurd sizes in a broken header
-        image = None
+    image: NDArray[Any] | None = decode_png(content)
+    if image is None:
+        try:
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+        except cv2.error:  # raised for absurd sizes in a broken header
+            image = None
     if content[4:12] == b"ftypavif":
         image = _decode_avif(content)
     if image is None:
@@ -60,7 +75,7 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
         image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if image.dtype != np.uint8:
         raise UserError(f"{path}: pixels of type {image.dtype}; images have 8 or 16 bits a channel: convert the file")
-    return np.asarray(image, np.uint8)
+    return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
 def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
@@ -81,6 +96,9 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     depth, color_type = content[24:26] if _is_png(content) and len(content) > 25 else (8, 0)
     if depth == 16 and color_type != 0:
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
+    pixels = decode_png(content)
+    if pixels is not None:
+        return pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of missing data
@@ -102,6 +120,37 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.int32]:
     if depth in (2, 4) and color_type == 0:
         labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
     return labels.astype(np.int32 if labels.dtype.itemsize == 2 else np.uint8, copy=False)
+
+
+def decode_png(content: bytes) -> NDArray[Any] | None:
+    """Decodes the usual PNGs in half the time that OpenCV and Pillow take.
+
+    Wrong checksums and missing data are found here; to say what is wrong is left to the other decoders.
+
+    Args:
+        content: a file's.
+
+    Returns:
+        (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB, as stored. None for anything else: another format, a palette,
+        alpha, few bits, an orientation, an animation, a broken file.
+    """
+    if not _is_png(content) or len(content) < 26:
+        return None
+    width, height, depth, color_type = struct.unpack_from(">IIBB", content, 16)
+    # Deflate shrinks to a 1032nd at best: of a larger picture pixels are missing, or the size is absurd, which panics
+    if (depth, color_type) not in _DECODERS or height * width > 1032 * len(content):
+        return None
+    place = 8
+    while place < len(content):
+        if content.startswith(_MORE_THAN_PIXELS, place + 4):
+            return None
+        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    decode, mode = _DECODERS[depth, color_type]
+    try:
+        pixels: NDArray[Any] = decode(content, (height, width), mode)
+    except Exception:  # all that it raises
+        return None
+    return pixels[:, :, 0] if mode == "mono" else pixels
 
 
 def write_png(path: Path, image: NDArray[np.integer]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_origin
 
 import yaml
 
@@ -38,12 +38,29 @@ def check_keys(content: Any, source: str, kind: type) -> None:
     known = list(field_names(kind))
     for key in unknown_keys(content, kind):
         raise UserError(f"{source}: unknown field {key!r}: did you mean {nearest(key, known)!r}?")
+    for name, position, item, entry in _entries(content, kind):
+        fields = [known.name for known in dataclasses.fields(entry)]
+        if not isinstance(item, Mapping):
+            raise UserError(f"{source}: {name}[{position}] {item!r}: no mapping; use one such as {{{fields[0]}: ...}}")
+        for key in item.keys() - set(fields):
+            raise UserError(f"{source}: unknown field {name}[{position}].{key}: did you mean {nearest(key, fields)!r}?")
 
 
 def unknown_keys(content: Mapping[str, Any], kind: type) -> list[str]:
     """Dotted names in a record's YAML that no field of `kind` has."""
     known = list(field_names(kind))
     return [key for key in flatten(content) if not any(name == key or name.startswith(f"{key}.") for name in known)]
+
+
+def _entries(content: Mapping[str, Any], kind: type, prefix: str = "") -> Iterator[tuple[str, int, Any, type]]:
+    """What stands in lists of dataclasses: the list's dotted name, the position, the entry, the dataclass."""
+    for field in dataclasses.fields(kind):
+        value, of = content.get(field.name), get_args(field.type)
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type) and isinstance(value, Mapping):
+            yield from _entries(value, field.type, f"{prefix}{field.name}.")
+        elif get_origin(field.type) is list and dataclasses.is_dataclass(of[0]) and isinstance(value, list):
+            for position, item in enumerate(value):
+                yield f"{prefix}{field.name}", position, item, cast(type, of[0])
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,6 +104,8 @@ def test_an_unknown_command_is_refused_by_its_name(capsys, words):
         ("infer a b c --overwrit", "--overwrite"),
         ("eval w --dataset camvid --root . --splt val", "--split"),
         ("models --jsn", "--json"),
+        ("train --dry-rn", "--dry-run"),
+        ("benchmark train --stps 1", "--steps"),
         ("data synthesize x --sed 1", "--seed"),
     ],
 )
@@ -129,7 +131,7 @@ def test_an_argument_too_many_is_named(capsys):
         ("pretrain --train.lr abc", "train.lr: abc is no float"),
         ("pretrain --augment.crop_size [64,64]", "augment.crop_size: [64, 64] is no int"),
         ("pretrain --augment.resize 100", "augment.resize 100: "),
-        ("pretrain --train.schedule cosine", "train.schedule: cosine is no one of 'poly', 'step'"),
+        ("pretrain --train.schedule linear", "train.schedule: linear is no one of 'poly', 'cosine', 'step'"),
         ("pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --config", "expected one argument"),
         ("eval", "dataset, root"),
@@ -140,6 +142,12 @@ def test_an_argument_too_many_is_named(capsys):
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
+        ("benchmark train --steps 0", "--steps 0: use 1 or more"),
+        ("benchmark train --steps few", "steps: few is no int"),
+        ("benchmark train --data.root nowhere", "nowhere: no such folder"),
+        ("benchmark pretrain --data.root nowhere", "nowhere: no such folder"),
+        ("train --dry-run --data.root nowhere", "nowhere: no such folder"),
+        ("pretrain --dry-run --data.root nowhere", "nowhere: no such folder"),
         ("data synthesize x --train many", "train: many is no int"),
         ("data synthesize x --size 10 10", "size 10 x 10"),
     ],
@@ -150,11 +158,12 @@ def test_a_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("family", ["", "benchmark "])
 @pytest.mark.parametrize(("command", "other"), [("train", "pretrain"), ("pretrain", "train")])
-def test_a_record_of_another_command_is_sent_there(capsys, command, other):
+def test_a_record_of_another_command_is_sent_there(capsys, family, command, other):
     config = ROOT / "configs" / {"train": "imagenet_dla34.yaml", "pretrain": "camvid_dla34.yaml"}[command]
-    said = f"{config}: a record of another command: use dlaseg {other}\n"
-    assert refused(capsys, command, "--config", str(config)).endswith(said)
+    said = f"{config}: a record of another command: use dlaseg {family}{other}\n"
+    assert refused(capsys, *family.split(), command, "--config", str(config)).endswith(said)
 
 
 def test_an_unknown_field_in_a_file_is_refused_in_one_line(capsys, tmp_path):
@@ -247,7 +256,7 @@ def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys
 
 
 def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run, data):
-    assert "train.lr 0.5: " in refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
+    assert "train.lr 0.5 (the run has 0.02): " in refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
 
 
 def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
@@ -271,6 +280,90 @@ def test_the_tool_script_is_the_command(script, command):
     assert done.stdout.startswith(f"usage: dlaseg {command} ")
 
 
+def test_the_benchmark_script_is_the_family_of_commands():
+    words = [sys.executable, str(ROOT / "tools/benchmark.py"), "train", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: dlaseg benchmark train ")
+
+
+@pytest.fixture
+def here(monkeypatch, tmp_path) -> Path:
+    """The working folder; empty, for what shall stay so."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_run_folder(words: list[str]) -> list[str]:
+    return [words[0], *words[3:]]
+
+
+def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(capsys, data, here):
+    assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    lines = printed.out.splitlines()
+    assert lines[:3] == [
+        "images       2 x 3 x 64 x 64 uint8 (batches of 2)",
+        "targets      2 x 64 x 64 uint8",
+        "logits       2 x 19 x 16 x 16 float32",
+    ]
+    assert "batches      2 an epoch, 4 in all" in lines
+    assert "validation   2 images, 2 times" in lines
+    assert lines[-1] == "dry run: one step to warm up, one timed; nothing is written"
+    assert list(here.iterdir()) == []
+
+
+def test_a_dry_run_is_refused_where_the_run_would_be(capsys, run, data):
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    line = refused(capsys, *training(data, run))
+    assert refused(capsys, *training(data, run, "--dry-run")) == line
+    line = refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
+    assert refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5", "--dry-run")) == line
+    assert main(training(data, run, "--resume", "--dry-run")) == 0
+    assert capsys.readouterr().out.startswith(f"{run}: going on after epoch 2 of 2\n")
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_a_dry_run_that_takes_too_much_memory_says_what_takes_less(capsys, data, here, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "step_function", lambda *_: full)
+    line = refused(capsys, *training(data, here / "run", "--dry-run"))
+    assert "out of memory: 2 crops of 64 x 64" in line
+    assert "use train.accumulate 2" in line
+    assert list(here.iterdir()) == []
+
+
+def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory):
+    images = tmp_path_factory.mktemp("images")
+    for split in ("train", "val"):
+        for name in ("blue", "red"):
+            (images / split / name).mkdir(parents=True)
+            Image.new("RGB", (40, 36), name).save(images / split / name / "0.png")
+    words = f"""pretrain --data.root {images} --data.workers 0 --model.name dla46_c --augment.crop_size 32
+        --augment.resize 32 --train.batch_size 2 --train.device cpu --train.precision float32 --dry-run""".split()
+    assert main(words) == 0
+    assert "logits       2 x 2 float32" in capsys.readouterr().out.splitlines()
+    assert list(here.iterdir()) == []
+
+
+def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, data, here):
+    words = ["benchmark", *without_run_folder(training(data, here / "run")), "--steps", "1"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert re.search(r"^\| data and network \| +\d+\.\d\d \|", printed.out, re.MULTILINE)
+    assert re.match(r"(The network is|Data are) the limit: ", printed.out.splitlines()[-1])
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["rounds"]) == 5
+    assert found["median"].keys() == {"training", "network", "data", "data_wait"}
+    assert found["limit"] in ("data", "network")
+    assert list(here.iterdir()) == []
+
+
 def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_path):
     for split in ("train", "val"):
         for name in ("blue", "red"):
@@ -287,7 +380,7 @@ def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_
     assert "--resume" in refused(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
-    assert "train.epochs 3: " in refused(capsys, *words, "--resume", "--train.epochs", "3")
+    assert "train.epochs 3 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "3")
 
 
 def test_a_pretrained_backbone_goes_straight_into_a_segmentation_network(capsys, data, tmp_path):
@@ -441,7 +534,7 @@ def test_what_was_loaded_is_said_on_standard_error(capsys, data, weights, tmp_pa
     assert [origin["sha256"] for origin in protocol["weights_origin"]] == [digest]
 
 
-@pytest.mark.parametrize("family", ["weights", "data"])
+@pytest.mark.parametrize("family", ["weights", "data", "benchmark"])
 def test_a_family_of_commands_alone_is_refused_and_its_help_is_the_overview(capsys, family):
     assert f"no command '{family}'" in refused(capsys, family)
     assert main([family, "--help"]) == 0

@@ -11,16 +11,18 @@ from dlaseg.config import (
     Config,
     DataConfig,
     LearningConfig,
+    LossConfig,
     PretrainAugmentConfig,
     PretrainConfig,
     PretrainDataConfig,
     PretrainModelConfig,
     TrainConfig,
-    validate,
 )
 from dlaseg.errors import UserError
 from dlaseg.records import check_keys, field_names, flatten, to_yaml
+from dlaseg.rules import validate
 from dlaseg.training import trainer
+from dlaseg.training.state import TrainState
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
 
@@ -42,7 +44,7 @@ def parse(monkeypatch):
 
         def fit(task, output, resume):
             seen.append(task.config)
-            return trainer.TrainState(None, None, 0, 0, [])
+            return TrainState(None, None)
 
         monkeypatch.setattr(trainer, "fit", fit)
         assert cli.COMMANDS[command](arguments) == 0
@@ -116,7 +118,15 @@ def test_a_record_written_and_parsed_again_is_equal(parse_text):
         name="x: ä",
         data=DataConfig("camvid", "a b", workers=0),
         augment=AugmentConfig(scale=(0.7, 1.1), crop_size=(32, 96), rotation=0.5),
-        train=TrainConfig(class_weights=[1.0, 0.5], weight_decay=1e-5, precision="bfloat16", device="cuda:1"),
+        train=TrainConfig(
+            class_weights=[1.0, 0.5],
+            weight_decay=1e-5,
+            precision="bfloat16",
+            device="cuda:1",
+            losses=[LossConfig("ohem", threshold=0.6), LossConfig("dice", 0.5)],
+            clip_norm=1.0,
+            patience=3,
+        ),
     )
     assert parse_text(to_yaml(config)) == config
 
@@ -153,6 +163,29 @@ def test_an_unknown_key_is_refused_by_file_and_nearest_field(parse_text, tmp_pat
     assert str(caught.value).startswith(f"{tmp_path / 'run.yaml'}: unknown field '{key}': did you mean '{meant}")
 
 
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{name: dice, weigth: 2}", r"unknown field train\.losses\[1\]\.weigth: did you mean 'weight'\?$"),
+        ("{nmae: dice}", r"unknown field train\.losses\[1\]\.nmae: did you mean 'name'\?$"),
+        ("dice", r"train\.losses\[1\] 'dice': no mapping; use one such as {name: \.\.\.}$"),
+    ],
+)
+def test_so_it_is_in_a_list(parse_text, entry, said):
+    with pytest.raises(UserError, match=said):
+        parse_text(f"train: {{losses: [{{name: lovasz}}, {entry}]}}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("weight", 0.0), ("label_smoothing", 1.5), ("threshold", -1.0), ("min_kept", 2.0), ("gamma", float("nan"))],
+)
+def test_a_loss_outside_its_rules_is_refused_by_its_place(field, value):
+    losses = [LossConfig(), LossConfig(**{"name": "focal", field: value})]
+    with pytest.raises(UserError, match=rf"^train\.losses\[1\]\.{field} "):
+        validate(changed("train.losses", losses))
+
+
 @pytest.mark.parametrize("content", [None, [1], "text", 3])
 def test_a_file_without_a_mapping_is_refused(content):
     with pytest.raises(UserError, match=r"^f\.yaml: no mapping"):
@@ -186,7 +219,9 @@ def test_a_crop_size_of_another_length_than_two_is_refused(parse, value):
     [
         ("train.lr", "abc"),
         ("train.epochs", "1.5"),
-        ("train.precision", "float16"),
+        ("train.precision", "float8"),
+        ("train.class_weights", "median"),
+        ("train.losses", "[{name: dicee}]"),
         ("data.dataset", "ade"),
         ("train.class_weights", "[1, a]"),
     ],
@@ -235,6 +270,16 @@ def changed(name: str, value: object, kind: type = Config) -> Config | PretrainC
         ("augment.crop_size", (-32, 32)),
         ("train.class_weights", [1.0, -1.0]),
         ("train.class_weights", [float("nan")]),
+        ("train.accumulate", 0),
+        ("train.ema", 1.0),
+        ("train.ema", -0.1),
+        ("train.clip_norm", 0.0),
+        ("train.clip_norm", float("inf")),
+        ("train.patience", 0),
+        ("train.skip_limit", -1),
+        ("train.checkpoint_minutes", -1.0),
+        ("train.backbone_lr", -1.0),
+        ("train.losses", []),
     ],
 )
 def test_a_value_outside_its_rule_is_refused_by_the_field(name, value):

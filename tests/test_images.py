@@ -5,10 +5,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dlaseg import UserError
-from dlaseg.images import read_image, read_label_image, write_png
+from dlaseg.images import decode_png, read_image, read_label_image, write_png
 
 # Each format, with the options that make it lossless where it can be
 FORMATS = {
@@ -43,15 +45,17 @@ def save(path, picture, **options):
     return path
 
 
-def png(rows, width, height, bits, color_type):
-    """A PNG of any depth and colour type, from its rows' bytes."""
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
+def png(rows, width, height, bits, color_type, between=b"", filters=None, piece=1 << 20):
+    """A PNG of any depth and colour type, from its rows' filtered bytes."""
     header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    filters = [0] * len(rows) if filters is None else filters
+    pixels = zlib.compress(b"".join(bytes([kind]) + row for kind, row in zip(filters, rows, strict=True)))
+    pieces = [chunk(b"IDAT", pixels[start : start + piece]) for start in range(0, len(pixels), piece)]
+    return b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), between, *pieces, chunk(b"IEND", b"")])
 
 
 def refusal(read, path):
@@ -231,6 +235,18 @@ def test_a_label_map_with_a_changed_byte_is_refused_or_read_as_it_was(tmp_path):
         assert np.array_equal(labels, ids(5, 6)), place
 
 
+def test_a_picture_with_a_changed_byte_is_refused_or_read_as_it_was(tmp_path):
+    path = save(tmp_path / "a.png", scene(5, 6))
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        try:
+            image = read_image(path)
+        except UserError:
+            continue
+        assert np.array_equal(image, scene(5, 6)), place
+
+
 @pytest.mark.parametrize("length", [30, 60, -1])
 def test_a_broken_picture_is_reported_by_our_message_alone(tmp_path, capfd, length):
     path = save(tmp_path / "a.png", scene())
@@ -351,3 +367,69 @@ def test_a_written_picture_is_read_back(tmp_path, image):
     assert np.array_equal(read_image(tmp_path / "a.png"), image)
     with Image.open(io.BytesIO((tmp_path / "a.png").read_bytes())) as picture:
         assert np.array_equal(np.asarray(picture), image)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 12),
+    width=st.integers(1, 20),
+    kind=st.sampled_from([(8, 0), (16, 0), (8, 2)]),
+    piece=st.integers(1, 200),
+)
+def test_pngs_of_any_filter_are_read_as_by_pillow(tmp_path_factory, seed, height, width, kind, piece):
+    rng, (bits, color_type) = np.random.default_rng(seed), kind
+    row = width * (3 if color_type else bits // 8)
+    rows = [rng.bytes(row) for _ in range(height)]
+    content = png(rows, width, height, bits, color_type, filters=rng.integers(0, 5, height).tolist(), piece=piece)
+    with Image.open(io.BytesIO(content)) as picture:
+        theirs = np.asarray(picture)
+    ours = decode_png(content)
+    assert ours.dtype == (np.uint16 if bits == 16 else np.uint8)
+    assert np.array_equal(ours, theirs)
+    path = tmp_path_factory.getbasetemp() / "any_filter.png"
+    path.write_bytes(content)
+    assert np.array_equal(read_label_image(path), theirs)
+    if bits == 8:
+        assert np.array_equal(read_image(path), theirs if color_type else np.stack([theirs] * 3, -1))
+
+
+@pytest.mark.parametrize("writer", ["opencv", "pillow"])
+def test_usual_pngs_are_read_without_the_slower_decoders(tmp_path, monkeypatch, writer):
+    for name, pixels in (("image", scene()), ("ids", ids()), ("ids16", ids().astype(np.uint16) * 300)):
+        if writer == "opencv":
+            write_png(tmp_path / f"{name}.png", pixels)
+        else:
+            save(tmp_path / f"{name}.png", pixels)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(Image, "open", None)
+    assert np.array_equal(read_image(tmp_path / "image.png"), scene())
+    assert np.array_equal(read_label_image(tmp_path / "image.png"), scene())
+    assert np.array_equal(read_label_image(tmp_path / "ids.png"), ids())
+    labels = read_label_image(tmp_path / "ids16.png")
+    assert labels.dtype == np.int32
+    assert np.array_equal(labels, ids().astype(int) * 300)
+
+
+PROFILE = b"\nexif\n      34\n" + b"4578696600004d4d002a00000008000101120003000000010006000000000000\n"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
+        chunk(b"tEXt", b"Raw profile type exif\0" + PROFILE),
+        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)),
+        chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'),
+    ],
+)
+def test_an_orientation_is_applied_to_labels_however_a_png_says_it(tmp_path, between):
+    path = tmp_path / "a.png"
+    path.write_bytes(png([row.tobytes() for row in ids()], 56, 40, 8, 0, between))
+    assert np.array_equal(read_label_image(path), np.rot90(ids(), -1))
+
+
+def test_a_comment_does_not_slow_a_png_down():
+    rows = [row.tobytes() for row in ids()]
+    content = png(rows, 56, 40, 8, 0, chunk(b"tEXt", b"Software\0eXIf") + chunk(b"gAMA", struct.pack(">I", 45455)))
+    assert np.array_equal(decode_png(content), ids())

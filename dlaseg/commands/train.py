@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jsonargparse import Namespace
+
 from dlaseg.commands.parsing import parser_of, run_arguments
 from dlaseg.config import Config, PretrainConfig
 
@@ -13,26 +15,35 @@ if TYPE_CHECKING:
 
 def train(arguments: Sequence[str]) -> int:
     """Trains as a YAML file says; any field of it can be set by its dotted name, such as --train.lr 0.02."""
-    config, output, resume = run_arguments(parser_of("train", train), Config, arguments)
+    config, output, given = run_arguments(parser_of("train", train), Config, arguments)
 
     from dlaseg.training.segmentation import Segmentation
 
-    return _fit(Segmentation(config), output, resume)
+    return _run(Segmentation(config), output, given)
 
 
 def pretrain(arguments: Sequence[str]) -> int:
     """Trains an image classifier, whose backbone `train` can start from (--model.backbone_weights)."""
-    config, output, resume = run_arguments(parser_of("pretrain", pretrain), PretrainConfig, arguments)
+    config, output, given = run_arguments(parser_of("pretrain", pretrain), PretrainConfig, arguments)
 
     from dlaseg.training.classification import Classification
 
-    return _fit(Classification(config), output, resume)
+    return _run(Classification(config), output, given)
 
 
-def _fit(task: "Task[Any, Any]", output: Path, resume: bool) -> int:
+def _run(task: "Task[Any, Any]", output: Path, given: Namespace) -> int:
+    if given.dry_run:
+        from dlaseg.benchmarking.dry_run import dry_run
+
+        dry_run(task, output, given.resume)
+        return 0
+
+    from dlaseg.training.distributed import first_process
     from dlaseg.training.trainer import fit
 
-    state = fit(task, output, resume)
+    state = fit(task, output, given.resume)
+    if not first_process():
+        return 0
     metric, title = next(iter(task.metrics.items()))
     print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")
     if (page := output / "report.html").exists():

@@ -22,6 +22,7 @@ class Statistics:
         sizes: images of each (height, width).
         pixels: of each class, in the label map's order.
         images: that show each class.
+        shared: scored pixels, of whatever class, of the images that show each class.
         ignored: pixels that do not count.
     """
 
@@ -30,6 +31,7 @@ class Statistics:
     sizes: dict[tuple[int, int], int]
     pixels: tuple[int, ...]
     images: tuple[int, ...]
+    shared: tuple[int, ...]
     ignored: int
 
 
@@ -40,7 +42,7 @@ def statistics(dataset: SegmentationDataset) -> Statistics:
         UserError: a broken file, or a label outside the label map; names the file.
     """
     classes = dataset.label_map.num_classes
-    pixels, images = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    pixels, images, shared = (np.zeros(256, np.int64) for _ in range(3))
     groups = Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs)
     sizes: Counter[tuple[int, int]] = Counter()
     for pair in tqdm(dataset.pairs, desc=dataset.split, unit="img", leave=False, disable=None):
@@ -48,6 +50,7 @@ def statistics(dataset: SegmentationDataset) -> Statistics:
         counts = np.bincount(train_ids.ravel(), minlength=256)
         pixels += counts
         images += counts > 0
+        shared += (counts > 0) * (train_ids.size - counts[IGNORE_INDEX])
         sizes[train_ids.shape[0], train_ids.shape[1]] += 1
     return Statistics(
         dataset.split,
@@ -55,6 +58,7 @@ def statistics(dataset: SegmentationDataset) -> Statistics:
         dict(sizes.most_common()),
         tuple(pixels[:classes].tolist()),
         tuple(images[:classes].tolist()),
+        tuple(shared[:classes].tolist()),
         int(pixels[IGNORE_INDEX]),
     )
 

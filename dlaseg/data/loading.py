@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import cv2
@@ -218,9 +219,9 @@ def batches(loader: Iterable[Any], on_skip: Callable[[str], None] | None = None)
             ) from error
         if isinstance(batch, UserError):
             raise batch
-        images, targets, skipped = batch
+        images, targets, *skipped = batch  # a caller's own batches need not know of the latter
         if on_skip is not None:
-            for reason in skipped:
+            for reason in chain(*skipped):
                 on_skip(reason)
         yield images, targets
 

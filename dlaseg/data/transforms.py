@@ -1,16 +1,14 @@
 """What is done to a training image and its label map, and to the images of a classifier."""
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.config import AugmentConfig, PretrainAugmentConfig
-from dlaseg.labels import IGNORE_INDEX
+from dlaseg.data.geometry import RandomPlacement
 
 # Importing albumentations asks the network for a newer release unless this is set.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -20,7 +18,8 @@ import albumentations as A
 class Augmentation:
     """Random scale, rotation, crop, colour and flip of a training image; its label map follows with nearest neighbour.
 
-    The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip.
+    The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip. How a crop is placed
+    is said at `RandomPlacement`.
 
     Args:
         config: the strengths.
@@ -28,31 +27,8 @@ class Augmentation:
     """
 
     def __init__(self, config: AugmentConfig, fill: Sequence[float]):
-        height, width = config.crop_size
-        outside = {"border_mode": cv2.BORDER_CONSTANT, "fill": tuple(fill), "fill_mask": IGNORE_INDEX}
-        transforms: list[A.BasicTransform | A.BaseCompose] = []
-        if tuple(config.scale) != (1.0, 1.0):
-            low, high = config.scale
-            least = math.ceil(1 / low)  # pixels that a side needs for one to be left
-            transforms.append(A.PadIfNeeded(least, least, **outside))
-            # Area interpolation where the image shrinks, since linear would skip pixels. Exact: plain nearest takes a
-            # pixel's corner where the image's interpolation takes its middle.
-            resize = {"mask_interpolation": cv2.INTER_NEAREST_EXACT, "area_for_downscale": "image"}
-            transforms.append(A.RandomScale((low - 1, high - 1), p=1, **resize))
-        if config.rotation:
-            # Rotate a crop with just enough margin that its corners stay inside the image where the image has them
-            above, beside = (
-                _turned(side, other, math.radians(config.rotation))
-                for side, other in ((height, width), (width, height))
-            )
-            transforms += [
-                A.RandomCrop(above, beside, pad_if_needed=True, pad_position="random", **outside),
-                A.Rotate(config.rotation, mask_interpolation=cv2.INTER_NEAREST, p=1, **outside),
-                A.CenterCrop(height, width),
-            ]
-        else:
-            transforms.append(A.RandomCrop(height, width, pad_if_needed=True, pad_position="random", **outside))
-        self._compose = A.Compose(transforms + _colour_and_flip(config.jitter, config.flip))
+        self._place = RandomPlacement(config.crop_size, config.scale, config.rotation, fill)
+        self._compose = A.Compose(_colour_and_flip(config.jitter, config.flip))
 
     def __call__(
         self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
@@ -67,7 +43,9 @@ class Augmentation:
         Returns:
             Image and target of the crop's size.
         """
-        _reseed(self._compose, seed)
+        own, others = np.random.SeedSequence(tuple(seed)).spawn(2)
+        image, target = self._place(image, target, np.random.default_rng(own))
+        _reseed(self._compose, others)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]
 
@@ -97,7 +75,7 @@ class CropAugmentation:
         Returns:
             The crop, (crop_size, crop_size, 3) uint8, and the target.
         """
-        _reseed(self._compose, seed)
+        _reseed(self._compose, np.random.SeedSequence(tuple(seed)))
         return self._compose(image=image)["image"], target
 
 
@@ -131,14 +109,8 @@ def _colour_and_flip(jitter: float, flip: float) -> list[Any]:
     return transforms
 
 
-def _reseed(compose: A.Compose, seed: Sequence[int]) -> None:
+def _reseed(compose: A.Compose, seed: np.random.SeedSequence) -> None:
     # Compose.set_random_seed gives every transform the same stream, so that, say, only dark images were flipped.
-    seeds = np.random.SeedSequence(tuple(seed)).generate_state(len(compose.transforms))
+    seeds = seed.generate_state(len(compose.transforms))
     for transform, own in zip(compose.transforms, seeds, strict=True):
         transform.set_random_seed(int(own))
-
-
-def _turned(side: int, other: int, angle: float) -> int:
-    """How far a rectangle turned by up to `angle` (radians) reaches along `side`, pixels."""
-    worst = min(angle, math.atan2(other, side))
-    return math.ceil(side * math.cos(worst) + other * math.sin(worst))

@@ -27,14 +27,16 @@ def root(tmp_path_factory):
 def test_what_is_counted_is_what_a_plain_loop_counts(root):
     dataset = cityscapes(root, "train")
     found = statistics(dataset)
-    pixels, images, ignored = np.zeros(19, int), np.zeros(19, int), 0
+    pixels, images, shared, ignored = np.zeros(19, int), np.zeros(19, int), np.zeros(19, int), 0
     for index in range(len(dataset)):
         target = dataset.read(index)[1]
         for label in range(19):
             pixels[label] += (target == label).sum()
             images[label] += (target == label).any()
+            shared[label] += (target != 255).sum() if (target == label).any() else 0
         ignored += (target == 255).sum()
     assert (found.pixels, found.images, found.ignored) == (tuple(pixels), tuple(images), ignored)
+    assert found.shared == tuple(shared)
     assert found.sizes == {(64, 96): 4}
     cities = [path.name for path in (root / "leftImg8bit/train").iterdir()]
     assert sorted(found.groups) == sorted(cities)

@@ -128,10 +128,9 @@ def test_strengths_span_their_ranges():
     assert 0.15 < np.mean(flipped) < 0.35
 
 
-# Nearest neighbour is half a pixel off on average where it shrinks, about a whole one at most.
-@pytest.mark.parametrize(("scale", "tolerance"), [((1.0, 1.0), 0.1), ((1.0, 2.0), 0.5), ((0.5, 1.0), 1.1)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 2.0), (0.5, 1.0)])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_image_and_label_stay_aligned(axis, scale, tolerance):
+def test_image_and_label_stay_aligned(axis, scale):
     augment = augmentation(scale=scale, crop_size=(64, 64), rotation=20.0, flip=0.5)
     position = np.indices((120, 120))[axis].astype(np.uint8)
     image = np.repeat(2 * position[..., None], 3, axis=2)
@@ -140,8 +139,8 @@ def test_image_and_label_stay_aligned(axis, scale, tolerance):
         inside = cv2.erode((labels != 255).astype(np.uint8), np.ones((7, 7)), borderValue=0) > 0
         apart = out[..., 0][inside] / 2 - labels[inside]  # in pixels of the original
         assert inside.sum() > 200
-        assert abs(apart.mean()) < tolerance
-        assert np.abs(apart).max() <= 3
+        assert abs(apart.mean()) < 0.1
+        assert np.abs(apart).max() <= 2
 
 
 def test_the_identity_changes_nothing():

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation import ids as module
 from dlaseg.evaluation.ids import read_ids
 
 ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
@@ -59,14 +58,6 @@ def test_ids_are_what_pillow_reads(tmp_path_factory, seed, height, width, dtype,
     assert np.array_equal(found, np.asarray(Image.open(path)))
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_opencvs_files_are_read_without_a_decoder(tmp_path, monkeypatch, dtype):
-    ids = made(0, 33, 47, dtype)
-    cv2.imwrite(str(tmp_path / "a.png"), ids)
-    monkeypatch.setattr(module.cv2, "imdecode", None)
-    assert np.array_equal(read_ids(tmp_path / "a.png"), ids)
-
-
 def test_pixels_in_several_chunks(tmp_path):
     ids = made(1, 9, 13, np.uint8)
     data = zlib.compress(sub(ids))
@@ -103,20 +94,6 @@ def test_pixels_that_are_missing_are_an_error(tmp_path, spoil):
     (tmp_path / "a.png").write_bytes(png(30, 20, 8, chunk(b"IDAT", spoil(data))))
     with pytest.raises(UserError, match=r"a\.png: broken"):
         read_ids(tmp_path / "a.png")
-
-
-def test_a_stream_that_never_ends_is_not_unpacked(tmp_path):
-    bomb = zlib.compress(bytes(50_000_000), 9)
-    content = png(3, 2, 8, chunk(b"IDAT", bomb))
-    assert module._unpacked(content, 2, 3, 1) is None
-    assert len(bomb) < 60_000
-
-
-def test_running_sums_are_numpys():
-    rows = np.random.default_rng(0).integers(0, 256, (5, 77), np.uint8)
-    for width in (1, 2, 3, 64, 77):
-        expected = np.cumsum(rows[:, :width], axis=1, dtype=np.uint8)
-        assert np.array_equal(module._running_sums(rows[:, :width]), expected)
 
 
 def test_a_picture_of_colours_is_no_map_of_ids(tmp_path):

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from dlaseg.config import LearningConfig
-from dlaseg.training.schedules import learning_rate, poly, staircase
+from dlaseg.training.schedules import cosine, learning_rate, poly, staircase
 
 
 @pytest.mark.parametrize("step", [0, 1, 50, 99])
@@ -60,3 +62,21 @@ def test_the_poly_rate_of_a_record_runs_over_all_its_epochs():
     train = LearningConfig(epochs=5, lr=0.2, warmup_steps=3, power=2)
     for step in range(20):
         assert learning_rate(train, step, steps_per_epoch=4) == 0.2 * poly(step, 20, warmup=3, power=2)
+
+
+def test_cosine_is_half_a_wave():
+    assert [cosine(step, 8) for step in range(8)] == pytest.approx(
+        [(1 + math.cos(math.pi * s / 8)) / 2 for s in range(8)]
+    )
+
+
+def test_cosine_warms_up_and_then_only_falls_and_never_to_zero():
+    factors = [cosine(step, 20, warmup=5) for step in range(20)]
+    assert factors[:5] == pytest.approx([(s + 1) / 5 * cosine(s, 20) for s in range(5)])
+    assert factors[5:] == sorted(factors[5:], reverse=True)
+    assert min(factors) > 0
+
+
+def test_a_record_can_ask_for_cosine():
+    train = LearningConfig(schedule="cosine", lr=0.2, epochs=5, warmup_steps=3)
+    assert [learning_rate(train, step, 4) for step in (0, 7)] == [0.2 * cosine(step, 20, 3) for step in (0, 7)]

@@ -1,0 +1,27 @@
+import pytest
+import runs
+import torch
+
+from dlaseg.training import trainer
+
+
+@pytest.fixture(autouse=True)
+def _plain_process(monkeypatch):
+    """One thread, since small networks lose by more; and the process's memory handling left as it is."""
+    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path_factory):
+    return runs.tiny(runs.draw(tmp_path_factory.mktemp("camvid")))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working folder; empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,193 @@
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from PIL import Image
+
+from dlaseg.benchmarking import dry_run as module
+from dlaseg.benchmarking.dry_run import dry_run, pace
+from dlaseg.config import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.errors import UserError
+from dlaseg.models.factory import create_model
+from dlaseg.training import trainer
+from dlaseg.training.classification import Classification
+from dlaseg.training.segmentation import Segmentation
+
+
+def tried(config, output: Path = Path("run"), resume: bool = False, task=Segmentation) -> dict[str, str]:
+    facts = dry_run(task(config), output, resume, report=runs.silent)
+    assert facts is not None
+    return facts
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in folder.rglob("*")
+    }
+
+
+def begun(config, output: Path) -> None:
+    """A run that was interrupted after its first epoch of three."""
+
+    def report(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(Segmentation(config), output, report=report)
+
+
+def test_what_a_run_is_made_of_is_said_exactly_and_nothing_is_written(config, folder):
+    said = []
+    facts = dry_run(Segmentation(config), folder / "run", report=said.append)
+    assert list(folder.iterdir()) == []
+    assert facts["images"] == "2 x 3 x 32 x 64 uint8 (batches of 2)"
+    assert facts["targets"] == "2 x 32 x 64 uint8"
+    assert facts["logits"] == "2 x 11 x 8 x 16 float32"
+    parameters = sum(parameter.numel() for parameter in create_model("dla46_c", 11, 4, 3).parameters())
+    assert facts["parameters"] == f"{parameters:,}"
+    assert facts["device"] == "cpu (1 threads)"
+    assert facts["precision"] == "float32"
+    assert facts["batches"] == "2 an epoch, 6 in all"
+    assert facts["validation"] == "2 images, 3 times"
+    assert facts["expected"].endswith(" for 6 steps, validation not included")
+    assert said[:-1] == [f"{name:<11}  {fact}" for name, fact in facts.items()]
+    assert said[-1] == "dry run: one step to warm up, one timed; nothing is written"
+
+
+def test_parts_frozen_weights_and_lower_precision_are_said(config, folder):
+    config = runs.small(config, accumulate=2, precision="bfloat16", freeze="backbone", eval_every=2, patience=1)
+    facts = tried(config)
+    assert facts["images"] == "1 x 3 x 32 x 64 uint8 (batches of 2, 2 parts)"
+    assert facts["logits"] == "1 x 11 x 8 x 16 bfloat16"
+    assert facts["precision"] == "bfloat16"
+    model = create_model("dla46_c", 11, 4, 3)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    learnt = total - sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert facts["parameters"] == f"{total:,}, {learnt:,} of them learnt"
+    assert facts["validation"] == "2 images, 2 times"  # after the second epoch and the last
+    assert facts["expected"].endswith("validation not included, less if train.patience ends it")
+
+
+def test_loading_processes_are_timed_too(config, folder):
+    facts = tried(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2)))
+    assert facts["loading"].endswith(" s a batch, data.workers 2")
+    assert list(folder.iterdir()) == []
+
+
+def test_a_classifier_is_tried_too(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for split in ("train", "val"):
+        for name in ("blue", "red"):
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (40, 36), name).save(root / split / name / "0.png")
+    config = PretrainConfig(
+        data=PretrainDataConfig(root=str(root), workers=0),
+        model=PretrainModelConfig(name="dla46_c"),
+        augment=PretrainAugmentConfig(crop_size=32, resize=32),
+    )
+    facts = tried(runs.small(config, batch_size=2, device="cpu", precision="float32"), task=Classification)
+    assert facts["targets"] == "2 int64"
+    assert facts["logits"] == "2 x 2 float32"
+    assert facts["batches"] == "1 an epoch, 120 in all"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder):
+    begun(config, folder / "run")
+    before = contents(folder)
+    with pytest.raises(UserError) as real:
+        runs.run(config, folder / "run")
+    with pytest.raises(UserError) as dry:
+        tried(config, folder / "run")
+    assert str(dry.value) == str(real.value)
+    with pytest.raises(UserError, match=r"train\.lr 0\.1"):
+        tried(runs.small(config, lr=0.1), folder / "run", resume=True)
+    assert contents(folder) == before
+
+
+def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
+    begun(config, folder / "run")
+    before, said = contents(folder), []
+    facts = dry_run(Segmentation(config), folder / "run", resume=True, report=said.append)
+    assert contents(folder) == before
+    assert said[0] == f"{folder / 'run'}: going on after epoch 1 of 3"
+    assert facts["batches"] == "2 an epoch, 6 in all, 4 of them left"
+    assert facts["validation"] == "2 images, 2 times"
+    assert " for 4 steps," in facts["expected"]
+    assert runs.run(config, folder / "run", resume=True).epoch == 3
+
+
+def test_a_run_that_is_done_has_nothing_left(config, folder):
+    config = runs.small(config, epochs=1)
+    runs.run(config, folder / "run")
+    facts = tried(config, folder / "run", resume=True)
+    assert facts["batches"] == "2 an epoch, 2 in all, 0 of them left"
+    assert facts["validation"] == "2 images, 0 times"
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [({"batch_size": 6}, "only 5 images"), ({"epochs": 0}, "train.epochs 0"), ({"precision": "float16"}, "float16")],
+)
+def test_a_record_that_cannot_be_run_is_refused(config, folder, change, part):
+    with pytest.raises(UserError, match=part):
+        tried(runs.small(config, **change))
+    assert list(folder.iterdir()) == []
+
+
+def test_an_image_that_cannot_be_read_is_named(config, folder):
+    for path in (Path(config.data.root) / "train").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"\.png"):
+        tried(config)
+
+
+@pytest.mark.parametrize("where", ["logits", "step"])
+def test_too_little_memory_is_explained(config, folder, monkeypatch, where):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if where == "logits":
+        monkeypatch.setattr(Segmentation, "logits", full)
+    else:
+        monkeypatch.setattr(trainer, "step_function", lambda *_: full)
+    with pytest.raises(UserError, match=r"out of memory: 2 crops of 32 x 64 .* use train\.accumulate 2"):
+        tried(config)
+
+
+@pytest.mark.parametrize("freeze", ["nothing", "norm"])
+def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
+    task = Segmentation(runs.small(config, freeze=freeze))
+    run = trainer.build(task, runs.ALONE, *task.open_splits())
+    model = run.state.model
+    modes, state = [module.training for module in model.modules()], model.state_dict()
+    before = {name: value.clone() for name, value in state.items()}
+    module.logits_of(run, runs.made_batch())
+    assert [module.training for module in model.modules()] == modes
+    runs.assert_same_tensors(before, state)
+
+
+def test_numbers_that_are_not_finite_are_said(config, folder):
+    facts = tried(runs.small(config, lr=1e38, warmup_steps=0))
+    assert "not finite: no update" in facts["step"]
+
+
+@pytest.mark.parametrize(
+    ("step", "loading", "workers", "seconds"),
+    [(2.0, 0.5, 2, 2.0), (0.5, 2.0, 2, 2.0), (2.0, 0.5, 0, 2.5)],
+)
+def test_the_slower_of_the_two_sets_the_pace(step, loading, workers, seconds):
+    assert pace(step, loading, workers) == seconds
+
+
+def test_the_expected_duration_is_that_of_all_steps(config, folder, monkeypatch):
+    times = iter([0.0, 2.0, 10.0, 13.0])  # a batch is loaded in 2 s, a step takes 3 s
+    monkeypatch.setattr(module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: next(times))}))
+    facts = tried(config)
+    assert facts["loading"].startswith("2.000 s a batch")
+    assert facts["step"].startswith("3.000 s, loss ")
+    assert facts["expected"].startswith("about 30 s for 6 steps")

@@ -1,0 +1,8 @@
+"""The same as `dlaseg benchmark`."""
+
+import sys
+
+from dlaseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["benchmark", *sys.argv[1:]]))
