@@ -1,6 +1,9 @@
 """Samplers and loaders: the same batches whatever the number of workers, and again after a resume."""
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -247,9 +250,18 @@ def _loader(samples: Dataset[Any], workers: int, **how: Any) -> DataLoader[Any]:
 
 
 def _prepare_worker(worker: int) -> None:  # noqa: ARG001 - the loader calls it so
-    # A terminal's Ctrl-C and a scheduler's end reach the whole group; when to stop is the training process's to say.
+    # A terminal's Ctrl-C and a scheduler's end reach the whole group; when to stop is the training process's to say
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on Windows and macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
     # The workers are the parallelism; threads of their own would fight over the cores with the training process.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_when_told() -> None:
+    parent = multiprocessing.parent_process()
+    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
