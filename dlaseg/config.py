@@ -102,7 +102,8 @@ class LearningConfig:
         checkpoint_minutes: between checkpoints within an epoch; there is one after every epoch in any case.
         skip_limit: updates in a row that may be left out, since loss or gradient is no finite number, before the run
             stops.
-        precision: auto takes bfloat16 autocast where the hardware gains from it; float16 scales the loss, on GPUs alone.
+        precision: auto takes bfloat16 autocast where the hardware gains from it; float16, on GPUs alone, scales the
+            loss.
         compile: whether torch.compile builds the network; takes minutes, for long runs.
         deterministic: whether only algorithms that give the same numbers again are taken; on CPUs all are.
         device: auto, cpu, cuda, cuda:1, mps, ...

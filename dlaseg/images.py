@@ -1,8 +1,10 @@
 """Reading and writing pictures, exactly: what is decoded is what the file says, or an error that names the file."""
 
 import io
+import math
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +142,8 @@ def decode_png(content: bytes) -> NDArray[Any] | None:
     # Deflate shrinks to a 1032nd at best: of a larger picture pixels are missing, or the size is absurd, which panics
     if (depth, color_type) not in _DECODERS or height * width > 1032 * len(content):
         return None
-    place = 8
-    while place < len(content):
-        if content.startswith(_MORE_THAN_PIXELS, place + 4):
-            return None
-        place += 12 + int.from_bytes(content[place : place + 4], "big")
+    if any(content.startswith(_MORE_THAN_PIXELS, start + 4) for start, _ in _chunks(content)):
+        return None
     decode, mode = _DECODERS[depth, color_type]
     try:
         pixels: NDArray[Any] = decode(content, (height, width), mode)
@@ -187,13 +186,23 @@ def _is_png(content: bytes) -> bool:
     return content[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def _chunks(content: bytes) -> Iterator[tuple[int, int]]:
+    """Where each chunk of a PNG starts and ends."""
+    end = 8
+    while end < len(content):
+        start, end = end, end + 12 + int.from_bytes(content[end : end + 4], "big")
+        yield start, end
+
+
 def _is_truncated(content: bytes) -> bool:
     """Whether a PNG or JPEG lacks its end.
 
-    Some OpenCV releases decode what is there of a JPEG and grey out the rest, and libpng writes to standard error.
+    Some OpenCV releases decode what is there of a JPEG and grey out the rest, or ask for the gigabytes that a broken
+    PNG's chunk claims to have, and libpng writes to standard error.
     """
     if _is_png(content):
-        return b"IEND\xaeB`\x82" not in content[-64:]
+        last = next((end for start, end in _chunks(content) if content[start + 4 : start + 8] == b"IEND"), math.inf)
+        return last > len(content)
     if content[:2] != b"\xff\xd8":
         return False
     place = 2

@@ -30,7 +30,9 @@ def validate(config: Config | PretrainConfig) -> None:
     _within("train.backbone_lr", train.backbone_lr, 0, math.inf)
     _within("train.checkpoint_minutes", train.checkpoint_minutes, 0, math.inf)
     if not 0 <= train.ema < 1:
-        raise UserError(f"train.ema {train.ema}: a decay is 0, for no average, or more, and less than 1: use 0.999, say")
+        raise UserError(
+            f"train.ema {train.ema}: a decay is 0, for no average, or more, and less than 1: use 0.999, say"
+        )
     _within("train.momentum", train.momentum, 0, 1)
     _within("train.weight_decay", train.weight_decay, 0, math.inf)
     _within("train.power", train.power, 0, math.inf)

@@ -247,6 +247,21 @@ def test_a_picture_with_a_changed_byte_is_refused_or_read_as_it_was(tmp_path):
         assert np.array_equal(image, scene(5, 6)), place
 
 
+def test_a_chunk_that_claims_gigabytes_is_not_believed(tmp_path, monkeypatch):
+    content = save(tmp_path / "a.png", scene()).read_bytes()
+    place = content.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    monkeypatch.setattr(cv2, "imdecode", None)  # OpenCV 5 would fill as much with zeros
+    assert "end of the file is missing" in refusal(read_image, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("behind", [b"junk", bytes(1000)])
+def test_what_stands_behind_a_png_does_not_matter(tmp_path, behind):
+    path = save(tmp_path / "a.png", scene())
+    path.write_bytes(path.read_bytes() + behind)
+    assert np.array_equal(read_image(path), scene())
+
+
 @pytest.mark.parametrize("length", [30, 60, -1])
 def test_a_broken_picture_is_reported_by_our_message_alone(tmp_path, capfd, length):
     path = save(tmp_path / "a.png", scene())

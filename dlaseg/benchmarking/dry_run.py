@@ -106,7 +106,7 @@ def pace(step: float, loading: float, workers: int) -> float:
         loading: seconds from one batch to the next.
         workers: processes that load beside the steps; without any, the two take turns.
     """
-    return step if workers else step + loading
+    return max(step, loading) if workers else step + loading
 
 
 def logits_of(run: Run, part: Part) -> torch.Tensor:

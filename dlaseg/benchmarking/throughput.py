@@ -24,10 +24,11 @@ from dlaseg.benchmarking.trial import (
 )
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
+from dlaseg.models.device import reproducible
 from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.task import Task
-from dlaseg.training.trainer import Run, build, reproducible
+from dlaseg.training.trainer import Run, build
 
 ROUNDS = 5
 """Times that each of the three is measured, in turns."""

@@ -81,8 +81,8 @@ class EpochBatches(Sampler[list[Key]]):
         pieces = share.world * share.parts
         if batch_size % pieces:
             raise UserError(
-                f"train.batch_size {batch_size}: not a multiple of {pieces} ({share.world} processes x train.accumulate "
-                f"{share.parts}): use {-(-batch_size // pieces) * pieces}"
+                f"train.batch_size {batch_size}: not a multiple of {pieces} ({share.world} processes x "
+                f"train.accumulate {share.parts}): use {-(-batch_size // pieces) * pieces}"
             )
         self.length, self.batch_size, self.seed, self.share = length, batch_size, seed, share
         self.epoch = self.first = 0

@@ -1,5 +1,9 @@
 """Where and how a network computes on this machine."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from dlaseg.errors import UserError
@@ -39,3 +43,20 @@ def gains_from_bfloat16(device: torch.device) -> bool:
 def memory_format(device: torch.device) -> torch.memory_format:
     """channels_last where convolutions gain from it, CPU and CUDA; else contiguous."""
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+@contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Takes only algorithms that give the same numbers again, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not, and torch refuses it
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark

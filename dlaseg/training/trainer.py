@@ -2,10 +2,9 @@
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +18,7 @@ from dlaseg.data.loading import EpochBatches, batches
 from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
 from dlaseg.memory import keep_freed_memory
+from dlaseg.models.device import reproducible
 from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
 from dlaseg.rules import validate
@@ -321,23 +321,6 @@ def track(trackers: Sequence[Tracker], row: dict[str, Any], found: Validation | 
         tracker.scalars(numbers | (found.details if found else {}), row["step"])
         if found is not None and found.picture is not None:
             tracker.picture("validation", found.picture, row["step"])
-
-
-@contextmanager
-def reproducible(wanted: bool) -> Iterator[None]:
-    """Takes only algorithms that give the same numbers again, if that is wanted."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not, and torch refuses it
-    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 def standing(run: Run) -> str:
