@@ -59,7 +59,8 @@ def try_out(run: Run) -> dict[str, str]:
     epochs = range(run.state.epoch + 1, train.epochs + 1)
     validations = sum(epoch % train.eval_every == 0 or epoch == train.epochs for epoch in epochs)
 
-    ahead, timed = queued(run), max(1, workers)
+    ahead = queued(run)
+    timed = max(1, 2 * ahead)
     drawn = draw(run, ahead + timed + 1)
     skip(drawn, ahead)
     start = time.perf_counter()

@@ -99,8 +99,8 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
 
     Args:
         task: what is learnt, and the record.
-        batches: of each measurement in each round; rounded up to a multiple of the loading processes, which finish
-            theirs at about the same time.
+        batches: of each measurement in each round; at least as many as are loaded ahead, and a multiple of the
+            loading processes, which finish theirs at about the same time.
         rounds: how often each is measured.
 
     Returns:
@@ -112,9 +112,10 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
     validate(task.config)
     if batches < 1:
         raise UserError(f"--steps {batches}: use 1 or more")
-    batches = math.ceil(batches / max(1, task.config.data.workers)) * max(1, task.config.data.workers)
     with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
         run = build(task, own, *task.open_splits())
+        workers = run.loader.num_workers
+        batches = math.ceil(max(batches, queued(run)) / max(1, workers)) * max(1, workers)
         ready = next(draw(run, 1))
         for _ in range(WARM_UP):
             take_step(run, ready)
@@ -127,7 +128,7 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
             precision(run),
             shape(ready[0][0]),
             run.sampler.batch_size,
-            task.config.data.workers,
+            workers,
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             batches,
             found,
@@ -207,10 +208,8 @@ def advice(speeds: Speeds, workers: int, cores: int) -> str:
             return f"{said}: use data.workers {wanted}."
         return f"{said}: use data.workers {cores}, as many as there are cores; {wanted} would be needed."
     said = f"The network is the limit: data could come {speeds.data / speeds.network:.1f} times as fast"
-    if workers == 0 and speeds.data_wait >= NOTICEABLE:
-        return (
-            f"{said}, but it waits for them between its steps, {speeds.data_wait:.0%} of the time: use data.workers 1."
-        )
+    if speeds.data_wait >= NOTICEABLE and workers < cores:
+        return f"{said}, but it waits for them {speeds.data_wait:.0%} of the time: use data.workers {workers + 1}."
     cost = 1 - speeds.training / speeds.network
     if workers > wanted and cost >= NOTICEABLE:
         return f"{said}, and loading takes {cost:.0%} of its speed: use data.workers {wanted}."

@@ -35,7 +35,7 @@ def _run(task: "Task[Any, Any]", output: Path, given: Namespace) -> int:
     if given.dry_run:
         from dlaseg.benchmarking.dry_run import dry_run
 
-        dry_run(task, output)
+        dry_run(task, output, given.resume)
         return 0
 
     from dlaseg.training.distributed import first_process

@@ -124,8 +124,8 @@ def open_run(task: Task[Any, Any], own: Processes, output: Path, resume: bool) -
 
     def checkpoint() -> dict[str, Any] | None:
         check_output(task.config, output, resume)
-        if not resume or not has_checkpoint(output):
-            return None
+        if not resume or not (has_checkpoint(output) or (output / "log.jsonl").exists()):
+            return None  # no epoch was finished, no checkpoint written
         saved = load_latest(output)
         check_record(task.config, saved["config"], output)
         return saved

@@ -105,7 +105,7 @@ def test_a_round_measures_data_training_and_network_each_by_itself(config, clock
     assert taken == [[7], [8], [9], [10], [11], *[[11]] * 4]
 
 
-@pytest.mark.parametrize(("workers", "asked", "batches"), [(0, 3, 3), (2, 3, 4), (2, 4, 4)])
+@pytest.mark.parametrize(("workers", "asked", "batches"), [(0, 3, 3), (1, 1, 2), (2, 5, 6)])
 def test_a_record_is_measured_and_nothing_is_written(config, folder, monkeypatch, workers, asked, batches):
     steps = []
     monkeypatch.setattr(throughput, "take_step", lambda run, parts: steps.append(parts) or trial.take_step(run, parts))

@@ -219,6 +219,15 @@ def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path
     assert_same_tensors(state.model.state_dict(), load_checkpoint(output / "last.ckpt")["model"])
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, tmp_path):
+    _, output, _ = straight
+    for name in ("config.yaml", "log.jsonl"):
+        (tmp_path / name).write_bytes((output / name).read_bytes())
+    with pytest.raises(UserError, match=r"no whole checkpoint: last\.ckpt is not there; previous\.ckpt is not there"):
+        run(config, tmp_path, resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl"}
+
+
 def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
     state = run(small(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
     assert (state.epoch, state.step, len(lines(tmp_path / "new"))) == (1, 2, 1)
