@@ -9,13 +9,14 @@ import torch
 
 from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued, shape, skip, synchronize, take_step
 from dlaseg.data.tensors import normalize
+from dlaseg.models.device import reproducible
 from dlaseg.models.modes import evaluating
 from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.out_of_memory import explained
 from dlaseg.training.step import Part, reduced_precision
 from dlaseg.training.task import Task
-from dlaseg.training.trainer import Run, open_run, reproducible, standing
+from dlaseg.training.trainer import Run, open_run, standing
 
 
 def dry_run(

@@ -8,11 +8,13 @@ import torch
 from PIL import Image
 
 from dlaseg.benchmarking import dry_run as module
+from dlaseg.benchmarking import trial
 from dlaseg.benchmarking.dry_run import dry_run, pace
 from dlaseg.config import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.errors import UserError
 from dlaseg.models.factory import create_model
 from dlaseg.training import trainer
+from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.classification import Classification
 from dlaseg.training.segmentation import Segmentation
 
@@ -121,6 +123,14 @@ def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
     assert runs.run(config, folder / "run", resume=True).epoch == 3
 
 
+def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, folder):
+    begun(config, folder / "run")
+    saved = load_checkpoint(folder / "run/last.ckpt")
+    saved["progress"]["batches"], saved["step"] = 1, 3
+    save_checkpoint(folder / "run", saved)
+    assert tried(config, folder / "run", resume=True)["batches"] == "2 an epoch, 6 in all, 3 of them left"
+
+
 def test_a_run_that_is_done_has_nothing_left(config, folder):
     config = runs.small(config, epochs=1)
     runs.run(config, folder / "run")
@@ -185,9 +195,27 @@ def test_the_slower_of_the_two_sets_the_pace(step, loading, workers, seconds):
 
 
 def test_the_expected_duration_is_that_of_all_steps(config, folder, monkeypatch):
-    times = iter([0.0, 2.0, 10.0, 13.0])  # a batch is loaded in 2 s, a step takes 3 s
-    monkeypatch.setattr(module, "time", type("Clock", (), {"perf_counter": staticmethod(lambda: next(times))}))
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+    def slow_draw(run, count):
+        for number, parts in enumerate(trial.draw(run, count)):
+            clock.now += 0.0 if number < 3 else 2.0  # the first three were loaded ahead
+            yield parts
+
+    def slow_step(run, parts):
+        clock.now += 3.0
+        return trial.take_step(run, parts)
+
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module, "queued", lambda run: 3)
+    monkeypatch.setattr(module, "draw", slow_draw)
+    monkeypatch.setattr(module, "take_step", slow_step)
     facts = tried(config)
-    assert facts["loading"].startswith("2.000 s a batch")
+    assert facts["loading"] == "2.000 s a batch, data.workers 0"
     assert facts["step"].startswith("3.000 s, loss ")
     assert facts["expected"].startswith("about 30 s for 6 steps")
