@@ -147,15 +147,15 @@ def measure_round(run: Run, batches: int) -> Speeds:
     ahead, images = queued(run), batches * run.sampler.batch_size
     drawn = draw(run, ahead + batches + 1 + batches + ahead)
 
+    wait(run)  # here, since it gives the loader time to get ahead
     skip(drawn, ahead)  # loaded before the clock starts
-    wait(run)
     start = time.perf_counter()
     skip(drawn, batches)
     data = images / (time.perf_counter() - start)
 
     parts = next(drawn)
     take_step(run, parts)  # during a step, the loader gets as far as it does in training
-    wait(run)
+    synchronize(run.processes.device)
     waited = 0.0
     start = done = time.perf_counter()
     for _ in range(batches):
