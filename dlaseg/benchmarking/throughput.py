@@ -211,8 +211,10 @@ def advice(speeds: Speeds, workers: int, cores: int) -> str:
     if speeds.data_wait >= NOTICEABLE and workers < cores:
         return f"{said}, but it waits for them {speeds.data_wait:.0%} of the time: use data.workers {workers + 1}."
     cost = 1 - speeds.training / speeds.network
-    if workers > wanted and cost >= NOTICEABLE:
-        return f"{said}, and loading takes {cost:.0%} of its speed: use data.workers {wanted}."
+    if cost >= NOTICEABLE:
+        said += f", and loading takes {cost:.0%} of its speed"
+        if workers > wanted:
+            return f"{said}: use data.workers {wanted}."
     others = "a faster device, train.compile or a smaller augment.crop_size would"
     return f"{said}: more data.workers gain nothing; {others}."
 
