@@ -131,11 +131,9 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> [duration(seconds) for seconds in (0.4, 59, 61, 3700, 90000)]
-        ['less than a second', '59 s', '1 min 1 s', '1 h 1 min', '1 d 1 h']
+        ['1 s', '59 s', '1 min 1 s', '1 h 1 min', '1 d 1 h']
     """
-    whole = int(seconds)
-    if whole == 0:
-        return "less than a second"
+    whole = max(1, int(seconds))
     units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     first = next(i for i, (count, _) in enumerate(units) if count)
     return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count)
