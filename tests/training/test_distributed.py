@@ -196,7 +196,8 @@ def finished(process) -> str:
 
 @pytest.mark.slow
 def test_torchrun_trains_and_one_process_writes(config, tmp_path):
-    config = small(config, epochs=1, lr=1e-6)  # float32 and batch norm of few values: learning would spread the curves
+    # One step: in float32, batch norm of so few values spreads the curves from the second one on
+    config = small(config, epochs=1, batch_size=12)
     output = tmp_path / "run"
     process = torchrun(train_words(config, output), "--standalone", "--nproc-per-node", "2")
     said = finished(process)
@@ -206,7 +207,7 @@ def test_torchrun_trains_and_one_process_writes(config, tmp_path):
     run(config, tmp_path / "alone")
     (row,), (expected,) = lines(output), lines(tmp_path / "alone")
     assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    assert row["step"] == expected["step"] == 3
+    assert row["step"] == expected["step"] == 1
 
 
 DIE_ONCE = """
