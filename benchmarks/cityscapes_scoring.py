@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dlaseg.data.synthetic import synthesize
+from dlaseg.synthetic.dataset import synthesize
 
 THEIRS = """
 import sys, glob

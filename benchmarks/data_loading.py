@@ -34,10 +34,10 @@ from torch.utils.data import DataLoader
 from dlaseg.config import AugmentConfig
 from dlaseg.data.datasets import Pair, SegmentationDataset, open_dataset
 from dlaseg.data.loading import EpochBatches, batches, train_loader
-from dlaseg.data.synthetic import synthesize
 from dlaseg.data.tensors import to_tensor
 from dlaseg.data.transforms import Augmentation
 from dlaseg.images import read_image, read_label_image
+from dlaseg.synthetic.dataset import synthesize
 
 FILL = (124, 116, 104)
 RECIPE = AugmentConfig()

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dlaseg.factory import create_model, list_models
 from dlaseg.models.cost import network_cost
-from dlaseg.models.factory import create_model, list_models
-from dlaseg.models.unfilled import Unfilled
+from dlaseg.models.skip_init import SkipInit
 
 CLASSES, CROP, IMAGES = 19, 832, 4  # of the Cityscapes recipes; the images are a process's
 WORLDS = (2, 8, 64)
@@ -58,37 +58,37 @@ class Traffic:
         """What a processor sustains that computes as fast as the link sends, in 10^12 operations per Gbit."""
         return self.ceiling(1) * self.training_flop / 1e12
 
-    def gradient_bytes(self, world: int) -> float:
+    def gradient_bytes(self, world_size: int) -> float:
         """Sent by a process in an update: an all-reduce of all gradients."""
-        return all_reduce_bytes(self.parameters, world)
+        return all_reduce_bytes(self.parameters, world_size)
 
-    def norm_bytes(self, world: int) -> float:
+    def norm_bytes(self, world_size: int) -> float:
         """Sent by a process in a forward and a backward pass: the synchronised batch norms."""
-        gathered = sum(all_gather_bytes(2 * channels + 1, world) for channels in self.norms)
-        return gathered + sum(all_reduce_bytes(2 * channels, world) for channels in self.norms)
+        gathered = sum(all_gather_bytes(2 * channels + 1, world_size) for channels in self.norms)
+        return gathered + sum(all_reduce_bytes(2 * channels, world_size) for channels in self.norms)
 
-    def step_bytes(self, world: int) -> float:
+    def step_bytes(self, world_size: int) -> float:
         """Sent by a process in a step without accumulation."""
-        return self.gradient_bytes(world) + self.norm_bytes(world)
+        return self.gradient_bytes(world_size) + self.norm_bytes(world_size)
 
-    def ceiling(self, gbit: float, world: int = WORLD, images: int = IMAGES) -> float:
+    def ceiling(self, gbit: float, world_size: int = WORLD, images: int = IMAGES) -> float:
         """Images per second that a process cannot exceed, were computing free."""
-        return images * gbit * 1e9 / 8 / self.step_bytes(world)
+        return images * gbit * 1e9 / 8 / self.step_bytes(world_size)
 
 
-def all_reduce_bytes(numbers: int, world: int) -> float:
+def all_reduce_bytes(numbers: int, world_size: int) -> float:
     """Sent, and received, by every process of a ring for a sum of float32 numbers."""
-    return 2 * (world - 1) / world * numbers * FLOAT
+    return 2 * (world_size - 1) / world_size * numbers * FLOAT
 
 
-def all_gather_bytes(numbers: int, world: int) -> int:
+def all_gather_bytes(numbers: int, world_size: int) -> int:
     """Sent, and received, by every process of a ring, each of which gives as many float32 numbers."""
-    return (world - 1) * numbers * FLOAT
+    return (world_size - 1) * numbers * FLOAT
 
 
 def traffic(name: str) -> Traffic:
     """Of a variant's segmentation network as the recipes make it: output stride 2, 3x3 aggregation nodes."""
-    with torch.device("meta"), Unfilled():
+    with torch.device("meta"), SkipInit():
         network = create_model(name, CLASSES, stride=2, root_kernel_size=3).eval()
     norms = tuple(module.num_features for module in network.modules() if isinstance(module, nn.BatchNorm2d))
     cost = network_cost(network, CROP, CROP)
@@ -126,12 +126,12 @@ def computing_table(networks: Sequence[Traffic]) -> str:
 
 def sending_table(networks: Sequence[Traffic]) -> str:
     """Megabytes per process and step."""
-    header = ["network", *(f"gradients, N = {world}" for world in WORLDS), "gradients, any N, below"]
-    header += [f"batch norm, N = {world}" for world in WORLDS]
+    header = ["network", *(f"gradients, N = {world_size}" for world_size in WORLDS), "gradients, any N, below"]
+    header += [f"batch norm, N = {world_size}" for world_size in WORLDS]
     rows = []
     for n in networks:
-        gradients = [*(n.gradient_bytes(world) for world in WORLDS), 2 * n.parameters * FLOAT]
-        norms = [n.norm_bytes(world) for world in WORLDS]
+        gradients = [*(n.gradient_bytes(world_size) for world_size in WORLDS), 2 * n.parameters * FLOAT]
+        norms = [n.norm_bytes(world_size) for world_size in WORLDS]
         rows.append([f"`{n.name}`", *(figures(sent / 1e6) for sent in gradients + norms)])
     return table(header, rows)
 
@@ -159,7 +159,10 @@ def latency_table(networks: Sequence[Traffic]) -> str:
 
 def summary(networks: Sequence[Traffic]) -> str:
     """What to take from it, for who reads no further."""
-    shares = {world: [100 * n.norm_bytes(world) / n.step_bytes(world) for n in networks] for world in (WORLD, 64)}
+    shares = {
+        world_size: [100 * n.norm_bytes(world_size) / n.step_bytes(world_size) for n in networks]
+        for world_size in (WORLD, 64)
+    }
     calls = [n.norm_calls for n in networks]
     waits = [n.norm_calls * LATENCIES[-1] / 1e3 for n in networks]
     compact = [n.tflops_per_gbit for n in networks if n.name.endswith("_c")]
@@ -248,7 +251,7 @@ batch norm, which never overlaps: the next layer waits for it. The truth lies be
 the backward pass alone, two thirds of the arithmetic, and the first layers' come last.
 {example(next(n for n in networks if n.name == "dla34"))}
 
-**Accumulation** (`train.accumulate` = k). The gradients are sent once per update, batch norm's numbers once per part:
+**Accumulation** (`train.grad_accum_steps` = k). Gradients are sent once per update, batch norm's numbers once per part:
 G + k S bytes per update instead of k (G + S), where G and S are those of the table above. If the parts are as large as
 the steps were, the ceiling becomes almost k times as high and the batch k times as large, which the learning rate must
 suit. If the same batch is cut into k parts to save memory, gradients per image stay the same, while batch norm's bytes

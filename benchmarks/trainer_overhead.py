@@ -28,9 +28,9 @@ from torch import Tensor
 from dlaseg.config import Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import EpochBatches
 from dlaseg.data.tensors import normalize
+from dlaseg.device import memory_format, pick_device
+from dlaseg.factory import create_model
 from dlaseg.memory import keep_freed_memory
-from dlaseg.models.device import memory_format, pick_device
-from dlaseg.models.factory import create_model
 from dlaseg.training.distributed import Processes
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.optimizers import make_optimizer

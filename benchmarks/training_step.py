@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 
 from dlaseg.config import Config, ModelConfig, TrainConfig
+from dlaseg.factory import create_model
 from dlaseg.memory import keep_freed_memory
-from dlaseg.models.factory import create_model
 from dlaseg.training.distributed import Processes
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.segmentation import Segmentation

@@ -5,27 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlaseg.errors import UserError
-    from dlaseg.evaluation.metrics import ConfusionMatrix
+    from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+    from dlaseg.factory import create_backbone, create_model, list_models, load_model
     from dlaseg.inference.predictor import Predictor
     from dlaseg.labels import LabelMap
-    from dlaseg.models.factory import create_backbone, create_model, list_models, load_model
     from dlaseg.models.segmenter import DLASeg
-    from dlaseg.models.weights import save_model
     from dlaseg.version import __version__
+    from dlaseg.weights.files import save_model
 
 # Where each name lives. Imported when first asked for: scoring finished label maps needs no torch.
 _HOMES = {
-    "ConfusionMatrix": "dlaseg.evaluation.metrics",
+    "ConfusionMatrix": "dlaseg.evaluation.metrics.confusion",
     "DLASeg": "dlaseg.models.segmenter",
     "LabelMap": "dlaseg.labels",
     "Predictor": "dlaseg.inference.predictor",
     "UserError": "dlaseg.errors",
     "__version__": "dlaseg.version",
-    "create_backbone": "dlaseg.models.factory",
-    "create_model": "dlaseg.models.factory",
-    "list_models": "dlaseg.models.factory",
-    "load_model": "dlaseg.models.factory",
-    "save_model": "dlaseg.models.weights",
+    "create_backbone": "dlaseg.factory",
+    "create_model": "dlaseg.factory",
+    "list_models": "dlaseg.factory",
+    "load_model": "dlaseg.factory",
+    "save_model": "dlaseg.weights.files",
 }
 
 __all__ = [

@@ -80,27 +80,27 @@ class LearningConfig:
     Args:
         epochs: passes over the training split.
         batch_size: images in an update of the weights, over all processes and parts.
-        accumulate: parts that a process computes its share of a batch in, one after the other, to save memory; the same
-            update but for batch norm, whose statistics are each part's own.
+        grad_accum_steps: micro-batches that a process splits its part of a batch into, to save memory; the same update
+            but for batch norm, whose statistics are each micro-batch's own.
         optimizer: sgd, with momentum, for long runs; adamw gets further in short ones.
         lr: learning rate after warm-up.
-        backbone_lr: factor of the backbone's learning rate; less than 1 spares pretrained weights.
+        backbone_lr_factor: factor of the backbone's learning rate; less than 1 spares pretrained weights.
         momentum: of SGD; AdamW has betas of its own, 0.9 and 0.999.
         weight_decay: of every parameter: an L2 penalty for SGD, decoupled for AdamW.
         decay_norm_and_bias: whether batch norm's parameters and biases decay, too.
-        clip_norm: largest L2 norm of an update's gradient; a longer one is shortened to it; null for any.
-        ema: decay of the weights' exponential moving average, which is then what is validated and saved; 0 for none.
-            The first updates decay faster, (1 + n) / (10 + n) after n of them.
+        clip_grad_norm: largest L2 norm of an update's gradient; a longer one is shortened to it; null for any.
+        ema_decay: decay of the weights' exponential moving average, which is then validated and saved; 0 for none. The
+            first updates decay faster, (1 + n) / (10 + n) after n of them.
         freeze: what is not learnt: backbone; norm, every batch norm, its statistics included; both; or nothing.
         warmup_steps: steps over which the learning rate rises linearly from 0.
         schedule: how the learning rate falls: poly or cosine, with every step, or step, every few epochs.
-        power: of poly: the learning rate falls as (1 - step / steps) ** power.
+        poly_power: of poly: the learning rate falls as (1 - step / steps) ** poly_power.
         step_epochs: of step: epochs after which the learning rate falls, again and again.
-        step_factor: of step: what the learning rate is then multiplied by.
+        step_gamma: of step: what the learning rate is then multiplied by.
         eval_every: epochs between validations; the last epoch is always validated.
         patience: validations without a new best after which the run ends; null for all epochs.
         checkpoint_minutes: between checkpoints within an epoch; there is one after every epoch in any case.
-        skip_limit: updates in a row that may be left out, since loss or gradient is no finite number, before the run
+        max_nonfinite_steps: steps in a row whose loss or gradient is not finite, and which are skipped, before the run
             stops.
         precision: auto takes bfloat16 autocast where the hardware gains from it; float16, on GPUs alone, scales the
             loss.
@@ -114,25 +114,25 @@ class LearningConfig:
 
     epochs: int = 500
     batch_size: int = 16
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
-    backbone_lr: float = 1.0
+    backbone_lr_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
-    clip_norm: float | None = None
-    ema: float = 0.0
+    clip_grad_norm: float | None = None
+    ema_decay: float = 0.0
     freeze: Literal["nothing", "backbone", "norm", "backbone_and_norm"] = "nothing"
     warmup_steps: int = 0
     schedule: Literal["poly", "cosine", "step"] = "poly"
-    power: float = 0.9
+    poly_power: float = 0.9
     step_epochs: int = 30
-    step_factor: float = 0.1
+    step_gamma: float = 0.1
     eval_every: int = 5
     patience: int | None = None
     checkpoint_minutes: float = 10.0
-    skip_limit: int = 10
+    max_nonfinite_steps: int = 10
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     deterministic: bool = False

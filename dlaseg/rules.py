@@ -16,27 +16,27 @@ def validate(config: Config | PretrainConfig) -> None:
     _at_least("data.workers", config.data.workers, 0)
     _at_least("train.epochs", train.epochs, 1)
     _at_least("train.batch_size", train.batch_size, 1)
-    _at_least("train.accumulate", train.accumulate, 1)
-    _at_least("train.skip_limit", train.skip_limit, 0)
+    _at_least("train.grad_accum_steps", train.grad_accum_steps, 1)
+    _at_least("train.max_nonfinite_steps", train.max_nonfinite_steps, 0)
     _at_least("train.warmup_steps", train.warmup_steps, 0)
     _at_least("train.step_epochs", train.step_epochs, 1)
     _at_least("train.eval_every", train.eval_every, 1)
     _at_least("train.seed", train.seed, 0)
     if train.patience is not None:
         _at_least("train.patience", train.patience, 1)
-    if train.clip_norm is not None:
-        _above_zero("train.clip_norm", train.clip_norm)
+    if train.clip_grad_norm is not None:
+        _above_zero("train.clip_grad_norm", train.clip_grad_norm)
     _within("train.lr", train.lr, 0, math.inf)
-    _within("train.backbone_lr", train.backbone_lr, 0, math.inf)
+    _within("train.backbone_lr_factor", train.backbone_lr_factor, 0, math.inf)
     _within("train.checkpoint_minutes", train.checkpoint_minutes, 0, math.inf)
-    if not 0 <= train.ema < 1:
+    if not 0 <= train.ema_decay < 1:
         raise UserError(
-            f"train.ema {train.ema}: a decay is 0, for no average, or more, and less than 1: use 0.999, say"
+            f"train.ema_decay {train.ema_decay}: a decay is 0, for no average, or more, and less than 1: use 0.999, say"
         )
     _within("train.momentum", train.momentum, 0, 1)
     _within("train.weight_decay", train.weight_decay, 0, math.inf)
-    _within("train.power", train.power, 0, math.inf)
-    _within("train.step_factor", train.step_factor, 0, 1)
+    _within("train.poly_power", train.poly_power, 0, math.inf)
+    _within("train.step_gamma", train.step_gamma, 0, 1)
     _within("augment.jitter", config.augment.jitter, 0, 1)
     _within("augment.flip", config.augment.flip, 0, 1)
     if isinstance(config, Config):

@@ -332,7 +332,7 @@ def test_a_dry_run_that_takes_too_much_memory_says_what_takes_less(capsys, data,
     monkeypatch.setattr(trainer, "step_function", lambda *_: full)
     line = refused(capsys, *training(data, here / "run", "--dry-run"))
     assert "out of memory: 2 crops of 64 x 64" in line
-    assert "use train.accumulate 2" in line
+    assert "use train.grad_accum_steps 2" in line
     assert list(here.iterdir()) == []
 
 

@@ -108,7 +108,7 @@ def test_a_pretraining_record_written_and_parsed_again_is_equal(parse_text):
         data=PretrainDataConfig("a b", workers=0),
         model=PretrainModelConfig("dla46_c", 3, "a.safetensors"),
         augment=PretrainAugmentConfig(64, 96, (0.2, 0.7), (0.5, 2), 0.1, 0),
-        train=LearningConfig(schedule="step", step_epochs=3, step_factor=0.3),
+        train=LearningConfig(schedule="step", step_epochs=3, step_gamma=0.3),
     )
     assert parse_text(to_yaml(config), command="pretrain") == config
 
@@ -124,7 +124,7 @@ def test_a_record_written_and_parsed_again_is_equal(parse_text):
             precision="bfloat16",
             device="cuda:1",
             losses=[LossConfig("ohem", threshold=0.6), LossConfig("dice", 0.5)],
-            clip_norm=1.0,
+            clip_grad_norm=1.0,
             patience=3,
         ),
     )
@@ -256,10 +256,10 @@ def changed(name: str, value: object, kind: type = Config) -> Config | PretrainC
         ("train.lr", float("nan")),
         ("train.momentum", 1.5),
         ("train.weight_decay", -1e-4),
-        ("train.power", -1.0),
+        ("train.poly_power", -1.0),
         ("train.step_epochs", 0),
-        ("train.step_factor", 1.1),
-        ("train.step_factor", -0.1),
+        ("train.step_gamma", 1.1),
+        ("train.step_gamma", -0.1),
         ("augment.scale", (0.0, 1.0)),
         ("augment.scale", (2.0, 1.0)),
         ("augment.scale", (1.0, 11.0)),
@@ -270,15 +270,15 @@ def changed(name: str, value: object, kind: type = Config) -> Config | PretrainC
         ("augment.crop_size", (-32, 32)),
         ("train.class_weights", [1.0, -1.0]),
         ("train.class_weights", [float("nan")]),
-        ("train.accumulate", 0),
-        ("train.ema", 1.0),
-        ("train.ema", -0.1),
-        ("train.clip_norm", 0.0),
-        ("train.clip_norm", float("inf")),
+        ("train.grad_accum_steps", 0),
+        ("train.ema_decay", 1.0),
+        ("train.ema_decay", -0.1),
+        ("train.clip_grad_norm", 0.0),
+        ("train.clip_grad_norm", float("inf")),
         ("train.patience", 0),
-        ("train.skip_limit", -1),
+        ("train.max_nonfinite_steps", -1),
         ("train.checkpoint_minutes", -1.0),
-        ("train.backbone_lr", -1.0),
+        ("train.backbone_lr_factor", -1.0),
         ("train.losses", []),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_pretraining_value_outside_its_rule_is_refused_by_the_field(name, valu
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("augment.resize", 224), ("augment.area", (1.0, 1.0)), ("augment.aspect", (1.0, 1.0)), ("train.step_factor", 1.0)],
+    [("augment.resize", 224), ("augment.area", (1.0, 1.0)), ("augment.aspect", (1.0, 1.0)), ("train.step_gamma", 1.0)],
 )
 def test_a_pretraining_value_at_the_edge_of_its_rule_is_taken(name, value):
     validate(changed(name, value, PretrainConfig))

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlaseg import create_backbone, create_model, list_models
 from dlaseg.models.cost import network_cost, segmentation_costs
-from dlaseg.training import batch_norm
-from dlaseg.training.batch_norm import synchronize
+from dlaseg.training.cpu import batch_norm
+from dlaseg.training.cpu.batch_norm import synchronize
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "scaling.py"
@@ -85,28 +85,28 @@ def test_batch_norm_sends_what_is_counted(monkeypatch, networks):
 
 
 def ring(values):
-    """An all-reduce of (world, world x n) numbers in a ring: each process's sums, and how many numbers each sent."""
-    world = len(values)
-    pieces = np.stack(np.split(values, world, axis=1), axis=1)  # (process, piece, n)
+    """All-reduce of (P, P x n) numbers in a ring: each process's sums, and how many numbers each sent."""
+    world_size = len(values)
+    pieces = np.stack(np.split(values, world_size, axis=1), axis=1)  # (process, piece, n)
     sent = 0
     for adds in (True, False):  # the sums are made, then passed on
-        for turn in range(world - 1):
-            moving = [(p, (p - turn + (not adds)) % world) for p in range(world)]
+        for turn in range(world_size - 1):
+            moving = [(p, (p - turn + (not adds)) % world_size) for p in range(world_size)]
             copies = [pieces[p, piece].copy() for p, piece in moving]
             for (p, piece), numbers in zip(moving, copies, strict=True):
-                pieces[(p + 1) % world, piece] = numbers + adds * pieces[(p + 1) % world, piece]
+                pieces[(p + 1) % world_size, piece] = numbers + adds * pieces[(p + 1) % world_size, piece]
             sent += copies[0].size
-    return pieces.reshape(world, -1), sent
+    return pieces.reshape(world_size, -1), sent
 
 
-@pytest.mark.parametrize("world", [2, 3, 8])
-def test_a_ring_sends_as_the_formulas_say(world):
-    values = np.random.default_rng(0).integers(0, 9, (world, 5 * world))
+@pytest.mark.parametrize("world_size", [2, 3, 8])
+def test_a_ring_sends_as_the_formulas_say(world_size):
+    values = np.random.default_rng(0).integers(0, 9, (world_size, 5 * world_size))
     sums, sent = ring(values)
     assert (sums == values.sum(0)).all()
-    assert scaling.all_reduce_bytes(values.shape[1], world) == pytest.approx(4 * sent)
+    assert scaling.all_reduce_bytes(values.shape[1], world_size) == pytest.approx(4 * sent)
     # The second half of it is an all-gather of the pieces
-    assert scaling.all_gather_bytes(5, world) == 4 * sent / 2
+    assert scaling.all_gather_bytes(5, world_size) == 4 * sent / 2
 
 
 def test_a_ceiling_by_hand():
@@ -117,8 +117,8 @@ def test_a_ceiling_by_hand():
     assert network.step_bytes(2) == 4 * (10**6 + 40)
     # 32 Mbit/s and a bit: one step a second
     gbit = 32 * (10**6 + 40) / 1e9
-    assert network.ceiling(gbit, world=2, images=4) == pytest.approx(4)
-    assert network.ceiling(gbit, world=2, images=2) == pytest.approx(2)
+    assert network.ceiling(gbit, world_size=2, images=4) == pytest.approx(4)
+    assert network.ceiling(gbit, world_size=2, images=2) == pytest.approx(2)
     assert network.norm_calls == 4
     assert network.tflops_per_gbit == pytest.approx(network.ceiling(1) * 6e-3)
 

@@ -9,14 +9,14 @@ import torch
 
 from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued, shape, skip, synchronize, take_step
 from dlaseg.data.tensors import normalize
-from dlaseg.models.device import reproducible
-from dlaseg.models.modes import evaluating
+from dlaseg.device import reproducible
+from dlaseg.models.modes import eval_mode
 from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
-from dlaseg.training.out_of_memory import explained
+from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.step import Part, reduced_precision
 from dlaseg.training.task import Task
-from dlaseg.training.trainer import Run, open_run, standing
+from dlaseg.training.trainer import Run, open_run, resume_message
 
 
 def dry_run(
@@ -38,12 +38,12 @@ def dry_run(
     """
     validate(task.config)
     with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
-        run = open_run(task, own, output, own.from_leader(resume))
+        run = open_run(task, own, output, own.broadcast(resume))
         facts = try_out(run)
-        if not own.leads:
+        if not own.is_main:
             return None
         if resume:
-            report(standing(run))
+            report(resume_message(run))
         width = max(map(len, facts))
         for name, fact in facts.items():
             report(f"{name:<{width}}  {fact}")
@@ -77,7 +77,9 @@ def try_out(run: Run) -> dict[str, str]:
     step = time.perf_counter() - start
 
     apart = "".join(
-        f", {count} {what}" for count, what in ((train.accumulate, "parts"), (own.world, "processes")) if count > 1
+        f", {count} {what}"
+        for count, what in ((train.grad_accum_steps, "parts"), (own.world_size, "processes"))
+        if count > 1
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     learnt = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -115,7 +117,7 @@ def logits_of(run: Run, part: Part) -> torch.Tensor:
     """What the loss is taken of, but with batch norm's running statistics, which stay as they are."""
     model, device = run.state.model, run.processes.device
     lower = reduced_precision(run.task.config.train.precision, device)
-    with explained(run.task.config, run.processes), evaluating(model), torch.no_grad():
+    with oom_hints(run.task.config, run.processes), eval_mode(model), torch.no_grad():
         inputs = normalize(part[0].to(device), model.mean, model.std)
         with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
             return run.task.logits(model, inputs)

@@ -22,9 +22,9 @@ from dlaseg.benchmarking.trial import (
     take_step,
     wait,
 )
+from dlaseg.device import reproducible
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
-from dlaseg.models.device import reproducible
 from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.task import Task
@@ -120,7 +120,7 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
         for _ in range(WARM_UP):
             take_step(run, ready)
         found = [measure_round(run, batches) for _ in tqdm(range(rounds), "rounds", leave=False, disable=None)]
-        if not own.leads:
+        if not own.is_main:
             return None
         return Throughput(
             task.config.model.name,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dlaseg.data.loading import batches
 from dlaseg.memory import peak_memory
-from dlaseg.training.out_of_memory import explained
+from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.state import Progress
 from dlaseg.training.step import Outcome, Part, reduced_precision
 from dlaseg.training.trainer import Run, broken_counter
@@ -51,7 +51,7 @@ def take_step(run: Run, parts: Sequence[Part]) -> Outcome:
         UserError: out of memory.
     """
     run.state.step = 0  # the schedule ends with the run, and there may be more steps here than it has
-    with explained(run.task.config, run.processes):
+    with oom_hints(run.task.config, run.processes):
         return run.step(parts)
 
 

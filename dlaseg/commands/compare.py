@@ -9,7 +9,7 @@ from dlaseg.commands.parsing import parser_of
 from dlaseg.errors import UserError
 
 if TYPE_CHECKING:
-    from dlaseg.evaluation.bootstrap import ImageCounts
+    from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
 
 def compare(arguments: Sequence[str]) -> int:
@@ -19,8 +19,8 @@ def compare(arguments: Sequence[str]) -> int:
     parser.add_argument("second", type=Path, help="another, of the same split")
     given = parser.parse_args(arguments)
 
-    from dlaseg.evaluation.bootstrap import compare as differences
-    from dlaseg.evaluation.tables import difference_table
+    from dlaseg.evaluation.metrics.bootstrap import compare as differences
+    from dlaseg.evaluation.report.tables import difference_table
 
     (a, first), (b, second) = _read(given.first), _read(given.second)
     for field in ("dataset", "split"):
@@ -35,7 +35,7 @@ def compare(arguments: Sequence[str]) -> int:
 
 def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
     """A scores.json and the counts of its images."""
-    from dlaseg.evaluation.bootstrap import ImageCounts
+    from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ def synthesize(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="another seed, other streets")
     given = parser.parse_args(arguments)
 
-    from dlaseg.data.synthetic import synthesize as draw
+    from dlaseg.synthetic.dataset import synthesize as draw
 
     counts = {split: getattr(given, split) for split in ("train", "val", "test")}
     draw(given.output, {split: n for split, n in counts.items() if n}, given.size[0], given.size[1], given.seed)
@@ -38,7 +38,7 @@ def stats(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
 
     from dlaseg.data.datasets import open_dataset
-    from dlaseg.data.inspection import statistics, statistics_table
+    from dlaseg.data.statistics import statistics, statistics_table
 
     splits = [
         open_dataset(given.dataset, given.root, split, given.images, given.labels, given.classes)

@@ -43,8 +43,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         return _submit(given)
 
     from dlaseg.data.datasets import open_dataset
+    from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
-    from dlaseg.evaluation.tables import scores_table
 
     dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
     output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
@@ -56,8 +56,8 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def _evaluate_predictions(given: Namespace) -> int:
     """`dlaseg eval --predictions`; imports no torch."""
-    from dlaseg.evaluation.predictions import score_predictions
-    from dlaseg.evaluation.tables import scores_table
+    from dlaseg.evaluation.cityscapes.predictions import score_predictions
+    from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.memory import keep_freed_memory
 
     if given.dataset != "cityscapes":
@@ -71,7 +71,7 @@ def _evaluate_predictions(given: Namespace) -> int:
 
 def _submit(given: Namespace) -> int:
     """`dlaseg eval --submission`."""
-    from dlaseg.evaluation.submission import IMAGES, submit
+    from dlaseg.evaluation.cityscapes.submission import IMAGES, submit
 
     if given.dataset != "cityscapes":
         raise UserError(f"--dataset {given.dataset}: --submission is for the Cityscapes server: use cityscapes")

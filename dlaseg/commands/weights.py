@@ -14,8 +14,8 @@ def models(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="exact numbers, as JSON")
     given = parser.parse_args(arguments)
 
+    from dlaseg.factory import list_models
     from dlaseg.models.cost import PUBLISHED_TOP1, classifier_cost, cost_table, segmentation_costs
-    from dlaseg.models.factory import list_models
 
     names = list_models() if given.name is None else [given.name]
     imagenet = {"num_classes": 1000, "height": 224, "width": 224}
@@ -51,7 +51,7 @@ def inspect(arguments: Sequence[str]) -> int:
     parser.add_argument("file", type=str, help="a file, or a repository on the Hugging Face hub (USER/NAME)")
     given = parser.parse_args(arguments)
 
-    from dlaseg.models.inspection import inspect_weights
+    from dlaseg.weights.inspection import inspect_weights
 
     description, mismatch = inspect_weights(given.file)
     print(description)
@@ -71,9 +71,9 @@ def convert(arguments: Sequence[str]) -> int:
     parser.add_argument("--std", type=float, nargs="+", help="the same; ImageNet's if left out")
     given = parser.parse_args(arguments)
 
+    from dlaseg.factory import model_of
     from dlaseg.labels import LabelMap, camvid_labels, cityscapes_labels
-    from dlaseg.models.factory import model_of
-    from dlaseg.models.weights import save_model
+    from dlaseg.weights.files import save_model
 
     model = model_of(given.file)
     if given.classes is not None:

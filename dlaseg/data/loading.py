@@ -39,17 +39,17 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
-class Share:
+class BatchShard:
     """Which part of every batch is this process's, and in how many parts it takes that.
 
     Attributes:
         rank: of the process, from 0.
-        world: processes that share the batches.
+        world_size: processes that share the batches.
         parts: that a process computes one after the other.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     parts: int = 1
 
 
@@ -73,16 +73,16 @@ class EpochBatches(Sampler[list[Key]]):
         UserError: too few samples, or a batch that cannot be shared evenly.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, share: Share = Share()):
+    def __init__(self, length: int, batch_size: int, seed: int, share: BatchShard = BatchShard()):
         if length < batch_size:
             raise UserError(
                 f"train.batch_size {batch_size}: the training split has only {length} images: use {length} or less"
             )
-        pieces = share.world * share.parts
+        pieces = share.world_size * share.parts
         if batch_size % pieces:
             raise UserError(
-                f"train.batch_size {batch_size}: not a multiple of {pieces} ({share.world} processes x "
-                f"train.accumulate {share.parts}): use {-(-batch_size // pieces) * pieces}"
+                f"train.batch_size {batch_size}: not a multiple of {pieces} ({share.world_size} processes x "
+                f"train.grad_accum_steps {share.parts}): use {-(-batch_size // pieces) * pieces}"
             )
         self.length, self.batch_size, self.seed, self.share = length, batch_size, seed, share
         self.epoch = self.first = 0
@@ -101,7 +101,7 @@ class EpochBatches(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order, share = self._order(self.epoch), self.share
-        size = self.batch_size // (share.world * share.parts)
+        size = self.batch_size // (share.world_size * share.parts)
         for batch in range(self.first, self.batches):
             for part in range(share.parts):
                 start = batch * self.batch_size + (share.rank * share.parts + part) * size
@@ -152,7 +152,7 @@ def train_loader(
     batch_size: int,
     seed: int,
     workers: int,
-    share: Share = Share(),
+    share: BatchShard = BatchShard(),
     skip: bool = False,
 ) -> tuple[DataLoader[Any], EpochBatches]:
     """A loader of training crops.

@@ -15,8 +15,8 @@ from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.loading import batches, whole_image_loader
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics import ConfusionMatrix
-from dlaseg.models.modes import evaluating
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.models.modes import eval_mode
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
 
@@ -77,14 +77,14 @@ def evaluate(
     check_scales(scales)
     device = next(model.parameters()).device
     confusion = ConfusionMatrix(model.num_classes)
-    with evaluating(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         loader = loader or whole_image_loader(dataset, workers)
         progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
         for index, (image, target) in enumerate(progress):
             batch = normalize(image.to(device), model.mean, model.std)
             sure = None
             if confidence:
-                labels, probability = predict_surely(model, batch, scales, flip)
+                labels, probability = predict_with_confidence(model, batch, scales, flip)
                 sure = probability[0].cpu().numpy()
             else:
                 labels = predict(model, batch, scales, flip)
@@ -120,7 +120,7 @@ def predict(model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip
     return _probabilities(model, image, scales, flip).argmax(1).to(torch.uint8)
 
 
-def predict_surely(
+def predict_with_confidence(
     model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
 ) -> tuple[Tensor, Tensor]:
     """As `predict`, with the probability of each predicted class, (1, H, W) float32."""

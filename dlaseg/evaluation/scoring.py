@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
-from dlaseg.evaluation.bootstrap import ImageCounts, margins
-from dlaseg.evaluation.boundary import BoundaryIoU
-from dlaseg.evaluation.calibration import Calibration
-from dlaseg.evaluation.cityscapes import Counts
-from dlaseg.evaluation.cityscapes import scores as benchmark_scores
+from dlaseg.device import memory_format, pick_device
+from dlaseg.evaluation.cityscapes.predictions import count_image
+from dlaseg.evaluation.cityscapes.scores import Counts
+from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
-from dlaseg.evaluation.gallery import chosen, packed
-from dlaseg.evaluation.predictions import count_image
-from dlaseg.evaluation.record import check_measures, scores_record
-from dlaseg.evaluation.report import write_report
-from dlaseg.evaluation.sheet import Row, contact_sheet
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins
+from dlaseg.evaluation.metrics.boundary import BoundaryIoU
+from dlaseg.evaluation.metrics.calibration import Calibration
+from dlaseg.evaluation.report.gallery import chosen, packed
+from dlaseg.evaluation.report.report import write_report
+from dlaseg.evaluation.results import build_results, check_measures
+from dlaseg.factory import load_model
 from dlaseg.files import sha256, write_json
-from dlaseg.models.device import memory_format, pick_device
-from dlaseg.models.factory import load_model
+from dlaseg.visualize import Row, contact_sheet
 
 SHEET_ROWS = 6
 """Images on the contact sheet, spread evenly over the split."""
@@ -95,7 +95,7 @@ def score(
         "weights_sha256": sha256(weights),
         "weights_origin": model.origin,
     }
-    record = scores_record(
+    record = build_results(
         dataset.label_map.names,
         confusion.scores(),
         confusion.matrix,

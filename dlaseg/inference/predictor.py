@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
-from dlaseg.inference.backends import BACKENDS
-from dlaseg.models.factory import load_model
+from dlaseg.factory import load_model
+from dlaseg.inference.backends.torch import BACKENDS
 from dlaseg.models.segmenter import DLASeg, argmax_logits
 
 
@@ -29,7 +29,7 @@ class Predictor:
         UserError: no such weights, backend or device, or a network that does not take three channels.
 
     Example:
-        >>> from dlaseg.models.factory import create_model
+        >>> from dlaseg.factory import create_model
         >>> predictor = Predictor(create_model("dla46_c", num_classes=19), device="cpu")
         >>> predictor(np.zeros((33, 50, 3), np.uint8)).shape
         (33, 50)

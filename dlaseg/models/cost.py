@@ -10,10 +10,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count
 
+from dlaseg.factory import create_backbone
 from dlaseg.models.dla import DLA
-from dlaseg.models.factory import create_backbone
 from dlaseg.models.segmenter import STRIDES, DLASeg
-from dlaseg.models.unfilled import Unfilled
+from dlaseg.models.skip_init import SkipInit
 
 # ImageNet top-1 accuracy in % of timm's weights `timm/NAME.in1k`, as timm publishes it, not measured by us:
 # https://github.com/huggingface/pytorch-image-models/blob/main/hfdocs/source/models/dla.mdx
@@ -48,7 +48,7 @@ class Cost:
     activations: int
 
 
-class _ShapesOnly(Unfilled):
+class _ShapesOnly(SkipInit):
     """Passes by batch norm too, which changes no shape and takes the longest on the meta device."""
 
     def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.models.convolution import Conv2d
+from dlaseg.training.cpu.convolution import Conv2d
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""

@@ -7,7 +7,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Sets a network to evaluation mode, and afterwards every module of it to the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from dlaseg.errors import UserError
 from dlaseg.labels import LabelMap
 from dlaseg.models.dla import DLA, initialize
-from dlaseg.models.hub import HubMixin
 from dlaseg.models.ida import DLAUp
+from dlaseg.weights.download import HubMixin
 
 STRIDES = (2, 4, 8)
 

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from dlaseg.data.inspection import Statistics
+from dlaseg.data.statistics import Statistics
 
 
 def median_frequency(found: Statistics) -> list[float]:

@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader
 
 from dlaseg.config import PretrainConfig
 from dlaseg.data.classification import CenterCrops, ClassificationDataset, open_class_folders
-from dlaseg.data.loading import EpochBatches, Share, ordered_loader, train_loader
+from dlaseg.data.loading import BatchShard, EpochBatches, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation
-from dlaseg.evaluation.accuracy import evaluate_classifier
+from dlaseg.evaluation.metrics.accuracy import evaluate_classifier
+from dlaseg.factory import create_backbone
 from dlaseg.models.dla import DLA
-from dlaseg.models.factory import create_backbone
-from dlaseg.models.weights import load_backbone_weights
 from dlaseg.training.distributed import Processes
 from dlaseg.training.task import Task, Validation
+from dlaseg.weights.files import load_backbone_weights
 
 
 class ImageCrossEntropy:
@@ -80,15 +80,15 @@ class Classification(Task[ClassificationDataset, DLA]):
         """Random resized crops."""
         train, data = self.config.train, self.config.data
         augmentation = CropAugmentation(self.config.augment)
-        share = Share(processes.rank, processes.world, train.accumulate)
+        share = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
         return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
 
     def validator(self, validation: ClassificationDataset, processes: Processes) -> Callable[[DLA], Validation]:
         """Centre crops of the whole split, each once."""
-        mine = slice(processes.rank, None, processes.world)
+        mine = slice(processes.rank, None, processes.world_size)
         own = replace(validation, files=validation.files[mine], targets=validation.targets[mine])
-        size = max(1, self.config.train.batch_size // processes.world)
+        size = max(1, self.config.train.batch_size // processes.world_size)
         loader = ordered_loader(CenterCrops(own, CenterCrop(self.config.augment)), size, self.config.data.workers)
 
         def scores(model: DLA) -> Validation:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
+from dlaseg.device import pick_device
 from dlaseg.errors import UserError
-from dlaseg.models.device import pick_device
 
 Content = TypeVar("Content")
 
@@ -25,48 +25,48 @@ class Processes:
 
     Attributes:
         rank: from 0; process 0 alone writes.
-        world: how many there are.
+        world_size: how many there are.
         device: what this one computes on.
     """
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
     def sum_(self, values: Tensor) -> Tensor:
         """Replaces a tensor by its sum over all processes, in place."""
-        if self.world > 1:
+        if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
-    def from_leader(self, content: Content) -> Content:
+    def broadcast(self, content: Content) -> Content:
         """What process 0 gave: plain values and tensors."""
-        if self.world == 1:
+        if self.world_size == 1:
             return content
         box = [content]
         distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
         return box[0]
 
-    def by_leader(self, action: Callable[[], Content]) -> Content:
+    def run_on_rank0(self, action: Callable[[], Content]) -> Content:
         """What process 0's action returns, in all processes.
 
         Raises:
             UserError: what process 0 refuses; the others end without a word.
         """
         outcome: tuple[Any, str | None] = (None, None)
-        if self.leads:
+        if self.is_main:
             try:
                 outcome = (action(), None)
             except UserError as error:
                 outcome = (None, str(error))
-        content, refusal = self.from_leader(outcome)
+        content, refusal = self.broadcast(outcome)
         if refusal is not None:
-            raise UserError(refusal) if self.leads else SystemExit(2)
+            raise UserError(refusal) if self.is_main else SystemExit(2)
         return content
 
 
@@ -80,17 +80,19 @@ def processes(device: str) -> Iterator[Processes]:
     Raises:
         UserError: a device that cannot be shared so.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         yield Processes(0, 1, pick_device(device))
         return
     place = _own_device(device)
     # What the processes of an attempt told each other must not be what those of the next one read: torchrun's store
     # outlives them (torch 2.14: connections to addresses that are gone)
-    store, rank, world = next(rendezvous("env://"))
+    store, rank, world_size = next(rendezvous("env://"))
     store = distributed.PrefixStore(f"attempt_{_attempt()}", store)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world)
-    yield Processes(rank, world, place)
+    distributed.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size
+    )
+    yield Processes(rank, world_size, place)
     distributed.destroy_process_group()  # not after an error, when the others may never come to it
 
 

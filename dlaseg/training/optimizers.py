@@ -41,7 +41,7 @@ def make_optimizer(model: Network, train: LearningConfig, device: torch.device) 
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            factor = train.backbone_lr if id(parameter) in backbone else 1.0
+            factor = train.backbone_lr_factor if id(parameter) in backbone else 1.0
             decays = train.decay_norm_and_bias or parameter.ndim > 1
             groups.setdefault((factor, train.weight_decay if decays else 0.0), []).append(parameter)
     made = [{"params": own, "factor": f, "weight_decay": decay} for (f, decay), own in groups.items()]

@@ -14,7 +14,7 @@ from dlaseg.training.task import Record
 
 
 @contextmanager
-def explained(config: Record, own: Processes) -> Iterator[None]:
+def oom_hints(config: Record, own: Processes) -> Iterator[None]:
     """Turns the allocator's complaint into a UserError that says what takes the memory and what would take less."""
     try:
         yield
@@ -29,13 +29,15 @@ def explained(config: Record, own: Processes) -> Iterator[None]:
 def out_of_memory(config: Record, own: Processes) -> str:
     """The message: the figure measured, and the fields to change, those that cost no accuracy first."""
     train = config.train
-    images = train.batch_size // (own.world * train.accumulate)
+    images = train.batch_size // (own.world_size * train.grad_accum_steps)
     crop = config.augment.crop_size
     height, width = (crop, crop) if isinstance(crop, int) else crop
     changes = []
     if images > 1:
         parts = next(n for n in range(2, images + 1) if images % n == 0)
-        changes.append(f"train.accumulate {train.accumulate * parts} (a {_ORDINALS.get(parts, f'1/{parts}')} of it)")
+        changes.append(
+            f"train.grad_accum_steps {train.grad_accum_steps * parts} (a {_ORDINALS.get(parts, f'1/{parts}')} of it)"
+        )
     if reduced_precision(train.precision, own.device) is None:
         changes.append("train.precision bfloat16")
     changes.append(f"a smaller augment.crop_size ({height} x {width})")

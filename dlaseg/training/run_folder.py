@@ -17,7 +17,7 @@ from dlaseg.training.task import Record
 # A run may move to another machine and folder without becoming another run; and it may be watched otherwise.
 _FREE_TO_CHANGE = (
     *("name", "data.root", "data.workers", "data.on_error"),
-    *("train.device", "train.checkpoint_minutes", "train.skip_limit", "train.trackers"),
+    *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
 
 
@@ -69,7 +69,7 @@ def plain_record(config: Record) -> dict[str, Any]:
     return flatten(yaml.safe_load(to_yaml(config)))
 
 
-def save_suspects(folder: Path, samples: Any, keys: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
+def dump_batch(folder: Path, samples: Any, keys: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
     """Writes the samples of a batch as the network saw them, to be looked at.
 
     Args:

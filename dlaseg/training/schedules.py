@@ -74,11 +74,11 @@ def learning_rate(train: LearningConfig, step: int, steps_per_epoch: int) -> flo
     """
     if train.schedule == "step":
         period = train.step_epochs * steps_per_epoch
-        return train.lr * staircase(step, period, train.warmup_steps, train.step_factor)
+        return train.lr * staircase(step, period, train.warmup_steps, train.step_gamma)
     total = train.epochs * steps_per_epoch
     if train.schedule == "cosine":
         return train.lr * cosine(step, total, train.warmup_steps)
-    return train.lr * poly(step, total, train.warmup_steps, train.power)
+    return train.lr * poly(step, total, train.warmup_steps, train.poly_power)
 
 
 def _rise(step: int, warmup: int) -> float:

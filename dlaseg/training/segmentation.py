@@ -13,21 +13,21 @@ from torch.utils.data import DataLoader
 
 from dlaseg.config import Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
-from dlaseg.data.inspection import statistics
-from dlaseg.data.loading import EpochBatches, Share, train_loader, whole_image_loader
+from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
+from dlaseg.data.statistics import statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
-from dlaseg.evaluation.metrics import ConfusionMatrix
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import score
-from dlaseg.evaluation.sheet import Row, picture_grid
-from dlaseg.models.factory import create_model
+from dlaseg.factory import create_model
 from dlaseg.models.segmenter import DLASeg
-from dlaseg.models.weights import load_backbone_weights, load_weights
 from dlaseg.training.class_weights import median_frequency
 from dlaseg.training.distributed import Processes
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.task import Task, Validation
+from dlaseg.visualize import Row, picture_grid
+from dlaseg.weights.files import load_backbone_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +95,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """Random crops; what lies outside an image has the mean colour."""
         train, data = self.config.train, self.config.data
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.mean])
-        share = Share(processes.rank, processes.world, train.accumulate)
+        share = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
         return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
 
     def validator(self, validation: SegmentationDataset, processes: Processes) -> Callable[[DLASeg], Validation]:
         """Whole images at native size, one confusion matrix."""
-        own = replace(validation, pairs=validation.pairs[processes.rank :: processes.world])
+        own = replace(validation, pairs=validation.pairs[processes.rank :: processes.world_size])
         loader = whole_image_loader(own, min(self.config.data.workers, 1))
         shown = np.linspace(0, len(own) - 1, PICTURES).round().astype(int).tolist()
         labels = validation.label_map
@@ -125,7 +125,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
         return scores
 
-    def conclude(self, output: Path, validation: SegmentationDataset) -> None:
+    def on_fit_end(self, output: Path, validation: SegmentationDataset) -> None:
         """`report.html` and `scores.json` of the best weights; they are the log's, in more detail."""
         best = output / "best.safetensors"
         if best.exists():  # not if validation has nothing to score

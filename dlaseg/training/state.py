@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from dlaseg.config import LearningConfig
-from dlaseg.models.device import memory_format
+from dlaseg.device import memory_format
 from dlaseg.training.optimizers import Network, averaged, freeze, make_optimizer
 
 
@@ -61,7 +61,7 @@ class TrainState:
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def judged(self) -> Network:
+    def eval_model(self) -> Network:
         """What is validated and saved: the average where there is one."""
         return self.model if self.average is None else cast(Network, self.average.module)
 
@@ -85,7 +85,7 @@ def initial_state(model: Network, train: LearningConfig, device: torch.device) -
     """
     model.to(device).to(memory_format=memory_format(device))
     freeze(model, train.freeze)
-    average = averaged(model, train.ema) if train.ema else None
+    average = averaged(model, train.ema_decay) if train.ema_decay else None
     scaler = GradScaler(device.type, enabled=train.precision == "float16")
     return TrainState(model, make_optimizer(model, train, device), average, scaler)
 
@@ -113,7 +113,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 def restore(state: TrainState, saved: dict[str, Any]) -> None:
     """Puts back what `snapshot` took."""
-    for model in {state.model, state.judged}:
+    for model in {state.model, state.eval_model}:
         model.mean, model.std, model.origin = tuple(saved["mean"]), tuple(saved["std"]), saved["origin"]
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])

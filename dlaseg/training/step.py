@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dlaseg.data.tensors import normalize
+from dlaseg.device import gains_from_bfloat16, memory_format
 from dlaseg.errors import UserError
-from dlaseg.models.device import gains_from_bfloat16, memory_format
 from dlaseg.training.distributed import Processes
 from dlaseg.training.optimizers import train_mode
 from dlaseg.training.schedules import learning_rate
@@ -83,7 +83,7 @@ def step_function(
     lower = reduced_precision(train.precision, device)
     dtype = next(model.parameters()).dtype
     forward: Any = _Logits(task, model)
-    together = processes.world > 1
+    together = processes.world_size > 1
     if together:
         # Every process computes the same statistics, so there are no buffers to send; the option's name is torch's
         known = inspect.signature(DistributedDataParallel).parameters
@@ -113,18 +113,18 @@ def step_function(
                     logits = compute(inputs)
                 loss = criterion(logits, targets, norms)
                 # The processes' gradients are averaged, where those of the shares of one mean add up
-                state.scaler.scale(loss * processes.world).backward()
+                state.scaler.scale(loss * processes.world_size).backward()
             total += loss.detach()
         if state.scaler.is_enabled():
             state.scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
         norm = get_total_norm(gradients)
         value, gradient, stops = processes.sum_(torch.stack([total, norm.to(total), total.new_tensor(stop())])).tolist()
-        gradient /= processes.world
+        gradient /= processes.world_size
         finite = math.isfinite(value) and math.isfinite(gradient)
         if finite:
-            if train.clip_norm is not None:
-                clip_grads_with_norm_(learnt, train.clip_norm, norm)
+            if train.clip_grad_norm is not None:
+                clip_grads_with_norm_(learnt, train.clip_grad_norm, norm)
             state.scaler.step(optimizer)
             if state.average is not None:
                 state.average.update_parameters(model)

@@ -93,5 +93,5 @@ class Task(ABC, Generic[Data, Network]):
     def file(self, training: Data, index: int) -> Path:
         """The image of a sample."""
 
-    def conclude(self, output: Path, validation: Data) -> None:
+    def on_fit_end(self, output: Path, validation: Data) -> None:
         """Leaves in the run folder what shows how good the best weights are; does nothing unless a task has it."""

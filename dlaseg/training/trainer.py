@@ -15,25 +15,25 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dlaseg.data.loading import EpochBatches, batches
+from dlaseg.device import reproducible
 from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
 from dlaseg.memory import keep_freed_memory
-from dlaseg.models.device import reproducible
-from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
 from dlaseg.rules import validate
-from dlaseg.training.batch_norm import synchronize
 from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
+from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import Processes, job, processes, restarted
 from dlaseg.training.environment import environment
-from dlaseg.training.out_of_memory import explained
-from dlaseg.training.run_folder import check_output, check_record, plain_record, save_suspects
+from dlaseg.training.out_of_memory import oom_hints
+from dlaseg.training.run_folder import check_output, check_record, dump_batch, plain_record
 from dlaseg.training.schedules import learning_rate
 from dlaseg.training.state import Progress, TrainState, initial_state, restore, snapshot
 from dlaseg.training.step import Outcome, Step, step_function
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.task import Task, Validation
 from dlaseg.training.trackers import Tracker, open_trackers
+from dlaseg.weights.files import save_model
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +97,14 @@ def fit(
     validate(task.config)
     with ExitStack() as stack:
         with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
-            resume = own.from_leader(resume or restarted(output))
+            resume = own.broadcast(resume or restarted(output))
             run = open_run(task, own, output, resume)
-            if resume and own.leads:
-                report(standing(run))
+            if resume and own.is_main:
+                report(resume_message(run))
             stop = stack.enter_context(StopRequest())
             train(run, stop, report)
-        if own.leads:  # the others need not wait for it
-            task.conclude(output, run.validation)
+        if own.is_main:  # the others need not wait for it
+            task.on_fit_end(output, run.validation)
     return run.state
 
 
@@ -130,7 +130,7 @@ def open_run(task: Task[Any, Any], own: Processes, output: Path, resume: bool) -
         check_record(task.config, saved["config"], output)
         return saved
 
-    return build(task, own, training, validation, output, own.by_leader(checkpoint))
+    return build(task, own, training, validation, output, own.run_on_rank0(checkpoint))
 
 
 def build(
@@ -157,14 +157,14 @@ def build(
     torch.manual_seed(train.seed)
     model = task.make_model(training)
     if saved is None:
-        own.by_leader(lambda: task.load_weights(model))
-    if own.world > 1:
+        own.run_on_rank0(lambda: task.load_weights(model))
+    if own.world_size > 1:
         model = synchronize(model, own.device)
     state = initial_state(model, train, own.device)
     if saved is not None:
         restore(state, saved)
-    elif own.world > 1:
-        restore(state, own.from_leader(snapshot(state)))
+    elif own.world_size > 1:
+        restore(state, own.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, own)
     step = step_function(task, state, task.criterion(training), sampler.batches, own)
     return Run(task, own, output, training, validation, state, loader, sampler, step)
@@ -172,12 +172,12 @@ def build(
 
 def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
     """Trains until the last epoch, or until validation has not improved for as long as the record allows."""
-    task, state, output, leads = run.task, run.state, run.output, run.processes.leads
+    task, state, output, is_main = run.task, run.state, run.output, run.processes.is_main
     config, best_by = task.config, next(iter(task.metrics))
     scores = task.validator(run.validation, run.processes)
     with ExitStack() as stack:
         trackers: list[Tracker] = []
-        if leads:
+        if is_main:
             trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
             write_text(output / "config.yaml", to_yaml(config))
             write_json(output / "environment.json", environment() | {"weights": state.model.origin, "job": job()})
@@ -189,20 +189,20 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
             if (state.epoch + 1) % config.train.eval_every == 0 or state.epoch + 1 == config.train.epochs:
                 save(run)  # what follows takes long and may be interrupted
                 with stop.immediate():
-                    found = scores(state.judged)
+                    found = scores(state.eval_model)
                 row |= found.metrics
-            if leads and row[best_by] is not None and row[best_by] > state.best(best_by):
-                save_model(state.judged, output / "best.safetensors")
+            if is_main and row[best_by] is not None and row[best_by] > state.best(best_by):
+                save_model(state.eval_model, output / "best.safetensors")
             state.epoch, state.progress = state.epoch + 1, Progress()
             state.log.append(row)
             save(run)
-            if leads:
+            if is_main:
                 write_text(output / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
                 track(trackers, row, found)
                 report(summary(row, config.train.epochs, task.metrics))
             with stop.immediate():
                 pass  # here it was deferred to
-    if leads and stalled(run):
+    if is_main and stalled(run):
         report(f"no better val {task.metrics[best_by]} in {config.train.patience} validations: done")
 
 
@@ -213,7 +213,13 @@ def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) ->
         Stopped: after the step during which a process was asked to, and a checkpoint.
         UserError: as `fit`.
     """
-    task, state, sampler, progress, leads = run.task, run.state, run.sampler, run.state.progress, run.processes.leads
+    task, state, sampler, progress, is_main = (
+        run.task,
+        run.state,
+        run.sampler,
+        run.state.progress,
+        run.processes.is_main,
+    )
     train = task.config.train
     sampler.epoch, sampler.first = state.epoch, progress.batches
     if len(sampler) == 0:  # it was left just before its validation
@@ -225,7 +231,7 @@ def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) ->
     with tqdm(initial=sampler.first, total=sampler.batches, desc=title, leave=False, disable=None) as bar:
         while parts := list(islice(drawn, sampler.share.parts)):
             waited += time.perf_counter() - ready
-            with explained(task.config, run.processes):
+            with oom_hints(task.config, run.processes):
                 outcome = run.step(parts, lambda: stop.name is not None)
             ready = time.perf_counter()
             progress.batches += 1
@@ -241,7 +247,7 @@ def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) ->
             if ready - saved >= 60 * train.checkpoint_minutes:
                 save(run)
                 saved = ready
-            if state.step % CURVE_EVERY == 0 and leads:
+            if state.step % CURVE_EVERY == 0 and is_main:
                 for tracker in trackers:
                     tracker.scalars({"step/loss": outcome.loss, "step/lr": outcome.lr}, state.step)
             speed, wait = progress.batches * sampler.batch_size / progress.seconds, waited / progress.seconds
@@ -270,7 +276,7 @@ def epoch_row(run: Run) -> dict[str, Any]:
 
 def save(run: Run) -> None:
     """Writes the checkpoint, where this process is the one that writes."""
-    if run.processes.leads:
+    if run.processes.is_main:
         save_checkpoint(run.output, snapshot(run.state) | {"config": plain_record(run.task.config)})
 
 
@@ -282,19 +288,20 @@ def left_out(run: Run, outcome: Outcome) -> None:
     """
     state, train, sampler = run.state, run.task.config.train, run.sampler
     what = f"loss {outcome.loss}, gradient {outcome.gradient}"
-    if run.processes.leads:
+    if run.processes.is_main:
         logger.warning("step %d: %s: no update (%d in a row)", state.step, what, state.skipped)
-    if state.skipped <= train.skip_limit:
+    if state.skipped <= train.max_nonfinite_steps:
         return
     keys = sampler.batch(state.epoch, state.progress.batches - 1)
     files = [run.task.file(run.training, index) for _, index in keys]
     folder = run.output / f"not_finite_step_{state.step}"
-    if run.processes.leads:
-        save_suspects(folder, run.loader.dataset, keys, files)
+    if run.processes.is_main:
+        dump_batch(folder, run.loader.dataset, keys, files)
     raise UserError(
-        f"step {state.step}: {what}; no update for {state.skipped} steps in a row, train.skip_limit is "
-        f"{train.skip_limit}: look at its batch in {folder} ({', '.join(map(str, files))}); if it is sound, start again"
-        f" with a lower train.lr ({train.lr}), more train.warmup_steps ({train.warmup_steps}) or train.clip_norm"
+        f"step {state.step}: {what}; no update for {state.skipped} steps in a row, train.max_nonfinite_steps is "
+        f"{train.max_nonfinite_steps}: look at its batch in {folder} ({', '.join(map(str, files))}); if it is sound, "
+        f"start again with a lower train.lr ({train.lr}), more train.warmup_steps ({train.warmup_steps}) or "
+        "train.clip_grad_norm"
     )
 
 
@@ -323,7 +330,7 @@ def track(trackers: Sequence[Tracker], row: dict[str, Any], found: Validation | 
             tracker.picture("validation", found.picture, row["step"])
 
 
-def standing(run: Run) -> str:
+def resume_message(run: Run) -> str:
     """Where a resumed run goes on."""
     state, batch = run.state, run.state.progress.batches
     within = f", {batch} of {run.sampler.batches} batches into the next" if batch else ""

@@ -1,5 +1,5 @@
+import dlaseg_testing
 import pytest
-import runs
 import torch
 
 from dlaseg.training import trainer
@@ -17,7 +17,7 @@ def _plain_process(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path_factory):
-    return runs.tiny(runs.draw(tmp_path_factory.mktemp("camvid")))
+    return dlaseg_testing.tiny(dlaseg_testing.draw(tmp_path_factory.mktemp("camvid")))
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from dlaseg import create_model, save_model
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
-from dlaseg.evaluation.boundary import BoundaryIoU
 from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.metrics.boundary import BoundaryIoU
+from dlaseg.evaluation.report.tables import scores_table
 from dlaseg.evaluation.scoring import score
-from dlaseg.evaluation.tables import scores_table
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dlaseg import LabelMap, UserError, create_model, save_model
-from dlaseg.inference.backends import TorchBackend
+from dlaseg.inference.backends.torch import TorchBackend
 from dlaseg.inference.predictor import Predictor
 
 MEAN, STD = (0.3, 0.5, 0.45), (0.2, 0.3, 0.25)

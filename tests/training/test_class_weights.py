@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.data.datasets import cityscapes
-from dlaseg.data.inspection import Statistics, statistics
+from dlaseg.data.statistics import Statistics, statistics
 from dlaseg.training.class_weights import median_frequency
 
 ROAD, SIDEWALK, SKY, VOID = 7, 8, 23, 0  # label ids of Cityscapes

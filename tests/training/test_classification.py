@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import ALONE, CPU, assert_same_tensors, lines, silent
 from PIL import Image
-from runs import ALONE, CPU, assert_same_tensors, lines, silent
 from safetensors import safe_open
 from torch.nn import functional as F
 
@@ -18,8 +18,8 @@ from dlaseg.config import (
     PretrainModelConfig,
 )
 from dlaseg.errors import UserError
-from dlaseg.evaluation.accuracy import Accuracies
-from dlaseg.models.factory import create_backbone
+from dlaseg.evaluation.metrics.accuracy import Accuracies
+from dlaseg.factory import create_backbone
 from dlaseg.training import classification, trainer
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.classification import Classification, ImageCrossEntropy
@@ -52,7 +52,7 @@ def root(tmp_path_factory) -> Path:
 def tiny(root: Path, **train: object) -> PretrainConfig:
     learning = {
         "epochs": 3, "batch_size": 4, "lr": 0.05, "warmup_steps": 1, "schedule": "step", "step_epochs": 1,
-        "step_factor": 0.5, "eval_every": 1, "precision": "float32", "device": "cpu",
+        "step_gamma": 0.5, "eval_every": 1, "precision": "float32", "device": "cpu",
     }  # fmt: skip
     return PretrainConfig(
         name="tiny",

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import ALONE, CPU, draw, fresh, lines, run, small, start, tiny, train_words
 from PIL import Image
-from runs import ALONE, CPU, draw, fresh, lines, run, small, start, tiny, train_words
 from torch import distributed
 
 from dlaseg.config import LossConfig
 from dlaseg.data.loading import batches
-from dlaseg.training.batch_norm import synchronize
 from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import Processes
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
@@ -42,12 +42,12 @@ def config(root):
     return small(tiny(root), batch_size=4, lr=0.005)
 
 
-def joined(function, rank, world, folder, arguments):
+def joined(function, rank, world_size, folder, arguments):
     """A process of a group: leaves what the function returns, or its traceback."""
     torch.set_num_threads(1)
     try:
-        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-        result = function(Processes(rank, world, CPU), *arguments)
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
+        result = function(Processes(rank, world_size, CPU), *arguments)
         torch.save(result, folder / f"{rank}.pt")
         distributed.destroy_process_group()
     except BaseException:
@@ -55,17 +55,17 @@ def joined(function, rank, world, folder, arguments):
         raise
 
 
-def together(function, world, folder, *arguments) -> list:
+def together(function, world_size, folder, *arguments) -> list:
     """What a function returns in each of so many processes."""
     folder.mkdir()
-    children = [start(joined, function, rank, world, folder, arguments) for rank in range(world)]
+    children = [start(joined, function, rank, world_size, folder, arguments) for rank in range(world_size)]
     for child in children:
         child.join(PATIENCE)
     problems = "".join(path.read_text() for path in folder.glob("*.txt"))
     for child in children:
         child.kill()
     assert not problems, problems
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
 def curve(own: Processes, config) -> tuple[list[float], dict]:
@@ -74,14 +74,14 @@ def curve(own: Processes, config) -> tuple[list[float], dict]:
     training, _ = task.open_splits()
     torch.manual_seed(0)
     model = task.make_model(training).double()
-    if own.world > 1:
+    if own.world_size > 1:
         model = synchronize(model, CPU)
     state = initial_state(model, config.train, CPU)
     loader, sampler = task.train_loader(training, model, own)
     step = step_function(task, state, task.criterion(training), sampler.batches, own)
     losses = []
     drawn = batches(loader)
-    while parts := list(islice(drawn, config.train.accumulate)):
+    while parts := list(islice(drawn, config.train.grad_accum_steps)):
         losses.append(step(parts).loss)
     return losses, model.state_dict()
 
@@ -94,20 +94,20 @@ def assert_same_curve(one, other):
         torch.testing.assert_close(other[1][name], tensor, rtol=1e-6, atol=1e-7, msg=name)
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(config, tmp_path, world):
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(config, tmp_path, world_size):
     expected = curve(ALONE, config)
-    for found in together(curve, world, tmp_path / "group", config):
+    for found in together(curve, world_size, tmp_path / "group", config):
         assert_same_curve(expected, found)
 
 
 def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_norm(config, root, tmp_path):
     losses = [LossConfig(name, weight=0.5) for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz")]
     weights = [0.5, *[1.0] * 9, 2.0]
-    config = small(config, losses=losses, class_weights=weights, accumulate=2, clip_norm=0.5, freeze="norm")
+    config = small(config, losses=losses, class_weights=weights, grad_accum_steps=2, clip_grad_norm=0.5, freeze="norm")
     uneven(root, tmp_path / "uneven")
     config.data.root = str(tmp_path / "uneven")
-    expected = curve(ALONE, small(config, accumulate=1))
+    expected = curve(ALONE, small(config, grad_accum_steps=1))
     for found in together(curve, 2, tmp_path / "group", config):
         assert_same_curve(expected, found)
 
@@ -142,8 +142,8 @@ def scores(own: Processes, config, weights) -> tuple[list, dict, bool]:
 def test_one_two_and_three_processes_find_the_same_scores(config, weights, tmp_path):
     alone = scores(ALONE, config, weights)
     assert alone[0]["miou"] > 0
-    for world in (2, 3):
-        for found in together(scores, world, tmp_path / str(world), config, weights):
+    for world_size in (2, 3):
+        for found in together(scores, world_size, tmp_path / str(world_size), config, weights):
             assert found == alone
 
 
@@ -156,7 +156,7 @@ def matrix(own: Processes, config, weights) -> list:
             seen.append(super().sum_(values).clone())
             return values
 
-    scores(Watched(own.rank, own.world, own.device), config, weights)
+    scores(Watched(own.rank, own.world_size, own.device), config, weights)
     return [counts.tolist() for counts in seen]
 
 
@@ -165,8 +165,8 @@ def test_their_confusion_matrix_is_the_same_with_more_processes_than_images_too(
     few(Path(config.data.root))
     (alone,) = matrix(ALONE, config, weights)
     assert np.sum(alone) == 2 * 44 * 64  # each scored pixel once
-    for world in (2, 3):
-        for found in together(matrix, world, tmp_path / str(world), config, weights):
+    for world_size in (2, 3):
+        for found in together(matrix, world_size, tmp_path / str(world_size), config, weights):
             assert found == [alone]
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import ALONE, CPU
+from dlaseg_testing import ALONE, CPU
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import batches
-from dlaseg.data.synthetic import synthesize
 from dlaseg.rules import validate
+from dlaseg.synthetic.dataset import synthesize
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function
@@ -44,7 +44,7 @@ def test_a_recipe_is_the_papers(path):
     assert dataclasses.asdict(config.augment) == augment
     train = config.train
     assert (train.epochs, train.batch_size, train.optimizer, train.lr) == (500, 16, "sgd", 0.01)
-    assert (train.momentum, train.weight_decay, train.schedule, train.power) == (0.9, 1e-4, "poly", 0.9)
+    assert (train.momentum, train.weight_decay, train.schedule, train.poly_power) == (0.9, 1e-4, "poly", 0.9)
     assert config.model.backbone_weights == f"timm/{config.model.name}.in1k"
     assert "not run by us" in path.read_text().split("name:")[0]
 

@@ -59,7 +59,7 @@ def test_the_papers_classifier_has_the_rates_of_its_recipe():
 
 
 def test_the_poly_rate_of_a_record_runs_over_all_its_epochs():
-    train = LearningConfig(epochs=5, lr=0.2, warmup_steps=3, power=2)
+    train = LearningConfig(epochs=5, lr=0.2, warmup_steps=3, poly_power=2)
     for step in range(20):
         assert learning_rate(train, step, steps_per_epoch=4) == 0.2 * poly(step, 20, warmup=3, power=2)
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from runs import (
+from dlaseg_testing import (
     ALONE,
     CPU,
     assert_same_tensors,
@@ -24,7 +24,7 @@ from torch import nn
 
 from dlaseg.config import LossConfig, ModelConfig
 from dlaseg.errors import UserError
-from dlaseg.models.factory import load_model
+from dlaseg.factory import load_model
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, restore, snapshot
 from dlaseg.training.step import reduced_precision, step_function
@@ -74,7 +74,7 @@ def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, na
         config, losses=losses, freeze="norm", batch_size=4, lr=1e-5
     )  # fresh and frozen, it would soon explode
     whole, parts = double(config), double(config)
-    take_whole, take_parts = steps(config, whole), steps(small(config, accumulate=2), parts)
+    take_whole, take_parts = steps(config, whole), steps(small(config, grad_accum_steps=2), parts)
     for _ in range(3):
         one, other = take_whole(uneven_batch()), take_parts(*halves(uneven_batch()))
         assert other.loss == pytest.approx(one.loss, rel=1e-10)
@@ -84,14 +84,16 @@ def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, na
 
 
 def test_a_run_in_parts_takes_as_many_updates(config, tmp_path):
-    run(small(config, batch_size=4, accumulate=2, epochs=1), tmp_path / "run")
+    run(small(config, batch_size=4, grad_accum_steps=2, epochs=1), tmp_path / "run")
     (row,) = lines(tmp_path / "run")
     assert row["step"] == 1
 
 
 def test_parts_that_do_not_divide_the_batch_are_refused(config, tmp_path):
-    with pytest.raises(UserError, match=r"train\.batch_size 4: not a multiple of 3 .*train\.accumulate 3\): use 6"):
-        run(small(config, batch_size=4, accumulate=3), tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"train\.batch_size 4: not a multiple of 3 .*train\.grad_accum_steps 3\): use 6"
+    ):
+        run(small(config, batch_size=4, grad_accum_steps=3), tmp_path / "run")
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(config):
@@ -100,7 +102,7 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(con
     for limit in (None, 0.01, 1e9):
         state = double(plain)
         before = weights(state)
-        outcome = steps(small(plain, clip_norm=limit), state)(made_batch())
+        outcome = steps(small(plain, clip_grad_norm=limit), state)(made_batch())
         moved = {key: tensor - before[key] for key, tensor in weights(state).items()}
         updates[limit] = math.sqrt(sum(float(move.square().sum()) for move in moved.values()))
         assert outcome.gradient == pytest.approx(updates[None], rel=1e-6)  # what it was
@@ -112,8 +114,8 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(con
 
 
 def test_the_average_is_the_recurrence_and_forgets_its_first_weights_soon(config):
-    state = fresh(small(config, ema=0.95))
-    step = steps(small(config, ema=0.95), state)
+    state = fresh(small(config, ema_decay=0.95))
+    step = steps(small(config, ema_decay=0.95), state)
     expected: dict[str, torch.Tensor] = {}
     for updates in range(6):
         step(made_batch(seed=updates))
@@ -137,8 +139,8 @@ def test_the_average_is_what_is_validated_and_saved(config, tmp_path, monkeypatc
         return scored
 
     monkeypatch.setattr(Segmentation, "validator", validator)
-    monkeypatch.setattr(Segmentation, "conclude", lambda *arguments: None)
-    state = run(small(config, ema=0.9, epochs=1), tmp_path)
+    monkeypatch.setattr(Segmentation, "on_fit_end", lambda *arguments: None)
+    state = run(small(config, ema_decay=0.9, epochs=1), tmp_path)
     assert_same_tensors(state.average.module.state_dict(), seen[0])
     assert any(not torch.equal(tensor, seen[0][name]) for name, tensor in state.model.state_dict().items())
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[0])
@@ -172,7 +174,7 @@ def test_what_is_frozen_stays_and_the_rest_moves_also_after_a_validation(config,
 def test_the_backbone_learns_at_its_own_rate(config):
     moved = {}
     for factor in (1.0, 0.1, 0.0):
-        own = small(config, backbone_lr=factor, momentum=0.0, weight_decay=0.0)
+        own = small(config, backbone_lr_factor=factor, momentum=0.0, weight_decay=0.0)
         state = double(own)
         before = weights(state)
         steps(own, state)(made_batch())
@@ -232,7 +234,7 @@ def float16(monkeypatch):
 
 
 def test_float16_scales_the_loss_and_halves_the_scale_when_it_was_too_much(config, float16):
-    config = small(config, precision="float16", clip_norm=1e9)
+    config = small(config, precision="float16", clip_grad_norm=1e9)
     state = fresh(config)
     assert state.scaler.is_enabled()
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 64.0})
@@ -288,7 +290,7 @@ def test_a_compiled_network_learns_the_same(config):
 
 def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path, monkeypatch):
     seen = []
-    conclude = Segmentation.conclude
+    conclude = Segmentation.on_fit_end
     criterion = Segmentation.criterion
     monkeypatch.setattr(
         Segmentation, "criterion", lambda *a: seen.append(torch.are_deterministic_algorithms_enabled()) or criterion(*a)
@@ -297,7 +299,7 @@ def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path,
     assert seen == [True, True]
     assert losses[0] == losses[1]
     assert not torch.are_deterministic_algorithms_enabled()
-    assert conclude is Segmentation.conclude
+    assert conclude is Segmentation.on_fit_end
 
 
 # The end of a run
@@ -311,7 +313,7 @@ def scored(values, monkeypatch):
         return lambda model: Validation({"miou": next(left)})
 
     monkeypatch.setattr(Segmentation, "validator", validator)
-    monkeypatch.setattr(Segmentation, "conclude", lambda *arguments: None)
+    monkeypatch.setattr(Segmentation, "on_fit_end", lambda *arguments: None)
 
 
 def test_a_run_ends_when_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
@@ -339,8 +341,8 @@ def test_without_patience_all_epochs_are_done(config, tmp_path, monkeypatch):
 
 def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog):
     """Fine-tuning: everything but the head is the file's."""
-    from dlaseg.models.factory import create_model
-    from dlaseg.models.weights import save_model
+    from dlaseg.factory import create_model
+    from dlaseg.weights.files import save_model
 
     torch.manual_seed(5)
     other = create_model("dla46_c", 3, 4)

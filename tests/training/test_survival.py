@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import (
+from dlaseg_testing import (
     assert_same_tensors,
     command,
     draw,
@@ -44,14 +44,14 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(root):
     """Three epochs of ten steps, a checkpoint after each."""
-    return small(tiny(root), epochs=3, batch_size=1, checkpoint_minutes=0, ema=0.9, optimizer="adamw", lr=0.003)
+    return small(tiny(root), epochs=3, batch_size=1, checkpoint_minutes=0, ema_decay=0.9, optimizer="adamw", lr=0.003)
 
 
 @pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
     """The run that nobody interrupted; read only."""
     output = tmp_path_factory.mktemp("straight") / "run"
-    record = small(tiny(root), epochs=3, batch_size=1, ema=0.9, optimizer="adamw", lr=0.003)
+    record = small(tiny(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
     child = start(command, train_words(record, output), output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
@@ -256,7 +256,7 @@ def on_a_small_disk(words, errors):
 
 
 def test_a_step_that_is_not_finite_changes_nothing(config):
-    config = small(config, batch_size=2, clip_norm=1.0)
+    config = small(config, batch_size=2, clip_grad_norm=1.0)
     state = fresh(config)
     step = steps(config, state)
     step(made_batch())
@@ -309,7 +309,7 @@ def with_a_bad_loss(monkeypatch, bad):
 
 def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog):
     with_a_bad_loss(monkeypatch, lambda step: step in (2, 3, 7))
-    run(small(config, epochs=1, skip_limit=2), tmp_path / "run")
+    run(small(config, epochs=1, max_nonfinite_steps=2), tmp_path / "run")
     (row,) = lines(tmp_path / "run")
     assert row["skipped"] == 3
     assert math.isfinite(row["loss"])
@@ -320,8 +320,10 @@ def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_p
 
 def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, tmp_path, monkeypatch):
     with_a_bad_loss(monkeypatch, lambda step: step >= 2)
-    with pytest.raises(UserError, match=r"no update for 3 steps in a row, train\.skip_limit is 2: look") as caught:
-        run(small(config, epochs=1, batch_size=2, skip_limit=2, checkpoint_minutes=1000), tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"no update for 3 steps in a row, train\.max_nonfinite_steps is 2: look"
+    ) as caught:
+        run(small(config, epochs=1, batch_size=2, max_nonfinite_steps=2, checkpoint_minutes=1000), tmp_path / "run")
     folder = next((tmp_path / "run").glob("not_finite_step_*"))
     named = [line.split(" ", 1)[1] for line in (folder / "files.txt").read_text().splitlines()]
     assert len(named) == 2
@@ -357,7 +359,7 @@ def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
     line = next(line for line in said.splitlines() if "out of memory" in line)
     assert "6 crops of 2048 x 2048 at a time do not fit" in line
     assert re.search(r"[1-9][0-9.]* GiB were taken by this process|0\.[0-9]*[1-9] GiB were taken", line)
-    for change in ("train.accumulate 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
+    for change in ("train.grad_accum_steps 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
         assert change in line
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from runs import draw, run, small, tiny
+from dlaseg_testing import draw, run, small, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dlaseg.errors import UserError

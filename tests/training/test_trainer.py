@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import assert_same_tensors, draw, fresh, lines, made_batch, run, small, steps, tiny
+from dlaseg_testing import assert_same_tensors, draw, fresh, lines, made_batch, run, small, steps, tiny
 
 from dlaseg.config import Config, PretrainConfig
 from dlaseg.data.loading import EpochBatches
 from dlaseg.errors import UserError
+from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
-from dlaseg.models.factory import create_model, load_model
-from dlaseg.models.weights import save_model
 from dlaseg.records import to_yaml
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
@@ -21,6 +20,7 @@ from dlaseg.training.schedules import poly
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.task import Validation
 from dlaseg.training.trainer import fit
+from dlaseg.weights.files import save_model
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""The Cityscapes benchmark's own protocol."""

@@ -1,0 +1,112 @@
+"""A folder of predictions as the Cityscapes benchmark's server wants it, checked and zipped.
+
+https://www.cityscapes-dataset.com/submit: label id PNGs of the images' size, named CITY_SEQUENCE_FRAME*.png, one for
+every image of the test split.
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dlaseg.data.datasets import cityscapes_images
+from dlaseg.data.tensors import normalize, to_tensor
+from dlaseg.device import memory_format, pick_device
+from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes.ids import read_ids
+from dlaseg.evaluation.evaluator import check_scales, predict
+from dlaseg.factory import load_model
+from dlaseg.files import replacing
+from dlaseg.images import read_image, write_png
+from dlaseg.labels import cityscapes_labels
+
+IMAGES = {"train": 2975, "val": 500, "test": 1525}
+"""Images of the benchmark's splits; a submission to the server has as many."""
+
+
+def submit(
+    weights: Path,
+    root: Path,
+    split: str,
+    folder: Path,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    device: str = "auto",
+) -> tuple[Path, int]:
+    """Predicts every image of a split, checks what was written, and zips it.
+
+    Args:
+        weights: a `.safetensors` file of a network with the 19 classes.
+        root: holds `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`; no annotations are read.
+        split: such as test.
+        folder: gets CITY/CITY_SEQUENCE_FRAME_labelIds.png; the zip file stands beside it.
+        scales: see `dlaseg.evaluation.evaluator.evaluate`.
+        flip: the same.
+        device: see `pick_device`.
+
+    Returns:
+        The zip file and the number of images in it.
+
+    Raises:
+        UserError: other classes, a folder that holds other files, or a broken image.
+    """
+    check_scales(scales)
+    images = cityscapes_images(root, split)
+    place = pick_device(device)
+    model = load_model(weights, place).to(memory_format=memory_format(place))
+    labels = cityscapes_labels()
+    if model.label_map.names != labels.names:
+        raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")
+    _refuse_strangers(folder, images)
+    with torch.inference_mode():
+        for name, path in tqdm(images.items(), desc="predict", unit="img", leave=False, disable=None):
+            image = to_tensor(read_image(path))[None].to(place)  # (1, 3, H, W) uint8
+            train_ids = predict(model, normalize(image, model.mean, model.std), scales, flip)
+            write_png(_place(folder, name), labels.decode(train_ids[0].cpu().numpy()))
+    return check_and_zip(folder, images), len(images)
+
+
+def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
+    """Reads back every prediction, then writes `FOLDER.zip` whole.
+
+    Args:
+        folder: of the predictions.
+        images: `CITY/CITY_SEQUENCE_FRAME` -> image.
+
+    Raises:
+        UserError: a file too many or too few, of another size than its image, or with an id that is no class.
+    """
+    _refuse_strangers(folder, images)
+    classes = [ids[0] for ids in cityscapes_labels().ids]
+    for name, image in tqdm(images.items(), desc="check", unit="img", leave=False, disable=None):
+        path = _place(folder, name)
+        if not path.is_file():
+            raise UserError(f"{path}: missing, the prediction of {image}: a submission has one for every image")
+        ids = read_ids(path)
+        height, width = read_image(image).shape[:2]
+        if ids.shape != (height, width):
+            raise UserError(
+                f"{path}: {ids.shape[0]} x {ids.shape[1]}, its image has {height} x {width}: write it again"
+            )
+        if not np.isin(ids, classes).all():
+            wrong = ids[~np.isin(ids, classes)][0]
+            raise UserError(f"{path}: id {wrong} is none of the 19 evaluated classes' label ids: write it again")
+    archive = folder.with_name(f"{folder.name}.zip")
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as written:  # stored: PNGs are compressed
+        for name in images:
+            written.write(_place(folder, name), _place(Path(), name))
+    return archive
+
+
+def _place(folder: Path, name: str) -> Path:
+    return folder / f"{name}_labelIds.png"
+
+
+def _refuse_strangers(folder: Path, images: Mapping[str, Path]) -> None:
+    expected = {_place(folder, name) for name in images}
+    strangers = sorted(path for path in folder.rglob("*") if path.is_file() and path not in expected)
+    if strangers:
+        raise UserError(f"{strangers[0]}: not of this submission ({len(strangers)} such files): give an empty folder")

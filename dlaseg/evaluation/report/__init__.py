@@ -1,0 +1,1 @@
+"""What people look at: the report page and the tables."""

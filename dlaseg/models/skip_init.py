@@ -1,0 +1,26 @@
+"""Networks that are made only to be filled, or to be looked at."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+class SkipInit(TorchFunctionMode):
+    """Networks made inside have no first weights drawn, which takes longer than all else.
+
+    For networks whose every tensor is loaded, and for those on the meta device, which have no values at all.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"), SkipInit():
+        ...     layer = nn.Conv2d(3, 8, 3)
+        >>> tuple(layer.weight.shape)
+        (8, 3, 3, 3)
+    """
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (nn.init.normal_, nn.init.kaiming_uniform_, nn.init.uniform_):
+            return None
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,111 @@
+"""The convolution layer, whose training is fast on CPUs without AVX-512.
+
+In channels_last, oneDNN's forward pass and input gradient run near the peak of such a CPU, its weight gradient at a
+third of it. Here the weight gradient becomes matrix products, and wide layers take the algorithm of
+`dlaseg.training.cpu.winograd`, with half the multiplications. `benchmarks/training_step.py` measures the gain.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from dlaseg.training.cpu.winograd import convolve, weight_gradient
+
+_WIDE_ENOUGH = 32  # below so many channels the matrix products are too thin to gain
+_WIDE_ENOUGH_BOTH = 128  # below so many input and output channels, moving data costs what multiplications save
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d`, the same numbers to rounding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        if self._gains(x):
+            return (_Conv3x3 if self.stride == (1, 1) else _StridedConv3x3).apply(x, self.weight)
+        return super().forward(x)
+
+    def _gains(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and torch.is_grad_enabled()
+            and self.weight.requires_grad
+            and self.kernel_size == (3, 3)
+            and self.dilation == self.padding == (1, 1)
+            and self.stride in ((1, 1), (2, 2))
+            and self.groups == 1
+            and self.bias is None
+            and min(self.in_channels, self.out_channels) >= _WIDE_ENOUGH
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and not x.is_contiguous()  # a 1 x 1 map is both, and gains nothing
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        )
+
+
+class _Conv3x3(torch.autograd.Function):
+    """Stride 1, padding 1, no bias; channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _convolve(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        # The input's gradient is a convolution with the kernel turned around.
+        grad_x = _convolve(grad, weight.flip(2, 3).transpose(0, 1)) if ctx.needs_input_grad[0] else None
+        return grad_x, weight_gradient(x, grad)
+
+
+def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    if sum(weight.shape[:2]) >= _WIDE_ENOUGH_BOTH:
+        return convolve(x, weight)
+    return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), padding=1)
+
+
+class _StridedConv3x3(torch.autograd.Function):
+    """Stride 2, padding 1, no bias; channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, stride=2, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            only_input = [True, False, False]
+            grad_x = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, [2, 2], [1, 1], [1, 1], False, [0, 0], 1, only_input
+            )[0]
+        return grad_x, strided_weight_gradient(x, grad)
+
+
+def strided_weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of a 3x3 convolution's weight (stride 2, padding 1): one product with what each output saw.
+
+    Args:
+        x: the convolution's input, (N, C, H, W) float, channels_last.
+        grad: the gradient of its output, (N, K, ceil(H / 2), ceil(W / 2)) float, channels_last.
+
+    Returns:
+        (K, C, 3, 3).
+    """
+    outputs = grad.shape[1]
+    padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)  # (N, H + 2, W + 2, C)
+    windows = padded.unfold(1, 3, 2).unfold(2, 3, 2)  # (N, h, w, C, 3, 3)
+    seen = windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])  # (pixels, 9 C)
+    answered = grad.permute(0, 2, 3, 1).reshape(-1, outputs)  # (pixels, K)
+    return (answered.t() @ seen).view(outputs, 3, 3, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,300 @@
+"""Whose weights are these? Told from the tensors' names and shapes, and renamed to ours, exactly or not at all.
+
+Known are timm's classifiers (https://github.com/huggingface/pytorch-image-models, `dla.py`), the original's classifiers
+and segmentation networks (https://github.com/ucbdrive/dla), and ours.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from dlaseg.errors import UserError
+from dlaseg.models.dla import DLA, VARIANTS, Tree
+from dlaseg.models.ida import BilinearUpsample, DLAUp
+from dlaseg.models.segmenter import STRIDES
+from dlaseg.models.skip_init import SkipInit
+from dlaseg.weights.checkpoints import Checkpoint
+
+TIMM = "timm's classification layout"
+ORIGINAL = "the original's classification layout"
+ORIGINAL_SEGMENTATION = "the original's segmentation layout"
+OURS = "dlaseg's segmentation layout"
+OURS_CLASSIFICATION = "dlaseg's classification layout"
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """Weights in our names.
+
+    Attributes:
+        layout: one of the constants above.
+        name: the variant, one of `dlaseg.list_models()`.
+        root_kernel_size: 1 or 3.
+        in_channels: of the input.
+        num_classes: of the classifier or the head; None for a backbone without a classifier.
+        stride: output stride of a segmentation network, else None.
+        backbone: every tensor of the backbone but the classifier's.
+        classifier: `fc.weight` and `fc.bias`, or nothing.
+        decoder: every tensor of a segmentation network's decoder and head, or nothing.
+        left_out: the file's names of tensors that no forward pass uses.
+    """
+
+    layout: str
+    name: str
+    root_kernel_size: int
+    in_channels: int
+    num_classes: int | None
+    stride: int | None
+    backbone: dict[str, Tensor]
+    classifier: dict[str, Tensor]
+    decoder: dict[str, Tensor]
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Such as `timm's classification layout, dla34, 1000 classes`."""
+        classes = "no classifier" if self.num_classes is None else f"{self.num_classes} classes"
+        stride = "" if self.stride is None else f", stride {self.stride}"
+        nodes = "" if self.root_kernel_size == 1 else f", {self.root_kernel_size}x{self.root_kernel_size} nodes"
+        inputs = "" if self.in_channels == 3 else f", {self.in_channels} input channels"
+        return f"{self.layout}, {self.name}, {classes}{stride}{nodes}{inputs}"
+
+
+class MismatchError(UserError):
+    """Nearly a DLA.
+
+    Attributes:
+        problems: everything that does not match, by the names in the file.
+    """
+
+    def __init__(self, said: str, problems: Sequence[str], most: int = 12):
+        more = len(problems) - most
+        rest = f" and {more} more (`dlaseg weights inspect` lists them all)" if more > 0 else ""
+        super().__init__(f"{said} {', '.join(problems[:most])}{rest}")
+        self.problems = list(problems)
+
+
+def recognize(checkpoint: Checkpoint) -> Recognized:
+    """Tells whose layout it is, and which variant.
+
+    Raises:
+        UserError: no DLA, or one with tensors missing, too many, of another shape, or holding no numbers.
+    """
+    path, tensors = checkpoint.path, checkpoint.tensors
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are no numbers: this file is of no use")
+    if any(name.startswith("dla_up.") for name in tensors):
+        return _original_segmentation(path, tensors)
+    if any(name.startswith("decoder.") for name in tensors) and "head.weight" in tensors:
+        return _segmentation(path, OURS, tensors, str)
+    if "base_layer.0.weight" in tensors:
+        ours = checkpoint.metadata.get("format", "").startswith("dlaseg")
+        return _classifier(path, tensors, ours)
+    raise UserError(f"{path}: no DLA: {_what_it_looks_like(tensors)}")
+
+
+@lru_cache(maxsize=len(VARIANTS))
+def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
+    """Shapes of a variant's tensors (3 input channels, 1x1 nodes, no classifier), and of the original's dead ones.
+
+    The original makes a `project` in every tree whose width changes; the forward pass uses those of the innermost
+    trees alone. So where a deeper tree starts with a projecting one, a dead tensor of the same shape lies beside it.
+    """
+    with torch.device("meta"), SkipInit():
+        network = DLA(*VARIANTS[name])
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    dead: Shapes = {}
+    for prefix, tree in network.named_modules():
+        if isinstance(tree, Tree) and tree.depth > 1:
+            innermost: nn.Module = tree
+            while isinstance(innermost, Tree) and innermost.depth > 1:
+                innermost = innermost.tree1
+            assert isinstance(innermost, Tree)
+            for key, tensor in innermost.project.state_dict().items():
+                dead[f"{prefix}.project.{key}"] = tuple(tensor.shape)
+    return shapes, dead
+
+
+def _classifier(path: object, tensors: Mapping[str, Tensor], ours: bool) -> Recognized:
+    rest, classifier = _split(tensors, ("fc.",))
+    name, root_kernel_size, backbone, dead = _match_backbone(path, rest, str)
+    num_classes = None
+    if classifier:
+        width = VARIANTS[name][1][-1]
+        num_classes = len(classifier.get("fc.bias", ()))
+        _check(path, name, classifier, {"fc.weight": (num_classes, width, 1, 1), "fc.bias": (num_classes,)})
+    layout = ORIGINAL if dead else OURS_CLASSIFICATION if ours else TIMM
+    channels = backbone["base_layer.0.weight"].shape[1]
+    return Recognized(
+        layout, name, root_kernel_size, channels, num_classes, None, backbone, dict(classifier), {}, tuple(dead)
+    )
+
+
+def _original_segmentation(path: object, tensors: Mapping[str, Tensor]) -> Recognized:
+    unused = tuple(name for name in tensors if name.startswith("base.fc.") or name == "up.weight")
+    renamed = {_from_original(name): tensor for name, tensor in tensors.items() if name not in unused}
+    found = _segmentation(path, ORIGINAL_SEGMENTATION, renamed, _to_original, unused)
+    if "up.weight" in tensors:
+        _check_bilinear(path, tensors["up.weight"], found)
+    return found
+
+
+def _from_original(name: str) -> str:
+    """Our name for a tensor of the original's segmentation network.
+
+    Theirs counts the inputs of an IDA, the first of which is neither projected, upsampled nor joined.
+    """
+    if step := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
+        ida, part, index, rest = step.groups()
+        return f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
+    return re.sub(r"^fc\.0\.", "head.", re.sub(r"^base\.", "backbone.", name))
+
+
+def _to_original(name: str) -> str:
+    """The reverse of `_from_original`."""
+    if step := re.fullmatch(r"decoder\.ida\.(\d+)\.(\w+)\.(\d+)\.(.+)", name):
+        ida, part, index, rest = step.groups()
+        return f"dla_up.ida_{ida}.{part}_{int(index) + 1}.{rest}"
+    return re.sub(r"^head\.", "fc.0.", re.sub(r"^backbone\.", "base.", name))
+
+
+def _segmentation(
+    path: object,
+    layout: str,
+    tensors: Mapping[str, Tensor],
+    theirs: Callable[[str], str],
+    left_out: tuple[str, ...] = (),
+) -> Recognized:
+    """A segmentation network from tensors in our names, `theirs` giving a name as the file has it."""
+    decoder, backbone = _split(tensors, ("backbone.",))
+    backbone = {name.removeprefix("backbone."): tensor for name, tensor in backbone.items()}
+    name, root_kernel_size, backbone, dead = _match_backbone(path, backbone, lambda name: theirs(f"backbone.{name}"))
+    steps = len({key.split(".")[2] for key in decoder if key.startswith("decoder.ida.")})
+    stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
+    if stride not in STRIDES:
+        raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
+    channels = VARIANTS[name][1][-steps - 1 :]
+    classes = len(decoder.get("head.bias", ()))
+    with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
+        expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
+    expected |= {"head.weight": (classes, channels[0], 1, 1), "head.bias": (classes,)}
+    _check(path, name, decoder, expected, theirs)
+    in_channels = backbone["base_layer.0.weight"].shape[1]
+    left_out = (*left_out, *dead)
+    return Recognized(
+        layout,
+        name,
+        root_kernel_size,
+        in_channels,
+        classes,
+        stride,
+        backbone,
+        {},
+        _counted(decoder, expected),
+        left_out,
+    )
+
+
+def _match_backbone(
+    path: object, tensors: Mapping[str, Tensor], theirs: Callable[[str], str]
+) -> tuple[str, int, dict[str, Tensor], list[str]]:
+    """Finds the variant whose tensors these are.
+
+    Returns:
+        Variant, node size, the tensors without the dead ones, the file's names of the dead ones.
+    """
+    kernels = {tensor.shape[-1:] for name, tensor in tensors.items() if name.endswith("root.conv.weight")}
+    root_kernel_size = 3 if kernels == {(3,)} else 1
+    best: tuple[list[str], str] | None = None
+    for name in VARIANTS:
+        shapes, dead = backbone_shapes(name)
+        expected = {
+            key: (*shape[:2], root_kernel_size, root_kernel_size) if key.endswith("root.conv.weight") else shape
+            for key, shape in shapes.items()
+        }
+        first = tensors.get("base_layer.0.weight")
+        if first is not None and first.ndim == 4:
+            expected["base_layer.0.weight"] = (shapes["base_layer.0.weight"][0], first.shape[1], 7, 7)
+        found_dead = [key for key in tensors if key in dead and tuple(tensors[key].shape) == dead[key]]
+        living = {key: tensor for key, tensor in tensors.items() if key not in found_dead}
+        problems = _problems(living, expected, theirs)
+        if not problems:
+            return name, root_kernel_size, _counted(living, expected), [theirs(key) for key in found_dead]
+        if best is None or len(problems) < len(best[0]):
+            best = problems, name
+    assert best is not None
+    raise MismatchError(f"{path}: nearest to {best[1]}, but", best[0])
+
+
+def _check(
+    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str] = str
+) -> None:
+    if problems := _problems(tensors, expected, theirs):
+        raise MismatchError(f"{path}: a {name}, but", problems)
+
+
+def _problems(tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str]) -> list[str]:
+    """What does not match, each by its name in the file."""
+    problems = [f"{theirs(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
+    for key, tensor in tensors.items():
+        name = theirs(key)
+        if key not in expected:
+            problems.append(f"{name} unexpected")
+        elif tuple(tensor.shape) != expected[key]:
+            problems.append(f"{name} of shape {tuple(tensor.shape)} instead of {expected[key]}")
+        elif tensor.is_floating_point() == _is_counter(key):
+            problems.append(f"{name} of {tensor.dtype}")
+    return problems
+
+
+def _counted(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+    """Adds batch norm's counters, which PyTorch before 0.4.1 did not write, and nothing here depends on."""
+    return {key: tensors[key] if key in tensors else torch.tensor(0) for key in expected}
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith(".num_batches_tracked")
+
+
+def _check_bilinear(path: object, kernel: Tensor, found: Recognized) -> None:
+    assert found.stride is not None
+    assert found.num_classes is not None
+    bilinear = BilinearUpsample(found.num_classes, found.stride).weight
+    if kernel.shape != bilinear.shape or not torch.allclose(kernel.float(), bilinear, atol=1e-6):
+        raise UserError(
+            f"{path}: up.weight of shape {tuple(kernel.shape)} is not bilinear interpolation by {found.stride}, "
+            "which dlaseg does in its place"
+        )
+
+
+def _split(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the others, those whose name begins with one of the prefixes)."""
+    chosen = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+    return {name: tensor for name, tensor in tensors.items() if name not in chosen}, chosen
+
+
+_FAMILIES = {
+    r"layer1\.0\.conv1\.weight": "a ResNet",
+    r"blocks\.0\.attn\.": "a vision transformer",
+    r"stages\.\d+\.blocks\.|downsample_layers\.": "a ConvNeXt",
+    r"layers\.\d+\.blocks\.": "a Swin transformer",
+    r"features\.\d+\.": "one of torchvision's VGG, MobileNet, EfficientNet or DenseNet",
+    r"(?:stage\d|transition\d)\.": "an HRNet",
+    r"model\.\d+\.(?:conv|cv\d)\.": "a YOLO",
+    r"decode_head\.": "a segmentation network of mmsegmentation",
+    r"encoder\.": "an encoder and decoder of segmentation_models_pytorch",
+}
+
+
+def _what_it_looks_like(tensors: Mapping[str, Tensor]) -> str:
+    first = next(iter(tensors))
+    for pattern, family in _FAMILIES.items():
+        if any(re.match(pattern, name) for name in tensors):
+            return f"{len(tensors)} tensors, by their names {family} (first: {first})"
+    return f"{len(tensors)} tensors, first {first}: name a checkpoint of one of {', '.join(VARIANTS)}"

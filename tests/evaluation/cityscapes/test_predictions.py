@@ -1,0 +1,250 @@
+"""Folders of label maps that any program wrote, scored without torch."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlaseg import create_model, memory, save_model
+from dlaseg.cli import main
+from dlaseg.data.datasets import cityscapes
+from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes.ids import read_ids
+from dlaseg.evaluation.cityscapes.predictions import match, score_predictions
+from dlaseg.inference.predictor import Predictor
+from dlaseg.labels import cityscapes_labels
+from dlaseg.synthetic.dataset import synthesize
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_process():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "keep_freed_memory", lambda: True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cityscapes") / "data"
+    synthesize(root, {"val": 4}, 64, 128, seed=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = create_model("dla46_c", 19, 8, 1)
+    model.label_map = cityscapes_labels()
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_model(model, path)
+    return path
+
+
+def pictured(page):
+    """The images that a report.html shows."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.DOTALL)[1])["images"]
+
+
+def truths(root):
+    return sorted(root.glob("gtFine/val/*/*_gtFine_labelIds.png"))
+
+
+@pytest.fixture
+def predictions(root, tmp_path):
+    """Noisy copies of the ground truth, in a tree of their own."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "predictions"
+    for path in truths(root):
+        ids = read_ids(path)
+        ids = np.where(rng.random(ids.shape) < 0.3, rng.integers(0, 34, ids.shape), ids).astype(np.uint8)
+        place = folder / path.parent.name / path.name.replace("gtFine_labelIds", "anyone")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids).save(place)
+    return folder
+
+
+def score(predictions, root, output, *more):
+    words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
+    assert main([*words, "--output", str(output), *more]) == 0
+    return json.loads((output / "scores.json").read_text())
+
+
+def test_in_memory_and_from_files_the_scores_are_the_same(root, weights, tmp_path, capsys):
+    predict = Predictor(weights, device="cpu")
+    labels = cityscapes_labels()
+    for pair in cityscapes(root, "val").pairs:
+        ids = labels.decode(predict(np.asarray(Image.open(pair.image))))
+        path = tmp_path / "ids" / f"{Path(pair.name).name}_prediction.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(ids).save(path)
+    files = score(tmp_path / "ids", root, tmp_path / "files", "--measures", "boundary")
+    table = capsys.readouterr().out
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", "--device", "cpu"]
+    words += ["--measures", "boundary"]
+    assert main([*words, "--output", str(tmp_path / "memory")]) == 0
+    memory = json.loads((tmp_path / "memory/scores.json").read_text())
+    assert files.keys() == memory.keys()
+    for key in files.keys() - {"protocol"}:
+        assert files[key] == memory[key], key
+    assert capsys.readouterr().out.split("\n\n/")[0] == table.split("\n\n/")[0]
+    assert files["protocol"]["images"] == 4
+    assert files["boundary_iou"]["mean"] is not None
+    shown = [pictured(tmp_path / name / "report.html") for name in ("files", "memory")]
+    assert shown[0] == shown[1]
+    assert [image["picture"] is not None for image in shown[0]] == [True] * 4
+    assert files["miou"] == files["cityscapes"]["averages"]["classes"]
+
+
+def test_any_number_of_threads_gives_the_same_to_the_last_bit(root, predictions, tmp_path):
+    records = [score(predictions, root, tmp_path / str(n), "--workers", str(n)) for n in (1, 3)]
+    assert records[0] == records[1]
+
+
+def test_an_ignored_id_is_no_class_and_no_outline(root, predictions, tmp_path):
+    for path in predictions.rglob("*.png"):
+        Image.fromarray(np.full_like(read_ids(path), 4)).save(path)
+    record = score(predictions, root, tmp_path / "scores", "--measures", "boundary")
+    assert record["boundary_iou"]["mean"] == 0
+
+
+@pytest.mark.parametrize("picture", ["missing", "broken", "of another size"])
+def test_scores_need_no_picture(root, predictions, tmp_path, picture, caplog):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    first = sorted(copy.glob("leftImg8bit/val/*/*.png"))[0]
+    if picture == "missing":
+        first.unlink()
+    elif picture == "broken":
+        first.write_bytes(b"no picture")
+    else:
+        Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(first)
+    assert score(predictions, copy, tmp_path / "scores") == score(predictions, root, tmp_path / "other")
+    shown = {image["name"]: image["picture"] for image in pictured(tmp_path / "scores/report.html")}
+    assert [name for name, content in shown.items() if content is None] == [
+        f"{first.parent.name}/{first.name.removesuffix('_leftImg8bit.png')}"
+    ]
+    assert (first.name in caplog.text) is (picture != "missing")
+
+
+def test_no_torch_is_imported(root, predictions, tmp_path):
+    code = (
+        "import sys; from dlaseg.cli import main; code = main(sys.argv[1:]); "
+        "assert code == 0; assert 'torch' not in sys.modules"
+    )
+    words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--output", str(tmp_path / "o")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_palette_is_read_as_its_indices_and_16_bits_as_they_are(root, predictions, tmp_path):
+    plain = score(predictions, root, tmp_path / "plain")
+    first, second, *_ = sorted(predictions.rglob("*.png"))
+    picture = Image.fromarray(read_ids(first)).convert("P")
+    picture.putpalette([(7 * i) % 256 for i in range(768)])
+    picture.save(first)
+    Image.fromarray(read_ids(second).astype(np.uint16)).save(second)
+    assert score(predictions, root, tmp_path / "other")["confusion_matrix"] == plain["confusion_matrix"]
+
+
+def refusal(capsys, predictions, root, output, *more):
+    words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
+    assert main([*words, "--output", str(output), *more]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert not output.exists()
+    return said
+
+
+def test_a_missing_prediction_is_refused(root, predictions, tmp_path, capsys):
+    gone = sorted(predictions.rglob("*.png"))[2]
+    gone.unlink()
+    frame = gone.name.removesuffix("_anyone.png")
+    assert f"no {frame}*.png for {frame}_gtFine_labelIds.png" in refusal(capsys, predictions, root, tmp_path / "o")
+
+
+def test_a_prediction_that_is_there_twice_is_refused(root, predictions, tmp_path, capsys):
+    first = sorted(predictions.rglob("*.png"))[0]
+    (predictions / first.name.replace("anyone", "else")).write_bytes(first.read_bytes())
+    said = refusal(capsys, predictions, root, tmp_path / "o")
+    assert first.name in said
+    assert "(2 do): keep one" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.zeros((64, 127), np.uint8), "prediction 64 x 127, ground truth 64 x 128"),
+        (np.zeros((64, 128, 3), np.uint8), "RGB pixels: predictions are label ids"),
+        (np.full((64, 128), 255, np.uint8), "prediction has id 255: label ids are 0 to 33 (labelIds, not trainIds"),
+        (b"\x89PNG\r\n\x1a\nnonsense", "broken or no image"),
+        (b"", "broken or no image"),
+    ],
+)
+def test_a_bad_prediction_is_refused_by_its_name(root, predictions, tmp_path, capsys, content, said):
+    bad = sorted(predictions.rglob("*.png"))[1]
+    if isinstance(content, bytes):
+        bad.write_bytes(content)
+    else:
+        Image.fromarray(content).save(bad)
+    refused = refusal(capsys, predictions, root, tmp_path / "o")
+    assert said in refused
+    assert str(bad) in refused
+
+
+def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
+    bad = sorted(predictions.rglob("*.png"))[1]
+    bad.write_bytes(bad.read_bytes()[:-200])
+    assert str(bad) in refusal(capsys, predictions, root, tmp_path / "o")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--split", "test"), "holds no CITY/*_gtFine_labelIds.png"),
+        (("--workers", "-1"), "--workers -1: use 0 or more"),
+        (("--measures", "calibration"), "measure 'calibration': label maps do not tell how sure"),
+        (("--dataset", "camvid"), "--dataset camvid: --predictions are Cityscapes label ids"),
+    ],
+)
+def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, said):
+    assert said in refusal(capsys, predictions, root, tmp_path / "o", *more)
+
+
+def test_a_missing_folder_of_predictions_is_refused(root, tmp_path, capsys):
+    assert "no such folder" in refusal(capsys, tmp_path / "none", root, tmp_path / "o")
+
+
+def test_weights_and_predictions_exclude_each_other(root, predictions, weights, capsys):
+    words = ["--dataset", "cityscapes", "--root", str(root)]
+    for given in ([], [str(weights), "--predictions", str(predictions)]):
+        assert main(["eval", *given, *words]) == 2
+        assert "weights or --predictions: name the one that shall be scored" in capsys.readouterr().err
+
+
+def test_matching_is_by_the_beginning_of_the_name(tmp_path):
+    names = ["a_000000_000019_x.png", "a_000000_0000200.png", "b/a_000001_000019.png", "a_000000_000019_x.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    frames = ("a_000001_000019", "a_000000_000019", "a_000000_000020")
+    wanted = [Path(f"{frame}_gtFine_labelIds.png") for frame in frames]
+    assert match(wanted, tmp_path) == [tmp_path / names[2], tmp_path / names[0], tmp_path / names[1]]
+
+
+def test_a_missing_instance_file_is_named(root, predictions, tmp_path):
+    copy = tmp_path / "copy"
+    for path in truths(root):
+        place = copy / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"_gtFine_instanceIds\.png: .*No such file"):
+        score_predictions(predictions, copy, "val", tmp_path / "o")

@@ -1,0 +1,224 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlaseg.cli import main
+from dlaseg.errors import UserError
+from dlaseg.evaluation.metrics.bootstrap import DRAWS, ImageCounts, compare, draws, margins, mean_iou, miou_interval
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+
+
+def made(images=12, classes=4, share=0.7, seed=0):
+    """Confusion matrices of so many images; so much is right."""
+    rng = np.random.default_rng(seed)
+    matrices = rng.integers(0, 30, (images, classes, classes))
+    for matrix in matrices:
+        matrix[np.diag_indices(classes)] += rng.binomial(400, share, classes)
+    return matrices.astype(np.int64)
+
+
+def counts(matrices, names=None):
+    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(margins, matrices)))
+
+
+def scored(matrix):
+    confusion = ConfusionMatrix(len(matrix))
+    confusion.matrix += matrix
+    return confusion.scores()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 5), images=st.integers(1, 6))
+def test_a_drawn_split_is_scored_as_the_confusion_matrix_of_its_images(seed, classes, images):
+    rng = np.random.default_rng(seed)
+    matrices = rng.integers(0, 3, (images, classes, classes)) * rng.integers(0, 2, (images, 1, 1))
+    times = rng.integers(0, 3, (3, images))
+    iou = counts(matrices).iou(times)
+    for split, row in zip(times, iou, strict=True):
+        expected = scored((matrices * split[:, None, None]).sum(0))
+        assert [None if math.isnan(value) else value for value in row] == pytest.approx(list(expected.iou))
+        mean = mean_iou(row[None])[0]
+        assert (None if math.isnan(mean) else mean) == pytest.approx(expected.miou)
+
+
+def test_each_image_has_its_own_mean():
+    matrices = made(3)
+    matrices[1] = 0
+    expected = [scored(matrix).miou for matrix in matrices]
+    assert counts(matrices).miou_per_image() == pytest.approx(expected)
+    assert expected[1] is None
+
+
+def test_every_draw_has_as_many_images_as_the_split_and_is_the_same_again():
+    drawn = draws(7)
+    assert drawn.shape == (DRAWS, 7)
+    assert (drawn.sum(1) == 7).all()
+    assert np.array_equal(drawn, draws(7))
+    assert not np.array_equal(drawn, draws(7, seed=1))
+    assert abs(drawn.mean() - 1) < 1e-12
+    assert abs((drawn == 0).mean() - (6 / 7) ** 7) < 0.02  # an image is left out as often as it should be
+
+
+def test_the_interval_is_the_percentiles_of_a_plain_loop():
+    matrices = made(9)
+    means = []
+    for times in draws(9):
+        means.append(scored(sum(n * matrix for n, matrix in zip(times, matrices, strict=True))).miou)
+    assert miou_interval(counts(matrices)) == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=1e-12)
+
+
+def test_the_interval_shrinks_with_the_root_of_the_number_of_images():
+    widths = [np.diff(miou_interval(counts(np.concatenate([made(20)] * n))))[0] for n in (1, 16)]
+    assert 3.3 < widths[0] / widths[1] < 4.8
+
+
+def test_images_that_are_all_alike_leave_nothing_to_chance():
+    low, high = miou_interval(counts(np.stack([made(1)[0]] * 8)))
+    assert low == pytest.approx(high, abs=1e-12)
+
+
+def test_a_split_with_nothing_to_score_has_no_interval():
+    assert miou_interval(counts(np.zeros((3, 2, 2), np.int64))) is None
+
+
+def test_a_network_that_is_better_on_every_image_is_better_beyond_chance():
+    matrices = made(share=0.4)
+    right = matrices * np.eye(4, dtype=np.int64)
+    better = right + (matrices - right) // 2
+    better += np.eye(4, dtype=np.int64) * (matrices.sum(2) - better.sum(2))[:, :, None]  # the same ground truth
+    rows = compare(list("abcd"), counts(matrices), counts(better))
+    assert [row.name for row in rows] == ["a", "b", "c", "d", "mean"]
+    for row in rows:
+        assert row.second > row.first
+        assert row.beyond_chance
+        assert row.interval[0] <= row.second - row.first <= row.interval[1]
+
+
+def with_same_truth(matrices, rng):
+    """Other predictions of the same ground truth: each row's pixels dealt out anew."""
+    return np.stack([[rng.permutation(row) for row in matrix] for matrix in matrices])
+
+
+def test_the_same_network_is_no_better_than_itself():
+    for row in compare(list("abcd"), counts(made()), counts(made())):
+        assert row.interval == (0.0, 0.0)
+        assert not row.beyond_chance
+
+
+def test_differences_are_drawn_in_pairs():
+    # Image by image the second is a little better; drawn apart, the images' own spread would hide it
+    matrices = made(40)
+    matrices[::2] *= 10
+    better = matrices.copy()
+    better[:, 0, 1] -= np.minimum(better[:, 0, 1], 5)
+    better[:, 0, 0] += matrices[:, 0, 1] - better[:, 0, 1]
+    first, second = counts(matrices), counts(better)
+    apart = miou_interval(second)
+    assert apart[0] < mean_iou(first.iou(np.ones((1, 40), np.int64)))[0] < apart[1]
+    assert compare(list("abcd"), first, second)[-1].beyond_chance
+
+
+def test_the_order_of_the_images_does_not_matter():
+    names, matrices = [f"image {i}" for i in range(12)], made()
+    other = with_same_truth(matrices, np.random.default_rng(1))
+    shuffled = np.random.default_rng(2).permutation(12)
+    straight = compare(list("abcd"), counts(matrices, names), counts(other, names))
+    mixed = compare(list("abcd"), counts(matrices, names), counts(other[shuffled], [names[i] for i in shuffled]))
+    assert straight == mixed
+
+
+def test_a_class_that_occurs_nowhere_is_not_compared():
+    matrices = made()
+    matrices[:, 3] = matrices[:, :, 3] = 0
+    row = compare(list("abcd"), counts(matrices), counts(matrices))[3]
+    assert (row.first, row.second, row.interval, row.beyond_chance) == (None, None, None, False)
+
+
+@pytest.mark.parametrize("fault", ["names", "fewer", "truth"])
+def test_what_cannot_be_compared_is_refused(fault):
+    matrices = made()
+    if fault == "names":
+        other, said = (
+            counts(matrices, ["elsewhere", *[f"image {i}" for i in range(1, 12)]]),
+            "elsewhere on one side only",
+        )
+    elif fault == "fewer":
+        other, said = counts(matrices[:-1]), "image 11 on one side only"
+    else:
+        changed = matrices.copy()
+        changed[3, 1, 1] += 1
+        other, said = counts(changed), "image 3: its ground truth differs"
+    with pytest.raises(UserError, match=said):
+        compare(list("abcd"), counts(matrices), other)
+
+
+def test_counts_survive_json():
+    before = counts(made())
+    after = ImageCounts.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert after.names == before.names
+    for part in ("hits", "truth", "predicted"):
+        assert np.array_equal(getattr(after, part), getattr(before, part))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two scores.json of the same ground truth, the second better."""
+    truth, paths = made(share=0.5), []
+    better = truth.copy()
+    for matrix in better:
+        moved = matrix[0, 1:] // 2
+        matrix[0, 1:] -= moved
+        matrix[0, 0] += moved.sum()
+    for name, matrices in (("a", truth), ("b", better)):
+        content = {
+            "classes": {key: {} for key in "wxyz"},
+            "images": counts(matrices).to_dict(),
+            "protocol": {"dataset": "camvid", "split": "val"},
+        }
+        paths.append(tmp_path / name / "scores.json")
+        paths[-1].parent.mkdir()
+        paths[-1].write_text(json.dumps(content))
+    return paths
+
+
+def test_the_command_tells_who_is_better(files, capsys):
+    assert main(["compare", str(files[0]), str(files[1])]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("w ")
+    assert lines[1].endswith("second is better")
+    assert lines[5].startswith("mean ")
+    assert lines[-1].endswith("differences are more than chance: their interval leaves out 0")
+    assert main(["compare", str(files[1]), str(files[0])]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("first is better")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["protocol"].update(split="test"), "is of split val, .* of test: score both on the same"),
+        (lambda c: c["protocol"].update(dataset="city"), "is of dataset camvid, .* of city"),
+        (lambda c: c.update(classes={key: {} for key in "wxya"}), "are of different classes"),
+        (lambda c: c.update(classes={key: {} for key in "wxy"}), "3 classes, counts of 4"),
+        (lambda c: c.pop("images"), "no scores.json of this release \\(KeyError: 'images'\\): score again"),
+        (lambda c: c["images"]["hits"].pop(), "no scores.json of this release"),
+    ],
+)
+def test_files_that_cannot_be_compared_are_refused(files, capsys, change, said):
+    content = json.loads(files[1].read_text())
+    change(content)
+    files[1].write_text(json.dumps(content))
+    assert main(["compare", str(files[0]), str(files[1])]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    with pytest.raises(UserError, match=said):
+        main(["compare", str(files[0]), str(files[1]), "--debug"])
+
+
+def test_a_missing_file_is_refused(files, capsys):
+    assert main(["compare", str(files[0]), "nowhere.json"]) == 2
+    assert "nowhere.json: No such file or directory: name a scores.json" in capsys.readouterr().err

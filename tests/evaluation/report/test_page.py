@@ -1,0 +1,337 @@
+"""The page in a real browser, from the file system and offline."""
+
+import json
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins
+from dlaseg.evaluation.metrics.boundary import BoundaryIoU
+from dlaseg.evaluation.metrics.calibration import Calibration
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.evaluation.report.gallery import packed
+from dlaseg.evaluation.report.report import write_report
+from dlaseg.evaluation.results import build_results
+
+NAMES = ("road", "car", "moon", "</script><b>x")
+PALETTE = ((128, 64, 128), (0, 0, 142), (250, 170, 30), (70, 130, 180))
+HEIGHT, WIDTH = 40, 60
+
+
+def scene(shift):
+    """Road left, car right, the last class below; a strip that is not scored; the prediction moved to the right."""
+    target = np.zeros((HEIGHT, WIDTH), np.uint8)
+    target[:, 30:] = 1
+    target[20:30, 45:] = 0
+    target[30:] = 3
+    prediction = np.roll(target, shift, 1)
+    prediction[0, 0] = 255
+    target[:4] = 255
+    return target, prediction
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    """Fourteen images: twelve are shown."""
+    folder = tmp_path_factory.mktemp("page")
+    total, boundary, calibration, images, parts = ConfusionMatrix(4), BoundaryIoU(4), Calibration(), [], []
+    names = [f"city/{i:02d}" for i in range(14)]
+    for i, name in enumerate(names):
+        target, prediction = scene(i + 1)
+        scored = target != 255
+        images.append(margins(total.update(target[scored], prediction[scored])))
+        boundary.update(target, prediction)
+        calibration.update(target, prediction, np.linspace(0.3, 1, target.size, dtype=np.float32).reshape(target.shape))
+        picture = np.full((HEIGHT, WIDTH, 3), (10, 200, 10), np.uint8) if i else None
+        parts.append(packed(name, picture, target, prediction))
+    protocol = {"dataset": "folder", "split": "val", "images": 14, "scales": [1.0], "flip": False,
+                "weights_sha256": "ab" * 32, "weights_origin": [], "model": {"name": "dla34", "stride": 4}}  # fmt: skip
+    counts = ImageCounts.of(names, images)
+    record = build_results(NAMES, total.scores(), total.matrix, counts, protocol, None, boundary, calibration)
+    parts.reverse()  # the farther moved, the worse
+    gallery = {"worst": parts[:4], "median": parts[5:9], "best": parts[-4:]}
+    (folder / "log.jsonl").write_text(
+        "".join(json.dumps({"epoch": i, "loss": 1 / i, "lr": 0.1, "miou": i / 9}) + "\n" for i in range(1, 6))
+    )
+    environment = {"command": ["dlaseg", "train"], "python": "3.12", "platform": "Linux", "cpus": 2,
+                   "packages": {"torch": "2.9"}, "git_commit": None, "gpus": ["a GPU"]}  # fmt: skip
+    (folder / "environment.json").write_text(json.dumps(environment))
+    write_report(folder / "report.html", record, PALETTE, gallery, folder)
+    (folder / "scores.json").write_text(json.dumps(record))
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def record(page_file):
+    return json.loads((page_file.parent / "scores.json").read_text())
+
+
+@pytest.fixture
+def open_page(browser, page_file):
+    """Opens the page; in the end nothing may have been complained of or asked for."""
+    contexts, complaints = [], []
+
+    def open_(width=1280, height=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+        page.goto(page_file.as_uri())
+        if options.get("java_script_enabled", True):
+            page.wait_for_selector("#stage[data-shown]")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def column(page, table, index):
+    return [row.inner_text().strip() for row in page.query_selector_all(f"{table} tbody tr > :nth-child({index})")]
+
+
+def color(page, row, column):
+    """Red, green, blue and alpha of the layer."""
+    copy = """([y, x]) => {
+        const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+        context.drawImage(document.getElementById("layer"), -x, -y);
+        return [...context.getImageData(0, 0, 1, 1).data];
+    }"""
+    return page.evaluate(copy, [row, column])
+
+
+def choose(page, name, value):
+    page.check(f'input[name="{name}"][value="{value}"]', force=True)
+
+
+def test_the_page_opens_and_says_the_scores(open_page, record):
+    page = open_page()
+    assert page.title() == f"dla34 on folder val: mIoU {100 * record['miou']:.2f} %"
+    head = page.inner_text("header")
+    assert f"{100 * record['miou']:.2f}" in head
+    low, high = record["miou_interval"]
+    assert f"95 % interval {100 * low:.2f} to {100 * high:.2f}" in head
+    assert f"{100 * record['calibration']['expected_calibration_error']:.2f}" in head
+    assert "left out of the mean: moon" in head
+    assert "a GPU" in page.inner_text("#provenance")
+    assert page.locator("#training svg").count() == 3
+    assert NAMES[3] in page.inner_text("#classes")
+
+
+def test_the_table_sorts_by_every_column_and_puts_what_is_not_there_last(open_page, record):
+    page, table = open_page(), "#classes table"
+    assert column(page, table, 1) == list(NAMES)
+    iou = {name: row["iou"] for name, row in record["classes"].items() if row["iou"] is not None}
+    best_first = sorted(iou, key=lambda name: -iou[name])
+    heads = page.locator(f"{table} thead th")
+    heads.nth(1).get_by_role("button").click()
+    assert column(page, table, 1) == [*best_first, "moon"]
+    assert heads.nth(1).get_attribute("aria-sort") == "descending"
+    page.keyboard.press("Enter")  # the button keeps the focus
+    assert column(page, table, 1) == [*best_first[::-1], "moon"]
+    assert heads.nth(1).get_attribute("aria-sort") == "ascending"
+    heads.nth(0).get_by_role("button").click()
+    assert column(page, table, 1) == [NAMES[3], "car", "moon", "road"]
+    assert heads.nth(1).get_attribute("aria-sort") == "none"
+    heads.nth(4).get_by_role("button").click()
+    shares = [float(value) for value in column(page, table, 6)]
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_all_images_are_listed_worst_first(open_page, record):
+    page, table = open_page(), "#images table"
+    page.click("summary")
+    listed = column(page, table, 2)
+    assert listed == [f"{100 * value:.2f}" for value in sorted(record["images"]["miou"])]
+    page.click(f"{table} thead th:nth-child(2) button")
+    assert column(page, table, 2) == listed[::-1]
+    page.click(f"{table} thead th:nth-child(1) button")
+    assert column(page, table, 1) == record["images"]["names"]
+
+
+def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_page, record):
+    page = open_page()
+    matrix = np.array(record["confusion_matrix"])
+
+    def cell(row, column):
+        return page.locator(f'#heat td[data-row="{row}"][data-column="{column}"]')
+
+    assert page.locator("#heat td[data-row]").count() == 16
+    assert cell(0, 1).inner_text() == ("0" if not matrix[0, 1] else f"{100 * matrix[0, 1] / matrix[0].sum():.0f}")
+    assert cell(0, 2).inner_text() == ""
+    cell(1, 0).hover()
+    share = 100 * matrix[1, 0] / matrix[1].sum()
+    assert page.inner_text("#cell") == f"car taken for road: {matrix[1, 0]:,} pixels, {share:.2f} % of car"
+    shade = cell(1, 0).evaluate("it => getComputedStyle(it).backgroundColor")
+    assert shade != cell(1, 2).evaluate("it => getComputedStyle(it).backgroundColor")
+    choose(page, "numbers", "counts")
+    assert cell(1, 1).inner_text() == f"{round(matrix[1, 1] / 1000, 1):g}K"
+    page.focus('input[name="numbers"]:checked')
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.dataset.column") == "0"
+    for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowUp", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.inner_text("#cell").startswith(f"road, right: {matrix[0, 0]:,} pixels")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#cell").startswith("road taken for car")
+    assert page.locator('#heat td[tabindex="0"]').count() == 1
+
+
+def test_layers_are_painted_from_the_labels(open_page):
+    page = open_page()
+    shift = 14  # of the worst image
+    right, wrong, ignored, below = (10, 20), (10, 30 + shift - 1), (2, 20), (35, 20)
+    assert color(page, *ignored) == [0, 0, 0, 230]
+    assert color(page, *right) == color(page, *below) == [255, 255, 255, 150]
+    stripes = {tuple(color(page, 10 + i, 30 + shift - 1)) for i in range(8)}
+    assert stripes == {(214, 39, 40, 255), (92, 10, 10, 255)}
+    choose(page, "layer", "truth")
+    assert color(page, *wrong) == [*PALETTE[1], 255]
+    assert color(page, *below) == [*PALETTE[3], 255]
+    assert color(page, *ignored) == [0, 0, 0, 255]
+    choose(page, "layer", "prediction")
+    assert color(page, *wrong) == [*PALETTE[0], 255]
+    assert color(page, 0, 0) == [0, 0, 0, 255]
+    choose(page, "layer", "none")
+    assert color(page, *wrong)[3] == 0
+
+
+def test_classes_can_be_switched_off_and_on(open_page):
+    page = open_page()
+    road, car, below = (10, 20), (10, 50), (35, 20)
+    choose(page, "layer", "truth")
+    page.uncheck('input[name="class"][value="1"]')
+    assert [color(page, *place)[3] for place in (road, car, below)] == [255, 0, 255]
+    page.click("#none")
+    assert [color(page, *place)[3] for place in (road, car, below)] == [0, 0, 0]
+    page.check('input[name="class"][value="3"]')
+    assert [color(page, *place)[3] for place in (road, car, below)] == [0, 0, 255]
+    choose(page, "layer", "errors")  # of a class: what it is and what is taken for it
+    assert [color(page, *place)[3] for place in (road, car)] == [0, 0]
+    page.click("#all")
+    assert all(color(page, *place)[3] for place in (road, car, below))
+
+
+def test_the_slider_fades_the_layer(open_page):
+    page = open_page()
+
+    def opacity():
+        return float(page.locator("#layer").evaluate("it => getComputedStyle(it).opacity"))
+
+    assert opacity() == 0.75
+    page.focus("#strength")
+    page.keyboard.press("ArrowLeft")
+    assert opacity() == 0.74
+    assert page.inner_text("#strength-said") == "74 %"
+    page.keyboard.press("Home")
+    assert opacity() == 0
+    box = page.locator("#strength").bounding_box()
+    page.mouse.move(box["x"] + 3, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+    assert opacity() == 1
+
+
+def point(page, row, column):
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+    page.mouse.move(box["x"] + (column + 0.5) * box["width"] / WIDTH, box["y"] + (row + 0.5) * box["height"] / HEIGHT)
+
+
+def test_the_pixel_under_the_cursor_is_named(open_page):
+    page = open_page()
+    point(page, 10, 43)
+    assert page.inner_text("#pixel") == "Row 10, column 43: truth car, prediction road: wrong"
+    point(page, 10, 25)
+    assert page.inner_text("#pixel") == "Row 10, column 25: truth road, prediction road: right"
+    point(page, 35, 50)
+    assert page.inner_text("#pixel") == f"Row 35, column 50: truth {NAMES[3]}, prediction {NAMES[3]}: right"
+    point(page, 0, 0)
+    assert page.inner_text("#pixel") == "Row 0, column 0: truth not scored, prediction no class"
+
+
+def test_the_keyboard_moves_from_pixel_to_pixel_and_stops_at_the_border(open_page):
+    page = open_page()
+    page.focus("#stage")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    assert page.inner_text("#pixel").startswith("Row 22, column 39: truth car")
+    assert page.locator("#cursor").is_visible()
+    for _ in range(9):
+        page.keyboard.press("Shift+ArrowUp")
+        page.keyboard.press("Shift+ArrowLeft")
+    assert page.inner_text("#pixel").startswith("Row 0, column 0")
+
+
+def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, record):
+    page = open_page()
+    miou = dict(zip(record["images"]["names"], record["images"]["miou"], strict=True))
+    names = [it.inner_text() for it in page.query_selector_all(".thumb .name")]
+    shown = [float(it.inner_text()) for it in page.query_selector_all(".thumb .number")]
+    assert shown == [round(100 * miou[name], 2) for name in names]
+    assert len(names) == 12
+    assert page.locator("#stage").get_attribute("aria-label") == "city/13, errors"
+    point(page, 10, 43)
+    choose(page, "image", 8)
+    page.wait_for_selector('#stage[data-shown="8"]')
+    assert page.locator("#stage").get_attribute("aria-label") == "city/03, errors"
+    assert page.inner_text("#pixel") == "Point at a pixel."
+    point(page, 10, 43)
+    assert page.inner_text("#pixel").endswith("prediction car: right")
+    ious = [it.inner_text() for it in page.query_selector_all(".switches .list .number")]
+    counts = ImageCounts.from_dict(record["images"])
+    expected = counts.iou(np.eye(14, dtype=int))[3]
+    assert ious == ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in expected]
+    page.focus('input[name="image"]:checked')
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector('#stage[data-shown="9"]')
+    choose(page, "image", 11)
+    page.wait_for_selector('#stage[data-shown="11"]')
+    assert "The picture was not there" in page.inner_text("#key")
+    assert page.locator("#picture").is_hidden()
+
+
+def test_full_size_is_a_pixel_for_a_pixel(open_page):
+    page = open_page()
+    before = page.locator("#stage").bounding_box()["width"]
+    assert before > WIDTH
+    page.check("#full")
+    box = page.locator("#stage").bounding_box()
+    assert (box["width"], box["height"]) == (WIDTH, HEIGHT)
+    page.uncheck("#full")
+    assert page.locator("#stage").bounding_box()["width"] == before
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_hangs_over_and_everyone_can_use_it(open_page, width, scheme):
+    page = open_page(width, 800, color_scheme=scheme, bypass_csp=True)  # for the checker's own script
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
+    assert (red + green + blue < 150) is (scheme == "dark")
+    choose(page, "layer", "truth")
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+
+
+def test_a_finger_names_a_pixel_too(open_page):
+    page = open_page(390, 800, has_touch=True, is_mobile=True)
+    page.locator("#stage").scroll_into_view_if_needed()
+    box = page.locator("#stage").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 43.5 / WIDTH, box["y"] + box["height"] * 10.5 / HEIGHT)
+    assert page.inner_text("#pixel") == "Row 10, column 43: truth car, prediction road: wrong"
+
+
+def test_without_javascript_the_numbers_are_there_and_the_rest_is_told(open_page, record):
+    page = open_page(java_script_enabled=False)
+    assert "JavaScript is off" in page.inner_text("header")
+    assert column(page, "#classes table", 1) == list(NAMES)
+    assert f"{100 * record['classes']['car']['iou']:.2f}" in page.inner_text("#classes")

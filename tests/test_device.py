@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from dlaseg.device import gains_from_bfloat16, memory_format, pick_device
+from dlaseg.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"), [(False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")]
+)
+def test_auto_takes_the_first_device_that_is_there(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert pick_device("auto").type == expected
+
+
+def test_cpu_is_the_cpu():
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:99", "CPU", "xpu"])
+def test_a_device_that_is_not_there_is_refused_by_its_name(name):
+    with pytest.raises(UserError) as caught:
+        pick_device(name)
+    assert str(caught.value) == f"device {name!r}: not on this machine: use auto or cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_cuda_is_refused_where_it_is_absent():
+    with pytest.raises(UserError, match="device 'cuda': not on this machine"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cpu", torch.channels_last), ("cuda", torch.channels_last), ("mps", torch.contiguous_format)],
+)
+def test_memory_format_is_channels_last_where_convolutions_gain_from_it(name, expected):
+    assert memory_format(torch.device(name)) is expected
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("avx512_bf16", [True, False])
+def test_a_cpu_gains_from_bfloat16_just_if_it_computes_in_it(monkeypatch, amx, avx512_bf16):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    assert gains_from_bfloat16(torch.device("cpu")) is (amx or avx512_bf16)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_cuda_gains_from_bfloat16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert gains_from_bfloat16(torch.device("cuda")) is expected
+
+
+def test_other_devices_do_not_gain_from_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert not gains_from_bfloat16(torch.device("mps"))

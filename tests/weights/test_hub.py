@@ -1,0 +1,335 @@
+"""Weights by hub names, against a folder in the place of the cache and a server in the place of the hub."""
+
+import base64
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard, constants
+from safetensors.torch import save_file
+
+from dlaseg import DLASeg, LabelMap, Predictor, UserError, create_backbone, create_model, load_model, save_model
+from dlaseg.weights import download as hub
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as uploading and downloading small files takes."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, content, status=200, **headers):
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.command, self.path))
+        if self.path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.server.repositories.setdefault(name, {})
+            self.answer({"url": f"{self.server.url}/{name}", "id": name})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            self.answer({"files": files})
+        elif found := re.match(r"/api/models/(.+)/commit/main", self.path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    self.server.repositories[found[1]][line["value"]["path"]] = content
+            url = f"{self.server.url}/{found[1]}/commit/{COMMIT}"
+            self.answer({"commitUrl": url, "commitOid": COMMIT, "hookOutput": "", "success": True})
+        else:
+            self.answer({"error": self.path}, 404)
+
+    def do_GET(self):
+        self.server.asked.append((self.command, self.path))
+        found = re.match(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        if not found or found[1] not in self.server.repositories:
+            self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        elif found[2] not in self.server.repositories[found[1]]:
+            self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
+        else:
+            content = self.server.repositories[found[1]][found[2]]
+            self.answer(content, ETag=f'"{len(content)}"', X_Repo_Commit=COMMIT)
+
+    do_HEAD = do_GET  # noqa: N815 - the server's own naming
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fake_hub(cache, monkeypatch):
+    """A hub on this machine, without repositories."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.repositories, server.asked = {}, []
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def offline(cache, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def timm_file(tmp_path_factory):
+    torch.manual_seed(0)
+    network = timm.create_model("dla46_c", num_classes=5).eval()
+    path = tmp_path_factory.mktemp("timm") / "model.safetensors"
+    save_file(network.state_dict(), path)
+    return network, path
+
+
+def fill(cache: Path, name: str, file: Path) -> None:
+    """Puts a file where the hub's library keeps it."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    snapshot = repository / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / hub.FILE).symlink_to(file)
+
+
+def same(one, other):
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(one.eval()(x), other.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["", "hf-hub:"])
+def test_without_the_network_a_filled_cache_serves(offline, timm_file, prefix):
+    network, path = timm_file
+    fill(offline, "timm/dla46_c.in1k", path)
+    same(create_backbone("dla46_c", 5, weights=f"{prefix}timm/dla46_c.in1k"), network)
+
+
+def test_what_is_in_the_cache_is_not_asked_for(fake_hub, cache, timm_file):
+    fill(cache, "timm/dla46_c.in1k", timm_file[1])
+    create_backbone("dla46_c", weights="timm/dla46_c.in1k")
+    assert fake_hub.asked == []
+
+
+def test_without_network_and_cache_it_is_said_what_to_do(offline):
+    with pytest.raises(UserError) as error:
+        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+    said = str(error.value)
+    assert "\n" not in said
+    assert str(offline) in said
+    assert f"download {constants.ENDPOINT}/timm/dla34.in1k/resolve/main/model.safetensors elsewhere" in said
+    assert said.endswith("give its path as backbone_weights (--model.backbone_weights)")
+
+
+def test_an_unreachable_hub_is_said_as_well(cache, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # its pauses between tries
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/timm/dla34.in1k/resolve/main/model.safetensors elsewhere"):
+        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+
+
+def test_a_hub_name_is_downloaded_once(fake_hub, cache, timm_file):
+    network, path = timm_file
+    fake_hub.repositories["timm/dla46_c.in1k"] = {hub.FILE: path.read_bytes()}
+    same(create_backbone("dla46_c", 5, weights="timm/dla46_c.in1k"), network)
+    asked = len(fake_hub.asked)
+    same(create_model("dla46_c", 3, 4, 1, backbone_weights="timm/dla46_c.in1k").backbone, create_backbone(
+        "dla46_c", weights=path))  # fmt: skip
+    assert len(fake_hub.asked) == asked > 0
+
+
+def test_a_repository_that_does_not_exist_is_refused(fake_hub):
+    with pytest.raises(UserError, match=r"timm/dla35\.in1k: no such file here, and no repository .*timm/dla34\.in1k"):
+        create_backbone("dla34", weights="timm/dla35.in1k")
+
+
+def test_a_repository_without_weights_is_refused(fake_hub):
+    fake_hub.repositories["me/empty"] = {}
+    with pytest.raises(UserError, match=r"me/empty: model\.safetensors is neither in the cache"):
+        create_backbone("dla34", weights="me/empty")
+
+
+@pytest.mark.parametrize(
+    "source", ["missing.pth", "runs/missing.safetensors", "a/b/c", "runs/model_best.pth.tar", "/no/such", "../x/y"]
+)
+def test_a_missing_file_is_no_hub_name(source, offline):
+    with pytest.raises(UserError, match="no such file: name a"):
+        create_backbone("dla34", weights=source)
+
+
+# Models that are passed on
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    model = create_model("dla46_c", 2, stride=4, root_kernel_size=1).eval()
+    model.label_map = LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,))
+    model.mean, model.std = (0.25, 0.5, 0.75), (0.2, 0.2, 0.2)
+    model.origin = [{"argument": "backbone_weights", "source": "timm/x", "layout": "timm's", "sha256": "ab12"}]
+    return model
+
+
+def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
+    url = model.push_to_hub("me/leaves", token="hf_x", model_card_kwargs={"license": "mit"})
+    assert COMMIT in url
+    assert sorted(fake_hub.repositories["me/leaves"]) == ["README.md", "config.json", "model.safetensors"]
+    again = DLASeg.from_pretrained("me/leaves")
+    same(again, model)
+    assert again.arguments == model.arguments
+    assert (again.label_map, again.mean, again.std) == (model.label_map, model.mean, model.std)
+    assert again.origin == model.origin
+    assert not again.training
+    same(create_model("dla46_c", 2, 4, 1, weights="me/leaves"), model)
+
+
+def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    same(DLASeg.from_pretrained(tmp_path / "m"), model)
+    same(load_model(tmp_path / "m" / hub.FILE), model)
+    same(create_model("dla46_c", 2, 4, 1, weights=tmp_path / "m"), model)
+    assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.arguments
+
+
+def test_the_same_weights_are_the_same_bytes(model, tmp_path):
+    save_model(model, tmp_path / "a.safetensors")
+    model.save_pretrained(tmp_path / "m")
+    save_model(load_model(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    content = (tmp_path / "a.safetensors").read_bytes()
+    assert content == (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "m" / hub.FILE).read_bytes()
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no such file"):
+        DLASeg.from_pretrained(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = "name: leaves\ndata:\n  dataset: folder\n  train_split: train\n  val_split: val\n"
+    (folder / "config.yaml").write_text(record)
+    rows = [{"epoch": 1, "miou": 0.25}, {"epoch": 2, "miou": None}]
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    environment = {"command": ["dlaseg", "train", "--config", "my leaves.yaml"], "packages": {"torch": "2.9"}}
+    (folder / "environment.json").write_text(json.dumps(environment))
+    return folder
+
+
+@pytest.fixture
+def scores(tmp_path):
+    classes = {"leaf": {"iou": 0.5}, "stem | x": {"iou": None}}
+    protocol = {
+        "dataset": "folder",
+        "split": "test",
+        "images": 7,
+        "scales": [1.0],
+        "flip": True,
+        "weights_sha256": "f00",
+    }
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"miou": 0.5, "pixel_accuracy": 0.75, "classes": classes, "protocol": protocol}))
+    return path
+
+
+def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, run, scores, tmp_path):
+    model.save_pretrained(tmp_path / "m", model_card_kwargs={"run": run, "scores": scores, "license": "cc-by-4.0"})
+    card = ModelCard.load(tmp_path / "m" / "README.md")
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.library_name == "dlaseg"
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("mean_iou", 0.5, "test")
+    lines = card.text.splitlines()
+    assert "| 0 | leaf | 1, 2, 3 | 50.00 |" in lines
+    assert r"| 1 | stem \| x | 4, 5, 6 | - |" in lines
+    assert "folder, train, best weights chosen on val." in lines
+    assert "Started from timm/x as backbone_weights (timm's; SHA-256 ab12)." in lines
+    assert "mIoU 50.00 %, pixel accuracy 75.00 %." in lines
+    assert "folder test, one confusion matrix over 7 whole images at native size, scales 1.0, with mirror" in card.text
+    assert "dlaseg train --config 'my leaves.yaml'" in lines
+    assert "2 epochs:" in lines
+    assert "\n\n\n" not in card.text
+
+
+def test_a_card_without_run_and_scores_says_that_it_lacks_them(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    card = ModelCard.load(tmp_path / "m" / "README.md")
+    assert card.data.license == "unknown"
+    assert card.text.count("Not recorded here.") == 3
+    assert "Not stated." in card.text
+
+
+def test_a_card_without_scores_tells_the_best_of_training(model, run):
+    assert "Best validation mIoU during training 25.00 %" in model.generate_model_card(run=run).text
+
+
+def test_scores_of_other_classes_are_refused(model, scores):
+    model = create_model("dla46_c", 2, 4)
+    with pytest.raises(UserError, match=r"scores\.json: scores of other classes than the model's"):
+        model.generate_model_card(scores=scores)
+
+
+@pytest.mark.parametrize("fault", ["environment.json", "log.jsonl", "config.yaml", "empty"])
+def test_a_broken_run_folder_is_refused(model, run, fault):
+    if fault == "empty":
+        (run / "log.jsonl").write_text("")
+    else:
+        (run / fault).write_text("{")
+    with pytest.raises(UserError, match="run: no run folder of dlaseg train"):
+        model.generate_model_card(run=run)
+
+
+def test_a_broken_scores_file_is_refused(model, tmp_path):
+    (tmp_path / "s.json").write_text("{}")
+    with pytest.raises(UserError, match=r"s\.json: no scores\.json of dlaseg eval"):
+        model.generate_model_card(scores=tmp_path / "s.json")
+
+
+def test_the_cards_own_example_runs(model, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    code = re.search(r"```python\n(.+?)```", (tmp_path / "m" / "README.md").read_text(), re.DOTALL)[1]
+    cv2.imwrite(str(tmp_path / "street.jpg"), np.zeros((40, 50, 3), np.uint8))
+    names: dict[str, object] = {}
+    exec(code.replace("USER/NAME", str(tmp_path / "m")).replace("street.jpg", str(tmp_path / "street.jpg")), names)
+    assert names["labels"].shape == (40, 50)
+    assert isinstance(names["model"], DLASeg)
+    assert Predictor(model)(np.zeros((40, 50, 3), np.uint8)).shape == (40, 50)
