@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dlaseg.models.segmenter import DLASeg
     from dlaseg.version import __version__
     from dlaseg.weights.files import save_model
+    from dlaseg.weights.publishing import push_to_hub, save_pretrained
 
 # Where each name lives. Imported when first asked for: scoring finished label maps needs no torch.
 _HOMES = {
@@ -25,7 +26,9 @@ _HOMES = {
     "create_model": "dlaseg.factory",
     "list_models": "dlaseg.factory",
     "load_model": "dlaseg.factory",
+    "push_to_hub": "dlaseg.weights.publishing",
     "save_model": "dlaseg.weights.files",
+    "save_pretrained": "dlaseg.weights.publishing",
 }
 
 __all__ = [
@@ -39,7 +42,9 @@ __all__ = [
     "create_model",
     "list_models",
     "load_model",
+    "push_to_hub",
     "save_model",
+    "save_pretrained",
 ]
 
 

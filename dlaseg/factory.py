@@ -1,4 +1,4 @@
-"""Networks by name, with fresh weights or a file's; and networks from our own files."""
+"""Networks by name, randomly initialised or with a file's weights; and networks from weights files."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import torch
 
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
-from dlaseg.models.dla import DLA, VARIANTS
-from dlaseg.models.segmenter import DLASeg
+from dlaseg.models.dla import DLA, VARIANTS, build_backbone
+from dlaseg.models.segmenter import DLASeg, build_segmenter
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import read_checkpoint
-from dlaseg.weights.download import fetch
-from dlaseg.weights.files import load_backbone_weights, load_weights, read_saved
+from dlaseg.weights.download import resolve
+from dlaseg.weights.files import read_model_file
 from dlaseg.weights.layouts import recognize
+from dlaseg.weights.loading import load_backbone_weights, load_weights
 
 
 def list_models() -> list[str]:
@@ -27,14 +28,14 @@ def create_backbone(
     root_kernel_size: int = 1,
     weights: str | Path | None = None,
 ) -> DLA:
-    """Makes a DLA.
+    """Makes a DLA backbone or classifier.
 
     Args:
         name: one of `list_models()`.
-        num_classes: for a classifier; None for a backbone that returns six feature maps.
+        num_classes: of a classifier; None for a backbone that returns six feature maps.
         in_channels: of the input.
-        root_kernel_size: 1, the layout of published weights, or 3.
-        weights: a file or a hub name, as for `load_backbone_weights`; None for fresh weights.
+        root_kernel_size: of the aggregation nodes: 1 as in published weights, or 3.
+        weights: a file, folder or hub name, as for `load_backbone_weights`; None for random initialisation.
 
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
@@ -45,16 +46,7 @@ def create_backbone(
         >>> [tuple(f.shape[1:]) for f in backbone(torch.zeros(1, 3, 64, 64))][-2:]
         [(128, 4, 4), (256, 2, 2)]
     """
-    if name not in VARIANTS:
-        raise UserError(f"model {name!r}: unknown; the variants are {', '.join(VARIANTS)}")
-    depths, channels, block, residual_root = VARIANTS[name]
-    backbone = DLA(depths, channels, block, residual_root, in_channels, num_classes, root_kernel_size)
-    backbone.arguments = {
-        "name": name,
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "root_kernel_size": root_kernel_size,
-    }
+    backbone = build_backbone(name, num_classes, in_channels, root_kernel_size)
     if weights is not None:
         load_backbone_weights(backbone, weights, "weights")
     return backbone
@@ -75,9 +67,10 @@ def create_model(
         name: one of `list_models()`.
         num_classes: channels of the logits.
         stride: output stride 2, 4 or 8.
-        root_kernel_size: of the backbone's aggregation nodes, 3 or 1 (the layout of published weights).
+        root_kernel_size: of the backbone's aggregation nodes: 3, or 1 as in published weights.
         in_channels: of the input.
-        weights: a file or a hub name for the whole network, as for `load_weights`; None for fresh weights.
+        weights: a file, folder or hub name for the whole network, as for `load_weights`; None for random
+            initialisation.
         backbone_weights: the same for the backbone alone, as for `load_backbone_weights`.
 
     Raises:
@@ -90,17 +83,8 @@ def create_model(
         (2, 19, 33, 50)
     """
     if weights is not None and backbone_weights is not None:
-        raise UserError(
-            f"weights {weights} and backbone_weights {backbone_weights}: the one would undo the other: give one"
-        )
-    model = DLASeg(create_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
-    model.arguments = {
-        "name": name,
-        "num_classes": num_classes,
-        "stride": stride,
-        "root_kernel_size": root_kernel_size,
-        "in_channels": in_channels,
-    }
+        raise UserError(f"weights {weights} and backbone_weights {backbone_weights}: pass at most one of the two")
+    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
     if weights is not None:
         load_weights(model, weights)
     if backbone_weights is not None:
@@ -108,8 +92,8 @@ def create_model(
     return model
 
 
-def model_of(source: str | Path) -> DLASeg:
-    """Makes the segmentation network that a file holds, whoever wrote it, with its weights.
+def model_from_checkpoint(source: str | Path) -> DLASeg:
+    """Makes the segmentation network that a file of any known layout holds, with its weights.
 
     Args:
         source: as for `load_weights`.
@@ -117,7 +101,7 @@ def model_of(source: str | Path) -> DLASeg:
     Raises:
         UserError: no such weights, or not a segmentation network's.
     """
-    found = recognize(read_checkpoint(fetch(source, "weights")))
+    found = recognize(read_checkpoint(resolve(source)))
     if found.stride is None or found.num_classes is None:
         raise UserError(f"{source}: {found}: no segmentation network, it has no decoder")
     return create_model(
@@ -125,11 +109,12 @@ def model_of(source: str | Path) -> DLASeg:
     )
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
-    """Reads a weights file of ours.
+def load_model(source: str | Path, device: str | torch.device = "cpu") -> DLASeg:
+    """Makes the segmentation network of a weights file of ours.
 
     Args:
-        path: written by `save_model`.
+        source: a file that `save_model` wrote, a folder that `save_pretrained` wrote, or a repository on the Hugging
+            Face hub (`USER/NAME`, or `USER/NAME@REVISION`).
         device: where the weights go, as in `pick_device`.
 
     Returns:
@@ -139,11 +124,20 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> DLASeg:
         UserError: no such file or device, another format, damaged, or not exactly the model's weights.
     """
     device = pick_device(str(device))
-    saved = read_saved(Path(path))
+    path = resolve(source)
+    metadata, tensors = read_model_file(path)
     try:
         with SkipInit():
-            model = create_model(**saved.meaning.arguments)
+            model = build_segmenter(**metadata.architecture)
+        metadata.check(model.num_classes, model.backbone.in_channels)
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
-    saved.fill(model)
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(tensors)) or [
+        name for name, tensor in tensors.items() if tensor.shape != expected[name].shape
+    ]
+    if wrong:
+        raise UserError(f"{path}: {len(wrong)} tensors do not fit {metadata.architecture['name']}, first {wrong[0]!r}")
+    model.load_state_dict(tensors)
+    model.metadata = metadata
     return model.to(device).eval()

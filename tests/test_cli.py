@@ -498,9 +498,9 @@ def test_weights_of_anyones_become_ours(capsys, weights, tmp_path):
     model = dlaseg.load_model(output)
     theirs = torch.load(weights, weights_only=True)["state_dict"]
     assert all(torch.equal(theirs[f"module.{name}"], tensor) for name, tensor in model.state_dict().items())
-    assert model.label_map.names[:2] == ("sky", "building")
-    assert (model.mean, model.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
-    assert model.origin[0]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert model.metadata.label_map.names[:2] == ("sky", "building")
+    assert (model.metadata.mean, model.metadata.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
+    assert model.metadata.origin[0]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued, shape, skip, synchronize, take_step
 from dlaseg.data.tensors import normalize
 from dlaseg.device import reproducible
-from dlaseg.models.modes import eval_mode
+from dlaseg.models.eval_mode import eval_mode
 from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.out_of_memory import oom_hints
@@ -118,7 +118,7 @@ def logits_of(run: Run, part: Part) -> torch.Tensor:
     model, device = run.state.model, run.processes.device
     lower = reduced_precision(run.task.config.train.precision, device)
     with oom_hints(run.task.config, run.processes), eval_mode(model), torch.no_grad():
-        inputs = normalize(part[0].to(device), model.mean, model.std)
+        inputs = normalize(part[0].to(device), model.metadata.mean, model.metadata.std)
         with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
             return run.task.logits(model, inputs)
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dlaseg.commands.parsing import parser_of
@@ -71,15 +72,17 @@ def convert(arguments: Sequence[str]) -> int:
     parser.add_argument("--std", type=float, nargs="+", help="the same; ImageNet's if left out")
     given = parser.parse_args(arguments)
 
-    from dlaseg.factory import model_of
+    from dlaseg.factory import model_from_checkpoint
     from dlaseg.labels import LabelMap, camvid_labels, cityscapes_labels
     from dlaseg.weights.files import save_model
 
-    model = model_of(given.file)
+    model = model_from_checkpoint(given.file)
     if given.classes is not None:
         known = {"cityscapes": cityscapes_labels, "camvid": camvid_labels}
-        model.label_map = known[given.classes]() if given.classes in known else LabelMap.from_file(Path(given.classes))
-    model.mean, model.std = tuple(given.mean or model.mean), tuple(given.std or model.std)
+        label_map = known[given.classes]() if given.classes in known else LabelMap.from_file(Path(given.classes))
+        model.metadata = replace(model.metadata, label_map=label_map)
+    mean, std = tuple(given.mean or model.metadata.mean), tuple(given.std or model.metadata.std)
+    model.metadata = replace(model.metadata, mean=mean, std=std)
     save_model(model, given.output)
     print(given.output)
     return 0

@@ -16,8 +16,8 @@ from dlaseg.data.loading import batches, whole_image_loader
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
-from dlaseg.models.modes import eval_mode
-from dlaseg.models.segmenter import DLASeg, argmax_logits
+from dlaseg.models.base import SegmentationModel, argmax_logits
+from dlaseg.models.eval_mode import eval_mode
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ScoredImage:
 
 
 def evaluate(
-    model: DLASeg,
+    model: SegmentationModel,
     dataset: SegmentationDataset,
     workers: int = 0,
     scales: Sequence[float] = (1.0,),
@@ -69,9 +69,10 @@ def evaluate(
     Raises:
         UserError: classes that differ from the model's, a bad scale, an unreadable pair.
     """
-    if dataset.label_map.names != model.label_map.names:
+    label_map = model.metadata.labels
+    if dataset.label_map.names != label_map.names:
         raise UserError(
-            f"the weights know {_few(model.label_map.names)}, the data set {dataset.name} has "
+            f"the weights know {_few(label_map.names)}, the data set {dataset.name} has "
             f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes"
         )
     check_scales(scales)
@@ -81,7 +82,7 @@ def evaluate(
         loader = loader or whole_image_loader(dataset, workers)
         progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
         for index, (image, target) in enumerate(progress):
-            batch = normalize(image.to(device), model.mean, model.std)
+            batch = normalize(image.to(device), model.metadata.mean, model.metadata.std)
             sure = None
             if confidence:
                 labels, probability = predict_with_confidence(model, batch, scales, flip)
@@ -103,7 +104,7 @@ def check_scales(scales: Sequence[float]) -> None:
             raise UserError(f"scale {scale}: use 0.1 to 10")
 
 
-def predict(model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> Tensor:
+def predict(model: SegmentationModel, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False) -> Tensor:
     """The class of every pixel, from the mean of the class probabilities over scales and mirror images.
 
     Args:
@@ -121,7 +122,7 @@ def predict(model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip
 
 
 def predict_with_confidence(
-    model: DLASeg, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
+    model: SegmentationModel, image: Tensor, scales: Sequence[float] = (1.0,), flip: bool = False
 ) -> tuple[Tensor, Tensor]:
     """As `predict`, with the probability of each predicted class, (1, H, W) float32."""
     if tuple(scales) == (1.0,) and not flip:
@@ -134,7 +135,7 @@ def predict_with_confidence(
     return labels.to(torch.uint8), probabilities.gather(1, labels[:, None])[:, 0]
 
 
-def _probabilities(model: DLASeg, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
+def _probabilities(model: SegmentationModel, image: Tensor, scales: Sequence[float], flip: bool) -> Tensor:
     """(1, C, H, W), the mean over scales and mirror images."""
     size = image.shape[-2:]
     total, count = torch.zeros((), device=image.device), 0

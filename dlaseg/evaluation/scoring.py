@@ -1,7 +1,7 @@
 """From a weights file to `scores.json`, `report.html` and a contact sheet."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,9 @@ def score(
         "images": len(dataset),
         "scales": list(scales),
         "flip": flip,
-        "model": model.arguments,
+        "model": dict(model.metadata.architecture),
         "weights_sha256": sha256(weights),
-        "weights_origin": model.origin,
+        "weights_origin": [asdict(origin) for origin in model.metadata.origin],
     }
     record = build_results(
         dataset.label_map.names,

@@ -10,7 +10,8 @@ from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.inference.backends.torch import BACKENDS
-from dlaseg.models.segmenter import DLASeg, argmax_logits
+from dlaseg.models.base import argmax_logits
+from dlaseg.models.segmenter import DLASeg
 
 
 class Predictor:
@@ -39,11 +40,11 @@ class Predictor:
         if backend not in BACKENDS:
             raise UserError(f"backend {backend!r}: unknown; use one of {', '.join(BACKENDS)}")
         model = weights if isinstance(weights, DLASeg) else load_model(weights)
-        if model.backbone.in_channels != 3:
-            raise UserError(f"a network of {model.backbone.in_channels} input channels: RGB images need one of 3")
-        self.label_map = model.label_map
-        self.arguments = dict(model.arguments)
-        self._mean, self._std, self._stride = model.mean, model.std, model.stride
+        if model.metadata.in_channels != 3:
+            raise UserError(f"a network of {model.metadata.in_channels} input channels: RGB images need one of 3")
+        self.label_map = model.metadata.labels
+        self.arguments = dict(model.metadata.architecture)
+        self._mean, self._std, self._stride = model.metadata.mean, model.metadata.std, model.stride
         self._backend = BACKENDS[backend](model, device)
 
     @torch.inference_mode()

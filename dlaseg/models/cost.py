@@ -10,8 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count
 
-from dlaseg.factory import create_backbone
-from dlaseg.models.dla import DLA
+from dlaseg.models.dla import DLA, build_backbone
 from dlaseg.models.segmenter import STRIDES, DLASeg
 from dlaseg.models.skip_init import SkipInit
 
@@ -64,11 +63,10 @@ def network_cost(network: DLA | DLASeg, height: int, width: int) -> Cost:
         width: of the image, pixels.
 
     Example:
-        >>> network_cost(create_backbone("dla46_c", num_classes=1000), 224, 224)
+        >>> network_cost(build_backbone("dla46_c", num_classes=1000), 224, 224)
         Cost(parameters=1301400, macs=574269440, activations=4498024)
     """
-    backbone = network.backbone if isinstance(network, DLASeg) else network
-    image = torch.empty(1, backbone.in_channels, height, width, device="meta")
+    image = torch.empty(1, network.metadata.in_channels, height, width, device="meta")
     tensors = (*network.named_parameters(), *network.named_buffers())
     skeleton = {name: tensor.detach().to("meta", torch.float32) for name, tensor in tensors}
     macs = activations = 0
@@ -98,7 +96,7 @@ def classifier_cost(name: str, num_classes: int, height: int, width: int) -> Cos
         UserError: an unknown name or a value out of range.
     """
     with torch.device("meta"), _ShapesOnly():
-        network = create_backbone(name, num_classes).eval()
+        network = build_backbone(name, num_classes).eval()
     return network_cost(network, height, width)
 
 
@@ -110,7 +108,7 @@ def segmentation_costs(name: str, num_classes: int, height: int, width: int) -> 
     """
     costs = {}
     with torch.device("meta"), _ShapesOnly():
-        backbones = {size: create_backbone(name, root_kernel_size=size).eval() for size in (1, 3)}
+        backbones = {size: build_backbone(name, root_kernel_size=size).eval() for size in (1, 3)}
         models = {stride: DLASeg(backbones[1], num_classes, stride).eval() for stride in STRIDES}
     for stride, model in models.items():
         for size, backbone in backbones.items():

@@ -7,23 +7,22 @@ Parameter names are those of timm's `dla.py`, so that its state dicts load as th
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.training.cpu.convolution import Conv2d
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import TrainingOutputs
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""Mean of the channels red, green, blue on ImageNet, in units of 255."""
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Standard deviation of the same."""
+RootBuilder = Callable[[int, int], nn.Module]
+"""Builds an aggregation node of a tree from (in_channels, out_channels); the node is called as `Root` is."""
 
 
 class BasicBlock(nn.Module):
@@ -37,9 +36,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
-        self.conv1 = Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -71,11 +70,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         width = out_channels // 2 if cardinality is None else out_channels * cardinality // 32
         groups = cardinality or 1
-        self.conv1 = Conv2d(in_channels, width, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = Conv2d(width, out_channels, 1, bias=False)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -107,7 +106,7 @@ class Root(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, residual: bool):
         super().__init__()
-        self.conv = Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
         self.residual = residual
 
@@ -130,8 +129,7 @@ class Tree(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of every block and of the output.
         stride: of the first block; the shortcut is max pooled by as much.
-        root_kernel_size: see `Root`.
-        root_residual: see `Root`.
+        root: builds the aggregation nodes.
         level_root: whether the downsampled input goes to the root as well.
         passed_channels: channels of what the trees above hand to the root, 0 at the top.
     """
@@ -143,8 +141,7 @@ class Tree(nn.Module):
         in_channels: int,
         out_channels: int,
         stride: int,
-        root_kernel_size: int,
-        root_residual: bool,
+        root: RootBuilder,
         level_root: bool = False,
         passed_channels: int = 0,
     ):
@@ -157,14 +154,13 @@ class Tree(nn.Module):
         if depth == 1:
             self.tree1 = block(in_channels, out_channels, stride)
             self.tree2 = block(out_channels, out_channels, 1)
-            self.root = Root(2 * out_channels + passed_channels, out_channels, root_kernel_size, root_residual)
+            self.root = root(2 * out_channels + passed_channels, out_channels)
             # Only here: the original also makes one in deeper trees, where nothing ever uses it.
             self.project = project(in_channels, out_channels) if in_channels != out_channels else nn.Identity()
         else:
-            below = (root_kernel_size, root_residual)
-            self.tree1 = Tree(depth - 1, block, in_channels, out_channels, stride, *below)
+            self.tree1 = Tree(depth - 1, block, in_channels, out_channels, stride, root)
             self.tree2 = Tree(
-                depth - 1, block, out_channels, out_channels, 1, *below, passed_channels=passed_channels + out_channels
+                depth - 1, block, out_channels, out_channels, 1, root, passed_channels=passed_channels + out_channels
             )
 
     def forward(self, x: Tensor, passed: Sequence[Tensor] = ()) -> Tensor:
@@ -188,13 +184,13 @@ class Tree(nn.Module):
 
 def project(in_channels: int, out_channels: int) -> nn.Sequential:
     """1x1 convolution and batch norm: the shortcut of a block that changes the width."""
-    return nn.Sequential(Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
 
 
 def conv_level(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(
-        Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -211,15 +207,13 @@ class DLA(nn.Module):
         in_channels: of the input image.
         num_classes: outputs of the classifier; None for a backbone without one.
         root_kernel_size: 1 or 3, see `Root`.
+        root: builds the trees' aggregation nodes; None for `Root`.
 
     Attributes:
         in_channels: of the input.
         channels: widths of the six feature maps.
         root_kernel_size: 1 or 3.
-        arguments: what `create_backbone` was called with; kept in weights files.
-        class_names: of a classifier's outputs; `class 0`, `class 1`, ... until someone says.
-        mean, std: of the image's channels, in units of 255; what the network expects its input normalised with.
-        origin: what the weights started from; kept in weights files.
+        metadata: architecture, class names, mean and std.
     """
 
     def __init__(
@@ -231,6 +225,7 @@ class DLA(nn.Module):
         in_channels: int = 3,
         num_classes: int | None = None,
         root_kernel_size: int = 1,
+        root: RootBuilder | None = None,
     ):
         super().__init__()
         if in_channels < 1:
@@ -240,21 +235,17 @@ class DLA(nn.Module):
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.root_kernel_size = root_kernel_size
-        self.arguments: dict[str, Any] = {}
-        self.origin: list[dict[str, str]] = []
-        self.class_names = [f"class {i}" for i in range(num_classes or 0)]
-        self.mean = _per_channel(IMAGENET_MEAN, in_channels)
-        self.std = _per_channel(IMAGENET_STD, in_channels)
+        self.metadata = ModelMetadata.for_classification(num_classes or 0, in_channels)
         c0, c1, c2, c3, c4, c5 = self.channels
         d2, d3, d4, d5 = depths
-        root = (root_kernel_size, residual_root)
+        root = root or partial(Root, kernel_size=root_kernel_size, residual=residual_root)
         self.base_layer = conv_level(in_channels, c0, kernel_size=7)
         self.level0 = conv_level(c0, c0)
         self.level1 = conv_level(c0, c1, stride=2)
-        self.level2 = Tree(d2, block, c1, c2, 2, *root)
-        self.level3 = Tree(d3, block, c2, c3, 2, *root, level_root=True)
-        self.level4 = Tree(d4, block, c3, c4, 2, *root, level_root=True)
-        self.level5 = Tree(d5, block, c4, c5, 2, *root, level_root=True)
+        self.level2 = Tree(d2, block, c1, c2, 2, root)
+        self.level3 = Tree(d3, block, c2, c3, 2, root, level_root=True)
+        self.level4 = Tree(d4, block, c3, c4, 2, root, level_root=True)
+        self.level5 = Tree(d5, block, c4, c5, 2, root, level_root=True)
         self.fc: nn.Conv2d | None = None
         if num_classes is not None:
             if num_classes < 1:
@@ -291,9 +282,15 @@ class DLA(nn.Module):
             return features
         return self.fc(F.adaptive_avg_pool2d(features[-1], 1)).flatten(1)
 
+    def training_outputs(self, x: Tensor) -> TrainingOutputs:
+        """A classifier's logits, (N, num_classes); `x` as for `features`."""
+        logits = self.forward(x)
+        assert isinstance(logits, Tensor)
+        return TrainingOutputs(logits)
+
 
 def initialize(network: nn.Module) -> None:
-    """The original's start: convolutions normal with std sqrt(2 / (k * k * out_channels)), batch norm 1 and 0."""
+    """As the original: convolutions normal with std sqrt(2 / (k * k * out_channels)), batch norm 1 and 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = math.prod(module.kernel_size) * module.out_channels
@@ -303,10 +300,6 @@ def initialize(network: nn.Module) -> None:
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-
-
-def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    return values if channels == len(values) else (sum(values) / len(values),) * channels
 
 
 _WIDE = (16, 32, 128, 256, 512, 1024)
@@ -325,3 +318,19 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Block, bool]] = {
     "dla102x2": ((1, 3, 4, 1), _WIDE, bottleneck_x(64), True),
     "dla169": ((2, 3, 5, 1), _WIDE, Bottleneck, True),
 }
+
+
+def build_backbone(name: str, num_classes: int | None = None, in_channels: int = 3, root_kernel_size: int = 1) -> DLA:
+    """A randomly initialised variant; arguments and errors as for `dlaseg.create_backbone`."""
+    if name not in VARIANTS:
+        raise UserError(f"model {name!r}: unknown; the variants are {', '.join(VARIANTS)}")
+    depths, channels, block, residual_root = VARIANTS[name]
+    backbone = DLA(depths, channels, block, residual_root, in_channels, num_classes, root_kernel_size)
+    architecture = {
+        "name": name,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "root_kernel_size": root_kernel_size,
+    }
+    backbone.metadata = replace(backbone.metadata, architecture=architecture)
+    return backbone

@@ -1,6 +1,6 @@
 """The decoder: iterative deep aggregation that upsamples (sec. 4.2 and fig. 4 of https://arxiv.org/abs/1707.06484)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +35,48 @@ class BilinearUpsample(nn.ConvTranspose2d):
             self.weight.copy_(torch.outer(triangle, triangle))  # (C, 1, 2f, 2f)
 
 
+class ConcatNode(nn.Sequential):
+    """Aggregation node: both inputs concatenated, 3x3 convolution, batch norm, ReLU.
+
+    Args:
+        channels: of either input and of the output.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(*conv_level(2 * channels, channels))
+
+    def forward(self, x: Tensor, deeper: Tensor) -> Tensor:  # type: ignore[override]
+        """Joins two feature maps.
+
+        Args:
+            x: (N, channels, H, W), the running finer one.
+            deeper: (N, channels, H, W), the coarser one, projected and upsampled.
+
+        Returns:
+            (N, channels, H, W).
+        """
+        return super().forward(torch.cat((x, deeper), dim=1))
+
+
+NodeBuilder = Callable[[int], nn.Module]
+"""Builds an aggregation node from its width; the node is called as `ConcatNode` is."""
+
+
 class IDAUp(nn.Module):
     """Brings feature maps to the first one's width and resolution, joining them one by one: I(I(x1, x2), ..., xn).
 
     Args:
         channels: widths of the inputs, the finest first.
         out_channels: width of the outputs; the first input has it already.
+        node: builds the aggregation nodes.
     """
 
-    def __init__(self, channels: Sequence[int], out_channels: int):
+    def __init__(self, channels: Sequence[int], out_channels: int, node: NodeBuilder = ConcatNode):
         super().__init__()
         later = channels[1:]
         self.proj = nn.ModuleList(conv_level(c, out_channels, 1) if c != out_channels else nn.Identity() for c in later)
         self.up = nn.ModuleList(BilinearUpsample(out_channels) for _ in later)
-        self.node = nn.ModuleList(conv_level(2 * out_channels, out_channels) for _ in later)
+        self.node = nn.ModuleList(node(out_channels) for _ in later)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Joins what is deeper into what is finer.
@@ -62,7 +90,7 @@ class IDAUp(nn.Module):
         x = features[0]
         joined = []
         for feature, proj, up, node in zip(features[1:], self.proj, self.up, self.node, strict=True):
-            x = node(torch.cat((x, up(proj(feature))), dim=1))
+            x = node(x, up(proj(feature)))
             joined.append(x)
         return joined
 
@@ -72,14 +100,15 @@ class DLAUp(nn.Module):
 
     Args:
         channels: widths of the feature maps, the finest first, each half the resolution of the one before it.
+        node: builds the aggregation nodes.
     """
 
-    def __init__(self, channels: Sequence[int]):
+    def __init__(self, channels: Sequence[int], node: NodeBuilder = ConcatNode):
         super().__init__()
         idas = []
         widths = list(channels)
         for first in reversed(range(len(channels) - 1)):
-            idas.append(IDAUp(widths[first:], channels[first]))
+            idas.append(IDAUp(widths[first:], channels[first], node))
             widths[first:] = [channels[first]] * (len(channels) - first)
         self.ida = nn.ModuleList(idas)
 

@@ -20,7 +20,7 @@ from dlaseg.factory import create_backbone
 from dlaseg.models.dla import DLA
 from dlaseg.training.distributed import Processes
 from dlaseg.training.task import Task, Validation
-from dlaseg.weights.files import load_backbone_weights
+from dlaseg.weights.loading import load_backbone_weights
 
 
 class ImageCrossEntropy:
@@ -57,7 +57,7 @@ class Classification(Task[ClassificationDataset, DLA]):
         """The record's classifier, with the data set's class names."""
         made, names = self.config.model, list(training.class_names)
         model = create_backbone(made.name, len(names), root_kernel_size=made.root_kernel_size)
-        model.class_names = names
+        model.metadata = replace(model.metadata, class_names=tuple(names))
         return model
 
     def load_weights(self, model: DLA) -> None:
@@ -67,9 +67,9 @@ class Classification(Task[ClassificationDataset, DLA]):
             UserError: no such weights, or they do not fit.
         """
         if self.config.model.weights is not None:
-            names = model.class_names
+            names = model.metadata.class_names
             load_backbone_weights(model, self.config.model.weights, "weights")
-            model.class_names = names
+            model.metadata = replace(model.metadata, class_names=names)
 
     def train_loader(
         self,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from dlaseg.config import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.models.segmenter import upsample_logits
+from dlaseg.models.base import upsample_logits
 
 NORMS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", "dice": "images", "lovasz": "images"}
 """What a term's mean is over: the scored pixels, each as often as its class weighs; the scored pixels; or the images

@@ -27,7 +27,7 @@ from dlaseg.training.distributed import Processes
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.task import Task, Validation
 from dlaseg.visualize import Row, picture_grid
-from dlaseg.weights.files import load_backbone_weights, load_weights
+from dlaseg.weights.loading import load_backbone_weights, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 "give one a class, in their order"
             )
         model = create_model(made.name, classes, made.stride, made.root_kernel_size)
-        model.label_map = training.label_map
+        model.metadata = replace(model.metadata, label_map=training.label_map)
         return model
 
     def load_weights(self, model: DLASeg) -> None:
@@ -80,12 +80,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         Raises:
             UserError: no such weights, or they do not fit.
         """
-        made, labels = self.config.model, model.label_map
+        made, labels = self.config.model, model.metadata.labels
         if made.backbone_weights is not None:
             load_backbone_weights(model, made.backbone_weights)
         if made.weights is not None:
             load_weights(model, made.weights)
-            theirs, model.label_map = model.label_map, labels
+            theirs = model.metadata.labels
+            model.metadata = replace(model.metadata, label_map=labels)
             if theirs is not labels and theirs.names != labels.names:
                 logger.warning("weights %s: its classes are %s", made.weights, ", ".join(theirs.names))
 
@@ -94,7 +95,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     ) -> tuple[DataLoader[Any], EpochBatches]:
         """Random crops; what lies outside an image has the mean colour."""
         train, data = self.config.train, self.config.data
-        augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.mean])
+        augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
         share = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
         return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)

@@ -1,6 +1,6 @@
 """What changes while a run goes on, and how it is kept."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dlaseg.config import LearningConfig
 from dlaseg.device import memory_format
+from dlaseg.metadata import Origin
 from dlaseg.training.optimizers import Network, averaged, freeze, make_optimizer
 
 
@@ -97,9 +98,9 @@ def snapshot(state: TrainState) -> dict[str, Any]:
     """
     return {
         "model": state.model.state_dict(),
-        "mean": list(state.model.mean),
-        "std": list(state.model.std),
-        "origin": state.model.origin,
+        "mean": list(state.model.metadata.mean),
+        "std": list(state.model.metadata.std),
+        "origin": [asdict(origin) for origin in state.model.metadata.origin],
         "optimizer": state.optimizer.state_dict(),
         "average": None if state.average is None else state.average.state_dict(),
         "scaler": state.scaler.state_dict(),
@@ -114,7 +115,8 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 def restore(state: TrainState, saved: dict[str, Any]) -> None:
     """Puts back what `snapshot` took."""
     for model in {state.model, state.eval_model}:
-        model.mean, model.std, model.origin = tuple(saved["mean"]), tuple(saved["std"]), saved["origin"]
+        origin = tuple(Origin(**entry) for entry in saved["origin"])
+        model.metadata = replace(model.metadata, mean=tuple(saved["mean"]), std=tuple(saved["std"]), origin=origin)
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
     if state.average is not None:

@@ -107,7 +107,7 @@ def step_function(
         total = torch.zeros((), device=device, dtype=norms.dtype)
         for i, ((images, _), targets) in enumerate(zip(parts, moved, strict=True)):
             with contextlib.nullcontext() if i == len(parts) - 1 else apart():
-                inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
+                inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
                 inputs = inputs.to(dtype).contiguous(memory_format=memory_format(device))
                 with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
                     logits = compute(inputs)

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from dlaseg.memory import keep_freed_memory
 from dlaseg.records import to_yaml
 from dlaseg.rules import validate
 from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
+from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import Processes, job, processes, restarted
 from dlaseg.training.environment import environment
@@ -156,6 +157,8 @@ def build(
         keep_freed_memory()
     torch.manual_seed(train.seed)
     model = task.make_model(training)
+    if own.device.type == "cpu":
+        convolution.convert(model)
     if saved is None:
         own.run_on_rank0(lambda: task.load_weights(model))
     if own.world_size > 1:
@@ -180,7 +183,14 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
         if is_main:
             trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
             write_text(output / "config.yaml", to_yaml(config))
-            write_json(output / "environment.json", environment() | {"weights": state.model.origin, "job": job()})
+            write_json(
+                output / "environment.json",
+                environment()
+                | {
+                    "weights": [asdict(origin) for origin in state.model.metadata.origin],
+                    "job": job(),
+                },
+            )
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not stalled(run):
             train_one_epoch(run, stop, trackers)

@@ -11,11 +11,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dlaseg.errors import UserError
 
 if TYPE_CHECKING:
-    from dlaseg.models.segmenter import DLASeg
+    from dlaseg.models.base import SegmentationModel
 
 
 def model_card(
-    model: "DLASeg",
+    model: "SegmentationModel",
     run: str | Path | None = None,
     scores: str | Path | None = None,
     license: str = "unknown",
@@ -32,9 +32,9 @@ def model_card(
         UserError: a run folder or a `scores.json` that cannot be read, or scores of other classes.
     """
     learnt = None if run is None else _learnt(Path(run))
-    scored = None if scores is None else _scored(Path(scores), model.label_map.names)
+    scored = None if scores is None else _scored(Path(scores), model.metadata.labels.names)
     dataset = scored["protocol"]["dataset"] if scored else learnt["dataset"] if learnt else None
-    name = " on ".join(filter(None, (str(model.arguments.get("name", "DLA")), dataset)))
+    name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
     results = None
     if scored and scored["miou"] is not None:
         results = [
@@ -58,7 +58,7 @@ def model_card(
     values: dict[str, Any] = {"name": name, "learnt": learnt, "scored": scored, "terms": license, "percent": _percent}
     classes = [
         (class_name.replace("|", r"\|"), color, scored["classes"][class_name]["iou"] if scored else None)
-        for class_name, color in zip(model.label_map.names, model.label_map.palette, strict=True)
+        for class_name, color in zip(model.metadata.labels.names, model.metadata.labels.palette, strict=True)
     ]
     return ModelCard.from_template(data, template_str=_TEMPLATE, model=model, classes=classes, **values)
 
@@ -107,19 +107,19 @@ _TEMPLATE = """---
 # {{ name }}
 
 Semantic segmentation by Deep Layer Aggregation ([Yu et al., CVPR 2018](https://arxiv.org/abs/1707.06484)), made with
-dlaseg: {{ model.arguments.name }}, {{ model.num_classes }} classes, output stride {{ model.stride }}, \
-{{ model.backbone.root_kernel_size }}x{{ model.backbone.root_kernel_size }} aggregation nodes.
+dlaseg: {{ model.metadata.architecture.name }}, {{ model.num_classes }} classes, output stride {{ model.stride }}, \
+{{ model.metadata.architecture.root_kernel_size }}x{{ model.metadata.architecture.root_kernel_size }} aggregation nodes.
 
 ```python
 import dlaseg
 from dlaseg.images import read_image
 
-model = dlaseg.DLASeg.from_pretrained("USER/NAME")  # this repository
-labels = dlaseg.Predictor(model)(read_image("street.jpg"))  # (H, W) uint8 train ids
+predictor = dlaseg.Predictor("USER/NAME")  # this repository
+labels = predictor(read_image("street.jpg"))  # (H, W) uint8 train ids
 ```
 
-Input: RGB, any height and width; mean {{ model.mean | map("round", 4) | join(", ") }}, std \
-{{ model.std | map("round", 4) | join(", ") }} in units of 255, which the file records and `Predictor` applies.
+Input: RGB, any height and width; mean {{ model.metadata.mean | map("round", 4) | join(", ") }}, std \
+{{ model.metadata.std | map("round", 4) | join(", ") }} in units of 255, which the file records and `Predictor` applies.
 
 ## Classes
 
@@ -136,7 +136,7 @@ Input: RGB, any height and width; mean {{ model.mean | map("round", 4) | join(",
 {%- else -%}
 Not recorded here.
 {%- endif %}
-{% for origin in model.origin %}
+{% for origin in model.metadata.origin %}
 Started from {{ origin.source }} as {{ origin.argument }} ({{ origin.layout }}; SHA-256 {{ origin.sha256 }}).
 {% endfor %}
 ## Scores

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
-from dlaseg.weights.download import fetch
+from dlaseg.weights.download import resolve
 from dlaseg.weights.layouts import MismatchError, Recognized, recognize
 
 
@@ -22,7 +22,7 @@ def inspect_weights(source: str | Path) -> tuple[str, MismatchError | None]:
     Raises:
         UserError: no file that tensors can be read from, or no DLA at all.
     """
-    checkpoint = read_checkpoint(fetch(source, "FILE"))
+    checkpoint = read_checkpoint(resolve(source, "FILE"))
     facts = _of_the_file(checkpoint)
     try:
         found = recognize(checkpoint)

@@ -59,7 +59,7 @@ def test_the_list_is_torchvisions(root):
             path.unlink() if path.is_file() else path.rename(root / f"{split}-{path.parent.name}")
     theirs = ImageFolder(root / "train")
     ours = class_folders(root, "train")
-    assert list(ours.class_names) == theirs.classes
+    assert list(ours.metadata.class_names) == theirs.classes
     assert [
         (str(ours.folder / os.fsdecode(f)), t) for f, t in zip(ours.files, ours.targets, strict=True)
     ] == theirs.imgs

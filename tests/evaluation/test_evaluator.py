@@ -1,6 +1,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def model(dataset):
     """Weights at random that say road, car and sky, never moon."""
     torch.manual_seed(0)
     model = create_model("dla46_c", len(NAMES), stride=4)
-    model.label_map = dataset.label_map
+    model.metadata = replace(model.metadata, label_map=dataset.label_map)
     model.eval()
     with torch.no_grad():
         coarse = torch.cat([model.coarse_logits(pixels(model, dataset, i)).flatten(2) for i in range(len(SIZES))], 2)
@@ -67,7 +68,7 @@ def model(dataset):
 
 def pixels(model, dataset, index):
     image = torch.from_numpy(dataset.read(index)[0]).permute(2, 0, 1)[None] / 255
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.mean, model.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.metadata.mean, model.metadata.std))
     return (image - mean) / std
 
 
@@ -222,7 +223,12 @@ def test_the_protocol_says_what_was_scored_and_how(scored, model):
     assert protocol["weights_sha256"] == digest
     assert protocol.pop("versions").keys() == {"dlaseg", "torch", "numpy"}
     expected = {"dataset": "folder", "split": "val", "images": 3, "scales": [1.0], "flip": False}
-    assert protocol == {**expected, "model": model.arguments, "weights_sha256": digest, "weights_origin": []}
+    assert protocol == {
+        **expected,
+        "model": model.metadata.architecture,
+        "weights_sha256": digest,
+        "weights_origin": [],
+    }
 
 
 def test_the_contact_sheet_is_a_picture_that_opens(scored):

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def make_model(name="dla46_c", stride=2, **arguments):
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
-    model.mean, model.std = MEAN, STD
+    model.metadata = replace(model.metadata, mean=MEAN, std=STD)
     with torch.no_grad():
         model.head.bias -= model.eval().coarse_logits(torch.randn(1, 3, 64, 64)).mean((0, 2, 3))
     return model
@@ -89,8 +90,8 @@ def test_a_weights_file_predicts_what_its_model_does(model, predictor, tmp_path)
     loaded = Predictor(tmp_path / "weights.safetensors", device="cpu")
     image = random_image(40, 61)
     np.testing.assert_array_equal(loaded(image), predictor(image))
-    assert loaded.label_map == labelled.label_map
-    assert loaded.arguments == model.arguments
+    assert loaded.metadata.label_map == labelled.label_map
+    assert loaded.metadata.architecture == model.metadata.architecture
 
 
 def test_takes_arrays_that_torch_does_not(predictor):

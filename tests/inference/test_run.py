@@ -1,6 +1,7 @@
 import errno
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ LABELS = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 10
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     model = create_model("dla46_c", LABELS.num_classes, stride=8)
-    model.label_map = LABELS
+    model.metadata = replace(model.metadata, label_map=LABELS)
     path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
     save_model(model, path)
     return path

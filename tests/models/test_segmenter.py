@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dlaseg import UserError, create_backbone, create_model, list_models
-from dlaseg.models.segmenter import STRIDES, DLASeg, argmax_logits, upsample_logits
+from dlaseg.models.base import argmax_logits, upsample_logits
+from dlaseg.models.segmenter import STRIDES, DLASeg
 
 
 @cache
@@ -106,7 +107,7 @@ def test_a_model_has_stride_2_and_3x3_roots_unless_told_otherwise():
     model = create_model("dla46_c", num_classes=3)
     assert model.stride == 2
     assert model.backbone.level2.root.conv.kernel_size == (3, 3)
-    assert model.arguments == {
+    assert model.metadata.architecture == {
         "name": "dla46_c",
         "num_classes": 3,
         "stride": 2,
@@ -117,7 +118,7 @@ def test_a_model_has_stride_2_and_3x3_roots_unless_told_otherwise():
 
 def test_a_model_of_its_arguments_has_the_same_layout():
     model = create_model("dla46_c", 4, stride=8, root_kernel_size=1, in_channels=2)
-    again = create_model(**model.arguments)
+    again = create_model(**model.metadata.architecture)
     shapes = [{key: tensor.shape for key, tensor in m.state_dict().items()} for m in (model, again)]
     assert shapes[0] == shapes[1]
 
@@ -165,8 +166,8 @@ def test_an_input_of_another_shape_is_refused_with_the_shape_that_was_given(shap
 
 def test_other_than_three_input_channels_share_one_mean_and_std():
     model = DLASeg(create_backbone("dla46_c", in_channels=2), num_classes=3)
-    assert model.mean == pytest.approx((0.449, 0.449), abs=1e-3)
-    assert model.std == pytest.approx((0.226, 0.226), abs=1e-3)
+    assert model.metadata.mean == pytest.approx((0.449, 0.449), abs=1e-3)
+    assert model.metadata.std == pytest.approx((0.226, 0.226), abs=1e-3)
 
 
 def test_decoder_and_head_start_with_the_originals_spread():

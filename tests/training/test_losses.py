@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 
 from dlaseg.config import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.models.segmenter import upsample_logits
+from dlaseg.models.base import upsample_logits
 from dlaseg.training import losses
 from dlaseg.training.losses import PixelLoss, jaccard_increments
 

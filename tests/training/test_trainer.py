@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_the_weights_file_loads_without_the_run_folder(straight, tmp_path):
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((output / "best.safetensors").read_bytes())
     model = load_model(alone)
-    assert model.label_map.num_classes == 11
+    assert model.metadata.label_map.num_classes == 11
     assert torch.isfinite(model(torch.zeros(1, 3, 32, 32))).all()
 
 
@@ -331,7 +332,7 @@ def started(tmp_path_factory, root):
     """Weights of a network of the run's kind, with a mean and classes of its own."""
     torch.manual_seed(9)
     model = create_model("dla46_c", 11, 4)
-    model.mean = (0.25, 0.5, 0.75)
+    model.metadata = replace(model.metadata, mean=(0.25, 0.5, 0.75))
     path = tmp_path_factory.mktemp("started") / "start.safetensors"
     save_model(model, path)
     return model, path
@@ -376,8 +377,8 @@ def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_p
     gone.unlink()
     resumed = run(config, tmp_path / "resumed", resume=True)
     assert_same_tensors(straight.model.state_dict(), resumed.model.state_dict())
-    assert resumed.model.mean == (0.25, 0.5, 0.75)
-    assert resumed.model.origin == straight.model.origin != []
+    assert resumed.model.metadata.mean == (0.25, 0.5, 0.75)
+    assert resumed.model.metadata.origin == straight.model.metadata.origin != []
 
 
 def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):

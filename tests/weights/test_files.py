@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def model():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_()
             norm.num_batches_tracked.fill_(17)
-    model.label_map, model.mean, model.std = LABELS, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    model.metadata = replace(model.metadata, label_map=LABELS, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     return model
 
 
@@ -55,9 +56,9 @@ def refusal(path):
 
 def test_what_was_saved_is_loaded(model, saved):
     loaded = load_model(saved)
-    assert loaded.arguments == model.arguments
-    assert loaded.label_map == LABELS
-    assert (loaded.mean, loaded.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert loaded.metadata.architecture == model.metadata.architecture
+    assert loaded.metadata.label_map == LABELS
+    assert (loaded.metadata.mean, loaded.metadata.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert (loaded.stride, loaded.num_classes) == (8, 3)
     expected = model.state_dict()
     assert list(loaded.state_dict()) == list(expected)
@@ -93,7 +94,7 @@ def assert_same_content(path, other):
 def test_the_metadata_alone_say_what_the_file_is(model, saved):
     metadata = metadata_of(saved)
     assert metadata["format"] == "dlaseg-1"
-    assert json.loads(metadata["model"]) == model.arguments
+    assert json.loads(metadata["model"]) == model.metadata.architecture
     assert LabelMap.from_dict(json.loads(metadata["labels"])) == LABELS
     assert json.loads(metadata["mean"]) == [0.1, 0.2, 0.3]
     assert json.loads(metadata["std"]) == [0.4, 0.5, 0.6]
@@ -209,7 +210,7 @@ def test_a_mean_that_is_not_one_number_per_channel_is_refused(saved, tmp_path, v
     ("key", "value"), [("name", "dla35"), ("stride", 3), ("num_classes", "3"), ("num_classes", 0), ("depth", 4)]
 )
 def test_arguments_that_make_no_model_are_refused(model, saved, tmp_path, key, value):
-    arguments = json.dumps({**model.arguments, key: value})
+    arguments = json.dumps({**model.metadata.architecture, key: value})
     refusal(rewritten(saved, tmp_path / "a.safetensors", model=arguments))
 
 
@@ -220,7 +221,7 @@ def test_a_refusal_of_metadata_names_the_file(saved, tmp_path, metadata):
 
 
 def test_an_unknown_model_is_named(model, saved, tmp_path):
-    arguments = json.dumps({**model.arguments, "name": "dla35"})
+    arguments = json.dumps({**model.metadata.architecture, "name": "dla35"})
     assert "'dla35'" in refusal(rewritten(saved, tmp_path / "a.safetensors", model=arguments))
 
 

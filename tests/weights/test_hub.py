@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -200,9 +201,14 @@ def test_a_missing_file_is_no_hub_name(source, offline):
 def model():
     torch.manual_seed(1)
     model = create_model("dla46_c", 2, stride=4, root_kernel_size=1).eval()
-    model.label_map = LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,))
-    model.mean, model.std = (0.25, 0.5, 0.75), (0.2, 0.2, 0.2)
-    model.origin = [{"argument": "backbone_weights", "source": "timm/x", "layout": "timm's", "sha256": "ab12"}]
+    model.metadata = replace(
+        model.metadata, label_map=LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,))
+    )
+    model.metadata = replace(model.metadata, mean=(0.25, 0.5, 0.75), std=(0.2, 0.2, 0.2))
+    model.metadata = replace(
+        model.metadata,
+        origin=[{"argument": "backbone_weights", "source": "timm/x", "layout": "timm's", "sha256": "ab12"}],
+    )
     return model
 
 
@@ -212,9 +218,13 @@ def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
     assert sorted(fake_hub.repositories["me/leaves"]) == ["README.md", "config.json", "model.safetensors"]
     again = DLASeg.from_pretrained("me/leaves")
     same(again, model)
-    assert again.arguments == model.arguments
-    assert (again.label_map, again.mean, again.std) == (model.label_map, model.mean, model.std)
-    assert again.origin == model.origin
+    assert again.metadata.architecture == model.metadata.architecture
+    assert (again.metadata.label_map, again.metadata.mean, again.metadata.std) == (
+        model.metadata.label_map,
+        model.metadata.mean,
+        model.metadata.std,
+    )
+    assert again.metadata.origin == model.metadata.origin
     assert not again.training
     same(create_model("dla46_c", 2, 4, 1, weights="me/leaves"), model)
 
@@ -224,7 +234,7 @@ def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
     same(DLASeg.from_pretrained(tmp_path / "m"), model)
     same(load_model(tmp_path / "m" / hub.FILE), model)
     same(create_model("dla46_c", 2, 4, 1, weights=tmp_path / "m"), model)
-    assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.arguments
+    assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.metadata.architecture
 
 
 def test_the_same_weights_are_the_same_bytes(model, tmp_path):

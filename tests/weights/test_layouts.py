@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -328,10 +329,13 @@ def ours(tmp_path_factory):
     """A segmentation network of ours, and its file."""
     torch.manual_seed(5)
     model = create_model("dla46_c", 3, stride=4, root_kernel_size=3).eval()
-    model.label_map = LabelMap(
-        ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7,), (23,), (26,)), (255,), ((0, 0, 0),)
+    model.metadata = replace(
+        model.metadata,
+        label_map=LabelMap(
+            ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7,), (23,), (26,)), (255,), ((0, 0, 0),)
+        ),
     )
-    model.mean, model.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    model.metadata = replace(model.metadata, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     path = tmp_path_factory.mktemp("ours") / "best.safetensors"
     save_model(model, path)
     return model, path
@@ -341,7 +345,11 @@ def test_our_own_file_loads_as_weights(ours):
     model, path = ours
     again = create_model("dla46_c", 3, 4, 3, weights=path)
     same(again, model, images(1, 45, 70))
-    assert (again.label_map, again.mean, again.std) == (model.label_map, model.mean, model.std)
+    assert (again.metadata.label_map, again.metadata.mean, again.metadata.std) == (
+        model.metadata.label_map,
+        model.metadata.mean,
+        model.metadata.std,
+    )
 
 
 def test_our_own_state_dict_loads_however_it_was_pickled(ours, tmp_path):
@@ -355,17 +363,21 @@ def test_our_own_network_gives_its_backbone_mean_and_std(ours):
     other = create_model("dla46_c", 7, 2, 3, backbone_weights=path).eval()
     with torch.no_grad():
         torch.testing.assert_close(other.backbone(images(1)), model.backbone(images(1)))
-    assert (other.mean, other.std, other.label_map.num_classes) == (model.mean, model.std, 7)
+    assert (other.metadata.mean, other.metadata.std, other.label_map.num_classes) == (
+        model.metadata.mean,
+        model.metadata.std,
+        7,
+    )
 
 
 def test_our_own_classifier_starts_a_segmentation_network(tmp_path):
     classifier = create_backbone("dla46_c", 4, root_kernel_size=3)
     classifier.class_names = ["a", "b", "c", "d"]
-    classifier.mean = (0.5, 0.5, 0.5)
+    classifier.metadata = replace(classifier.metadata, mean=(0.5, 0.5, 0.5))
     save_model(classifier, tmp_path / "best.safetensors")
     again = create_backbone("dla46_c", 4, root_kernel_size=3, weights=tmp_path / "best.safetensors")
     same(again, classifier.eval(), images(1))
-    assert (again.class_names, again.mean) == (["a", "b", "c", "d"], (0.5, 0.5, 0.5))
+    assert (again.metadata.class_names, again.metadata.mean) == (["a", "b", "c", "d"], (0.5, 0.5, 0.5))
     model = create_model("dla46_c", 3, backbone_weights=tmp_path / "best.safetensors").eval()
     with torch.no_grad():
         torch.testing.assert_close(model.backbone(images(1))[-1], classifier.features(images(1))[-1])
@@ -463,7 +475,7 @@ def test_what_does_not_match_is_refused_by_its_name_and_changes_nothing(change, 
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     refused(said, load_backbone_weights, model, tmp_path / "w")
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    assert model.origin == []
+    assert model.metadata.origin == []
 
 
 def test_dead_tensors_of_another_variant_are_refused(tmp_path):

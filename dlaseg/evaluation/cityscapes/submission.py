@@ -58,13 +58,13 @@ def submit(
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     labels = cityscapes_labels()
-    if model.label_map.names != labels.names:
+    if model.metadata.labels.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")
     _refuse_strangers(folder, images)
     with torch.inference_mode():
         for name, path in tqdm(images.items(), desc="predict", unit="img", leave=False, disable=None):
             image = to_tensor(read_image(path))[None].to(place)  # (1, 3, H, W) uint8
-            train_ids = predict(model, normalize(image, model.mean, model.std), scales, flip)
+            train_ids = predict(model, normalize(image, model.metadata.mean, model.metadata.std), scales, flip)
             write_png(_place(folder, name), labels.decode(train_ids[0].cpu().numpy()))
     return check_and_zip(folder, images), len(images)
 

@@ -13,7 +13,7 @@ from dlaseg.data.loading import batches
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format
 from dlaseg.models.dla import DLA
-from dlaseg.models.modes import eval_mode
+from dlaseg.models.eval_mode import eval_mode
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> 
     with eval_mode(model), torch.inference_mode():
         progress = tqdm(batches(loader), total=len(loader), desc="score", unit="batch", leave=False, disable=None)
         for images, targets in progress:
-            inputs = normalize(images.to(device, non_blocking=True), model.mean, model.std)
+            inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
             logits = model(inputs.contiguous(memory_format=memory_format(device)))
             places = rank(logits.float(), targets.to(device))
             hits += torch.stack([(places < k).sum() for k in (1, 5)])

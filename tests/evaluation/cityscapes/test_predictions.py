@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def root(tmp_path_factory):
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     model = create_model("dla46_c", 19, 8, 1)
-    model.label_map = cityscapes_labels()
+    model.metadata = replace(model.metadata, label_map=cityscapes_labels())
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_model(model, path)
     return path

@@ -1,4 +1,5 @@
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def root(tmp_path_factory):
 def weights(tmp_path_factory):
     torch.manual_seed(0)
     model = create_model("dla46_c", 19, 8, 1)
-    model.label_map = LABELS
+    model.metadata = replace(model.metadata, label_map=LABELS)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_model(model, path)
     return path

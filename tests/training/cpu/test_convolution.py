@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dlaseg import create_model
 from dlaseg.training.cpu import convolution
-from dlaseg.training.cpu.convolution import Conv2d, strided_weight_gradient
+from dlaseg.training.cpu.convolution import FastConv2d, strided_weight_gradient
 from dlaseg.training.cpu.winograd import weight_gradient
 
 
@@ -77,7 +77,7 @@ def assert_equals_torchs(ours, x):
 @settings(deadline=None, max_examples=150)
 def test_output_and_gradients_equal_torchs(batch, channels, height, width, stride, count, seed):
     torch.manual_seed(seed)
-    ours = Conv2d(*channels, 3, stride, padding=1, bias=False)
+    ours = FastConv2d(*channels, 3, stride, padding=1, bias=False)
     x = channels_last(batch, channels[0], height, width)
     with a_cpu_with("AVX2") as calls, threads(count):
         assert_equals_torchs(ours, x)
@@ -95,7 +95,7 @@ def test_the_weight_gradient_does_not_depend_on_the_number_of_threads(monkeypatc
 
 
 def test_a_frozen_input_gets_no_gradient():
-    conv = Conv2d(32, 32, 3, padding=1, bias=False)
+    conv = FastConv2d(32, 32, 3, padding=1, bias=False)
     x = channels_last(1, 32, 4, 4)
     with a_cpu_with("AVX2") as calls:
         conv(x).sum().backward()
@@ -107,7 +107,7 @@ def test_a_frozen_input_gets_no_gradient():
 def test_a_gradient_that_is_not_channels_last_is_taken_too():
     torch.manual_seed(0)
     x, grad = channels_last(2, 32, 5, 4), torch.randn(2, 32, 5, 4)
-    conv = Conv2d(32, 32, 3, padding=1, bias=False)
+    conv = FastConv2d(32, 32, 3, padding=1, bias=False)
     with a_cpu_with("AVX2") as calls:
         fast = output_and_gradients(conv, x, grad)[2].clone()
         same = output_and_gradients(conv, x, grad.contiguous(memory_format=torch.channels_last))[2]
@@ -139,23 +139,23 @@ def mean_error(gradients, exact):
 
 def test_the_fast_path_needs_a_cpu_that_gains_from_it():
     with a_cpu_with("AVX512") as calls:
-        Conv2d(32, 32, 3, padding=1, bias=False)(channels_last(1, 32, 4, 4)).sum().backward()
+        FastConv2d(32, 32, 3, padding=1, bias=False)(channels_last(1, 32, 4, 4)).sum().backward()
     assert calls == []
 
 
 @pytest.mark.parametrize(
     "conv",
     [
-        Conv2d(32, 32, 3, stride=3, padding=1, bias=False),
-        Conv2d(32, 32, 3, stride=(1, 2), padding=1, bias=False),
-        Conv2d(64, 64, 3, padding=1, groups=2, bias=False),
-        Conv2d(32, 32, 1, bias=False),
-        Conv2d(32, 32, 3, bias=False),
-        Conv2d(32, 32, 3, padding=2, dilation=2, bias=False),
-        Conv2d(32, 32, 3, padding=1),
-        Conv2d(31, 32, 3, padding=1, bias=False),
-        Conv2d(32, 31, 3, padding=1, bias=False),
-        Conv2d(32, 32, (3, 1), padding=(1, 0), bias=False),
+        FastConv2d(32, 32, 3, stride=3, padding=1, bias=False),
+        FastConv2d(32, 32, 3, stride=(1, 2), padding=1, bias=False),
+        FastConv2d(64, 64, 3, padding=1, groups=2, bias=False),
+        FastConv2d(32, 32, 1, bias=False),
+        FastConv2d(32, 32, 3, bias=False),
+        FastConv2d(32, 32, 3, padding=2, dilation=2, bias=False),
+        FastConv2d(32, 32, 3, padding=1),
+        FastConv2d(31, 32, 3, padding=1, bias=False),
+        FastConv2d(32, 31, 3, padding=1, bias=False),
+        FastConv2d(32, 32, (3, 1), padding=(1, 0), bias=False),
     ],
     ids=str,
 )
@@ -184,18 +184,18 @@ def test_another_convolution_is_torchs_own(conv):
 @pytest.mark.parametrize("x", [torch.randn(1, 32, 4, 4), channels_last(1, 32, 4, 8)[..., ::2]])
 def test_an_input_that_is_not_channels_last_is_torchs_own(x):
     with a_cpu_with("AVX2") as calls:
-        Conv2d(32, 32, 3, padding=1, bias=False)(x).sum().backward()
+        FastConv2d(32, 32, 3, padding=1, bias=False)(x).sum().backward()
     assert calls == []
 
 
 def test_double_precision_is_torchs_own():
     with a_cpu_with("AVX2") as calls:
-        Conv2d(32, 32, 3, padding=1, bias=False).double()(channels_last(1, 32, 4, 4).double()).sum().backward()
+        FastConv2d(32, 32, 3, padding=1, bias=False).double()(channels_last(1, 32, 4, 4).double()).sum().backward()
     assert calls == []
 
 
 def test_autocast_is_torchs_own():
-    conv = Conv2d(32, 32, 3, padding=1, bias=False)
+    conv = FastConv2d(32, 32, 3, padding=1, bias=False)
     with a_cpu_with("AVX2") as calls:
         with torch.autocast("cpu", torch.bfloat16):
             output = conv(channels_last(1, 32, 4, 4))
@@ -206,7 +206,7 @@ def test_autocast_is_torchs_own():
 
 def test_no_gradient_is_torchs_own(monkeypatch):
     monkeypatch.setattr(convolution, "_Conv3x3", None)  # whoever takes the fast path fails
-    conv, x = Conv2d(32, 32, 3, padding=1, bias=False), channels_last(1, 32, 4, 4)
+    conv, x = FastConv2d(32, 32, 3, padding=1, bias=False), channels_last(1, 32, 4, 4)
     with a_cpu_with("AVX2"):
         with torch.no_grad():
             assert conv(x).shape == x.shape
@@ -216,7 +216,7 @@ def test_no_gradient_is_torchs_own(monkeypatch):
 
 def test_a_frozen_weight_is_torchs_own(monkeypatch):
     monkeypatch.setattr(convolution, "_Conv3x3", None)
-    conv = Conv2d(32, 32, 3, padding=1, bias=False).requires_grad_(False)
+    conv = FastConv2d(32, 32, 3, padding=1, bias=False).requires_grad_(False)
     x = channels_last(1, 32, 4, 4).requires_grad_()
     with a_cpu_with("AVX2"):
         conv(x).sum().backward()

@@ -1,4 +1,4 @@
-"""Evaluation for a while."""
+"""Evaluation mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Sets a network to evaluation mode, and afterwards every module of it to the mode that it was in."""
+    """Sets a network to evaluation mode; afterwards every module has the mode that it had before."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,0 +1,121 @@
+"""The contract of a segmentation network, and the step from its coarse logits to pixels."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlaseg.metadata import ModelMetadata
+
+
+class AuxiliaryOutput(NamedTuple):
+    """Logits that are trained beside the main ones and dropped afterwards.
+
+    Attributes:
+        logits: (N, C, h, w) float.
+        stride: of the logits, input pixels per logit.
+        weight: factor of their loss.
+    """
+
+    logits: Tensor
+    stride: int
+    weight: float
+
+
+class TrainingOutputs(NamedTuple):
+    """What the loss is computed from.
+
+    Attributes:
+        logits: the main logits: (N, C, h, w) of a segmentation network, (N, C) of a classifier.
+        auxiliary: further logits and their weights; empty for most networks.
+    """
+
+    logits: Tensor
+    auxiliary: tuple[AuxiliaryOutput, ...] = ()
+
+
+class SegmentationModel(nn.Module):
+    """The contract that training, scoring, inference and export rely on; they ask for nothing else.
+
+    A subclass implements `coarse_logits`; one with auxiliary heads overrides `training_outputs`.
+
+    Attributes:
+        metadata: architecture, classes, mean and std.
+        stride: output stride, input pixels per coarse logit.
+        num_classes: channels of the logits.
+    """
+
+    metadata: ModelMetadata
+    stride: int
+    num_classes: int
+
+    def coarse_logits(self, x: Tensor) -> Tensor:
+        """Logits at the decoder's resolution, before upsampling.
+
+        Args:
+            x: (N, in_channels, H, W) float, normalised; any H and W from 1 upwards.
+
+        Returns:
+            (N, num_classes, h, w) float with h * stride >= H and w * stride >= W.
+        """
+        raise NotImplementedError
+
+    def training_outputs(self, x: Tensor) -> TrainingOutputs:
+        """The main coarse logits, and auxiliary ones where the network has them.
+
+        Args:
+            x: as for `coarse_logits`.
+        """
+        return TrainingOutputs(self.coarse_logits(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of every pixel.
+
+        Args:
+            x: as for `coarse_logits`.
+
+        Returns:
+            (N, num_classes, H, W) float, unnormalised log-probabilities (no softmax).
+        """
+        return upsample_logits(self.coarse_logits(x), self.stride, x.shape[-2], x.shape[-1])
+
+
+def upsample_logits(coarse: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Bilinear upsampling (align_corners=False) by `stride`, cropped to the top left `height` x `width`.
+
+    Args:
+        coarse: (N, C, h, w) float with h * stride >= height and w * stride >= width.
+        stride: the factor.
+        height: rows to keep, pixels.
+        width: columns to keep, pixels.
+
+    Returns:
+        (N, C, height, width) float.
+    """
+    full = F.interpolate(coarse, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return full[:, :, :height, :width]
+
+
+def argmax_logits(coarse: Tensor, stride: int, height: int, width: int, rows: int = 64) -> Tensor:
+    """The predicted class of every pixel: `upsample_logits(...).argmax(1)`, strip by strip to save memory.
+
+    Args:
+        coarse: (N, C, h, w) float, as for `upsample_logits`.
+        stride: the factor, a power of 2 (then a strip's interpolation weights are exactly the whole's).
+        height: of the result, pixels.
+        width: of the result, pixels.
+        rows: coarse rows in a strip.
+
+    Returns:
+        (N, height, width) uint8 train ids.
+    """
+    labels = torch.empty(len(coarse), height, width, dtype=torch.uint8, device=coarse.device)
+    for top in range(0, math.ceil(height / stride), rows):
+        above = min(top, 1)  # a neighbour row on either side, where there is one
+        strip = coarse[:, :, top - above : top + rows + 1]
+        bottom = min((top + rows) * stride, height)
+        full = upsample_logits(strip, stride, bottom - (top - above) * stride, width)[:, :, above * stride :]
+        labels[:, top * stride : bottom] = full.argmax(1)
+    return labels

@@ -1,0 +1,153 @@
+"""Anyone's DLA weights into a network: exactly, with the few adaptations named here, or not at all."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dlaseg.errors import UserError
+from dlaseg.metadata import Origin
+from dlaseg.models.dla import DLA
+from dlaseg.models.segmenter import DLASeg
+from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
+from dlaseg.weights.download import resolve
+from dlaseg.weights.files import decode_metadata, is_ours
+from dlaseg.weights.layouts import Recognized, recognize
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(model: DLASeg, source: str | Path) -> Origin:
+    """Loads a whole segmentation network, ours or the original's.
+
+    Three adaptations are made, and logged: a head of another number of classes stays randomly initialised; a first
+    layer of other than 3 input channels is derived from the one for 3; 1x1 nodes become the centre of 3x3 nodes.
+    Anything else that does not fit is refused.
+
+    Args:
+        model: its architecture decides what is expected; changed only if everything fits.
+        source: a file, a folder with model.safetensors, or a repository on the Hugging Face hub, such as `USER/NAME`.
+
+    Raises:
+        UserError: no such weights, or of another network: names what does not fit.
+    """
+    checkpoint = read_checkpoint(resolve(source, "weights (--model.weights)"))
+    recognized = recognize(checkpoint)
+    if recognized.stride is None:
+        raise UserError(f"{source}: {recognized}: it has no decoder: give it as backbone_weights")
+    if recognized.stride != model.stride:
+        raise UserError(
+            f"{source}: {recognized}: this model has stride {model.stride}: make it with stride {recognized.stride}"
+        )
+    state, notes = _backbone_state(recognized, model.backbone, source)
+    state = {f"backbone.{name}": tensor for name, tensor in state.items()}
+    same_classes = recognized.num_classes == model.num_classes
+    own = model.state_dict()
+    for name, tensor in recognized.decoder.items():
+        state[name] = tensor if same_classes or not name.startswith("head.") else own[name]
+    if not same_classes:
+        notes.append(
+            f"the head is randomly initialised: {model.num_classes} classes rather than {recognized.num_classes}"
+        )
+    metadata = model.metadata
+    if is_ours(checkpoint):
+        saved = decode_metadata(checkpoint)
+        if recognized.in_channels == model.backbone.in_channels:
+            metadata = replace(metadata, mean=saved.mean, std=saved.std)
+        if same_classes and saved.label_map is not None:
+            metadata = replace(metadata, label_map=saved.label_map)
+    else:
+        notes.append("the file has no mean and std, ImageNet's are assumed: set others in model.metadata")
+    model.load_state_dict(state)
+    origin = _log(checkpoint, recognized, "weights", source, notes)
+    model.metadata = replace(metadata, origin=(origin,))
+    return origin
+
+
+def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str = "backbone_weights") -> Origin:
+    """Loads a backbone from a classifier or a segmentation network: timm's, the original's or ours.
+
+    Adaptations are those of `load_weights`; a classifier's head is treated as a segmentation network's.
+
+    Args:
+        model: a segmentation network, of which the backbone alone is changed, or a backbone.
+        source: a file, a folder, or a repository on the Hugging Face hub, such as `timm/dla34.in1k`.
+        argument: the name of the argument that `source` comes from, for messages and the metadata.
+
+    Raises:
+        UserError: no such weights, or of another network: names what does not fit.
+    """
+    backbone = model.backbone if isinstance(model, DLASeg) else model
+    checkpoint = read_checkpoint(resolve(source, f"{argument} (--model.{argument})"))
+    recognized = recognize(checkpoint)
+    state, notes = _backbone_state(recognized, backbone, source)
+    if backbone.fc is not None:
+        classes = backbone.fc.out_channels
+        if recognized.classifier and recognized.num_classes == classes:
+            state |= recognized.classifier
+        else:
+            state |= {f"fc.{name}": tensor for name, tensor in backbone.fc.state_dict().items()}
+            reason = f"{classes} classes rather than {recognized.num_classes}"
+            reason = reason if recognized.classifier else "the file has none"
+            notes.append(f"the classifier is randomly initialised: {reason}")
+    metadata = model.metadata
+    if is_ours(checkpoint):
+        saved = decode_metadata(checkpoint)
+        if recognized.in_channels == backbone.in_channels:
+            metadata = replace(metadata, mean=saved.mean, std=saved.std)
+        if saved.class_names and len(saved.class_names) == len(metadata.class_names):
+            metadata = replace(metadata, class_names=saved.class_names)
+    backbone.load_state_dict(state)
+    origin = _log(checkpoint, recognized, argument, source, notes)
+    model.metadata = replace(metadata, origin=(origin,))
+    return origin
+
+
+def _backbone_state(recognized: Recognized, backbone: DLA, source: object) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's state dict from the weights, and notes on what was adapted."""
+    name = backbone.metadata.architecture.get("name", recognized.name)
+    if recognized.name != name:
+        raise UserError(
+            f"{source}: {recognized}: this model is a {name}: make it a {recognized.name}, or give {name}'s weights"
+        )
+    notes = []
+    state = dict(recognized.backbone)
+    if recognized.root_kernel_size != backbone.root_kernel_size:
+        if recognized.root_kernel_size == 3:
+            raise UserError(f"{source}: {recognized}: this model has 1x1 nodes: make it with root_kernel_size 3")
+        for key, tensor in state.items():
+            if key.endswith("root.conv.weight"):
+                state[key] = torch.nn.functional.pad(tensor, (1, 1, 1, 1))  # (K, C, 1, 1) -> (K, C, 3, 3)
+        notes.append("1x1 nodes became the centre of 3x3 nodes, zero around it: the same outputs")
+    channels = backbone.in_channels
+    if recognized.in_channels != channels:
+        if recognized.in_channels != 3:
+            raise UserError(
+                f"{source}: {recognized}: this model has {channels}: use in_channels {recognized.in_channels}"
+            )
+        kernel, adaptation = _for_channels(state["base_layer.0.weight"], channels)
+        state["base_layer.0.weight"] = kernel
+        notes.append(f"the first layer is derived from the one for 3 channels: {adaptation}")
+    return state, notes
+
+
+def _for_channels(kernel: Tensor, channels: int) -> tuple[Tensor, str]:
+    """(K, 3, h, w) -> (K, channels, h, w), and how."""
+    if channels == 1:
+        return kernel.sum(1, keepdim=True), "summed for 1"
+    repeated = kernel[:, torch.arange(channels) % 3]
+    return repeated * (3 / channels), f"repeated for {channels}, times 3/{channels}"
+
+
+def _log(
+    checkpoint: Checkpoint, recognized: Recognized, argument: str, source: str | Path, notes: Sequence[str]
+) -> Origin:
+    """Logs what was loaded, and returns it as the network's origin."""
+    name = Path(source).name if Path(source).exists() else str(source)  # no folders of this machine
+    logger.info("%s %s: %s, sha256 %s", argument, source, recognized, checkpoint.sha256)
+    for note in notes:
+        logger.warning("%s %s: %s", argument, source, note)
+    return Origin(argument, name, str(recognized), checkpoint.sha256)
