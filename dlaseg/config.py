@@ -12,25 +12,29 @@ class DataConfig:
     """Where images and labels come from.
 
     Args:
-        dataset: layout of the folders.
+        dataset: name of the data set.
         root: the data set's folder.
         train_split: what is learnt from.
         val_split: what the best weights are chosen by.
-        images: for `folder`, the images' place under root; {split} stands for the split.
-        labels: for `folder`, the label maps' place under root.
-        classes: for `folder`, the classes file (YAML), its place under root.
+        train_list: text file that lists the images to train on, one name per line; null for the whole split.
+        val_list: text file that lists the images to validate on.
+        images: for dataset folder: path of the images below root; null for images/{split}.
+        labels: for dataset folder: path of the label maps below root; null for labels/{split}.
+        classes: for dataset folder: path of the classes file (YAML) below root; null for classes.yaml.
         workers: processes that load images; changes the speed, never the result.
         on_error: what a training image that cannot be read does: stop ends the run, skip takes the next image in its
             place, counts it and names it. Validation always stops: its score is the whole split's.
     """
 
-    dataset: Literal["cityscapes", "camvid", "folder"] = "cityscapes"
+    dataset: str = "cityscapes"
     root: str = "data/cityscapes"
     train_split: str = "train"
     val_split: str = "val"
-    images: str = "images/{split}"
-    labels: str = "labels/{split}"
-    classes: str = "classes.yaml"
+    train_list: str | None = None
+    val_list: str | None = None
+    images: str | None = None
+    labels: str | None = None
+    classes: str | None = None
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
 

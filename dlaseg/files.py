@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed into it; and a file's hash."""
+"""Atomic writing: a file is written under a temporary name and then renamed. And the hash of a file."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a fresh path in the same folder; renames it to `path` on success, removes it on failure.
+    """Yields a temporary file in the same folder; renames it to `path` on success, removes it on failure.
 
-    Missing parent folders are made. A reader of `path` sees the old file or the new one, never half of one.
+    Missing parent folders are created. A reader of `path` sees the old file or the new one, never a part of one.
 
     Args:
-        path: where the file shall stand in the end. The temporary name keeps its suffix, since encoders look at it.
+        path: the file to create or replace. The temporary name has the same suffix, which some encoders depend on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}{path.suffix}")
@@ -29,23 +29,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file whole."""
+    """Writes a binary file atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a UTF-8 text file whole."""
+    """Writes a UTF-8 text file atomically."""
     write_bytes(path, content.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole, indented, NaN refused (it is no JSON)."""
+    """Writes a JSON file atomically, indented; raises a ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

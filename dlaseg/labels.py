@@ -1,4 +1,4 @@
-"""What the numbers in a label map mean."""
+"""Classes of a data set: names, colours, and the mapping between stored ids and train ids."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -15,24 +15,25 @@ from numpy.typing import NDArray
 from dlaseg.errors import UserError
 
 IGNORE_INDEX = 255
-"""The train id of pixels that are never scored and never learnt from."""
+"""The train id of pixels that neither training nor scoring uses."""
 
 Color = tuple[int, int, int]
+"""Red, green, blue, 0 to 255."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Class names, colours, and the way from stored ids to train ids.
+    """Names and colours of the classes, and the mapping from stored ids to train ids.
 
-    Train ids are 0 to C - 1 in the order of `names`; 255 is ignored. A stored id that is neither a class's nor ignored
-    is an error, never a silent 255.
+    Train ids are 0 to C - 1 in the order of `names`; 255 is ignored. A stored id that belongs to no class and is not
+    ignored is an error, never a silent 255.
 
     Attributes:
-        names: of the C classes.
+        names: names of the C classes.
         palette: RGB colours of the classes.
-        ids: stored ids of each class, one or more; the first one is written.
+        ids: stored ids of each class, at least one; `decode` writes the first.
         ignored: stored ids that become 255.
-        ignored_colors: the same for label maps that are stored as colours.
+        ignored_colors: colours that become 255, in label maps that are stored as colours.
 
     Example:
         >>> labels = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(0,))
@@ -49,25 +50,25 @@ class LabelMap:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE_INDEX:
-            raise UserError(f"{len(self.names)} classes: a label map has 1 to {IGNORE_INDEX}")
+            raise UserError(f"{len(self.names)} classes: use 1 to {IGNORE_INDEX} classes")
         if not len(self.names) == len(self.palette) == len(self.ids):
-            raise UserError("names, palette and ids of a label map must be equally long")
-        _refuse_twice("class name", self.names)
-        _refuse_twice("id", [i for ids in self.ids for i in ids] + list(self.ignored))
+            raise UserError("names, palette and ids of a label map must have the same length")
+        _check_unique("class name", self.names)
+        _check_unique("id", [i for ids in self.ids for i in ids] + list(self.ignored))
         for i in (*(i for ids in self.ids for i in ids), *self.ignored):
             if not 0 <= i <= 65535:
-                raise UserError(f"id {i}: label maps have 8 or 16 bits: use 0 to 65535")
+                raise UserError(f"id {i}: label maps have 8 or 16 bits: use ids from 0 to 65535")
         for color in (*self.palette, *self.ignored_colors):
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
-                raise UserError(f"color {list(color)}: three values from 0 to 255 (red, green, blue)")
+                raise UserError(f"color {list(color)}: use three values from 0 to 255 (red, green, blue)")
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return len(self.names)
 
     def encode(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Stored labels to train ids.
+        """Maps stored labels to train ids.
 
         Args:
             labels: (H, W) ids, any integer type, or (H, W, 3) uint8 RGB colours.
@@ -76,42 +77,42 @@ class LabelMap:
             (H, W) uint8, 0 to C - 1 or 255.
 
         Raises:
-            UserError: an id or a colour that is neither a class's nor ignored; names the first one and its place.
+            UserError: an id or a colour that belongs to no class and is not ignored; names the first one and its place.
         """
-        keys = _packed(labels) if labels.ndim == 3 else labels
+        keys = _pack_rgb(labels) if labels.ndim == 3 else labels
         table = self._color_table if labels.ndim == 3 else self._id_table
-        bytes_alone = keys.dtype == np.uint8 and keys.size > 0
-        values, inverse = (np.arange(256), keys) if bytes_alone else np.unique(keys, return_inverse=True)
+        is_uint8 = keys.dtype == np.uint8 and keys.size > 0
+        values, inverse = (np.arange(256), keys) if is_uint8 else np.unique(keys, return_inverse=True)
         lookup = np.array([table.get(int(value), -1) for value in values], np.int16)
-        # NumPy indexes with 64 bits, five times as slow
-        encoded = (cv2.LUT(keys, lookup) if bytes_alone else lookup[inverse]).reshape(keys.shape)
+        # Indexing with NumPy would be five times as slow, since it converts the indices to 64 bits
+        encoded = (cv2.LUT(keys, lookup) if is_uint8 else lookup[inverse]).reshape(keys.shape)
         if encoded.min(initial=0) < 0:
             row, column = np.argwhere(encoded < 0)[0]
             value = labels[row, column]
             what = f"color {value.tolist()}" if labels.ndim == 3 else f"label {value}"
             raise UserError(
-                f"{what} at row {row}, column {column} is neither a class nor ignored: "
+                f"{what} at row {row}, column {column} belongs to no class and is not ignored: "
                 "correct the label map or list the value in the classes file"
             )
         return encoded.astype(np.uint8)
 
     def decode(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Train ids to stored ids: each class's first one; 255 to the first ignored id.
+        """Maps train ids to stored ids: the first id of each class; 255 becomes the first ignored id.
 
         Args:
             train_ids: (H, W) uint8.
 
         Returns:
-            (H, W) uint8, or uint16 where an id does not fit.
+            (H, W) uint8, or uint16 if an id is above 255.
         """
         return self._decode_table[train_ids]
 
     def colorize(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Train ids (H, W) uint8 to colours (H, W, 3) uint8 RGB; 255 becomes black."""
+        """Maps train ids, (H, W) uint8, to colours, (H, W, 3) uint8 RGB; 255 becomes black."""
         return self._palette_table[train_ids]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in a classes file; `from_dict` reads them back."""
+        """The content of a classes file, see `from_dict`: only dicts, lists, strings and numbers."""
         classes = [
             {"name": name, "id": list(ids), "color": list(color)}
             for name, ids, color in zip(self.names, self.ids, self.palette, strict=True)
@@ -120,25 +121,25 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "LabelMap":
-        """From the content of a classes file.
+        """Builds a label map from the content of a classes file.
 
         Args:
-            content: `classes`, a list of {name, id (one or a list; its position if left out), color ([r, g, b], made
-                up if left out)}; `ignore`, a list of ids or colours, [255] if left out.
+            content: `classes`: a list of {name, id (one or a list; default: the position in the list), color ([r, g, b];
+                default: chosen by position)}. `ignore`: a list of ids or colours; default: [255].
 
         Raises:
-            UserError: anything else.
+            UserError: content of another form.
         """
         try:
             unknown = set(content) - {"classes", "ignore"}
             if unknown:
-                raise UserError(f"key {sorted(unknown)[0]!r}: a classes file has 'classes' and 'ignore'")
+                raise UserError(f"key {sorted(unknown)[0]!r}: unknown; a classes file has 'classes' and 'ignore'")
             entries = [_class_entry(entry, i) for i, entry in enumerate(content["classes"])]
             used = {i for _, _, ids in entries for i in ids}
             ignore = content.get("ignore", [IGNORE_INDEX] if IGNORE_INDEX not in used else [])
             names, palette, ids = zip(*entries, strict=True) if entries else ((), (), ())
             if not isinstance(ignore, list):
-                raise UserError(f"ignore {ignore!r}: a list of ids or colours, such as [255] or [[0, 0, 0]]")
+                raise UserError(f"ignore {ignore!r}: use a list of ids or colours, such as [255] or [[0, 0, 0]]")
             return cls(
                 names,
                 palette,
@@ -153,11 +154,15 @@ class LabelMap:
 
     @classmethod
     def from_file(cls, path: Path) -> "LabelMap":
-        """Reads a classes file (YAML), see `from_dict`."""
+        """Reads a classes file (YAML), see `from_dict`.
+
+        Raises:
+            UserError: a missing or broken file; names it.
+        """
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text()))
+            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}: name the file that lists the classes") from error
+            raise UserError(f"{path}: {error.strerror}: use a classes file (YAML) that can be read") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
         except UserError as error:
@@ -165,7 +170,7 @@ class LabelMap:
 
     @classmethod
     def numbered(cls, num_classes: int) -> "LabelMap":
-        """Classes without names of their own: `class 0`, `class 1`, ..., stored as their train ids."""
+        """Classes named `class 0`, `class 1`, ..., stored as their train ids."""
         return cls.from_dict({"classes": [{"name": f"class {i}"} for i in range(num_classes)]})
 
     @cached_property
@@ -176,16 +181,16 @@ class LabelMap:
 
     @cached_property
     def _color_table(self) -> dict[int, int]:
-        _refuse_twice("color", [*self.palette, *self.ignored_colors])
+        _check_unique("color", [*self.palette, *self.ignored_colors])
         colors = [*self.ignored_colors, *self.palette]
         train_ids = [IGNORE_INDEX] * len(self.ignored_colors) + list(range(self.num_classes))
-        return dict(zip(_packed(np.array(colors)).tolist(), train_ids, strict=True))
+        return dict(zip(_pack_rgb(np.array(colors)).tolist(), train_ids, strict=True))
 
     @cached_property
     def _decode_table(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
         first = [ids[0] for ids in self.ids]
-        rest = self.ignored[0] if self.ignored else IGNORE_INDEX
-        table = np.full(256, rest, np.uint16)
+        ignored = self.ignored[0] if self.ignored else IGNORE_INDEX
+        table = np.full(256, ignored, np.uint16)
         table[: self.num_classes] = first
         return table if table.max() > 255 else table.astype(np.uint8)
 
@@ -196,71 +201,40 @@ class LabelMap:
         return table
 
 
-def cityscapes_labels() -> LabelMap:
-    """The 19 classes of the Cityscapes benchmark, from the table in cityscapesscripts; every other id is ignored."""
-    from cityscapesscripts.helpers.labels import labels
-
-    classes = sorted((label for label in labels if 0 <= label.trainId < IGNORE_INDEX), key=lambda label: label.trainId)
-    return LabelMap(
-        names=tuple(label.name for label in classes),
-        palette=tuple(label.color for label in classes),
-        ids=tuple((label.id,) for label in classes),
-        ignored=tuple(label.id for label in labels if label.trainId == IGNORE_INDEX and label.id >= 0),
-    )
-
-
-def camvid_labels() -> LabelMap:
-    """The 11 classes of CamVid in the form published with SegNet (https://arxiv.org/abs/1511.00561); 11 is void."""
-    classes: dict[str, Color] = {
-        "sky": (128, 128, 128),
-        "building": (128, 0, 0),
-        "pole": (192, 192, 128),
-        "road": (128, 64, 128),
-        "pavement": (60, 40, 222),
-        "tree": (128, 128, 0),
-        "sign symbol": (192, 128, 128),
-        "fence": (64, 64, 128),
-        "car": (64, 0, 128),
-        "pedestrian": (64, 64, 0),
-        "bicyclist": (0, 128, 192),
-    }
-    return LabelMap(tuple(classes), tuple(classes.values()), tuple((i,) for i in range(11)), ignored=(11,))
-
-
 def _class_entry(entry: Mapping[str, Any], index: int) -> tuple[str, Color, tuple[int, ...]]:
     unknown = set(entry) - {"name", "id", "color"}
     if unknown:
-        raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: a class has 'name', 'id' and 'color'")
+        raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: unknown; a class has 'name', 'id' and 'color'")
     ids = entry.get("id", index)
     ids = tuple(_integer(i, "id") for i in (ids if isinstance(ids, list) else [ids]))
     if not ids:
-        raise UserError(f"class {entry['name']!r} has an empty list of ids: give one at least")
-    # Hues a golden angle apart, so that neighbours in the list look different
+        raise UserError(f"class {entry['name']!r} has an empty list of ids: list at least one")
+    # Hues that are a golden angle apart, so that neighbours in the list look different
     red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65 if index % 2 else 0.9, 0.9 if index % 3 else 0.6)
-    made_up = (round(red * 255), round(green * 255), round(blue * 255))
-    return str(entry["name"]), _color(entry["color"]) if "color" in entry else made_up, ids
+    default_color = (round(red * 255), round(green * 255), round(blue * 255))
+    return str(entry["name"]), _color(entry["color"]) if "color" in entry else default_color, ids
 
 
 def _color(values: Any) -> Color:
     if not isinstance(values, list) or len(values) != 3:
-        raise UserError(f"color {values!r}: three values from 0 to 255 (red, green, blue), such as [128, 64, 128]")
+        raise UserError(f"color {values!r}: use three values from 0 to 255 (red, green, blue), such as [128, 64, 128]")
     red, green, blue = (_integer(value, "color value") for value in values)
     return red, green, blue
 
 
 def _integer(value: Any, what: str) -> int:
-    # int() would take "26" and 1.5, and a string is a sequence of digits: misread without a word
+    # int() would silently accept "26" and 1.5
     if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{what} {value!r}: a whole number, without quotes")
+        raise UserError(f"{what} {value!r}: use an integer, without quotes")
     return value
 
 
-def _packed(colors: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Colours (..., 3) as one number each (...)."""
+def _pack_rgb(colors: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Packs colours (..., 3) into one integer each (...)."""
     return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
-def _refuse_twice(what: str, values: Sequence[Any]) -> None:
+def _check_unique(what: str, values: Sequence[Any]) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise UserError(f"{what} {value!r} stands twice in the label map: each is given once")
+            raise UserError(f"{what} {value!r} occurs twice in the label map: use each only once")

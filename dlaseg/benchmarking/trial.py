@@ -29,7 +29,7 @@ def draw(run: Run, count: int) -> Iterator[list[Part]]:
         sampler.first = -left % sampler.batches  # an epoch that is not needed whole comes first
         left -= sampler.batches - sampler.first
         drawn = batches(run.loader, on_skip=broken_counter(Progress()))
-        while parts := list(islice(drawn, sampler.share.parts)):
+        while parts := list(islice(drawn, sampler.shard.micro_batches)):
             yield parts
 
 
@@ -41,7 +41,7 @@ def skip(drawn: Iterator[object], count: int | None = None) -> None:
 
 def queued(run: Run) -> int:
     """Batches that the loader's processes load ahead, rounded up."""
-    return -(-run.loader.num_workers * (run.loader.prefetch_factor or 0) // run.sampler.share.parts)
+    return -(-run.loader.num_workers * (run.loader.prefetch_factor or 0) // run.sampler.shard.micro_batches)
 
 
 def take_step(run: Run, parts: Sequence[Part]) -> Outcome:

@@ -72,15 +72,13 @@ def convert(arguments: Sequence[str]) -> int:
     parser.add_argument("--std", type=float, nargs="+", help="the same; ImageNet's if left out")
     given = parser.parse_args(arguments)
 
+    from dlaseg.data.datasets import label_map_of
     from dlaseg.factory import model_from_checkpoint
-    from dlaseg.labels import LabelMap, camvid_labels, cityscapes_labels
     from dlaseg.weights.files import save_model
 
     model = model_from_checkpoint(given.file)
     if given.classes is not None:
-        known = {"cityscapes": cityscapes_labels, "camvid": camvid_labels}
-        label_map = known[given.classes]() if given.classes in known else LabelMap.from_file(Path(given.classes))
-        model.metadata = replace(model.metadata, label_map=label_map)
+        model.metadata = replace(model.metadata, label_map=label_map_of(given.classes))
     mean, std = tuple(given.mean or model.metadata.mean), tuple(given.std or model.metadata.std)
     model.metadata = replace(model.metadata, mean=mean, std=std)
     save_model(model, given.output)

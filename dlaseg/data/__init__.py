@@ -1,1 +1,1 @@
-"""How pixels get in."""
+"""Data sets, their files, loading and augmentation."""

@@ -1,4 +1,4 @@
-"""Images in one folder a class, as ImageNet is kept: root/SPLIT/CLASS/*."""
+"""Data sets for classification with one folder per class, in the layout of ImageNet: root/SPLIT/CLASS/*."""
 
 import os
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from dlaseg.images import IMAGE_SUFFIXES, read_image
 
 @dataclass(frozen=True, eq=False)
 class ClassificationDataset:
-    """Images of one split, and their classes.
+    """Images of one split and their classes.
 
-    Arrays rather than lists: loading processes that were forked share them, while every look at one of a million Python
-    objects would copy its page.
+    The attributes are arrays rather than lists, since forked loading processes share the memory of an array. Reading
+    Python objects changes their reference counts, which would copy the memory of a million file names.
 
     Attributes:
-        folder: of the split.
-        class_names: names of the class folders, sorted; class i is the i-th.
+        folder: folder of the split.
+        class_names: names of the class folders, sorted; the position is the class id.
         files: (N,) bytes, paths below `folder`, sorted within each class.
         targets: (N,) int64 class ids.
     """
@@ -47,12 +47,12 @@ class ClassificationDataset:
         return read_image(self.folder / os.fsdecode(self.files[index])), int(self.targets[index])
 
 
-class CenterCrops:
-    """The same data set as it is validated on: all images of one size, nothing random.
+class CenterCroppedDataset:
+    """A data set as it is validated on: centre crops of the same size, nothing random.
 
     Args:
-        dataset: what is cropped.
-        crop: how.
+        dataset: reads the images.
+        crop: crops them.
     """
 
     def __init__(self, dataset: ClassificationDataset, crop: CenterCrop):
@@ -67,37 +67,37 @@ class CenterCrops:
         return self.crop(image), target
 
 
-def class_folders(root: Path, split: str) -> ClassificationDataset:
-    """Opens a split: lists the files, reads none of them.
+def open_split(root: Path, split: str) -> ClassificationDataset:
+    """Opens a split: lists the files, reads no image.
 
     Args:
-        root: the folder that holds the splits.
-        split: such as train. Its folders are the classes; hidden ones are passed over.
+        root: the folder of the splits.
+        split: such as train. Its subfolders are the classes; hidden ones are skipped.
 
     Raises:
         UserError: no such folder, fewer than two classes, or a class without images.
     """
-    top = root / split
-    if not top.is_dir():
-        raise UserError(f"{top}: no such folder; expected files such as {top}/CLASS/IMAGE.jpg")
-    names = sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
+    folder = root / split
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected files such as {folder}/CLASS/IMAGE.jpg")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise UserError(
-            f"{top}: {len(names)} class folders; a classifier tells 2 or more apart: "
-            f"sort the images into {top}/CLASS/IMAGE.jpg"
+            f"{folder}: {len(names)} class folders; a classifier needs 2 or more: "
+            f"sort the images into {folder}/CLASS/IMAGE.jpg"
         )
-    files = [_images_below(top, name) for name in names]
-    empty = [name for name, own in zip(names, files, strict=True) if not own]
+    files = [_images_below(folder, name) for name in names]
+    empty = [name for name, class_files in zip(names, files, strict=True) if not class_files]
     if empty:
         raise UserError(
-            f"{top / empty[0]}: no image of this class ({len(empty)} such in all): add images or remove the folder; "
+            f"{folder / empty[0]}: class without images ({len(empty)} in all): add images or remove the folder; "
             f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return ClassificationDataset(
-        folder=top,
+        folder=folder,
         class_names=tuple(names),
-        files=np.array([os.fsencode(file) for own in files for file in own]),
-        targets=np.repeat(np.arange(len(names)), [len(own) for own in files]),
+        files=np.array([os.fsencode(file) for class_files in files for file in class_files]),
+        targets=np.repeat(np.arange(len(names)), [len(class_files) for class_files in files]),
     )
 
 
@@ -107,38 +107,38 @@ def open_class_folders(
     """Opens the training and the validation split.
 
     Args:
-        root: the data set's folder.
-        train_split: its folders are the classes.
-        val_split: has the same ones.
+        root: folder of the data set.
+        train_split: its subfolders are the classes.
+        val_split: must have the same ones.
 
     Raises:
-        UserError: as `class_folders`, or classes that differ.
+        UserError: as `open_split`, or splits with different classes.
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; give the one with {train_split}/CLASS/IMAGE.jpg in it")
-    training, validation = class_folders(root, train_split), class_folders(root, val_split)
-    for lacking, other in ((validation, training), (training, validation)):
-        missing = sorted(set(other.class_names) - set(lacking.class_names))
+        raise UserError(f"{root}: no such folder; use the folder that contains {train_split}/CLASS/IMAGE.jpg")
+    training, validation = open_split(root, train_split), open_split(root, val_split)
+    for dataset, other in ((validation, training), (training, validation)):
+        missing = sorted(set(other.class_names) - set(dataset.class_names))
         if missing:
             raise UserError(
-                f"{lacking.folder}: lacks {_few(missing)} of {other.folder}: both have the same class folders: "
-                "add or remove what is on one side only"
+                f"{dataset.folder}: lacks the classes {_abbreviate(missing)} of {other.folder}: both need the same "
+                "class folders: add or remove them"
             )
     return training, validation
 
 
-def _images_below(top: Path, name: str) -> list[str]:
-    """Images in a folder and the folders in it, as sorted paths below `top`; hidden ones are passed over."""
+def _images_below(split_folder: Path, class_name: str) -> list[str]:
+    """Images in a class folder and its subfolders, as sorted paths below the split's folder; hidden ones are skipped."""
     files = []
-    endings = tuple(IMAGE_SUFFIXES)
-    for place, folders, names in os.walk(top / name, followlinks=True):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        below = Path(place).relative_to(top)
-        files += [f"{below}/{file}" for file in names if not file.startswith(".") and file.lower().endswith(endings)]
+    suffixes = tuple(IMAGE_SUFFIXES)
+    for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = Path(folder).relative_to(split_folder)
+        files += [f"{below}/{name}" for name in names if not name.startswith(".") and name.lower().endswith(suffixes)]
     return sorted(files)
 
 
-def _few(names: Sequence[str], most: int = 5) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _abbreviate(names: Sequence[str], limit: int = 5) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")

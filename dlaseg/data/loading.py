@@ -1,4 +1,4 @@
-"""Samplers and loaders: the same batches whatever the number of workers, and again after a resume."""
+"""Samplers and loaders: the batches do not depend on the number of workers, and resume continues them exactly."""
 
 import multiprocessing
 import os
@@ -20,17 +20,17 @@ from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
 
 Key = tuple[int, int]
-"""(epoch, index): a sample's randomness comes from it and the seed alone."""
+"""(epoch, index): with the seed, the only source of a sample's randomness."""
 
 Augment = Callable[[NDArray[np.uint8], Any, Sequence[int]], tuple[NDArray[np.uint8], Any]]
-"""From image, target and seed to image and target, such as `Augmentation`."""
+"""Maps image, target and seed to image and target, such as `Augmentation`."""
 
 
 class Samples(Protocol):
-    """A data set: so many images, each with its target."""
+    """A data set that reads images and their targets by index."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of samples."""
         ...
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], Any]:
@@ -40,71 +40,71 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class BatchShard:
-    """Which part of every batch is this process's, and in how many parts it takes that.
+    """The part of every batch that one process computes, and how it splits this part.
 
     Attributes:
-        rank: of the process, from 0.
-        world_size: processes that share the batches.
-        parts: that a process computes one after the other.
+        rank: rank of the process, from 0.
+        world_size: number of processes.
+        micro_batches: number of micro-batches that a process splits its part into.
     """
 
     rank: int = 0
     world_size: int = 1
-    parts: int = 1
+    micro_batches: int = 1
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Batches of one epoch, in an order that comes from (seed, epoch) alone; an incomplete last batch is left out.
+    """Samples the batches of one epoch in an order that depends on (seed, epoch) alone; drops an incomplete last batch.
 
-    A batch is the same whatever the number of processes and parts: process 0 takes its first samples, and so on. What
-    is drawn is the parts of this process, `share.parts` of them a batch.
+    The samples of a batch do not depend on the number of processes and micro-batches: process 0 takes the first ones,
+    and so on. Iterating yields the micro-batches of one process, `shard.micro_batches` of them per batch.
 
     Args:
-        length: samples in the data set.
-        batch_size: samples in a batch, over all processes and parts.
-        seed: of the order.
-        share: this process's.
+        length: number of samples in the data set.
+        batch_size: samples per batch, summed over all processes and micro-batches.
+        seed: seed of the order.
+        shard: the part of this process.
 
     Attributes:
-        epoch: the one that the next iteration draws.
-        first: the batch that it begins with.
+        epoch: the epoch of the next iteration.
+        first: number of the batch that the next iteration starts with.
 
     Raises:
-        UserError: too few samples, or a batch that cannot be shared evenly.
+        UserError: too few samples, or a batch that cannot be split evenly.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, share: BatchShard = BatchShard()):
+    def __init__(self, length: int, batch_size: int, seed: int, shard: BatchShard = BatchShard()):
         if length < batch_size:
             raise UserError(
                 f"train.batch_size {batch_size}: the training split has only {length} images: use {length} or less"
             )
-        pieces = share.world_size * share.parts
-        if batch_size % pieces:
+        divisor = shard.world_size * shard.micro_batches
+        if batch_size % divisor:
             raise UserError(
-                f"train.batch_size {batch_size}: not a multiple of {pieces} ({share.world_size} processes x "
-                f"train.grad_accum_steps {share.parts}): use {-(-batch_size // pieces) * pieces}"
+                f"train.batch_size {batch_size}: not a multiple of {divisor} ({shard.world_size} processes x "
+                f"train.grad_accum_steps {shard.micro_batches}): use {-(-batch_size // divisor) * divisor}"
             )
-        self.length, self.batch_size, self.seed, self.share = length, batch_size, seed, share
+        self.length, self.batch_size, self.seed, self.shard = length, batch_size, seed, shard
         self.epoch = self.first = 0
 
     @property
     def batches(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches per epoch."""
         return self.length // self.batch_size
 
     def batch(self, epoch: int, number: int) -> list[Key]:
-        """All samples of a batch, those of the other processes, too."""
+        """All samples of a batch, including those of the other processes."""
         return [(epoch, index) for index in self._order(epoch)[number * self.batch_size :][: self.batch_size]]
 
     def __len__(self) -> int:
-        return (self.batches - self.first) * self.share.parts
+        return (self.batches - self.first) * self.shard.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, share = self._order(self.epoch), self.share
-        size = self.batch_size // (share.world_size * share.parts)
+        order, shard = self._order(self.epoch), self.shard
+        size = self.batch_size // (shard.world_size * shard.micro_batches)
         for batch in range(self.first, self.batches):
-            for part in range(share.parts):
-                start = batch * self.batch_size + (share.rank * share.parts + part) * size
+            for micro_batch in range(shard.micro_batches):
+                start = batch * self.batch_size + (shard.rank * shard.micro_batches + micro_batch) * size
                 yield [(self.epoch, index) for index in order[start : start + size]]
 
     def _order(self, epoch: int) -> list[int]:
@@ -152,26 +152,25 @@ def train_loader(
     batch_size: int,
     seed: int,
     workers: int,
-    share: BatchShard = BatchShard(),
+    shard: BatchShard = BatchShard(),
     skip: bool = False,
 ) -> tuple[DataLoader[Any], EpochBatches]:
-    """A loader of training crops.
+    """A loader of augmented training samples.
 
     Args:
-        dataset: what is read.
-        augmentation: from image and target to crop and target.
-        batch_size: samples in a batch, over all processes and parts.
-        seed: of order and augmentation.
-        workers: processes that read.
-        share: which part of a batch is loaded here.
-        skip: whether the next sample takes the place of one that cannot be read.
+        dataset: reads the samples.
+        augmentation: maps image and target to crop and target.
+        batch_size: samples per batch, summed over all processes and micro-batches.
+        seed: seed of the order and the augmentation.
+        workers: number of loading processes.
+        shard: the part of each batch that is loaded here.
+        skip: whether the next sample replaces one that cannot be read.
 
     Returns:
-        The loader, to be iterated through `batches`, and its sampler, whose `epoch` says which epoch comes next.
-        A part of a batch is (images (N, 3, H, W) uint8, targets (N, H, W) uint8), or (N,) int64 where targets are class
-        ids.
+        The loader, to be iterated with `batches`, and its sampler, whose `epoch` sets the epoch of the next iteration.
+        A micro-batch is images, (N, 3, H, W) uint8, and targets, (N, H, W) uint8, or (N,) int64 if they are class ids.
     """
-    sampler = EpochBatches(len(dataset), batch_size, seed, share)
+    sampler = EpochBatches(len(dataset), batch_size, seed, shard)
     samples = _AugmentedSamples(dataset, augmentation, seed, skip)
     return _loader(samples, workers, batch_sampler=sampler), sampler
 
@@ -185,47 +184,47 @@ def whole_image_loader(dataset: Samples, workers: int) -> DataLoader[Any]:
 
 
 def ordered_loader(dataset: Samples, batch_size: int, workers: int) -> DataLoader[Any]:
-    """A loader of every sample as it is, once, in the data set's order; the last batch may be smaller.
+    """A loader of every sample once, unchanged, in the data set's order; the last batch may be smaller.
 
     Args:
-        dataset: its images of one size, unless batch_size is 1.
-        batch_size: images in a batch.
-        workers: processes that read.
+        dataset: reads the samples; its images have the same size, unless batch_size is 1.
+        batch_size: images per batch.
+        workers: number of loading processes.
     """
     return _loader(_PlainSamples(dataset), workers, batch_size=batch_size)
 
 
 def batches(loader: Iterable[Any], on_skip: Callable[[str], None] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches; a sample that could not be read is raised here, as its own one-line error.
+    """Iterates over a loader; an unreadable sample raises its error here, in one line.
 
-    Raised inside a worker it would arrive wrapped in that process's traceback.
+    An exception that is raised in a worker would arrive with the traceback of that process.
 
     Args:
-        loader: from this module.
-        on_skip: called with what was wrong with each sample that another took the place of.
+        loader: from this module, or any batches of images and targets.
+        on_skip: called with the error message of each sample that was skipped.
 
     Raises:
-        UserError: a sample that could not be read, or a loading process that died.
+        UserError: a sample that cannot be read, or a loading process that ended.
     """
-    drawn = iter(loader)
+    iterator = iter(loader)
     while True:
         try:
-            batch = next(drawn)
+            batch = next(iterator)
         except StopIteration:
             return
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
             raise UserError(
-                f"a loading process ended ({' '.join(str(error).split())}): the system ends processes when memory is "
-                "short: lower data.workers"
+                f"a loading process ended ({' '.join(str(error).split())}): the system ends processes when memory runs "
+                "out: lower data.workers"
             ) from error
         if isinstance(batch, UserError):
             raise batch
-        images, targets, *skipped = batch  # a caller's own batches need not know of the latter
+        images, targets, *skipped = batch  # batches from elsewhere have no list of skipped samples
         if on_skip is not None:
-            for reason in chain(*skipped):
-                on_skip(reason)
+            for message in chain(*skipped):
+                on_skip(message)
         yield images, targets
 
 
@@ -234,10 +233,10 @@ def _collate(samples: list[Any]) -> Any:
         if isinstance(sample, UserError):
             return sample
     images, targets, skipped = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets), [reason for reasons in skipped for reason in reasons]
+    return torch.stack(images), torch.stack(targets), [message for messages in skipped for message in messages]
 
 
-def _loader(samples: Dataset[Any], workers: int, **how: Any) -> DataLoader[Any]:
+def _loader(samples: Dataset[Any], workers: int, **batching: Any) -> DataLoader[Any]:
     return DataLoader(
         samples,
         collate_fn=_collate,
@@ -245,22 +244,22 @@ def _loader(samples: Dataset[Any], workers: int, **how: Any) -> DataLoader[Any]:
         worker_init_fn=_prepare_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        **how,
+        **batching,
     )
 
 
-def _prepare_worker(worker: int) -> None:  # noqa: ARG001 - the loader calls it so
-    # A terminal's Ctrl-C and a scheduler's end reach the whole group; when to stop is the training process's to say
+def _prepare_worker(worker: int) -> None:  # noqa: ARG001 - the loader passes it
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on Windows and macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, daemon=True).start()
-    # The workers are the parallelism; threads of their own would fight over the cores with the training process.
+        threading.Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
+    # The workers run in parallel already; more threads would compete with the training process for the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def _end_when_told() -> None:
+def _exit_on_sigterm_of_parent() -> None:
     parent = multiprocessing.parent_process()
     while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass

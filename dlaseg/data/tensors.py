@@ -1,4 +1,4 @@
-"""From pixels to what the network takes. Apart from `transforms`, so that inference need not load albumentations."""
+"""Conversion of images to normalised tensors; not in `transforms`, so that inference does not import albumentations."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) uint8 RGB to (3, H, W) uint8, sharing the memory."""
+    """Converts an image, (H, W, 3) uint8 RGB, to a tensor, (3, H, W) uint8; both share memory if it is contiguous."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixel values to what the network expects: (images / 255 - mean) / std per channel.
+    """Normalises images: (images / 255 - mean) / std per channel.
 
-    The one place where it is done, on whatever device the images are, for training, scoring and inference alike.
+    Training, scoring and inference all normalise with this function, on the device of the images.
 
     Args:
         images: (N, C, H, W) uint8.

@@ -1,4 +1,4 @@
-"""What is done to a training image and its label map, and to the images of a classifier."""
+"""Augmentation of training images and their targets, and the validation transform of a classifier."""
 
 import os
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.config import AugmentConfig, PretrainAugmentConfig
-from dlaseg.data.geometry import RandomPlacement
+from dlaseg.data.geometry import RandomAffineCrop
 
-# Importing albumentations asks the network for a newer release unless this is set.
+# Unless this is set, albumentations checks the network for a newer release when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 
 class Augmentation:
-    """Random scale, rotation, crop, colour and flip of a training image; its label map follows with nearest neighbour.
+    """Random scale, rotation, crop, colour jitter and flip of a training image and its label map.
 
-    The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip. How a crop is placed
-    is said at `RandomPlacement`.
+    The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip. Labels are resampled
+    with nearest neighbour. See `RandomAffineCrop` for the geometry.
 
     Args:
         config: the strengths.
-        fill: RGB, 0 to 255, of what lies outside the image; there the label is 255.
+        fill: RGB, 0 to 255, of pixels outside the image; their label is 255.
     """
 
     def __init__(self, config: AugmentConfig, fill: Sequence[float]):
-        self._place = RandomPlacement(config.crop_size, config.scale, config.rotation, fill)
-        self._compose = A.Compose(_colour_and_flip(config.jitter, config.flip))
+        self._crop = RandomAffineCrop(config.crop_size, config.scale, config.rotation, fill)
+        self._compose = A.Compose(_color_and_flip(config.jitter, config.flip))
 
     def __call__(
         self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
@@ -38,22 +38,22 @@ class Augmentation:
         Args:
             image: (H, W, 3) uint8 RGB.
             target: (H, W) uint8 train ids.
-            seed: such as (seed, epoch, index); all the randomness there is.
+            seed: such as (seed, epoch, index); the only source of randomness.
 
         Returns:
-            Image and target of the crop's size.
+            Image, (crop height, crop width, 3) uint8, and target, (crop height, crop width) uint8.
         """
-        own, others = np.random.SeedSequence(tuple(seed)).spawn(2)
-        image, target = self._place(image, target, np.random.default_rng(own))
-        _reseed(self._compose, others)
+        crop_seed, color_seed = np.random.SeedSequence(tuple(seed)).spawn(2)
+        image, target = self._crop(image, target, np.random.default_rng(crop_seed))
+        _reseed(self._compose, color_seed)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]
 
 
 class CropAugmentation:
-    """Random resized crop, colour and flip of an image that a classifier is trained on.
+    """Random resized crop, colour jitter and flip of a training image of a classifier.
 
-    The recipe of the paper (sec. 5.1): 8 % to all of the area, aspect 3/4 to 4/3, flip, no colour.
+    The recipe of the paper (sec. 5.1): 8 % to all of the area, aspect 3/4 to 4/3, flip, no colour jitter.
 
     Args:
         config: the strengths.
@@ -62,15 +62,15 @@ class CropAugmentation:
     def __init__(self, config: PretrainAugmentConfig):
         size = (config.crop_size, config.crop_size)
         crop = A.RandomResizedCrop(size, tuple(config.area), tuple(config.aspect), area_for_downscale="image")
-        self._compose = A.Compose([crop, *_colour_and_flip(config.jitter, config.flip)])
+        self._compose = A.Compose([crop, *_color_and_flip(config.jitter, config.flip)])
 
     def __call__(self, image: NDArray[np.uint8], target: int, seed: Sequence[int]) -> tuple[NDArray[np.uint8], int]:
         """Transforms one sample.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            target: class id, handed through.
-            seed: such as (seed, epoch, index); all the randomness there is.
+            target: class id, returned unchanged.
+            seed: such as (seed, epoch, index); the only source of randomness.
 
         Returns:
             The crop, (crop_size, crop_size, 3) uint8, and the target.
@@ -80,7 +80,7 @@ class CropAugmentation:
 
 
 class CenterCrop:
-    """What a classifier is validated on: the shorter side scaled to `resize`, then the middle.
+    """Validation transform of a classifier: scales the shorter side to `resize`, then crops the centre.
 
     Args:
         config: `resize` and `crop_size`.
@@ -91,18 +91,18 @@ class CenterCrop:
         self._compose = A.Compose([shorter, A.CenterCrop(config.crop_size, config.crop_size)])
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(H, W, 3) uint8 RGB of any size to (crop_size, crop_size, 3)."""
+        """Transforms an image, (H, W, 3) uint8 RGB of any size, to (crop_size, crop_size, 3)."""
         return self._compose(image=image)["image"]
 
 
-def _colour_and_flip(jitter: float, flip: float) -> list[Any]:
+def _color_and_flip(jitter: float, flip: float) -> list[Any]:
     transforms: list[Any] = []
     if jitter:
         factors = (1 - jitter, 1 + jitter)
-        sharper, blurrier = (jitter / 2, jitter), (0.1, 2 * jitter + 0.1)
+        sharpen_alpha, blur_sigma = (jitter / 2, jitter), (0.1, 2 * jitter + 0.1)
         transforms += [
             A.ColorJitter(factors, factors, saturation=(1, 1), hue=(0, 0), p=1),
-            A.OneOf([A.Sharpen(sharper, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blurrier)], p=0.5),
+            A.OneOf([A.Sharpen(sharpen_alpha, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blur_sigma)], p=0.5),
         ]
     if flip:
         transforms.append(A.HorizontalFlip(p=flip))
@@ -110,7 +110,7 @@ def _colour_and_flip(jitter: float, flip: float) -> list[Any]:
 
 
 def _reseed(compose: A.Compose, seed: np.random.SeedSequence) -> None:
-    # Compose.set_random_seed gives every transform the same stream, so that, say, only dark images were flipped.
+    # Compose.set_random_seed gives every transform the same stream; then, for example, only dark images were flipped.
     seeds = seed.generate_state(len(compose.transforms))
-    for transform, own in zip(compose.transforms, seeds, strict=True):
-        transform.set_random_seed(int(own))
+    for transform, transform_seed in zip(compose.transforms, seeds, strict=True):
+        transform.set_random_seed(int(transform_seed))

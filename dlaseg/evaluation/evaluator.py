@@ -75,6 +75,7 @@ def evaluate(
             f"the weights know {_few(label_map.names)}, the data set {dataset.name} has "
             f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes"
         )
+    dataset.require_labels()
     check_scales(scales)
     device = next(model.parameters()).device
     confusion = ConfusionMatrix(model.num_classes)

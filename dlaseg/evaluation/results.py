@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes import BENCHMARK
 from dlaseg.evaluation.cityscapes.scores import CityscapesScores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, miou_interval
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
@@ -63,7 +64,7 @@ def build_results(
         "protocol": {**protocol, "versions": {name: _version(name) for name in ("dlaseg", "torch", "numpy")}},
     }
     if benchmark is not None:
-        record["cityscapes"] = benchmark.to_dict()
+        record[BENCHMARK] = benchmark.to_dict()
     if boundary is not None:
         record["boundary_iou"] = boundary.to_dict(names)
     if calibration is not None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.device import memory_format, pick_device
+from dlaseg.evaluation.cityscapes import BENCHMARK
 from dlaseg.evaluation.cityscapes.predictions import count_image
 from dlaseg.evaluation.cityscapes.scores import Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
@@ -64,7 +65,7 @@ def score(
     check_measures(measures)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
-    counts = Counts.none() if dataset.name == "cityscapes" else None
+    counts = Counts.none() if dataset.benchmark == BENCHMARK else None
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     on_sheet = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist()) if sheet else set()
@@ -82,7 +83,7 @@ def score(
             rows.append((scored.image, scored.target, scored.prediction))
         if counts is not None:
             label_ids = dataset.label_map.decode(scored.prediction)
-            counts += count_image(dataset.pairs[scored.index].label, label_ids)
+            counts += count_image(dataset.label_file(scored.index), label_ids)
 
     confusion = evaluate(model, dataset, workers, scales, flip, on_image=look, confidence=calibration is not None)
     protocol = {

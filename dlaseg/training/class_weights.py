@@ -2,10 +2,10 @@
 
 from statistics import median
 
-from dlaseg.data.statistics import Statistics
+from dlaseg.data.statistics import SplitStatistics
 
 
-def median_frequency(found: Statistics) -> list[float]:
+def median_frequency(found: SplitStatistics) -> list[float]:
     """Median frequency balancing: a class weighs the median of all classes' frequencies over its own.
 
     A class's frequency is its share of the pixels of the images that show it: Eigen and Fergus, Predicting Depth,
@@ -22,10 +22,10 @@ def median_frequency(found: Statistics) -> list[float]:
     Example:
         Class 0 fills 60 of 100 pixels, class 1 20 of the 50 of the one image that shows it, class 2 20 of 100.
 
-        >>> counted = {"pixels": (60, 20, 20, 0), "images": (2, 1, 2, 0), "shared": (100, 50, 100, 0), "ignored": 0}
-        >>> median_frequency(Statistics("train", {".": 2}, {(5, 10): 2}, **counted))
+        >>> counted = {"pixels": (60, 20, 20, 0), "images": (2, 1, 2, 0), "image_pixels": (100, 50, 100, 0), "ignored": 0}
+        >>> median_frequency(SplitStatistics("train", {".": 2}, {(5, 10): 2}, **counted))
         [0.6666666666666667, 1.0, 2.0, 1.0]
     """
-    frequencies = [own / whole if whole else None for own, whole in zip(found.pixels, found.shared, strict=True)]
+    frequencies = [own / whole if whole else None for own, whole in zip(found.pixels, found.image_pixels, strict=True)]
     shown = [frequency for frequency in frequencies if frequency is not None]
     return [1.0 if frequency is None else median(shown) / frequency for frequency in frequencies]

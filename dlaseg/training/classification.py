@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from dlaseg.config import PretrainConfig
-from dlaseg.data.classification import CenterCrops, ClassificationDataset, open_class_folders
+from dlaseg.data.classification import CenterCroppedDataset, ClassificationDataset, open_class_folders
 from dlaseg.data.loading import BatchShard, EpochBatches, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation
 from dlaseg.evaluation.metrics.accuracy import evaluate_classifier
@@ -80,16 +80,16 @@ class Classification(Task[ClassificationDataset, DLA]):
         """Random resized crops."""
         train, data = self.config.train, self.config.data
         augmentation = CropAugmentation(self.config.augment)
-        share = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
+        shard = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
-        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
+        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
 
     def validator(self, validation: ClassificationDataset, processes: Processes) -> Callable[[DLA], Validation]:
         """Centre crops of the whole split, each once."""
         mine = slice(processes.rank, None, processes.world_size)
         own = replace(validation, files=validation.files[mine], targets=validation.targets[mine])
         size = max(1, self.config.train.batch_size // processes.world_size)
-        loader = ordered_loader(CenterCrops(own, CenterCrop(self.config.augment)), size, self.config.data.workers)
+        loader = ordered_loader(CenterCroppedDataset(own, CenterCrop(self.config.augment)), size, self.config.data.workers)
 
         def scores(model: DLA) -> Validation:
             found = evaluate_classifier(model, loader)

@@ -52,9 +52,11 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """The record's splits of its data set."""
         data = self.config.data
         training, validation = (
-            open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes)
-            for split in (data.train_split, data.val_split)
+            open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes, names)
+            for split, names in ((data.train_split, data.train_list), (data.val_split, data.val_list))
         )
+        training.require_labels()
+        validation.require_labels()
         return training, validation
 
     def make_model(self, training: SegmentationDataset) -> DLASeg:
@@ -96,9 +98,9 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """Random crops; what lies outside an image has the mean colour."""
         train, data = self.config.train, self.config.data
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
-        share = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
+        shard = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
-        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, share, skip)
+        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
 
     def validator(self, validation: SegmentationDataset, processes: Processes) -> Callable[[DLASeg], Validation]:
         """Whole images at native size, one confusion matrix."""

@@ -239,7 +239,7 @@ def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) ->
     title = f"epoch {state.epoch + 1}/{train.epochs}"
     drawn = batches(run.loader, on_skip=broken_counter(progress))
     with tqdm(initial=sampler.first, total=sampler.batches, desc=title, leave=False, disable=None) as bar:
-        while parts := list(islice(drawn, sampler.share.parts)):
+        while parts := list(islice(drawn, sampler.shard.micro_batches)):
             waited += time.perf_counter() - ready
             with oom_hints(task.config, run.processes):
                 outcome = run.step(parts, lambda: stop.name is not None)

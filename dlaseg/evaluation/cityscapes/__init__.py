@@ -1,1 +1,4 @@
-"""The Cityscapes benchmark's own protocol."""
+"""The protocol of the Cityscapes benchmark."""
+
+BENCHMARK = "cityscapes"
+"""Name of the benchmark in the table of data sets, and key of its scores in `scores.json`."""

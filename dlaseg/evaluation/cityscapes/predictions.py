@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.ids import read_ids
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_margins, scores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
@@ -22,8 +22,8 @@ from dlaseg.evaluation.report.gallery import chosen, packed
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
-from dlaseg.images import read_image
-from dlaseg.labels import LabelMap, cityscapes_labels
+from dlaseg.images import read_ids, read_image
+from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)
 

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dlaseg.data.datasets import cityscapes_images
+from dlaseg.data.datasets import open_images
+from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.device import memory_format, pick_device
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.ids import read_ids
 from dlaseg.evaluation.evaluator import check_scales, predict
 from dlaseg.factory import load_model
 from dlaseg.files import replacing
-from dlaseg.images import read_image, write_png
-from dlaseg.labels import cityscapes_labels
+from dlaseg.images import read_ids, read_image, write_png
 
 IMAGES = {"train": 2975, "val": 500, "test": 1525}
 """Images of the benchmark's splits; a submission to the server has as many."""
@@ -54,7 +53,7 @@ def submit(
         UserError: other classes, a folder that holds other files, or a broken image.
     """
     check_scales(scales)
-    images = cityscapes_images(root, split)
+    images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     labels = cityscapes_labels()

@@ -172,7 +172,7 @@ def _class_rows(
             "iou": row["iou"],
             "interval": intervals[name],
             "accuracy": row["accuracy"],
-            "iiou": record["cityscapes"]["classes"][name]["iiou"] if "cityscapes" in record else None,
+            "iiou": record[BENCHMARK]["classes"][name]["iiou"] if BENCHMARK in record else None,
             "boundary": record["boundary_iou"]["classes"][name] if "boundary_iou" in record else None,
             "share": row["pixels"] / total,
         }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dlaseg.evaluation.cityscapes import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import Difference
 
 WORST = 5
@@ -18,7 +19,7 @@ def scores_table(record: Mapping[str, Any]) -> str:
     Returns:
         A line for each class, the means below; on Cityscapes the categories, too; then the worst images.
     """
-    classes, benchmark, boundary = record["classes"], record.get("cityscapes"), record.get("boundary_iou")
+    classes, benchmark, boundary = record["classes"], record.get(BENCHMARK), record.get("boundary_iou")
     total = sum(row["pixels"] for row in classes.values()) or 1
     columns: dict[str, tuple[list[float | None], float | None]] = {
         "IoU": ([row["iou"] for row in classes.values()], record["miou"])

@@ -1,0 +1,1 @@
+"""The data sets, one file each; `dlaseg.data.datasets` lists them."""
