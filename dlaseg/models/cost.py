@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count
 
-from dlaseg.models.dla import DLA, build_backbone
+from dlaseg.models.dla import build_backbone
 from dlaseg.models.segmenter import STRIDES, DLASeg
 from dlaseg.models.skip_init import SkipInit
 
@@ -54,19 +54,20 @@ class _ShapesOnly(SkipInit):
         return args[0] if func is F.batch_norm else super().__torch_function__(func, types, args, kwargs)
 
 
-def network_cost(network: DLA | DLASeg, height: int, width: int) -> Cost:
+def network_cost(network: nn.Module, height: int, width: int, in_channels: int = 3) -> Cost:
     """Counts on the meta device, so without arithmetic and without memory.
 
     Args:
         network: on any device; left as it is.
         height: of the image, pixels.
         width: of the image, pixels.
+        in_channels: of the image.
 
     Example:
         >>> network_cost(build_backbone("dla46_c", num_classes=1000), 224, 224)
         Cost(parameters=1301400, macs=574269440, activations=4498024)
     """
-    image = torch.empty(1, network.metadata.in_channels, height, width, device="meta")
+    image = torch.empty(1, in_channels, height, width, device="meta")
     tensors = (*network.named_parameters(), *network.named_buffers())
     skeleton = {name: tensor.detach().to("meta", torch.float32) for name, tensor in tensors}
     macs = activations = 0

@@ -56,8 +56,8 @@ def _of_the_network(found: Recognized) -> list[tuple[str, str]]:
     for part, tensors in (("backbone", found.backbone), ("decoder", found.decoder), ("classifier", found.classifier)):
         if tensors:
             facts.append((f"loads {part}", _summed(list(tensors.values()))))
-    reasons = "no forward pass uses them" if found.left_out else "nothing"
-    facts.append(("leaves out", f"{reasons}{': ' if found.left_out else ''}{', '.join(found.left_out)}"))
+    reasons = "no forward pass uses them" if found.unused else "nothing"
+    facts.append(("leaves out", f"{reasons}{': ' if found.unused else ''}{', '.join(found.unused)}"))
     return facts
 
 

@@ -1,7 +1,7 @@
-"""Whose weights are these? Told from the tensors' names and shapes, and renamed to ours, exactly or not at all.
+"""Recognises whose weights a file holds by the tensors' names and shapes, and renames them to ours.
 
-Known are timm's classifiers (https://github.com/huggingface/pytorch-image-models, `dla.py`), the original's classifiers
-and segmentation networks (https://github.com/ucbdrive/dla), and ours.
+Known layouts: timm's classifiers (https://github.com/huggingface/pytorch-image-models, `dla.py`), the original's
+classifiers and segmentation networks (https://github.com/ucbdrive/dla), and ours.
 """
 
 import re
@@ -42,7 +42,7 @@ class Recognized:
         backbone: every tensor of the backbone but the classifier's.
         classifier: `fc.weight` and `fc.bias`, or nothing.
         decoder: every tensor of a segmentation network's decoder and head, or nothing.
-        left_out: the file's names of tensors that no forward pass uses.
+        unused: the file's names of tensors that no forward pass uses.
     """
 
     layout: str
@@ -54,7 +54,7 @@ class Recognized:
     backbone: dict[str, Tensor]
     classifier: dict[str, Tensor]
     decoder: dict[str, Tensor]
-    left_out: tuple[str, ...]
+    unused: tuple[str, ...]
 
     def __str__(self) -> str:
         """Such as `timm's classification layout, dla34, 1000 classes`."""
@@ -66,29 +66,29 @@ class Recognized:
 
 
 class MismatchError(UserError):
-    """Nearly a DLA.
+    """Weights that are nearly a DLA's.
 
     Attributes:
         problems: everything that does not match, by the names in the file.
     """
 
-    def __init__(self, said: str, problems: Sequence[str], most: int = 12):
+    def __init__(self, summary: str, problems: Sequence[str], most: int = 12):
         more = len(problems) - most
         rest = f" and {more} more (`dlaseg weights inspect` lists them all)" if more > 0 else ""
-        super().__init__(f"{said} {', '.join(problems[:most])}{rest}")
+        super().__init__(f"{summary} {', '.join(problems[:most])}{rest}")
         self.problems = list(problems)
 
 
 def recognize(checkpoint: Checkpoint) -> Recognized:
-    """Tells whose layout it is, and which variant.
+    """Recognises layout and variant.
 
     Raises:
-        UserError: no DLA, or one with tensors missing, too many, of another shape, or holding no numbers.
+        UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors.
     """
     path, tensors = checkpoint.path, checkpoint.tensors
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds values that are no numbers: this file is of no use")
+            raise UserError(f"{path}: {name} holds values that are not finite: use another file")
     if any(name.startswith("dla_up.") for name in tensors):
         return _original_segmentation(path, tensors)
     if any(name.startswith("decoder.") for name in tensors) and "head.weight" in tensors:
@@ -96,20 +96,23 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
     if "base_layer.0.weight" in tensors:
         ours = checkpoint.metadata.get("format", "").startswith("dlaseg")
         return _classifier(path, tensors, ours)
-    raise UserError(f"{path}: no DLA: {_what_it_looks_like(tensors)}")
+    raise UserError(
+        f"{path}: not a DLA: {len(tensors)} tensors, the first is {next(iter(tensors))}: name a checkpoint of one of "
+        f"{', '.join(VARIANTS)}"
+    )
 
 
 @lru_cache(maxsize=len(VARIANTS))
 def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
-    """Shapes of a variant's tensors (3 input channels, 1x1 nodes, no classifier), and of the original's dead ones.
+    """Shapes of a variant's tensors (3 input channels, 1x1 nodes, no classifier), and of the original's unused ones.
 
     The original makes a `project` in every tree whose width changes; the forward pass uses those of the innermost
-    trees alone. So where a deeper tree starts with a projecting one, a dead tensor of the same shape lies beside it.
+    trees alone. So where a deeper tree starts with a projecting one, an unused tensor of the same shape lies beside it.
     """
     with torch.device("meta"), SkipInit():
         network = DLA(*VARIANTS[name])
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-    dead: Shapes = {}
+    unused: Shapes = {}
     for prefix, tree in network.named_modules():
         if isinstance(tree, Tree) and tree.depth > 1:
             innermost: nn.Module = tree
@@ -117,22 +120,22 @@ def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
                 innermost = innermost.tree1
             assert isinstance(innermost, Tree)
             for key, tensor in innermost.project.state_dict().items():
-                dead[f"{prefix}.project.{key}"] = tuple(tensor.shape)
-    return shapes, dead
+                unused[f"{prefix}.project.{key}"] = tuple(tensor.shape)
+    return shapes, unused
 
 
 def _classifier(path: object, tensors: Mapping[str, Tensor], ours: bool) -> Recognized:
     rest, classifier = _split(tensors, ("fc.",))
-    name, root_kernel_size, backbone, dead = _match_backbone(path, rest, str)
+    name, root_kernel_size, backbone, unused = _match_backbone(path, rest, str)
     num_classes = None
     if classifier:
         width = VARIANTS[name][1][-1]
         num_classes = len(classifier.get("fc.bias", ()))
         _check(path, name, classifier, {"fc.weight": (num_classes, width, 1, 1), "fc.bias": (num_classes,)})
-    layout = ORIGINAL if dead else OURS_CLASSIFICATION if ours else TIMM
+    layout = ORIGINAL if unused else OURS_CLASSIFICATION if ours else TIMM
     channels = backbone["base_layer.0.weight"].shape[1]
     return Recognized(
-        layout, name, root_kernel_size, channels, num_classes, None, backbone, dict(classifier), {}, tuple(dead)
+        layout, name, root_kernel_size, channels, num_classes, None, backbone, dict(classifier), {}, tuple(unused)
     )
 
 
@@ -168,13 +171,15 @@ def _segmentation(
     path: object,
     layout: str,
     tensors: Mapping[str, Tensor],
-    theirs: Callable[[str], str],
-    left_out: tuple[str, ...] = (),
+    name_in_file: Callable[[str], str],
+    unused: tuple[str, ...] = (),
 ) -> Recognized:
-    """A segmentation network from tensors in our names, `theirs` giving a name as the file has it."""
+    """A segmentation network from tensors in our names, `name_in_file` giving a name as the file has it."""
     decoder, backbone = _split(tensors, ("backbone.",))
     backbone = {name.removeprefix("backbone."): tensor for name, tensor in backbone.items()}
-    name, root_kernel_size, backbone, dead = _match_backbone(path, backbone, lambda name: theirs(f"backbone.{name}"))
+    name, root_kernel_size, backbone, projections = _match_backbone(
+        path, backbone, lambda name: name_in_file(f"backbone.{name}")
+    )
     steps = len({key.split(".")[2] for key in decoder if key.startswith("decoder.ida.")})
     stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
     if stride not in STRIDES:
@@ -184,9 +189,8 @@ def _segmentation(
     with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
         expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
     expected |= {"head.weight": (classes, channels[0], 1, 1), "head.bias": (classes,)}
-    _check(path, name, decoder, expected, theirs)
+    _check(path, name, decoder, expected, name_in_file)
     in_channels = backbone["base_layer.0.weight"].shape[1]
-    left_out = (*left_out, *dead)
     return Recognized(
         layout,
         name,
@@ -196,24 +200,24 @@ def _segmentation(
         stride,
         backbone,
         {},
-        _counted(decoder, expected),
-        left_out,
+        _with_counters(decoder, expected),
+        (*unused, *projections),
     )
 
 
 def _match_backbone(
-    path: object, tensors: Mapping[str, Tensor], theirs: Callable[[str], str]
+    path: object, tensors: Mapping[str, Tensor], name_in_file: Callable[[str], str]
 ) -> tuple[str, int, dict[str, Tensor], list[str]]:
     """Finds the variant whose tensors these are.
 
     Returns:
-        Variant, node size, the tensors without the dead ones, the file's names of the dead ones.
+        Variant, node size, the tensors without the unused ones, the file's names of the unused ones.
     """
     kernels = {tensor.shape[-1:] for name, tensor in tensors.items() if name.endswith("root.conv.weight")}
     root_kernel_size = 3 if kernels == {(3,)} else 1
     best: tuple[list[str], str] | None = None
     for name in VARIANTS:
-        shapes, dead = backbone_shapes(name)
+        shapes, unused = backbone_shapes(name)
         expected = {
             key: (*shape[:2], root_kernel_size, root_kernel_size) if key.endswith("root.conv.weight") else shape
             for key, shape in shapes.items()
@@ -221,11 +225,11 @@ def _match_backbone(
         first = tensors.get("base_layer.0.weight")
         if first is not None and first.ndim == 4:
             expected["base_layer.0.weight"] = (shapes["base_layer.0.weight"][0], first.shape[1], 7, 7)
-        found_dead = [key for key in tensors if key in dead and tuple(tensors[key].shape) == dead[key]]
-        living = {key: tensor for key, tensor in tensors.items() if key not in found_dead}
-        problems = _problems(living, expected, theirs)
+        present = [key for key in tensors if key in unused and tuple(tensors[key].shape) == unused[key]]
+        used = {key: tensor for key, tensor in tensors.items() if key not in present}
+        problems = _problems(used, expected, name_in_file)
         if not problems:
-            return name, root_kernel_size, _counted(living, expected), [theirs(key) for key in found_dead]
+            return name, root_kernel_size, _with_counters(used, expected), [name_in_file(key) for key in present]
         if best is None or len(problems) < len(best[0]):
             best = problems, name
     assert best is not None
@@ -233,17 +237,17 @@ def _match_backbone(
 
 
 def _check(
-    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str] = str
+    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, name_in_file: Callable[[str], str] = str
 ) -> None:
-    if problems := _problems(tensors, expected, theirs):
+    if problems := _problems(tensors, expected, name_in_file):
         raise MismatchError(f"{path}: a {name}, but", problems)
 
 
-def _problems(tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[[str], str]) -> list[str]:
+def _problems(tensors: Mapping[str, Tensor], expected: Shapes, name_in_file: Callable[[str], str]) -> list[str]:
     """What does not match, each by its name in the file."""
-    problems = [f"{theirs(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
+    problems = [f"{name_in_file(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
     for key, tensor in tensors.items():
-        name = theirs(key)
+        name = name_in_file(key)
         if key not in expected:
             problems.append(f"{name} unexpected")
         elif tuple(tensor.shape) != expected[key]:
@@ -253,7 +257,7 @@ def _problems(tensors: Mapping[str, Tensor], expected: Shapes, theirs: Callable[
     return problems
 
 
-def _counted(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
+def _with_counters(tensors: Mapping[str, Tensor], expected: Shapes) -> dict[str, Tensor]:
     """Adds batch norm's counters, which PyTorch before 0.4.1 did not write, and nothing here depends on."""
     return {key: tensors[key] if key in tensors else torch.tensor(0) for key in expected}
 
@@ -277,24 +281,3 @@ def _split(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[di
     """(the others, those whose name begins with one of the prefixes)."""
     chosen = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
     return {name: tensor for name, tensor in tensors.items() if name not in chosen}, chosen
-
-
-_FAMILIES = {
-    r"layer1\.0\.conv1\.weight": "a ResNet",
-    r"blocks\.0\.attn\.": "a vision transformer",
-    r"stages\.\d+\.blocks\.|downsample_layers\.": "a ConvNeXt",
-    r"layers\.\d+\.blocks\.": "a Swin transformer",
-    r"features\.\d+\.": "one of torchvision's VGG, MobileNet, EfficientNet or DenseNet",
-    r"(?:stage\d|transition\d)\.": "an HRNet",
-    r"model\.\d+\.(?:conv|cv\d)\.": "a YOLO",
-    r"decode_head\.": "a segmentation network of mmsegmentation",
-    r"encoder\.": "an encoder and decoder of segmentation_models_pytorch",
-}
-
-
-def _what_it_looks_like(tensors: Mapping[str, Tensor]) -> str:
-    first = next(iter(tensors))
-    for pattern, family in _FAMILIES.items():
-        if any(re.match(pattern, name) for name in tensors):
-            return f"{len(tensors)} tensors, by their names {family} (first: {first})"
-    return f"{len(tensors)} tensors, first {first}: name a checkpoint of one of {', '.join(VARIANTS)}"

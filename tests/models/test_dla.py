@@ -1,5 +1,5 @@
 import math
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import UserError, create_backbone, create_model, list_models
-from dlaseg.models.dla import BasicBlock, Bottleneck, Root, Tree, bottleneck_x
+from dlaseg.models.dla import DLA, BasicBlock, Bottleneck, Root, Tree, bottleneck_x
 
 LEVELS = [f"level{i}" for i in range(6)]
 
@@ -240,7 +240,7 @@ class WrittenRoot(nn.Module):
 
 
 def written_tree(depth, level_root=False):
-    tree = Tree(depth, lambda *_: WrittenBlock(), 1, 1, 1, 1, False, level_root)
+    tree = Tree(depth, lambda *_: WrittenBlock(), 1, 1, 1, lambda *_: WrittenRoot(), level_root)
     for module in tree.modules():
         if isinstance(module, Tree) and module.depth == 1:
             module.root = WrittenRoot()
@@ -302,7 +302,7 @@ def aggregate(tree, x, level_root):
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck, bottleneck_x(32)])
 def test_a_tree_of_real_blocks_equals_the_recursion_written_out(block, depth, residual, level_root):
     torch.manual_seed(0)
-    tree = Tree(depth, block, 32, 64, 2, 1, residual, level_root)
+    tree = Tree(depth, block, 32, 64, 2, partial(Root, kernel_size=1, residual=residual), level_root)
     randomize_batch_norm(tree, torch.randn(2, 32, 9, 14))
     x = torch.randn(2, 32, 9, 14)
     with torch.no_grad():
@@ -337,3 +337,22 @@ def test_batch_norm_starts_as_the_identity_and_the_classifier_without_bias():
             assert (module.weight == 1).all()
             assert (module.bias == 0).all()
     assert (network.fc.bias == 0).all()
+
+
+def test_the_trees_take_any_node():
+    """A node of the caller's own, in every tree, called with the tensors that it joins, the deepest block's first."""
+
+    class Mean(nn.Module):
+        def __init__(self, in_channels, out_channels):
+            super().__init__()
+            self.widths = (in_channels, out_channels)
+            self.mix = nn.Conv2d(in_channels, out_channels, 1)
+
+        def forward(self, inputs):
+            return self.mix(torch.cat(tuple(inputs), dim=1))
+
+    backbone = DLA((1, 2, 1, 1), (4, 4, 8, 8, 8, 16), BasicBlock, root=Mean).eval()
+    nodes = [module for name, module in backbone.named_modules() if name.endswith(".root")]
+    assert [type(node) for node in nodes] == [Mean] * 5  # one a tree of two blocks
+    assert nodes[0].widths == (16, 8)
+    assert [f.shape[1] for f in backbone(torch.zeros(1, 3, 32, 32))] == [4, 4, 8, 8, 8, 16]

@@ -3,7 +3,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dlaseg.models.ida import BilinearUpsample, DLAUp, IDAUp
+from dlaseg import create_backbone
+from dlaseg.models.ida import BilinearUpsample, ConcatNode, DLAUp, IDAUp
+from dlaseg.models.segmenter import DLASeg
 
 
 def pyramid(channels, height=32, width=48):
@@ -43,8 +45,8 @@ def test_ida_joins_one_map_after_the_other():
     fine, *deeper = pyramid([4, 6])
     deeper.append(torch.randn(2, 4, 16, 24))
     with torch.no_grad():
-        first = ida.node[0](torch.cat([fine, ida.up[0](ida.proj[0](deeper[0]))], dim=1))
-        second = ida.node[1](torch.cat([first, ida.up[1](ida.proj[1](deeper[1]))], dim=1))
+        first = ida.node[0](fine, ida.up[0](ida.proj[0](deeper[0])))
+        second = ida.node[1](first, ida.up[1](ida.proj[1](deeper[1])))
         torch.testing.assert_close(ida([fine, *deeper]), [first, second])
 
 
@@ -57,7 +59,7 @@ def iterate(ida, maps):
     """I(x1, ..., xn) = I(N(x1, x2), ..., xn) over an `IDAUp`'s own layers: every node's output, in order."""
     x, outputs = maps[0], []
     for i in range(len(maps) - 1):
-        x = ida.node[i](torch.cat([x, ida.up[i](ida.proj[i](maps[i + 1]))], dim=1))
+        x = ida.node[i](x, ida.up[i](ida.proj[i](maps[i + 1])))
         outputs.append(x)
     return outputs
 
@@ -80,7 +82,7 @@ def test_the_decoder_of_three_levels_is_three_nodes():
     inner, outer = decoder.ida
 
     def node(ida, i, fine, deep):
-        return ida.node[i](torch.cat([fine, ida.up[i](ida.proj[i](deep))], dim=1))
+        return ida.node[i](fine, ida.up[i](ida.proj[i](deep)))
 
     with torch.no_grad():
         expected = node(outer, 1, node(outer, 0, x1, x2), node(inner, 0, x2, x3))
@@ -102,3 +104,36 @@ def test_the_decoder_leaves_the_callers_list_as_it_was():
     assert channels == [4, 8, 16]
     assert all(a is b for a, b in zip(features, before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(features, copies, strict=True))
+
+
+def test_a_node_is_a_convolution_of_both_inputs_batch_norm_and_relu():
+    torch.manual_seed(0)
+    node = ConcatNode(4).eval()
+    node[1].running_mean.normal_()
+    node[1].running_var.uniform_(0.5, 2)
+    x, deeper = torch.randn(2, 4, 6, 5), torch.randn(2, 4, 6, 5)
+    conv, norm, relu = node
+    with torch.no_grad():
+        torch.testing.assert_close(node(x, deeper), relu(norm(conv(torch.cat([x, deeper], dim=1)))))
+    assert {name.split(".")[0] for name in node.state_dict()} == {"0", "1"}  # as in published weights
+
+
+def test_the_decoder_takes_any_node():
+    class Gate(nn.Module):
+        """Another family's node: no concatenation."""
+
+        def __init__(self, channels):
+            super().__init__()
+            self.channels = channels
+            self.gate = nn.Conv2d(channels, 1, 1)
+
+        def forward(self, x, deeper):
+            share = self.gate(x).sigmoid()
+            return share * x + (1 - share) * deeper
+
+    channels = [4, 8, 16]
+    decoder = DLAUp(channels, Gate)
+    assert [node.channels for ida in decoder.ida for node in ida.node] == [8, 4, 4]
+    assert decoder(pyramid(channels)).shape == pyramid(channels)[0].shape
+    model = DLASeg(create_backbone("dla46_c"), num_classes=3, stride=4, node=Gate)
+    assert model(torch.zeros(1, 3, 33, 40)).shape == (1, 3, 33, 40)

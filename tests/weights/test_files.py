@@ -71,7 +71,7 @@ def test_a_loaded_model_is_in_eval_mode(saved):
 
 def test_a_path_may_be_a_string(model, tmp_path):
     save_model(model, f"{tmp_path}/a.safetensors")
-    assert load_model(f"{tmp_path}/a.safetensors").label_map == LABELS
+    assert load_model(f"{tmp_path}/a.safetensors").metadata.label_map == LABELS
 
 
 def test_a_loaded_model_is_saved_as_it_was(saved, tmp_path):
@@ -113,7 +113,7 @@ def test_whoever_may_read_the_folders_files_may_read_the_weights(saved, tmp_path
 
 def test_a_folder_in_the_files_place_is_refused(model, tmp_path):
     (tmp_path / "a.safetensors").mkdir()
-    with pytest.raises(UserError, match=r"a\.safetensors: a folder stands there"):
+    with pytest.raises(UserError, match=r"a\.safetensors: a folder has this name"):
         save_model(model, tmp_path / "a.safetensors")
 
 

@@ -16,8 +16,21 @@ import torch
 from huggingface_hub import ModelCard, constants
 from safetensors.torch import save_file
 
-from dlaseg import DLASeg, LabelMap, Predictor, UserError, create_backbone, create_model, load_model, save_model
+from dlaseg import (
+    DLASeg,
+    LabelMap,
+    Predictor,
+    UserError,
+    create_backbone,
+    create_model,
+    load_model,
+    push_to_hub,
+    save_model,
+    save_pretrained,
+)
+from dlaseg.metadata import Origin
 from dlaseg.weights import download as hub
+from dlaseg.weights.card import model_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -202,36 +215,44 @@ def model():
     torch.manual_seed(1)
     model = create_model("dla46_c", 2, stride=4, root_kernel_size=1).eval()
     model.metadata = replace(
-        model.metadata, label_map=LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,))
-    )
-    model.metadata = replace(model.metadata, mean=(0.25, 0.5, 0.75), std=(0.2, 0.2, 0.2))
-    model.metadata = replace(
         model.metadata,
-        origin=[{"argument": "backbone_weights", "source": "timm/x", "layout": "timm's", "sha256": "ab12"}],
+        label_map=LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,)),
+        mean=(0.25, 0.5, 0.75),
+        std=(0.2, 0.2, 0.2),
+        origin=(Origin("backbone_weights", "timm/x", "timm's", "ab12"),),
     )
     return model
 
 
 def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
-    url = model.push_to_hub("me/leaves", token="hf_x", model_card_kwargs={"license": "mit"})
+    url = push_to_hub(model, "me/leaves", license="mit", token="hf_x")
     assert COMMIT in url
     assert sorted(fake_hub.repositories["me/leaves"]) == ["README.md", "config.json", "model.safetensors"]
-    again = DLASeg.from_pretrained("me/leaves")
+    again = load_model("me/leaves")
     same(again, model)
-    assert again.metadata.architecture == model.metadata.architecture
-    assert (again.metadata.label_map, again.metadata.mean, again.metadata.std) == (
-        model.metadata.label_map,
-        model.metadata.mean,
-        model.metadata.std,
-    )
-    assert again.metadata.origin == model.metadata.origin
+    assert again.metadata == model.metadata
     assert not again.training
     same(create_model("dla46_c", 2, 4, 1, weights="me/leaves"), model)
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert np.array_equal(Predictor("me/leaves")(image), Predictor(model)(image))
+
+
+def test_a_revision_of_a_repository_is_asked_for_by_its_name(fake_hub, model):
+    push_to_hub(model, "me/leaves")
+    same(load_model("me/leaves@v1.2"), model)
+    assert ("HEAD", "/me/leaves/resolve/v1.2/model.safetensors") in fake_hub.asked
+
+
+def test_nothing_is_uploaded_of_a_model_that_cannot_be_saved(fake_hub):
+    by_hand = DLASeg(create_backbone("dla46_c"), num_classes=2)
+    with pytest.raises(UserError, match="assembled by hand"):
+        push_to_hub(by_hand, "me/leaves")
+    assert fake_hub.asked == []
 
 
 def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
-    model.save_pretrained(tmp_path / "m")
-    same(DLASeg.from_pretrained(tmp_path / "m"), model)
+    save_pretrained(model, tmp_path / "m")
+    same(load_model(tmp_path / "m"), model)
     same(load_model(tmp_path / "m" / hub.FILE), model)
     same(create_model("dla46_c", 2, 4, 1, weights=tmp_path / "m"), model)
     assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.metadata.architecture
@@ -239,7 +260,7 @@ def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
 
 def test_the_same_weights_are_the_same_bytes(model, tmp_path):
     save_model(model, tmp_path / "a.safetensors")
-    model.save_pretrained(tmp_path / "m")
+    save_pretrained(model, tmp_path / "m")
     save_model(load_model(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
     content = (tmp_path / "a.safetensors").read_bytes()
     assert content == (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "m" / hub.FILE).read_bytes()
@@ -249,7 +270,13 @@ def test_the_same_weights_are_the_same_bytes(model, tmp_path):
 def test_a_folder_without_weights_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="no such file"):
-        DLASeg.from_pretrained(tmp_path)
+        load_model(tmp_path)
+
+
+def test_a_broken_card_leaves_nothing_half_written(model, tmp_path):
+    with pytest.raises(UserError, match="no run folder"):
+        save_pretrained(model, tmp_path / "m", run=tmp_path / "missing")
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.fixture
@@ -282,7 +309,7 @@ def scores(tmp_path):
 
 
 def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, run, scores, tmp_path):
-    model.save_pretrained(tmp_path / "m", model_card_kwargs={"run": run, "scores": scores, "license": "cc-by-4.0"})
+    save_pretrained(model, tmp_path / "m", run, scores, "cc-by-4.0")
     card = ModelCard.load(tmp_path / "m" / "README.md")
     assert card.data.license == "cc-by-4.0"
     assert card.data.library_name == "dlaseg"
@@ -301,7 +328,7 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
 
 
 def test_a_card_without_run_and_scores_says_that_it_lacks_them(model, tmp_path):
-    model.save_pretrained(tmp_path / "m")
+    save_pretrained(model, tmp_path / "m")
     card = ModelCard.load(tmp_path / "m" / "README.md")
     assert card.data.license == "unknown"
     assert card.text.count("Not recorded here.") == 3
@@ -309,13 +336,13 @@ def test_a_card_without_run_and_scores_says_that_it_lacks_them(model, tmp_path):
 
 
 def test_a_card_without_scores_tells_the_best_of_training(model, run):
-    assert "Best validation mIoU during training 25.00 %" in model.generate_model_card(run=run).text
+    assert "Best validation mIoU during training 25.00 %" in model_card(model, run=run).text
 
 
 def test_scores_of_other_classes_are_refused(model, scores):
     model = create_model("dla46_c", 2, 4)
     with pytest.raises(UserError, match=r"scores\.json: scores of other classes than the model's"):
-        model.generate_model_card(scores=scores)
+        model_card(model, scores=scores)
 
 
 @pytest.mark.parametrize("fault", ["environment.json", "log.jsonl", "config.yaml", "empty"])
@@ -325,21 +352,19 @@ def test_a_broken_run_folder_is_refused(model, run, fault):
     else:
         (run / fault).write_text("{")
     with pytest.raises(UserError, match="run: no run folder of dlaseg train"):
-        model.generate_model_card(run=run)
+        model_card(model, run=run)
 
 
 def test_a_broken_scores_file_is_refused(model, tmp_path):
     (tmp_path / "s.json").write_text("{}")
     with pytest.raises(UserError, match=r"s\.json: no scores\.json of dlaseg eval"):
-        model.generate_model_card(scores=tmp_path / "s.json")
+        model_card(model, scores=tmp_path / "s.json")
 
 
 def test_the_cards_own_example_runs(model, tmp_path):
-    model.save_pretrained(tmp_path / "m")
+    save_pretrained(model, tmp_path / "m")
     code = re.search(r"```python\n(.+?)```", (tmp_path / "m" / "README.md").read_text(), re.DOTALL)[1]
     cv2.imwrite(str(tmp_path / "street.jpg"), np.zeros((40, 50, 3), np.uint8))
     names: dict[str, object] = {}
     exec(code.replace("USER/NAME", str(tmp_path / "m")).replace("street.jpg", str(tmp_path / "street.jpg")), names)
     assert names["labels"].shape == (40, 50)
-    assert isinstance(names["model"], DLASeg)
-    assert Predictor(model)(np.zeros((40, 50, 3), np.uint8)).shape == (40, 50)
