@@ -124,7 +124,7 @@ class LabelMap:
         """Builds a label map from the content of a classes file.
 
         Args:
-            content: `classes`: a list of {name, id (one or a list; default: the position in the list), color ([r, g, b];
+            content: `classes`: a list of {name, id (one or a list; default: position in the list), color ([r, g, b];
                 default: chosen by position)}. `ignore`: a list of ids or colours; default: [255].
 
         Raises:

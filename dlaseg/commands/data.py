@@ -27,21 +27,22 @@ def synthesize(arguments: Sequence[str]) -> int:
 
 def stats(arguments: Sequence[str]) -> int:
     """Counts what is in a data set: images, folders or cities, sizes, pixels and images of each class."""
-    parser = parser_of("data stats", stats)
-    parser.add_argument("root", type=Path, help="the data set's folder")
-    parser.add_argument("--dataset", type=str, required=True, help="cityscapes, camvid or folder")
-    parser.add_argument("--splits", type=str, nargs="+", default=["train", "val"], help="such as train val test; of "
-                        "cityscapes also train_extra, the coarse set")  # fmt: skip
-    parser.add_argument("--images", type=str, default="images/{split}", help="for folder: images, below root")
-    parser.add_argument("--labels", type=str, default="labels/{split}", help="for folder: label maps, below root")
-    parser.add_argument("--classes", type=str, default="classes.yaml", help="for folder: classes file, below root")
-    given = parser.parse_args(arguments)
-
-    from dlaseg.data.datasets import open_dataset
+    from dlaseg.data.datasets import DATASETS, open_dataset
     from dlaseg.data.statistics import statistics, statistics_table
 
+    parser = parser_of("data stats", stats)
+    parser.add_argument("root", type=Path, help="the data set's folder")
+    parser.add_argument("--dataset", type=str, required=True, help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("--splits", type=str, nargs="+", default=["train", "val"], help="such as train val test; of "
+                        "cityscapes also train_extra, the coarse set")  # fmt: skip
+    parser.add_argument("--list", type=Path | None, help="a text file that lists the images to count")
+    parser.add_argument("--images", type=str | None, help="for folder: images, below root")
+    parser.add_argument("--labels", type=str | None, help="for folder: label maps, below root")
+    parser.add_argument("--classes", type=str | None, help="for folder: classes file, below root")
+    given = parser.parse_args(arguments)
+
     splits = [
-        open_dataset(given.dataset, given.root, split, given.images, given.labels, given.classes)
+        open_dataset(given.dataset, given.root, split, given.images, given.labels, given.classes, given.list)
         for split in given.splits
     ]
     print(statistics_table(splits[0].label_map.names, [statistics(split) for split in splits]))

@@ -129,7 +129,7 @@ def open_class_folders(
 
 
 def _images_below(split_folder: Path, class_name: str) -> list[str]:
-    """Images in a class folder and its subfolders, as sorted paths below the split's folder; hidden ones are skipped."""
+    """Images in a class folder and its subfolders, as sorted paths below the split's folder; skips hidden ones."""
     files = []
     suffixes = tuple(IMAGE_SUFFIXES)
     for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True):

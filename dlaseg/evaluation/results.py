@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes import BENCHMARK
-from dlaseg.evaluation.cityscapes.scores import CityscapesScores
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK, CityscapesScores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, miou_interval
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration

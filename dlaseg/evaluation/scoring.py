@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.device import memory_format, pick_device
-from dlaseg.evaluation.cityscapes import BENCHMARK
 from dlaseg.evaluation.cityscapes.predictions import count_image
-from dlaseg.evaluation.cityscapes.scores import Counts
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins

@@ -22,8 +22,8 @@ def median_frequency(found: SplitStatistics) -> list[float]:
     Example:
         Class 0 fills 60 of 100 pixels, class 1 20 of the 50 of the one image that shows it, class 2 20 of 100.
 
-        >>> counted = {"pixels": (60, 20, 20, 0), "images": (2, 1, 2, 0), "image_pixels": (100, 50, 100, 0), "ignored": 0}
-        >>> median_frequency(SplitStatistics("train", {".": 2}, {(5, 10): 2}, **counted))
+        >>> pixels, images, image_pixels = (60, 20, 20, 0), (2, 1, 2, 0), (100, 50, 100, 0)
+        >>> median_frequency(SplitStatistics("train", {".": 2}, {(5, 10): 2}, pixels, images, image_pixels, ignored=0))
         [0.6666666666666667, 1.0, 2.0, 1.0]
     """
     frequencies = [own / whole if whole else None for own, whole in zip(found.pixels, found.image_pixels, strict=True)]

@@ -89,7 +89,9 @@ class Classification(Task[ClassificationDataset, DLA]):
         mine = slice(processes.rank, None, processes.world_size)
         own = replace(validation, files=validation.files[mine], targets=validation.targets[mine])
         size = max(1, self.config.train.batch_size // processes.world_size)
-        loader = ordered_loader(CenterCroppedDataset(own, CenterCrop(self.config.augment)), size, self.config.data.workers)
+        loader = ordered_loader(
+            CenterCroppedDataset(own, CenterCrop(self.config.augment)), size, self.config.data.workers
+        )
 
         def scores(model: DLA) -> Validation:
             found = evaluate_classifier(model, loader)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import Scores
 
+BENCHMARK = "cityscapes"
+"""Name of the benchmark in the table of data sets, and key of its scores in `scores.json`."""
+
 IDS = 34
 """Label ids are 0 to 33; ids below 0 are not in label maps."""
 

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
 from dlaseg.files import write_text
 from dlaseg.labels import Color

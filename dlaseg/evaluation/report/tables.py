@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlaseg.evaluation.cityscapes import BENCHMARK
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import Difference
 
 WORST = 5
