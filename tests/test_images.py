@@ -324,7 +324,7 @@ def test_8_bit_labels_are_read_as_stored(tmp_path, suffix):
 def test_16_bit_labels_are_read_as_stored(tmp_path, suffix):
     stored = np.array([[0, 255, 256], [7000, 32768, 65535]], np.uint16)
     labels = read_label_image(save(tmp_path / f"a.{suffix}", stored))
-    assert labels.dtype == np.int32
+    assert labels.dtype == np.uint16
     assert labels.tolist() == stored.tolist()
 
 
@@ -422,7 +422,7 @@ def test_usual_pngs_are_read_without_the_slower_decoders(tmp_path, monkeypatch, 
     assert np.array_equal(read_label_image(tmp_path / "image.png"), scene())
     assert np.array_equal(read_label_image(tmp_path / "ids.png"), ids())
     labels = read_label_image(tmp_path / "ids16.png")
-    assert labels.dtype == np.int32
+    assert labels.dtype == np.uint16
     assert np.array_equal(labels, ids().astype(int) * 300)
 
 

@@ -66,8 +66,8 @@ def convert(arguments: Sequence[str]) -> int:
     parser = parser_of("weights convert", convert)
     parser.add_argument("file", type=str, help="a file, or a repository on the Hugging Face hub (USER/NAME)")
     parser.add_argument("output", type=Path, help="a .safetensors file")
-    parser.add_argument("--classes", type=str | None, help="a data set whose classes are fixed, or a classes file (YAML); "
-                        "numbered if left out")  # fmt: skip
+    parser.add_argument("--classes", type=str | None, help="a data set whose classes are fixed, or a classes file "
+                        "(YAML); numbered if left out")  # fmt: skip
     parser.add_argument("--mean", type=float, nargs="+", help="what the network was trained with, per channel, 0 to 1")
     parser.add_argument("--std", type=float, nargs="+", help="the same; ImageNet's if left out")
     given = parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from dlaseg.config import PretrainAugmentConfig
-from dlaseg.data.classification import CenterCrops, class_folders, open_class_folders
+from dlaseg.data.classification import CenterCroppedDataset, open_class_folders, open_split
 from dlaseg.data.loading import batches, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation
 from dlaseg.errors import UserError
@@ -58,15 +58,15 @@ def test_the_list_is_torchvisions(root):
             path = root / split / hidden
             path.unlink() if path.is_file() else path.rename(root / f"{split}-{path.parent.name}")
     theirs = ImageFolder(root / "train")
-    ours = class_folders(root, "train")
-    assert list(ours.metadata.class_names) == theirs.classes
+    ours = open_split(root, "train")
+    assert list(ours.class_names) == theirs.classes
     assert [
         (str(ours.folder / os.fsdecode(f)), t) for f, t in zip(ours.files, ours.targets, strict=True)
     ] == theirs.imgs
 
 
 def test_an_image_is_read_as_it_is_with_its_class(root):
-    training = class_folders(root, "train")
+    training = open_split(root, "train")
     image, target = training.read(2)
     assert np.array_equal(image, np.asarray(Image.open(root / "train/cat/b.png")))
     assert target == 1
@@ -76,7 +76,7 @@ def test_folders_behind_links_are_found(root):
     (root / "linked").mkdir()
     for name in FILES:
         (root / "linked" / name).symlink_to(root / "train" / name)
-    assert class_folders(root, "linked").files.tolist() == class_folders(root, "train").files.tolist()
+    assert open_split(root, "linked").files.tolist() == open_split(root, "train").files.tolist()
 
 
 def test_a_missing_root_is_refused(tmp_path):
@@ -92,21 +92,21 @@ def test_a_missing_split_is_refused(root):
 def test_images_that_are_not_sorted_into_classes_are_refused(root):
     (root / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(root / "flat/a.png")
-    line = refused(root, "flat", opened=class_folders)
+    line = refused(root, "flat", opened=open_split)
     assert line.startswith(f"{root / 'flat'}: 0 class folders; ")
     assert "sort the images into" in line
 
 
 def test_a_single_class_is_refused(root):
     (root / "one/cat").mkdir(parents=True)
-    assert refused(root, "one", opened=class_folders).startswith(f"{root / 'one'}: 1 class folders; ")
+    assert refused(root, "one", opened=open_split).startswith(f"{root / 'one'}: 1 class folders; ")
 
 
 def test_empty_class_folders_are_refused_by_the_first_and_their_number(root):
     for name in ("bee", "cow"):
         (root / "val" / name).mkdir()
     line = refused(root, "train", "val")
-    assert line.startswith(f"{root / 'val/bee'}: no image of this class (2 such in all): ")
+    assert line.startswith(f"{root / 'val/bee'}: class without images (2 in all): ")
 
 
 @pytest.mark.parametrize(("more", "less"), [("train", "val"), ("val", "train")])
@@ -115,7 +115,9 @@ def test_classes_that_one_split_lacks_are_named(root, more, less):
         (root / more / f"new{index}").mkdir()
         Image.new("RGB", (8, 8)).save(root / more / f"new{index}/a.png")
     line = refused(root, "train", "val")
-    assert line.startswith(f"{root / less}: lacks new0, new1, new2, new3, new4 and 2 more of {root / more}: ")
+    assert line.startswith(
+        f"{root / less}: lacks the classes new0, new1, new2, new3, new4 and 2 more of {root / more}: "
+    )
 
 
 def two_epochs(training, workers):
@@ -129,7 +131,7 @@ def two_epochs(training, workers):
 
 def test_the_number_of_workers_changes_nothing(root):
     training, validation = open_class_folders(root, "train", "val")
-    crops = CenterCrops(validation, CenterCrop(CONFIG))
+    crops = CenterCroppedDataset(validation, CenterCrop(CONFIG))
     expected = [two_epochs(training, 0), list(batches(ordered_loader(crops, 3, 0)))]
     found = [two_epochs(training, 2), list(batches(ordered_loader(crops, 3, 2)))]
     for ours, theirs in zip(found, expected, strict=True):
@@ -138,14 +140,14 @@ def test_the_number_of_workers_changes_nothing(root):
 
 
 def test_a_batch_is_eight_bit_crops_with_class_ids(root):
-    images, targets = two_epochs(class_folders(root, "train"), 0)[0]
+    images, targets = two_epochs(open_split(root, "train"), 0)[0]
     assert (images.shape, images.dtype) == ((3, 3, 32, 32), torch.uint8)
     assert (targets.shape, targets.dtype) == ((3,), torch.int64)
 
 
 def test_validation_takes_every_image_once_and_in_order(root):
-    validation = class_folders(root, "val")
-    found = list(batches(ordered_loader(CenterCrops(validation, CenterCrop(CONFIG)), 4, 0)))
+    validation = open_split(root, "val")
+    found = list(batches(ordered_loader(CenterCroppedDataset(validation, CenterCrop(CONFIG)), 4, 0)))
     assert [len(images) for images, _ in found] == [4, 3]
     assert torch.cat([targets for _, targets in found]).tolist() == validation.targets.tolist()
     crop = CenterCrop(CONFIG)(validation.read(5)[0])
@@ -156,11 +158,11 @@ def test_validation_takes_every_image_once_and_in_order(root):
 def test_a_broken_image_is_one_line_that_names_it(root, training, workers):
     path = root / "train/dog/1.png"
     path.write_bytes(b"no picture")
-    dataset = class_folders(root, "train")
+    dataset = open_split(root, "train")
     if training:
         loader, _ = train_loader(dataset, CropAugmentation(CONFIG), len(dataset), seed=0, workers=workers)
     else:
-        loader = ordered_loader(CenterCrops(dataset, CenterCrop(CONFIG)), 2, workers)
+        loader = ordered_loader(CenterCroppedDataset(dataset, CenterCrop(CONFIG)), 2, workers)
     with pytest.raises(UserError) as caught:
         list(batches(loader))
     assert str(caught.value).startswith(f"{path}: ")

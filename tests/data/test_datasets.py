@@ -1,10 +1,16 @@
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
-from cityscapesscripts.helpers.labels import id2label
 from PIL import Image
 
-from dlaseg.data.datasets import open_dataset
+from dlaseg.data import datasets
+from dlaseg.data.datasets import DATASETS, label_map_of, open_dataset, open_images
+from dlaseg.data.sets.camvid import camvid_labels
+from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 
 CLASSES = """
 classes:
@@ -40,64 +46,6 @@ def refused(*arguments, **options):
         open_dataset(*arguments, **options).read(0)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_camvid_reads_the_split_that_is_asked_for(tmp_path, split):
-    for value, name in enumerate(("train", "val", "test")):
-        save(tmp_path / name / f"{name}_1.png", picture(value=value))
-        save(tmp_path / f"{name}annot" / f"{name}_1.png", np.full((2, 3), value, np.uint8))
-    dataset = open_dataset("camvid", tmp_path, split)
-    image, target = dataset.read(0)
-    value = ("train", "val", "test").index(split)
-    assert [pair.name for pair in dataset.pairs] == [f"{split}_1"]
-    assert (image == value).all()
-    assert (target == value).all()
-
-
-def test_camvid_has_eleven_classes_and_ignores_the_twelfth_id(tmp_path):
-    save(tmp_path / "val/a.png", picture(1, 12))
-    save(tmp_path / "valannot/a.png", np.arange(12, dtype=np.uint8)[None])
-    dataset = open_dataset("camvid", tmp_path, "val")
-    assert dataset.label_map.num_classes == 11
-    assert dataset.read(0)[1].tolist() == [[*range(11), 255]]
-
-
-@pytest.fixture
-def cityscapes_root(tmp_path):
-    ids = np.array([[i for i in id2label if i >= 0]], np.uint8)
-    for city, number in (("ulm", 1), ("aachen", 2), ("aachen", 1)):
-        name = f"{city}_00000{number}_000019"
-        save(tmp_path / f"leftImg8bit/val/{city}/{name}_leftImg8bit.png", picture(1, ids.shape[1]))
-        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_labelIds.png", ids)
-        # what else lies there is no label map of ours
-        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_instanceIds.png", ids)
-        save(tmp_path / f"gtFine/val/{city}/{name}_gtFine_color.png", picture())
-        (tmp_path / f"gtFine/val/{city}/{name}_gtFine_polygons.json").write_text("{}")
-    return tmp_path
-
-
-def test_cityscapes_ids_become_the_train_ids_of_cityscapesscripts(cityscapes_root):
-    _, target = open_dataset("cityscapes", cityscapes_root, "val").read(0)
-    assert target.dtype == np.uint8
-    assert target[0].tolist() == [entry.trainId % 256 for i, entry in id2label.items() if i >= 0]
-
-
-def test_cityscapes_pairs_cities_sorted_by_name(cityscapes_root):
-    dataset = open_dataset("cityscapes", cityscapes_root, "val")
-    expected = ["aachen/aachen_000001_000019", "aachen/aachen_000002_000019", "ulm/ulm_000001_000019"]
-    assert [pair.name for pair in dataset.pairs] == expected
-
-
-def test_reading_writes_nothing_into_the_tree(cityscapes_root):
-    def tree():
-        return {path: path.stat().st_mtime_ns for path in cityscapes_root.rglob("*")}
-
-    before = tree()
-    dataset = open_dataset("cityscapes", cityscapes_root, "val")
-    for index in range(len(dataset)):
-        dataset.read(index)
-    assert tree() == before
 
 
 def test_folder_reads_an_rgb_image_of_native_size_and_maps_its_ids(root):
@@ -225,7 +173,7 @@ def test_a_missing_split_is_refused_with_its_path(root):
 
 def test_an_empty_folder_is_refused_with_its_path(root):
     (root / "images/val").mkdir()
-    assert f"{root / 'images/val'}: holds no file" in refused("folder", root, "val")
+    assert f"{root / 'images/val'}: no file named NAME" in refused("folder", root, "val")
 
 
 def test_a_missing_classes_file_is_refused_with_its_path(root):
@@ -240,3 +188,75 @@ def test_an_unknown_data_set_is_refused_with_the_known_names(tmp_path):
 def test_a_broken_image_is_refused_with_its_path(root):
     (root / "images/train/a.png").write_bytes(b"no picture")
     assert str(root / "images/train/a.png") in refused("folder", root, "train")
+
+
+def test_a_list_of_another_split_is_refused(root):
+    (root / "few.txt").write_text("b\n")
+    assert refused("folder", root, "train", names=root / "few.txt").startswith(f"{root / 'few.txt'}, line 1: 'b' ")
+
+
+def test_options_have_the_defaults_that_the_table_tells(root):
+    entry = DATASETS["folder"]
+    dataset = open_dataset("folder", root, "train", **entry.options)
+    assert dataset == open_dataset("folder", root, "train")
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "camvid"])
+@pytest.mark.parametrize("option", ["images", "labels", "classes"])
+def test_an_option_of_another_data_set_is_refused(tmp_path, name, option):
+    message = refused(name, tmp_path, "val", **{option: "elsewhere"})
+    assert message.startswith(f"{option} 'elsewhere': dataset {name} has no such option: ")
+    assert message.endswith("use dataset folder")
+
+
+def test_the_table_knows_each_data_set_by_its_name():
+    assert {name: entry.name for name, entry in DATASETS.items()} == {name: name for name in DATASETS}
+    for entry in DATASETS.values():
+        assert "\n" not in entry.description
+        assert (entry.label_map is None) == ("classes" in entry.options)
+
+
+def test_a_data_set_carries_its_benchmark(root, tmp_path_factory):
+    assert open_dataset("folder", root, "train").benchmark is None
+    other = tmp_path_factory.mktemp("cityscapes")
+    save(other / "leftImg8bit/val/ulm/a_leftImg8bit.png", picture())
+    assert open_images("cityscapes", other, "val").benchmark == BENCHMARK
+
+
+def test_label_maps_by_name_and_by_file(root):
+    assert label_map_of("camvid") == camvid_labels()
+    assert label_map_of("cityscapes") == cityscapes_labels()
+    assert label_map_of(str(root / "classes.yaml")) == open_dataset("folder", root, "train").label_map
+    with pytest.raises(UserError, match="folder: No such file"):
+        label_map_of("folder")
+
+
+def string_constants(source):
+    """Values of the string constants, except defaults of dataclass fields: a default tests for nothing."""
+    tree = ast.parse(source)
+    fields = [node for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef) for node in kind.body]
+    defaults = {node.value for node in fields if isinstance(node, ast.AnnAssign)}
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in defaults
+    }
+
+
+def test_only_the_table_its_data_sets_and_the_benchmark_name_a_data_set():
+    package = Path(datasets.__file__).parents[1]
+    allowed = [package / "data/datasets.py", *package.glob("data/sets/*.py")]
+    allowed += package.glob("evaluation/cityscapes/*.py")
+    naming = [
+        path
+        for path in package.rglob("*.py")
+        if string_constants(path.read_text(encoding="utf-8")) & {"cityscapes", "camvid"}
+    ]
+    assert package / "data/datasets.py" in naming
+    assert set(naming) <= set(allowed)
+
+
+def test_a_planted_name_is_found():
+    assert "cityscapes" in string_constants('def f(name):\n    return name == "cityscapes"')
+    assert "cityscapes" in string_constants('KNOWN: dict = {"cityscapes": 19}')
+    assert "cityscapes" not in string_constants('class Config:\n    dataset: str = "cityscapes"')

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dlaseg.data.geometry import RandomPlacement
+from dlaseg.data.geometry import RandomAffineCrop
 
 FILL = (123.675, 116.28, 103.53)  # rounds to 124, 116, 104
 
 
 def place(image, target, seed=0, crop_size=(32, 32), scale=(1.0, 1.0), rotation=0.0):
-    return RandomPlacement(crop_size, scale, rotation, FILL)(image, target, np.random.default_rng(seed))
+    return RandomAffineCrop(crop_size, scale, rotation, FILL)(image, target, np.random.default_rng(seed))
 
 
 def noise(height, width):
@@ -174,7 +174,7 @@ def test_the_part_that_a_crop_needs_gives_what_the_whole_image_gives(monkeypatch
     def everything(self, to_image, size, step):
         return np.zeros_like(size), size, True
 
-    monkeypatch.setattr(RandomPlacement, "_needed", everything)
+    monkeypatch.setattr(RandomAffineCrop, "_source_region", everything)
     for seed, (pixels, labels) in enumerate(parts):
         expected, truth = place(image, target, seed, **how)
         assert (labels != truth).mean() < 0.002  # where two are as near
@@ -213,7 +213,7 @@ def test_images_of_a_few_pixels_are_placed(height, width):
 
 def test_the_same_random_state_gives_the_same_sample():
     image, target = noise(30, 40), np.zeros((30, 40), np.uint8)
-    placing = RandomPlacement((32, 32), (0.5, 1.0), 10.0, FILL)  # the fill is always seen
+    placing = RandomAffineCrop((32, 32), (0.5, 1.0), 10.0, FILL)  # the fill is always seen
     first = placing(image, target, np.random.default_rng(3))
     placing(image, target, np.random.default_rng(4))
     again = placing(image, target, np.random.default_rng(3))

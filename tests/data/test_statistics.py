@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dlaseg.cli import main
-from dlaseg.data.datasets import cityscapes
+from dlaseg.data.datasets import open_dataset
 from dlaseg.data.statistics import statistics
 from dlaseg.synthetic.dataset import synthesize
 
@@ -25,18 +25,18 @@ def root(tmp_path_factory):
 
 
 def test_what_is_counted_is_what_a_plain_loop_counts(root):
-    dataset = cityscapes(root, "train")
+    dataset = open_dataset("cityscapes", root, "train")
     found = statistics(dataset)
-    pixels, images, shared, ignored = np.zeros(19, int), np.zeros(19, int), np.zeros(19, int), 0
+    pixels, images, image_pixels, ignored = np.zeros(19, int), np.zeros(19, int), np.zeros(19, int), 0
     for index in range(len(dataset)):
         target = dataset.read(index)[1]
         for label in range(19):
             pixels[label] += (target == label).sum()
             images[label] += (target == label).any()
-            shared[label] += (target != 255).sum() if (target == label).any() else 0
+            image_pixels[label] += (target != 255).sum() if (target == label).any() else 0
         ignored += (target == 255).sum()
     assert (found.pixels, found.images, found.ignored) == (tuple(pixels), tuple(images), ignored)
-    assert found.shared == tuple(shared)
+    assert found.image_pixels == tuple(image_pixels)
     assert found.sizes == {(64, 96): 4}
     cities = [path.name for path in (root / "leftImg8bit/train").iterdir()]
     assert sorted(found.groups) == sorted(cities)
@@ -44,7 +44,7 @@ def test_what_is_counted_is_what_a_plain_loop_counts(root):
 
 
 def test_the_coarse_set_has_its_labels_in_a_folder_of_its_own(root):
-    dataset = cityscapes(root, "train_extra")
+    dataset = open_dataset("cityscapes", root, "train_extra")
     assert len(dataset) == 3
     assert (dataset.read(0)[1] == 0).all()
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlaseg.data.datasets import cityscapes
-from dlaseg.data.statistics import Statistics, statistics
+from dlaseg.data.datasets import open_dataset
+from dlaseg.data.statistics import SplitStatistics, statistics
 from dlaseg.training.class_weights import median_frequency
 
 ROAD, SIDEWALK, SKY, VOID = 7, 8, 23, 0  # label ids of Cityscapes
@@ -16,14 +16,14 @@ ROAD, SIDEWALK, SKY, VOID = 7, 8, 23, 0  # label ids of Cityscapes
 
 def counted(images, classes):
     """Statistics of images that are given as pixels of each class."""
-    shared = [sum(map(sum, (image for image in images if image[c]))) for c in range(classes)]
-    return Statistics(
+    image_pixels = [sum(map(sum, (image for image in images if image[c]))) for c in range(classes)]
+    return SplitStatistics(
         split="train",
         groups={".": len(images)},
         sizes={},
         pixels=tuple(sum(image[c] for image in images) for c in range(classes)),
         images=tuple(sum(image[c] > 0 for image in images) for c in range(classes)),
-        shared=tuple(shared),
+        image_pixels=tuple(image_pixels),
         ignored=0,
     )
 
@@ -38,7 +38,7 @@ def test_weights_of_label_maps_are_those_worked_out_by_hand(tmp_path):
     for index, labels in enumerate((first, second)):
         Image.new("RGB", (10, 4)).save(tmp_path / f"leftImg8bit/train/a/a_{index}_0_leftImg8bit.png")
         Image.fromarray(labels).save(tmp_path / f"gtFine/train/a/a_{index}_0_gtFine_labelIds.png")
-    weights = median_frequency(statistics(cityscapes(tmp_path, "train")))
+    weights = median_frequency(statistics(open_dataset("cityscapes", tmp_path, "train")))
     # road 34 of the 60 scored pixels of both, sidewalk 10 of the first one's 40, sky 16 of the second one's 20
     assert len(weights) == 19
     assert weights[0] == pytest.approx(1)

@@ -15,12 +15,12 @@ from PIL import Image
 
 from dlaseg import create_model, memory, save_model
 from dlaseg.cli import main
-from dlaseg.data.datasets import cityscapes
+from dlaseg.data.datasets import open_dataset
+from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.ids import read_ids
 from dlaseg.evaluation.cityscapes.predictions import match, score_predictions
+from dlaseg.images import read_ids
 from dlaseg.inference.predictor import Predictor
-from dlaseg.labels import cityscapes_labels
 from dlaseg.synthetic.dataset import synthesize
 
 
@@ -80,7 +80,7 @@ def score(predictions, root, output, *more):
 def test_in_memory_and_from_files_the_scores_are_the_same(root, weights, tmp_path, capsys):
     predict = Predictor(weights, device="cpu")
     labels = cityscapes_labels()
-    for pair in cityscapes(root, "val").pairs:
+    for pair in open_dataset("cityscapes", root, "val").pairs:
         ids = labels.decode(predict(np.asarray(Image.open(pair.image))))
         path = tmp_path / "ids" / f"{Path(pair.name).name}_prediction.png"
         path.parent.mkdir(exist_ok=True)
@@ -184,10 +184,10 @@ def test_a_prediction_that_is_there_twice_is_refused(root, predictions, tmp_path
     ("content", "said"),
     [
         (np.zeros((64, 127), np.uint8), "prediction 64 x 127, ground truth 64 x 128"),
-        (np.zeros((64, 128, 3), np.uint8), "RGB pixels: predictions are label ids"),
+        (np.zeros((64, 128, 3), np.uint8), "RGB pixels: label ids have one channel"),
         (np.full((64, 128), 255, np.uint8), "prediction has id 255: label ids are 0 to 33 (labelIds, not trainIds"),
-        (b"\x89PNG\r\n\x1a\nnonsense", "broken or no image"),
-        (b"", "broken or no image"),
+        (b"\x89PNG\r\n\x1a\nnonsense", "broken or not an image"),
+        (b"", "the file is empty"),
     ],
 )
 def test_a_bad_prediction_is_refused_by_its_name(root, predictions, tmp_path, capsys, content, said):
@@ -213,7 +213,7 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
         (("--split", "test"), "holds no CITY/*_gtFine_labelIds.png"),
         (("--workers", "-1"), "--workers -1: use 0 or more"),
         (("--measures", "calibration"), "measure 'calibration': label maps do not tell how sure"),
-        (("--dataset", "camvid"), "--dataset camvid: --predictions are Cityscapes label ids"),
+        (("--dataset", "camvid"), "--dataset camvid: --predictions follows the Cityscapes benchmark: use cityscapes"),
     ],
 )
 def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, said):

@@ -9,10 +9,10 @@ from PIL import Image
 
 from dlaseg import Predictor, UserError, create_model, save_model
 from dlaseg.cli import main
-from dlaseg.data.datasets import cityscapes_images
+from dlaseg.data.datasets import open_images
+from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.evaluation.cityscapes.submission import check_and_zip
 from dlaseg.images import read_image
-from dlaseg.labels import cityscapes_labels
 from dlaseg.synthetic.dataset import synthesize
 
 LABELS = cityscapes_labels()
@@ -38,6 +38,10 @@ def weights(tmp_path_factory):
     return path
 
 
+def images_of(root):
+    return {pair.name: pair.image for pair in open_images("cityscapes", root, "test").pairs}
+
+
 def submit(weights, root, folder, *more):
     words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--split", "test"]
     return main([*words, "--submission", str(folder), "--device", "cpu", *more])
@@ -52,7 +56,7 @@ def submitted(weights, root, tmp_path_factory):
 
 def test_every_image_has_its_label_map_in_the_zip_file(submitted, root, weights):
     predict = Predictor(weights, device="cpu")
-    images = cityscapes_images(root, "test")
+    images = images_of(root)
     with zipfile.ZipFile(submitted.with_name("mine.zip")) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [f"{name}_labelIds.png" for name in images]
@@ -101,13 +105,13 @@ def test_what_the_server_would_refuse_is_refused_before(copy, root, fault):
         said = "63 x 96, its image has 64 x 96"
     elif fault == "broken":
         first.write_bytes(first.read_bytes()[:-100])
-        said = "broken or no image"
+        said = "broken or not an image"
     else:
         ids[3, 4] = 4 if fault == "ignored id" else 1
         Image.fromarray(ids).save(first)
         said = f"id {ids[3, 4]} is none of the 19 evaluated classes' label ids"
     with pytest.raises(UserError, match=said):
-        check_and_zip(copy, cityscapes_images(root, "test"))
+        check_and_zip(copy, images_of(root))
     assert not copy.with_name("copy.zip").exists()
 
 
@@ -128,4 +132,4 @@ def test_a_folder_of_other_files_is_refused_before_it_is_touched(weights, root, 
 
 def test_another_data_set_is_refused(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--dataset", "camvid") == 2
-    assert "--submission is for the Cityscapes server" in capsys.readouterr().err
+    assert "--submission follows the Cityscapes benchmark: use cityscapes" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.ids import read_ids
+from dlaseg.images import read_ids
 
 ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
 
@@ -100,5 +100,5 @@ def test_a_picture_of_colours_is_no_map_of_ids(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(buffer, "PNG")
     (tmp_path / "a.png").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="RGB pixels: predictions are label ids"):
+    with pytest.raises(UserError, match="RGB pixels: label ids have one channel"):
         read_ids(tmp_path / "a.png")
