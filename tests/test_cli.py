@@ -465,15 +465,15 @@ def test_weights_are_described(capsys, weights):
     assert facts["container"].startswith("pickle, ")
     assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert facts["unwrapped"] == "state_dict, module."
-    assert facts["beside them"] == "epoch: 7"
+    assert facts["other entries"] == "epoch: 7"
     assert facts["is"] == "dlaseg's segmentation layout, dla46_c, 11 classes, stride 8"
-    assert facts["as weights"] == "of dla46_c, stride 8, root_kernel_size 1 or 3"
+    assert facts["fits weights"] == "of dla46_c, stride 8, root_kernel_size 1 or 3"
     assert facts["as backbone_weights"] == "of dla46_c, any stride, root_kernel_size 1 or 3"
     state = dlaseg.create_model("dla46_c", 11, 8, 1).state_dict()
     backbone = sum(name.startswith("backbone.") for name in state)
     assert facts["loads backbone"].startswith(f"{backbone}, ")
     assert facts["loads decoder"].startswith(f"{len(state) - backbone}, ")
-    assert facts["leaves out"] == "nothing"
+    assert facts["ignores"] == "nothing"
 
 
 def test_weights_that_do_not_fit_are_described_to_the_last_tensor(capsys, weights, tmp_path):
