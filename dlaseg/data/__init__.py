@@ -1,1 +1,1 @@
-"""How pixels get in."""
+"""Data sets, loading and augmentation."""
