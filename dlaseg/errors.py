@@ -1,15 +1,15 @@
-"""What is raised on purpose."""
+"""Errors that are raised on purpose."""
 
 
 class UserError(ValueError):
-    """Wrong input, said in one line that names the value, the rule and the remedy.
+    """Wrong input; the message is one line that names the value, the rule and the remedy.
 
-    The command line prints the message and exits with code 2; anything else that is raised is a defect of ours.
+    The command line prints the message and exits with code 2; any other exception is a defect of dlaseg.
     """
 
 
 class Stopped(BaseException):
-    """A run was asked to stop by a signal, and did: its checkpoint is whole. Says in one line where it stands.
+    """A signal stopped a run, after it wrote its checkpoint; the message is one line.
 
     The command line prints the message and exits with code 75, which sysexits.h calls a temporary failure: try again.
     """

@@ -101,11 +101,16 @@ def model_from_checkpoint(source: str | Path) -> DLASeg:
     Raises:
         UserError: no such weights, or not a segmentation network's.
     """
-    found = recognize(read_checkpoint(resolve(source)))
-    if found.stride is None or found.num_classes is None:
-        raise UserError(f"{source}: {found}: no segmentation network, it has no decoder")
+    recognized = recognize(read_checkpoint(resolve(source)))
+    if recognized.stride is None or recognized.num_classes is None:
+        raise UserError(f"{source}: {recognized}: not a segmentation network, it has no decoder")
     return create_model(
-        found.name, found.num_classes, found.stride, found.root_kernel_size, found.in_channels, weights=source
+        recognized.name,
+        recognized.num_classes,
+        recognized.stride,
+        recognized.root_kernel_size,
+        recognized.in_channels,
+        weights=source,
     )
 
 
@@ -133,11 +138,13 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> DLASeg
     except (UserError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
     expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(tensors)) or [
+    mismatched = sorted(set(expected) ^ set(tensors)) or [
         name for name, tensor in tensors.items() if tensor.shape != expected[name].shape
     ]
-    if wrong:
-        raise UserError(f"{path}: {len(wrong)} tensors do not fit {metadata.architecture['name']}, first {wrong[0]!r}")
+    if mismatched:
+        raise UserError(
+            f"{path}: {len(mismatched)} tensors do not fit {metadata.architecture['name']}, first {mismatched[0]!r}"
+        )
     model.load_state_dict(tensors)
     model.metadata = metadata
     return model.to(device).eval()

@@ -1,4 +1,4 @@
-"""What a network needs to be told apart, rebuilt and used, beside its tensors."""
+"""The metadata of a network: all that is needed to rebuild and use it, besides its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -125,7 +125,7 @@ def test_an_argument_too_many_is_named(capsys):
         ("train --train.epochs 1.5", "train.epochs: 1.5 is no int"),
         ("train --augment.crop_size [64]", "augment.crop_size: [64] is no tuple"),
         ("train --augment.crop_size [500,500]", "augment.crop_size 500 x 500"),
-        ("train --data.dataset ade", "data.dataset: ade is no one of 'cityscapes', 'camvid', 'folder'"),
+        ("train --data.dataset ade --data.root .", "dataset 'ade': unknown; use one of cityscapes, camvid, folder"),
         ("train --data.root nowhere", "nowhere: no such folder"),
         ("train --config nowhere.yaml", "nowhere.yaml: No such file"),
         ("pretrain --train.lr abc", "train.lr: abc is no float"),
@@ -465,15 +465,15 @@ def test_weights_are_described(capsys, weights):
     assert facts["container"].startswith("pickle, ")
     assert facts["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert facts["unwrapped"] == "state_dict, module."
-    assert facts["beside them"] == "epoch: 7"
-    assert facts["is"] == "dlaseg's segmentation layout, dla46_c, 11 classes, stride 8"
-    assert facts["as weights"] == "of dla46_c, stride 8, root_kernel_size 1 or 3"
-    assert facts["as backbone_weights"] == "of dla46_c, any stride, root_kernel_size 1 or 3"
+    assert facts["other entries"] == "epoch: 7"
+    assert facts["recognised as"] == "dlaseg's segmentation layout, dla46_c, 11 classes, stride 8"
+    assert facts["fits weights"] == "of dla46_c, stride 8, root_kernel_size 1 or 3"
+    assert facts["fits backbone_weights"] == "of dla46_c, any stride, root_kernel_size 1 or 3"
     state = dlaseg.create_model("dla46_c", 11, 8, 1).state_dict()
     backbone = sum(name.startswith("backbone.") for name in state)
     assert facts["loads backbone"].startswith(f"{backbone}, ")
     assert facts["loads decoder"].startswith(f"{len(state) - backbone}, ")
-    assert facts["leaves out"] == "nothing"
+    assert facts["ignores"] == "nothing"
 
 
 def test_weights_that_do_not_fit_are_described_to_the_last_tensor(capsys, weights, tmp_path):
@@ -500,15 +500,15 @@ def test_weights_of_anyones_become_ours(capsys, weights, tmp_path):
     assert all(torch.equal(theirs[f"module.{name}"], tensor) for name, tensor in model.state_dict().items())
     assert model.metadata.label_map.names[:2] == ("sky", "building")
     assert (model.metadata.mean, model.metadata.std) == ((0.4, 0.5, 0.6), (0.2, 0.2, 0.2))
-    assert model.metadata.origin[0]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert model.metadata.origin[0].sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["--classes", "cityscapes"], "a label map of 19 classes on a network of 11"),
+        (["--classes", "cityscapes"], "a label map of 19 classes for a network of 11"),
         (["--classes", "nowhere.yaml"], "nowhere.yaml"),
-        (["--mean", "0.5"], "mean [0.5]: one number for each of 3 channels"),
+        (["--mean", "0.5"], "mean [0.5]: give one number for each of 3 channels"),
     ],
 )
 def test_a_conversion_that_makes_no_sense_is_refused_and_writes_nothing(capsys, weights, tmp_path, words, part):

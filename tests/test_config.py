@@ -222,7 +222,6 @@ def test_a_crop_size_of_another_length_than_two_is_refused(parse, value):
         ("train.precision", "float8"),
         ("train.class_weights", "median"),
         ("train.losses", "[{name: dicee}]"),
-        ("data.dataset", "ade"),
         ("train.class_weights", "[1, a]"),
     ],
 )

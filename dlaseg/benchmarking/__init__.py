@@ -1,1 +1,1 @@
-"""Latency, throughput, memory and accuracy, side by side."""
+"""Measurements of training on this machine."""

@@ -1,1 +1,1 @@
-"""Data sets, their files, loading and augmentation."""
+"""Data sets, loading and augmentation."""

@@ -1,1 +1,1 @@
-"""What weights are worth."""
+"""Scores of weights and of label maps."""

@@ -1,1 +1,1 @@
-"""How weights are used."""
+"""From weights and images to label maps: the one prediction path."""

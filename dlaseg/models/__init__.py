@@ -1,1 +1,1 @@
-"""What the network is."""
+"""Network architectures."""

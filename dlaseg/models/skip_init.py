@@ -1,4 +1,4 @@
-"""Networks that are made only to be filled, or to be looked at."""
+"""Networks without initial weights, for those whose weights are loaded and those that have only shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class SkipInit(TorchFunctionMode):
-    """Networks made inside have no first weights drawn, which takes longer than all else.
+    """Skips random initialisation inside the `with` block; it takes longer than all else.
 
-    For networks whose every tensor is loaded, and for those on the meta device, which have no values at all.
+    For networks whose every tensor is loaded, and for those on the meta device, which have no values.
 
     Example:
         >>> import torch

@@ -1,1 +1,1 @@
-"""What a synthetic street is made of, and how each part of it is painted."""
+"""Street scenes drawn by code, in the Cityscapes layout."""

@@ -1,1 +1,1 @@
-"""How weights come to be."""
+"""Training: trainer, tasks, losses, checkpoints."""

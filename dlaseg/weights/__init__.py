@@ -1,1 +1,1 @@
-"""Weights files."""
+"""Weights files: reading, writing, downloading, publishing."""

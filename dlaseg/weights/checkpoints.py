@@ -1,4 +1,4 @@
-"""Other people's files, read without running anything in them: tensors by name, and what they came wrapped in."""
+"""Reads weights files of any origin without running code in them: tensors by name, unwrapped."""
 
 import pickle
 import re
@@ -105,7 +105,7 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
         if found and "weights_only" in str(error):
             raise UserError(
                 f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it "
-                "as safetensors, or let whoever made it save its state dict alone"
+                "as safetensors, or ask its author to save the state dict alone"
             ) from error
         raise UserError(
             f"{path}: damaged, or a pickle that torch.save did not write: download it again, or get it as safetensors"

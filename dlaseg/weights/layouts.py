@@ -18,22 +18,95 @@ from dlaseg.models.ida import BilinearUpsample, DLAUp
 from dlaseg.models.segmenter import STRIDES
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import Checkpoint
-
-TIMM = "timm's classification layout"
-ORIGINAL = "the original's classification layout"
-ORIGINAL_SEGMENTATION = "the original's segmentation layout"
-OURS = "dlaseg's segmentation layout"
-OURS_CLASSIFICATION = "dlaseg's classification layout"
+from dlaseg.weights.files import is_ours
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Recognized:
-    """Weights in our names.
+class Layout:
+    """How someone names a DLA's tensors.
 
     Attributes:
-        layout: one of the constants above.
+        title: for people.
+        detect: whether a checkpoint, by its names, has this layout.
+        rename: a tensor's name in the file -> ours; None for a tensor that no forward pass uses.
+        restore: the reverse, for messages.
+        segmentation: whether there is a decoder.
+        upsampling: name of the kernel that upsamples the logits, which dlaseg does by bilinear interpolation.
+    """
+
+    title: str
+    detect: Callable[[Checkpoint], bool]
+    rename: Callable[[str], str | None] = str
+    restore: Callable[[str], str] = str
+    segmentation: bool = False
+    upsampling: str | None = None
+
+
+def _from_original(name: str) -> str | None:
+    """Our name for a tensor of the original's segmentation network.
+
+    The original counts the inputs of an IDA, the first of which is neither projected, upsampled nor joined.
+    """
+    if name.startswith("base.fc.") or name == "up.weight":
+        return None
+    if match := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
+        ida, part, index, rest = match.groups()
+        return f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
+    return re.sub(r"^fc\.0\.", "head.", re.sub(r"^base\.", "backbone.", name))
+
+
+def _to_original(name: str) -> str:
+    """The reverse of `_from_original`."""
+    if match := re.fullmatch(r"decoder\.ida\.(\d+)\.(\w+)\.(\d+)\.(.+)", name):
+        ida, part, index, rest = match.groups()
+        return f"dla_up.ida_{ida}.{part}_{int(index) + 1}.{rest}"
+    return re.sub(r"^head\.", "fc.0.", re.sub(r"^backbone\.", "base.", name))
+
+
+def _has_projections_beside_subtrees(checkpoint: Checkpoint) -> bool:
+    suffix = ".project.0.weight"
+    trees = (name.removesuffix(suffix) for name in checkpoint.tensors if name.endswith(suffix))
+    return any(name.startswith(f"{tree}.tree1.tree1.") for tree in trees for name in checkpoint.tensors)
+
+
+def _has_stem(checkpoint: Checkpoint) -> bool:
+    return "base_layer.0.weight" in checkpoint.tensors
+
+
+# The first one that fits is taken
+LAYOUTS = (
+    Layout(
+        "the original's segmentation layout",
+        detect=lambda checkpoint: any(name.startswith("dla_up.") for name in checkpoint.tensors),
+        rename=_from_original,
+        restore=_to_original,
+        segmentation=True,
+        upsampling="up.weight",
+    ),
+    Layout(
+        "dlaseg's segmentation layout",
+        detect=lambda checkpoint: (
+            "head.weight" in checkpoint.tensors and any(name.startswith("decoder.") for name in checkpoint.tensors)
+        ),
+        segmentation=True,
+    ),
+    Layout("dlaseg's classification layout", lambda checkpoint: _has_stem(checkpoint) and is_ours(checkpoint)),
+    Layout(
+        "the original's classification layout",
+        lambda checkpoint: _has_stem(checkpoint) and _has_projections_beside_subtrees(checkpoint),
+    ),
+    Layout("timm's classification layout", _has_stem),
+)
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """Weights by our names.
+
+    Attributes:
+        layout: title of the layout.
         name: the variant, one of `dlaseg.list_models()`.
         root_kernel_size: 1 or 3.
         in_channels: of the input.
@@ -80,7 +153,7 @@ class MismatchError(UserError):
 
 
 def recognize(checkpoint: Checkpoint) -> Recognized:
-    """Recognises layout and variant.
+    """Recognises layout and variant, and renames the tensors.
 
     Raises:
         UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors.
@@ -89,16 +162,45 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path}: {name} holds values that are not finite: use another file")
-    if any(name.startswith("dla_up.") for name in tensors):
-        return _original_segmentation(path, tensors)
-    if any(name.startswith("decoder.") for name in tensors) and "head.weight" in tensors:
-        return _segmentation(path, OURS, tensors, str)
-    if "base_layer.0.weight" in tensors:
-        ours = checkpoint.metadata.get("format", "").startswith("dlaseg")
-        return _classifier(path, tensors, ours)
-    raise UserError(
-        f"{path}: not a DLA: {len(tensors)} tensors, the first is {next(iter(tensors))}: name a checkpoint of one of "
-        f"{', '.join(VARIANTS)}"
+    layout = next((layout for layout in LAYOUTS if layout.detect(checkpoint)), None)
+    if layout is None:
+        raise UserError(
+            f"{path}: not a DLA: {len(tensors)} tensors, the first is {next(iter(tensors))}: name a checkpoint of one "
+            f"of {', '.join(VARIANTS)}"
+        )
+    renamed = {new: tensor for name, tensor in tensors.items() if (new := layout.rename(name)) is not None}
+    unused = [name for name in tensors if layout.rename(name) is None]
+    if layout.segmentation:
+        decoder, backbone = _split(renamed, "backbone.")
+        backbone = {name.removeprefix("backbone."): tensor for name, tensor in backbone.items()}
+        classifier: dict[str, Tensor] = {}
+    else:
+        backbone, classifier = _split(renamed, "fc.")
+        decoder = {}
+    prefix = "backbone." if layout.segmentation else ""
+    name, root_kernel_size, backbone, projections = _match_backbone(
+        path, backbone, lambda key: layout.restore(prefix + key)
+    )
+    num_classes = stride = None
+    if layout.segmentation:
+        num_classes, stride, decoder = _match_decoder(path, name, decoder, layout.restore)
+        if layout.upsampling in tensors:
+            _check_bilinear(path, layout.upsampling, tensors[layout.upsampling], num_classes, stride)
+    elif classifier:
+        num_classes = len(classifier.get("fc.bias", ()))
+        shapes = {"fc.weight": (num_classes, VARIANTS[name][1][-1], 1, 1), "fc.bias": (num_classes,)}
+        _check(path, name, classifier, shapes)
+    return Recognized(
+        layout.title,
+        name,
+        root_kernel_size,
+        backbone["base_layer.0.weight"].shape[1],
+        num_classes,
+        stride,
+        backbone,
+        classifier,
+        decoder,
+        (*unused, *projections),
     )
 
 
@@ -124,100 +226,19 @@ def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
     return shapes, unused
 
 
-def _classifier(path: object, tensors: Mapping[str, Tensor], ours: bool) -> Recognized:
-    rest, classifier = _split(tensors, ("fc.",))
-    name, root_kernel_size, backbone, unused = _match_backbone(path, rest, str)
-    num_classes = None
-    if classifier:
-        width = VARIANTS[name][1][-1]
-        num_classes = len(classifier.get("fc.bias", ()))
-        _check(path, name, classifier, {"fc.weight": (num_classes, width, 1, 1), "fc.bias": (num_classes,)})
-    layout = ORIGINAL if unused else OURS_CLASSIFICATION if ours else TIMM
-    channels = backbone["base_layer.0.weight"].shape[1]
-    return Recognized(
-        layout, name, root_kernel_size, channels, num_classes, None, backbone, dict(classifier), {}, tuple(unused)
-    )
-
-
-def _original_segmentation(path: object, tensors: Mapping[str, Tensor]) -> Recognized:
-    unused = tuple(name for name in tensors if name.startswith("base.fc.") or name == "up.weight")
-    renamed = {_from_original(name): tensor for name, tensor in tensors.items() if name not in unused}
-    found = _segmentation(path, ORIGINAL_SEGMENTATION, renamed, _to_original, unused)
-    if "up.weight" in tensors:
-        _check_bilinear(path, tensors["up.weight"], found)
-    return found
-
-
-def _from_original(name: str) -> str:
-    """Our name for a tensor of the original's segmentation network.
-
-    Theirs counts the inputs of an IDA, the first of which is neither projected, upsampled nor joined.
-    """
-    if step := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
-        ida, part, index, rest = step.groups()
-        return f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
-    return re.sub(r"^fc\.0\.", "head.", re.sub(r"^base\.", "backbone.", name))
-
-
-def _to_original(name: str) -> str:
-    """The reverse of `_from_original`."""
-    if step := re.fullmatch(r"decoder\.ida\.(\d+)\.(\w+)\.(\d+)\.(.+)", name):
-        ida, part, index, rest = step.groups()
-        return f"dla_up.ida_{ida}.{part}_{int(index) + 1}.{rest}"
-    return re.sub(r"^head\.", "fc.0.", re.sub(r"^backbone\.", "base.", name))
-
-
-def _segmentation(
-    path: object,
-    layout: str,
-    tensors: Mapping[str, Tensor],
-    name_in_file: Callable[[str], str],
-    unused: tuple[str, ...] = (),
-) -> Recognized:
-    """A segmentation network from tensors in our names, `name_in_file` giving a name as the file has it."""
-    decoder, backbone = _split(tensors, ("backbone.",))
-    backbone = {name.removeprefix("backbone."): tensor for name, tensor in backbone.items()}
-    name, root_kernel_size, backbone, projections = _match_backbone(
-        path, backbone, lambda name: name_in_file(f"backbone.{name}")
-    )
-    steps = len({key.split(".")[2] for key in decoder if key.startswith("decoder.ida.")})
-    stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
-    if stride not in STRIDES:
-        raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
-    channels = VARIANTS[name][1][-steps - 1 :]
-    classes = len(decoder.get("head.bias", ()))
-    with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
-        expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
-    expected |= {"head.weight": (classes, channels[0], 1, 1), "head.bias": (classes,)}
-    _check(path, name, decoder, expected, name_in_file)
-    in_channels = backbone["base_layer.0.weight"].shape[1]
-    return Recognized(
-        layout,
-        name,
-        root_kernel_size,
-        in_channels,
-        classes,
-        stride,
-        backbone,
-        {},
-        _with_counters(decoder, expected),
-        (*unused, *projections),
-    )
-
-
 def _match_backbone(
-    path: object, tensors: Mapping[str, Tensor], name_in_file: Callable[[str], str]
+    path: object, tensors: Mapping[str, Tensor], restore: Callable[[str], str]
 ) -> tuple[str, int, dict[str, Tensor], list[str]]:
-    """Finds the variant whose tensors these are.
+    """Finds the variant that the tensors are of.
 
     Returns:
-        Variant, node size, the tensors without the unused ones, the file's names of the unused ones.
+        Variant, node size, the tensors that are used, and the file's names of the others.
     """
     kernels = {tensor.shape[-1:] for name, tensor in tensors.items() if name.endswith("root.conv.weight")}
     root_kernel_size = 3 if kernels == {(3,)} else 1
     best: tuple[list[str], str] | None = None
     for name in VARIANTS:
-        shapes, unused = backbone_shapes(name)
+        shapes, unused_shapes = backbone_shapes(name)
         expected = {
             key: (*shape[:2], root_kernel_size, root_kernel_size) if key.endswith("root.conv.weight") else shape
             for key, shape in shapes.items()
@@ -225,29 +246,50 @@ def _match_backbone(
         first = tensors.get("base_layer.0.weight")
         if first is not None and first.ndim == 4:
             expected["base_layer.0.weight"] = (shapes["base_layer.0.weight"][0], first.shape[1], 7, 7)
-        present = [key for key in tensors if key in unused and tuple(tensors[key].shape) == unused[key]]
-        used = {key: tensor for key, tensor in tensors.items() if key not in present}
-        problems = _problems(used, expected, name_in_file)
+        unused = [key for key, tensor in tensors.items() if unused_shapes.get(key) == tuple(tensor.shape)]
+        used = {key: tensor for key, tensor in tensors.items() if key not in unused}
+        problems = _problems(used, expected, restore)
         if not problems:
-            return name, root_kernel_size, _with_counters(used, expected), [name_in_file(key) for key in present]
+            return name, root_kernel_size, _with_counters(used, expected), [restore(key) for key in unused]
         if best is None or len(problems) < len(best[0]):
             best = problems, name
     assert best is not None
     raise MismatchError(f"{path}: nearest to {best[1]}, but", best[0])
 
 
+def _match_decoder(
+    path: object, name: str, tensors: Mapping[str, Tensor], restore: Callable[[str], str]
+) -> tuple[int, int, dict[str, Tensor]]:
+    """Checks decoder and head of a variant.
+
+    Returns:
+        Classes, output stride, and the tensors.
+    """
+    steps = len({key.split(".")[2] for key in tensors if key.startswith("decoder.ida.")})
+    stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
+    if stride not in STRIDES:
+        raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
+    channels = VARIANTS[name][1][-steps - 1 :]
+    num_classes = len(tensors.get("head.bias", ()))
+    with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
+        expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
+    expected |= {"head.weight": (num_classes, channels[0], 1, 1), "head.bias": (num_classes,)}
+    _check(path, name, tensors, expected, restore)
+    return num_classes, stride, _with_counters(tensors, expected)
+
+
 def _check(
-    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, name_in_file: Callable[[str], str] = str
+    path: object, name: str, tensors: Mapping[str, Tensor], expected: Shapes, restore: Callable[[str], str] = str
 ) -> None:
-    if problems := _problems(tensors, expected, name_in_file):
+    if problems := _problems(tensors, expected, restore):
         raise MismatchError(f"{path}: a {name}, but", problems)
 
 
-def _problems(tensors: Mapping[str, Tensor], expected: Shapes, name_in_file: Callable[[str], str]) -> list[str]:
+def _problems(tensors: Mapping[str, Tensor], expected: Shapes, restore: Callable[[str], str]) -> list[str]:
     """What does not match, each by its name in the file."""
-    problems = [f"{name_in_file(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
+    problems = [f"{restore(key)} missing" for key in expected if key not in tensors and not _is_counter(key)]
     for key, tensor in tensors.items():
-        name = name_in_file(key)
+        name = restore(key)
         if key not in expected:
             problems.append(f"{name} unexpected")
         elif tuple(tensor.shape) != expected[key]:
@@ -266,18 +308,16 @@ def _is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
 
 
-def _check_bilinear(path: object, kernel: Tensor, found: Recognized) -> None:
-    assert found.stride is not None
-    assert found.num_classes is not None
-    bilinear = BilinearUpsample(found.num_classes, found.stride).weight
+def _check_bilinear(path: object, name: str, kernel: Tensor, num_classes: int, stride: int) -> None:
+    bilinear = BilinearUpsample(num_classes, stride).weight
     if kernel.shape != bilinear.shape or not torch.allclose(kernel.float(), bilinear, atol=1e-6):
         raise UserError(
-            f"{path}: up.weight of shape {tuple(kernel.shape)} is not bilinear interpolation by {found.stride}, "
+            f"{path}: {name} of shape {tuple(kernel.shape)} is not bilinear interpolation by {stride}, "
             "which dlaseg does in its place"
         )
 
 
-def _split(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(the others, those whose name begins with one of the prefixes)."""
-    chosen = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+def _split(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the others, those whose name begins with the prefix)."""
+    chosen = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return {name: tensor for name, tensor in tensors.items() if name not in chosen}, chosen

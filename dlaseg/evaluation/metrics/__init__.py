@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Metrics: one module each."""

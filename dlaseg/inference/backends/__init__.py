@@ -1,1 +1,1 @@
-"""What runs the network."""
+"""Backends: what computes the coarse logits."""

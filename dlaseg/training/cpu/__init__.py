@@ -1,1 +1,1 @@
-"""What makes training fast or possible on CPUs."""
+"""What makes training fast or possible on CPUs, applied to a network from outside."""
