@@ -14,9 +14,10 @@ from dlaseg.evaluation.cityscapes.predictions import count_image
 from dlaseg.evaluation.cityscapes.scores import Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
+from dlaseg.evaluation.metrics.confusion import class_counts
 from dlaseg.evaluation.report.gallery import chosen, packed
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
@@ -64,7 +65,7 @@ def score(
     check_measures(measures)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
-    counts = Counts.none() if dataset.name == "cityscapes" else None
+    counts = Counts.zero() if dataset.name == "cityscapes" else None
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
     on_sheet = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist()) if sheet else set()
@@ -73,7 +74,7 @@ def score(
 
     def look(scored: ScoredImage) -> None:
         nonlocal counts
-        of_images.append(margins(scored.confusion))
+        of_images.append(class_counts(scored.confusion))
         if boundary is not None:
             boundary.update(scored.target, scored.prediction)
         if calibration is not None and scored.confidence is not None:

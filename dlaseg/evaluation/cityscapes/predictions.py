@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.ids import read_ids
-from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_margins, scores
+from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.report.gallery import chosen, packed
@@ -66,7 +66,7 @@ def score_predictions(
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
     labels = cityscapes_labels()
-    total, of_images = Counts.none(), []
+    total, of_images = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
     frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -75,7 +75,7 @@ def score_predictions(
             done = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
             for counts, contours in tqdm(done, total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
-                of_images.append(evaluated_margins(counts.confusion))
+                of_images.append(evaluated_class_counts(counts.confusion))
                 if boundary is not None and contours is not None:
                     boundary += contours
         except BaseException:

@@ -60,7 +60,7 @@ def write_report(
     """
     counts = ImageCounts.from_dict(record["images"])
     intervals = dict(zip(record["classes"], class_intervals(counts), strict=True))
-    iou = counts.iou(np.eye(len(counts.names), dtype=np.int64))  # (n, C)
+    iou = counts.iou()  # (n, C)
     place = {name: i for i, name in enumerate(counts.names)}
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
     data = {

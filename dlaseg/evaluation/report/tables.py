@@ -62,10 +62,10 @@ def difference_table(rows: Sequence[Difference]) -> str:
         told = ""
         if row.first is not None and row.second is not None and row.interval is not None:
             low, high = (100 * end for end in row.interval)
-            verdict = ("  second is better" if low > 0 else "  first is better") if row.beyond_chance else ""
+            verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
             told = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
         lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {told}".rstrip())
-    beyond, compared = sum(row.beyond_chance for row in rows), sum(row.interval is not None for row in rows)
+    beyond, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
     return "\n".join(
         [*lines, "", f"{beyond} of {compared} differences are more than chance: their interval leaves out 0"]
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.scores import Counts, count, protocol, scores
+from dlaseg.evaluation.cityscapes.scores import Counts, count, label_table, scores
 
 CLASSES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 IGNORED = [i for i in range(34) if i not in CLASSES]
@@ -102,7 +102,7 @@ def files(request, tmp_path):
 
 
 def counted(predictions, truths):
-    total = Counts.none()
+    total = Counts.zero()
     for prediction, truth in zip(predictions, truths, strict=True):
         instances = truth.with_name(truth.name.replace("labelIds", "instanceIds"))
         total += count(read(truth), read(prediction), read(instances))
@@ -135,7 +135,7 @@ def test_every_number_is_the_scripts(files, script):
 
 def test_what_is_not_a_number_is_null(files):
     content = scores(counted(*files)).to_dict()
-    assert list(content["classes"]) == [protocol().names[i] for i in CLASSES]
+    assert list(content["classes"]) == [label_table().names[i] for i in CLASSES]
     for row in (*content["classes"].values(), *content["categories"].values()):
         assert all(value is None or 0 <= value <= 1 for value in row.values())
     assert content["classes"]["road"]["iiou"] is None

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.bootstrap import DRAWS, ImageCounts, compare, draws, margins, mean_iou, miou_interval
-from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, compare, miou_interval, resample
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts, mean_over_present
 
 
 def made(images=12, classes=4, share=0.7, seed=0):
@@ -22,7 +22,7 @@ def made(images=12, classes=4, share=0.7, seed=0):
 
 
 def counts(matrices, names=None):
-    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(margins, matrices)))
+    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(class_counts, matrices)))
 
 
 def scored(matrix):
@@ -41,7 +41,7 @@ def test_a_drawn_split_is_scored_as_the_confusion_matrix_of_its_images(seed, cla
     for split, row in zip(times, iou, strict=True):
         expected = scored((matrices * split[:, None, None]).sum(0))
         assert [None if math.isnan(value) else value for value in row] == pytest.approx(list(expected.iou))
-        mean = mean_iou(row[None])[0]
+        mean = mean_over_present(row[None])[0]
         assert (None if math.isnan(mean) else mean) == pytest.approx(expected.miou)
 
 
@@ -49,16 +49,16 @@ def test_each_image_has_its_own_mean():
     matrices = made(3)
     matrices[1] = 0
     expected = [scored(matrix).miou for matrix in matrices]
-    assert counts(matrices).miou_per_image() == pytest.approx(expected)
+    assert counts(matrices).to_dict()["miou"] == pytest.approx(expected)
     assert expected[1] is None
 
 
 def test_every_draw_has_as_many_images_as_the_split_and_is_the_same_again():
-    drawn = draws(7)
-    assert drawn.shape == (DRAWS, 7)
+    drawn = resample(7)
+    assert drawn.shape == (RESAMPLES, 7)
     assert (drawn.sum(1) == 7).all()
-    assert np.array_equal(drawn, draws(7))
-    assert not np.array_equal(drawn, draws(7, seed=1))
+    assert np.array_equal(drawn, resample(7))
+    assert not np.array_equal(drawn, resample(7, seed=1))
     assert abs(drawn.mean() - 1) < 1e-12
     assert abs((drawn == 0).mean() - (6 / 7) ** 7) < 0.02  # an image is left out as often as it should be
 
@@ -66,7 +66,7 @@ def test_every_draw_has_as_many_images_as_the_split_and_is_the_same_again():
 def test_the_interval_is_the_percentiles_of_a_plain_loop():
     matrices = made(9)
     means = []
-    for times in draws(9):
+    for times in resample(9):
         means.append(scored(sum(n * matrix for n, matrix in zip(times, matrices, strict=True))).miou)
     assert miou_interval(counts(matrices)) == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=1e-12)
 
@@ -85,7 +85,7 @@ def test_a_split_with_nothing_to_score_has_no_interval():
     assert miou_interval(counts(np.zeros((3, 2, 2), np.int64))) is None
 
 
-def test_a_network_that_is_better_on_every_image_is_better_beyond_chance():
+def test_a_network_that_is_better_on_every_image_is_better_significant():
     matrices = made(share=0.4)
     right = matrices * np.eye(4, dtype=np.int64)
     better = right + (matrices - right) // 2
@@ -94,7 +94,7 @@ def test_a_network_that_is_better_on_every_image_is_better_beyond_chance():
     assert [row.name for row in rows] == ["a", "b", "c", "d", "mean"]
     for row in rows:
         assert row.second > row.first
-        assert row.beyond_chance
+        assert row.significant
         assert row.interval[0] <= row.second - row.first <= row.interval[1]
 
 
@@ -106,7 +106,7 @@ def with_same_truth(matrices, rng):
 def test_the_same_network_is_no_better_than_itself():
     for row in compare(list("abcd"), counts(made()), counts(made())):
         assert row.interval == (0.0, 0.0)
-        assert not row.beyond_chance
+        assert not row.significant
 
 
 def test_differences_are_drawn_in_pairs():
@@ -118,8 +118,8 @@ def test_differences_are_drawn_in_pairs():
     better[:, 0, 0] += matrices[:, 0, 1] - better[:, 0, 1]
     first, second = counts(matrices), counts(better)
     apart = miou_interval(second)
-    assert apart[0] < mean_iou(first.iou(np.ones((1, 40), np.int64)))[0] < apart[1]
-    assert compare(list("abcd"), first, second)[-1].beyond_chance
+    assert apart[0] < mean_over_present(first.iou(np.ones((1, 40), np.int64)))[0] < apart[1]
+    assert compare(list("abcd"), first, second)[-1].significant
 
 
 def test_the_order_of_the_images_does_not_matter():
@@ -135,7 +135,7 @@ def test_a_class_that_occurs_nowhere_is_not_compared():
     matrices = made()
     matrices[:, 3] = matrices[:, :, 3] = 0
     row = compare(list("abcd"), counts(matrices), counts(matrices))[3]
-    assert (row.first, row.second, row.interval, row.beyond_chance) == (None, None, None, False)
+    assert (row.first, row.second, row.interval, row.significant) == (None, None, None, False)
 
 
 @pytest.mark.parametrize("fault", ["names", "fewer", "truth"])
@@ -160,7 +160,7 @@ def test_counts_survive_json():
     before = counts(made())
     after = ImageCounts.from_dict(json.loads(json.dumps(before.to_dict())))
     assert after.names == before.names
-    for part in ("hits", "truth", "predicted"):
+    for part in ("true_positives", "support", "predicted"):
         assert np.array_equal(getattr(after, part), getattr(before, part))
 
 

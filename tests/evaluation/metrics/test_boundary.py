@@ -55,10 +55,10 @@ def test_a_case_worked_by_hand():
     assert contour_width(12, 12) == 1
     measure = BoundaryIoU(2)
     measure.update(target, prediction)
-    assert (measure.truth[1], measure.predicted[1]) == (12, 12)
+    assert (measure.support[1], measure.predicted[1]) == (12, 12)
     shared = sum(target[y, x] == prediction[y, x] == 1 and (y in (3, 6) or x in (3, 6)) and (y in (4, 7) or x in (4, 7))
                  for y in range(12) for x in range(12))  # fmt: skip
-    assert measure.hits[1] == shared
+    assert measure.true_positives[1] == shared
     assert measure.scores()[0][1] == shared / (24 - shared)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals, draws, margins
-from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals, resample
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts
 from dlaseg.evaluation.report.charts import line_chart
 from dlaseg.evaluation.report.gallery import packed
 from dlaseg.evaluation.report.report import confusions, learnt, write_report
@@ -22,7 +22,7 @@ def record_of(matrices, names=None, image_names=None):
     confusion = ConfusionMatrix(len(matrices[0]))
     confusion.matrix += sum(matrices)
     names = names or [f"class {i}" for i in range(len(matrices[0]))]
-    images = ImageCounts.of(image_names or [f"image {i}" for i in range(len(matrices))], list(map(margins, matrices)))
+    images = ImageCounts.of(image_names or [f"image {i}" for i in range(len(matrices))], list(map(class_counts, matrices)))
     return build_results(names, confusion.scores(), confusion.matrix, images, PROTOCOL)
 
 
@@ -69,9 +69,9 @@ def test_confusions_by_hand():
 
 def test_a_classs_interval_is_the_percentiles_of_a_plain_loop():
     matrices = np.random.default_rng(0).integers(0, 50, (7, 3, 3))
-    counts = ImageCounts.of([str(i) for i in range(7)], list(map(margins, matrices)))
+    counts = ImageCounts.of([str(i) for i in range(7)], list(map(class_counts, matrices)))
     drawn = []
-    for times in draws(7):
+    for times in resample(7):
         confusion = ConfusionMatrix(3)
         confusion.matrix += (matrices * times[:, None, None]).sum(0)
         drawn.append(confusion.scores().iou)
