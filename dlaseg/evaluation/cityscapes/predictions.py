@@ -18,7 +18,7 @@ from dlaseg.evaluation.cityscapes.ids import read_ids
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
-from dlaseg.evaluation.report.gallery import chosen, packed
+from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
@@ -90,7 +90,7 @@ def score_predictions(
         def pack(index: int) -> dict[str, Any]:
             return _packed(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
 
-        groups = chosen(record["images"]["miou"])
+        groups = select_images(record["images"]["miou"])
         gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
     write_report(output / "report.html", record, labels.palette, gallery)
     write_json(output / "scores.json", record)
@@ -185,4 +185,4 @@ def _packed(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap)
         except UserError as error:  # the scores need no picture
             logger.warning("%s; the page goes without it", error)
             image = None
-    return packed(frame, image, target, prediction)
+    return pack_image(frame, image, target, prediction)

@@ -117,7 +117,9 @@ def count(
     """
     for what, ids in (("prediction", prediction), ("instance map", instances)):
         if ids is not None and ids.shape != truth.shape:
-            raise UserError(f"{what} {_shape(ids)}, ground truth {_shape(truth)}: both must have the same height and width")
+            raise UserError(
+                f"{what} {_shape(ids)}, ground truth {_shape(truth)}: both must have the same height and width"
+            )
     for what, ids in (("ground truth", truth), ("prediction", prediction)):
         if ids.size and not 0 <= ids.min() <= ids.max() < IDS:
             wrong = ids[(ids < 0) | (ids >= IDS)][0]
@@ -217,17 +219,17 @@ def scores(counts: Counts) -> CityscapesScores:
     predicted = counts.confusion[evaluated].sum(0)  # (34,)
     true_positives = counts.confusion.diagonal()
     class_iou = iou(true_positives, counts.confusion.sum(1) - true_positives, predicted - true_positives)
-    class_iiou = iou(*counts.instances[:2], predicted - true_positives)
+    class_iiou = iou(counts.instances[0], counts.instances[1], predicted - true_positives)
     members = membership & evaluated
     rows = members @ counts.confusion  # (categories, 34), pixels of each category by predicted id
     true_positives = (rows * members).sum(1)
     category_iou = iou(true_positives, rows.sum(1) - true_positives, members @ predicted - true_positives)
-    instances = [np.array([pixels[ids].sum() for ids in membership]) for pixels in counts.instances[2:]]
-    category_iiou = iou(*instances, membership @ predicted - (rows * membership).sum(1))
+    found, missed = (np.array([pixels[ids].sum() for ids in membership]) for pixels in counts.instances[2:])
+    category_iiou = iou(found, missed, membership @ predicted - (rows * membership).sum(1))
     return CityscapesScores(
         _named(table.names, class_iou, evaluated),
         _named(table.names, class_iiou, evaluated & (table.mean_size > 0)),
-        _named(table.categories, category_iou, members.any(1)),
+        dict(zip(table.categories, category_iou.tolist(), strict=True)),  # NaN for void, which has no evaluated class
         _named(table.categories, category_iiou, table.instance_categories),
         counts.confusion,
     )

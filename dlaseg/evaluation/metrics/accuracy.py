@@ -61,7 +61,8 @@ def evaluate_classifier(model: DLA, loader: Sequence[Any] | DataLoader[Any]) -> 
             ranks = rank(logits.float(), targets.to(device))
             correct += torch.stack([(ranks < k).sum() for k in (1, 5)])
             samples += len(targets)
-    return Accuracies(*correct.tolist(), samples)
+    correct1, correct5 = correct.tolist()
+    return Accuracies(correct1, correct5, samples)
 
 
 def rank(logits: Tensor, targets: Tensor) -> Tensor:

@@ -144,7 +144,9 @@ def compare(classes: Sequence[str], first: ImageCounts, second: ImageCounts) -> 
 
     whole, repeats = np.ones((1, len(first.names)), np.int64), resample(len(first.names))
     differences = with_mean(second, repeats) - with_mean(first, repeats)
-    columns = zip((*classes, "mean"), with_mean(first, whole)[0], with_mean(second, whole)[0], differences.T, strict=True)
+    columns = zip(
+        (*classes, "mean"), with_mean(first, whole)[0], with_mean(second, whole)[0], differences.T, strict=True
+    )
     return [Difference(name, none_if_nan(a), none_if_nan(b), _interval(values)) for name, a, b, values in columns]
 
 

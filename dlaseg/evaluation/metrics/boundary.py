@@ -23,8 +23,8 @@ DILATION_RATIO = 0.02
 class BoundaryIoU:
     """Counts contour pixels of every class over a whole data set.
 
-    The mask of a class is all its pixels in one image. The border of the image belongs to the contour, as in the authors'
-    code, and so does the border to ignored pixels; ignored pixels themselves do not count.
+    The mask of a class is all its pixels in one image. As in the authors' code, the image's border belongs to the
+    contour; so does the border to ignored pixels. Ignored pixels themselves do not count.
 
     Args:
         num_classes: C.

@@ -5,10 +5,10 @@ IoU and its mean over classes are defined here alone; every other module of the 
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.labels import IGNORE_INDEX
@@ -17,13 +17,17 @@ if TYPE_CHECKING:  # NumPy converts tensors, so torch is not imported
     import torch
 
 
-def ratio(numerator: ArrayLike, denominator: ArrayLike) -> NDArray[np.float64]:
-    """Divides element by element; NaN where the denominator is 0. Both have the same shape."""
-    below = np.asarray(denominator)
-    return np.divide(numerator, below, out=np.full(below.shape, np.nan), where=below > 0)
+Pixels = NDArray[np.int64] | NDArray[np.float64]
+"""Numbers of pixels; float64 where pixels have weights."""
 
 
-def iou(true_positives: ArrayLike, false_negatives: ArrayLike, false_positives: ArrayLike) -> NDArray[np.float64]:
+def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
+    """Divides numbers or arrays; NaN where the denominator is 0."""
+    shape = np.broadcast(numerator, denominator).shape
+    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.greater(denominator, 0))
+
+
+def iou(true_positives: Pixels, false_negatives: Pixels, false_positives: Pixels) -> NDArray[np.float64]:
     """Intersection over union, TP / (TP + FN + FP).
 
     Args:
@@ -35,10 +39,10 @@ def iou(true_positives: ArrayLike, false_negatives: ArrayLike, false_positives: 
         0 to 1; NaN for a class that occurs in neither ground truth nor prediction.
 
     Example:
-        >>> iou([3, 0], [1, 0], [2, 0])
+        >>> iou(np.array([3, 0]), np.array([1, 0]), np.array([2, 0]))
         array([0.5, nan])
     """
-    return ratio(true_positives, np.asarray(true_positives) + false_negatives + false_positives)
+    return ratio(true_positives, true_positives + false_negatives + false_positives)
 
 
 def mean_over_present(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -191,7 +191,7 @@ def test_the_command_tells_who_is_better(files, capsys):
     assert lines[1].startswith("w ")
     assert lines[1].endswith("second is better")
     assert lines[5].startswith("mean ")
-    assert lines[-1].endswith("differences are more than chance: their interval leaves out 0")
+    assert lines[-1].endswith("differences are statistically significant (95 % bootstrap interval excludes 0)")
     assert main(["compare", str(files[1]), str(files[0])]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("first is better")
 
