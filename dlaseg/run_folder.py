@@ -15,50 +15,43 @@ LOG = "log.jsonl"
 ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
 
+_ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
+
 
 @dataclass(frozen=True)
 class RunFolder:
     """What a run folder says about the run.
 
     Attributes:
-        path: of the folder.
-        config: content of config.yaml.
-        config_text: the same file as text.
-        log: rows of log.jsonl, one per finished epoch: `epoch`, `loss`, `lr`, the task's scores (None for an epoch
-            without validation), and more.
-        environment: content of environment.json: `command`, `python`, `platform`, `packages`, `git_commit`, `cpus`,
-            `gpus`, and more.
+        config_text: config.yaml as text.
+        config: its content.
+        log: rows of log.jsonl, one per finished epoch: `epoch`, `loss`, `lr`, the scores of the task, and more.
+        environment: content of environment.json: command line, versions, hardware.
     """
 
-    path: Path
-    config: dict[str, Any]
     config_text: str
+    config: dict[str, Any]
     log: list[dict[str, Any]]
     environment: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "RunFolder":
-        """Reads a run folder. It has no log before the first epoch is finished.
+        """Reads a run folder. The log is empty before the first epoch is finished.
 
         Raises:
             UserError: a file is missing or broken.
         """
         try:
-            config_text = (path / CONFIG).read_text(encoding="utf-8")
-            config = _with_keys(yaml.safe_load(config_text), "data")
+            text = (path / CONFIG).read_text(encoding="utf-8")
+            config = _with_keys(yaml.safe_load(text), "data")
             _with_keys(config["data"], "train_split", "val_split")
             lines = (path / LOG).read_text(encoding="utf-8").splitlines() if (path / LOG).exists() else []
             log = [_with_keys(json.loads(line), "epoch", "loss", "lr") for line in lines]
-            environment = _with_keys(
-                json.loads((path / ENVIRONMENT).read_text(encoding="utf-8")),
-                *("command", "python", "platform", "packages", "git_commit", "cpus", "gpus"),
-            )
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path}: not a run folder of dlaseg train ({type(error).__name__}: {' '.join(str(error).split())}): "
-                "name the folder that the run wrote"
-            ) from error
-        return cls(path, config, config_text, log, environment)
+            environment = _with_keys(json.loads((path / ENVIRONMENT).read_text(encoding="utf-8")), *_ENVIRONMENT_KEYS)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{path}: not a run folder of dlaseg train ({reason}): give the folder of a run") from error
+        return cls(text, config, log, environment)
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Epochs and values of one field of the log; epochs without a finite number are left out."""
@@ -67,9 +60,7 @@ class RunFolder:
 
 
 def _with_keys(content: Any, *keys: str) -> dict[str, Any]:
-    """The content, if it is a mapping that has these keys."""
-    if not isinstance(content, dict):
-        raise TypeError(f"{content!r} is no mapping")
-    if missing := [key for key in keys if key not in content]:
+    """The content, if it is a mapping with these keys."""
+    if missing := [key for key in keys if not isinstance(content, dict) or key not in content]:
         raise ValueError(f"no {missing[0]}")
-    return content
+    return dict(content)

@@ -24,7 +24,6 @@ def folder(tmp_path):
 
 def test_config_log_and_environment_are_read(folder):
     run = RunFolder.read(folder)
-    assert run.path == folder
     assert (run.config["name"], run.config_text) == ("a", CONTENT[CONFIG])
     assert [row["epoch"] for row in run.log] == [1, 2, 3]
     assert run.environment["cpus"] is None
@@ -63,7 +62,7 @@ def test_a_missing_or_broken_file_is_refused_in_one_line(folder, name, content):
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"not a run folder of dlaseg train \(.+\): name the folder") as error:
+    with pytest.raises(UserError, match=r"not a run folder of dlaseg train \(.+\): give the folder of a run") as error:
         RunFolder.read(folder)
     assert str(error.value).startswith(f"{folder}: ")
     assert "\n" not in str(error.value)

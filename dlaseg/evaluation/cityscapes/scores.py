@@ -224,8 +224,10 @@ def scores(counts: Counts) -> CityscapesScores:
     rows = members @ counts.confusion  # (categories, 34), pixels of each category by predicted id
     true_positives = (rows * members).sum(1)
     category_iou = iou(true_positives, rows.sum(1) - true_positives, members @ predicted - true_positives)
-    found, missed = (np.array([pixels[ids].sum() for ids in membership]) for pixels in counts.instances[2:])
-    category_iiou = iou(found, missed, membership @ predicted - (rows * membership).sum(1))
+    true_positives, false_negatives = (
+        np.array([pixels[ids].sum() for ids in membership]) for pixels in counts.instances[2:]
+    )
+    category_iiou = iou(true_positives, false_negatives, membership @ predicted - (rows * membership).sum(1))
     return CityscapesScores(
         _named(table.names, class_iou, evaluated),
         _named(table.names, class_iiou, evaluated & (table.mean_size > 0)),

@@ -1,1 +1,1 @@
-"""What people look at: the report page and the tables."""
+"""The report page and the score tables."""

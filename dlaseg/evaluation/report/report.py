@@ -82,7 +82,8 @@ def write_report(
     environment.filters |= {"percent": _percent, "command": shlex.join}
     content = environment.from_string(template).render(
         results=results,
-        rows=_class_rows(results, class_intervals(counts), colors),
+        colors=colors,
+        intervals=class_intervals(counts),
         confusions=confusions(results),
         gallery=gallery,
         images_worst_first=sorted(
@@ -144,7 +145,7 @@ def training_section(path: Path) -> dict[str, Any]:
     for title, key, percent in _CURVES:
         epochs, values = run.curve(key)
         if values:
-            svg = line_chart(title, "epoch", {title: (epochs, values)}, x_integer=True, y_percent=percent)
+            svg = line_chart(title, "epoch", {title: (epochs, values)}, "y" if percent else "")
             charts.append({"svg": svg, "description": _describe(title, epochs, values, percent)})
     return {"problem": None, "charts": charts, "environment": run.environment}
 
@@ -158,26 +159,6 @@ def _describe(title: str, epochs: Sequence[int], values: Sequence[float], percen
     return f"{title}: {first} at epoch {epochs[0]}, {last} at epoch {epochs[-1]}; lowest {lowest}, highest {highest}."
 
 
-def _class_rows(
-    results: Mapping[str, Any], intervals: Sequence[tuple[float, float] | None], colors: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The table of classes, one dict each."""
-    total = sum(row["pixels"] for row in results["classes"].values()) or 1
-    return [
-        {
-            "name": name,
-            "color": color,
-            "iou": row["iou"],
-            "interval": interval,
-            "accuracy": row["accuracy"],
-            "iiou": results["cityscapes"]["classes"][name]["iiou"] if "cityscapes" in results else None,
-            "boundary": results["boundary_iou"]["classes"][name] if "boundary_iou" in results else None,
-            "share": row["pixels"] / total,
-        }
-        for (name, row), interval, color in zip(results["classes"].items(), intervals, colors, strict=True)
-    ]
-
-
 def _reliability(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """The reliability diagram, accuracy by confidence, and its description; None if calibration was not measured."""
     bins = [row for row in calibration["bins"] if row["pixels"]] if calibration else []
@@ -185,7 +166,7 @@ def _reliability(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None
         return None
     points = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
     series = {"this model": points, "perfect calibration": ((0.0, 1.0), (0.0, 1.0))}
-    svg = line_chart("Accuracy by confidence", "confidence", series, x_percent=True, y_percent=True)
+    svg = line_chart("Accuracy by confidence", "confidence", series, percent="xy")
     description = ", ".join(
         f"confidence {100 * c:.0f} %: accuracy {100 * a:.0f} %" for c, a in zip(*points, strict=True)
     )

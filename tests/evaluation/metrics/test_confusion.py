@@ -97,7 +97,7 @@ def test_iou_takes_weighted_pixels_and_is_nan_without_any():
     assert [none_if_nan(value) for value in values] == [0.5, 0, None]
 
 
-def test_a_ratio_of_nothing_is_nan_without_a_warning():
+def test_a_ratio_with_denominator_0_is_nan_without_a_warning():
     assert np.isnan(ratio(0, 0))
     assert ratio(np.array([1, 0]), np.array([4, 3])).tolist() == [0.25, 0]
 
@@ -109,7 +109,7 @@ def test_the_mean_over_present_classes_leaves_nan_out_of_rows_and_of_a_single_ro
     np.testing.assert_array_equal([mean_over_present(row) for row in rows], expected)
 
 
-def test_predictions_where_the_truth_is_255_are_not_looked_at():
+def test_predictions_at_ignored_pixels_are_not_used():
     matrix = counted(np.array([0, 255, 255], np.uint8), np.array([0, 200, 1], np.uint8), 2)
     assert matrix.matrix.tolist() == [[1, 0], [0, 0]]
 

@@ -29,25 +29,25 @@ def points(svg):
 def test_ticks_are_round_numbers_that_enclose_the_values(values):
     low, high = min(values), max(values)
     assume(low == high or high - low > 1e-5 * max(abs(low), abs(high)))
-    found = ticks(values)
-    assert 2 <= len(found) <= 8
-    step = found[1] - found[0]
-    assert [b - a for a, b in pairwise(found)] == pytest.approx([step] * (len(found) - 1))
+    positions = ticks(values)
+    assert 2 <= len(positions) <= 8
+    step = positions[1] - positions[0]
+    assert [b - a for a, b in pairwise(positions)] == pytest.approx([step] * (len(positions) - 1))
     assert re.fullmatch(r"[125](\.0+)?e.*", f"{step:.3e}")
-    assert found[0] <= low + 1e-6 * step
-    assert found[-1] >= high - 1e-6 * step
+    assert positions[0] <= low + 1e-6 * step
+    assert positions[-1] >= high - 1e-6 * step
     if low < high:
-        assert found[1] > low
-        assert found[-2] < high
+        assert positions[1] > low
+        assert positions[-2] < high
 
 
 @given(st.lists(st.integers(1, 10_000), min_size=1, max_size=9))
 def test_ticks_of_epochs_are_whole_numbers(epochs):
-    found = ticks(epochs, integer=True)
-    assert 2 <= len(found) <= 8
-    assert all(tick == int(tick) for tick in found)
-    assert len(set(found)) == len(found)
-    assert found[0] <= min(epochs) <= max(epochs) <= found[-1]
+    positions = ticks(epochs, integer=True)
+    assert 2 <= len(positions) <= 8
+    assert all(tick == int(tick) for tick in positions)
+    assert len(set(positions)) == len(positions)
+    assert positions[0] <= min(epochs) <= max(epochs) <= positions[-1]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_ticks_by_hand(values, expected):
 
 
 def test_points_lie_where_the_ticks_say():
-    svg = parsed("loss", "epoch", {"loss": ([1, 2, 4], [0.5, 0.25, 0.0])}, x_integer=True)
+    svg = parsed("loss", "epoch", {"loss": ([1, 2, 4], [0.5, 0.25, 0.0])})
     places = {element.text: (float(element.get("x", 0)), float(element.get("y")) - 4) for element in svg.iter("text")}
     (line,) = points(svg)
     x_of = {text: places[text][0] for text in ("1", "2", "4")}
@@ -78,9 +78,9 @@ def test_points_lie_where_the_ticks_say():
 
 
 def test_shares_are_shown_in_per_cent_and_epochs_as_whole_numbers():
-    svg = parsed("mIoU", "epoch", {"mIoU": ([1, 2], [0.5, 0.7])}, x_integer=True, y_percent=True)
+    svg = parsed("mIoU", "epoch", {"mIoU": ([1, 2], [0.5, 0.7])}, "y")
     assert texts(svg) == ["mIoU", "50 %", "55 %", "60 %", "65 %", "70 %", "1", "2", "epoch"]
-    shares = parsed("a", "b", {"c": ([0, 1], [0, 1])}, x_percent=True, y_percent=True)
+    shares = parsed("a", "b", {"c": ([0, 1], [0, 1])}, "xy")
     assert texts(shares).count("20 %") == 2
 
 
@@ -92,7 +92,7 @@ def test_two_lines_have_a_legend_and_differ_without_colour():
 
 
 def test_a_single_point_is_a_dot_within_the_axes():
-    svg = parsed("t", "epoch", {"t": ([1], [0.3])}, x_integer=True, y_percent=True)
+    svg = parsed("t", "epoch", {"t": ([1], [0.3])}, "y")
     (((x, y),),) = points(svg)
     (dot,) = svg.iter("circle")
     assert (float(dot.get("cx")), float(dot.get("cy"))) == (x, y)
@@ -103,7 +103,7 @@ def test_a_single_point_is_a_dot_within_the_axes():
 
 def test_many_points_have_no_markers():
     epochs = list(range(1, 201))
-    svg = parsed("t", "epoch", {"t": (epochs, [1 / i for i in epochs])}, x_integer=True)
+    svg = parsed("t", "epoch", {"t": (epochs, [1 / i for i in epochs])})
     assert list(svg.iter("circle")) == []
     assert len(points(svg)[0]) == 200
 

@@ -22,7 +22,7 @@ def picture(url):
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=40))
-def test_worst_median_and_best_are_what_they_are_called(miou):
+def test_groups_are_the_worst_median_and_best_images(miou):
     groups = select_images(miou)
     shown = [i for group in groups.values() for i in group]
     scored = sorted(value for value in miou if value is not None)
@@ -41,7 +41,7 @@ def test_worst_median_and_best_are_what_they_are_called(miou):
     assert abs(below - (len(scored) - below - IMAGES_PER_GROUP)) <= 1 or len(set(scored)) < len(scored)
 
 
-def test_label_maps_come_out_as_they_went_in_and_the_picture_nearly():
+def test_label_maps_are_lossless_and_the_image_nearly():
     rng = np.random.default_rng(0)
     target, prediction = rng.integers(0, 256, (2, 37, 53), np.uint8)
     image = rng.integers(0, 256, (5, 7, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:37, :53]
@@ -56,7 +56,7 @@ def test_label_maps_come_out_as_they_went_in_and_the_picture_nearly():
 @pytest.mark.parametrize(
     ("size", "expected"), [((3000, 6000), (1024, 2048)), ((2500, 3), (2048, 2)), ((4000, 1), (2048, 1))]
 )
-def test_large_label_maps_are_thinned_never_mixed(size, expected):
+def test_large_label_maps_are_resized_by_nearest_neighbour(size, expected):
     rows = (np.arange(size[0]) * 7 // size[0] * 30).astype(np.uint8)
     target = np.repeat(rows[:, None], size[1], 1)
     content = pack_image("a", None, target, target)

@@ -71,15 +71,15 @@ def results(page_file):
 @pytest.fixture
 def open_page(browser, page_file):
     """Opens the page; in the end nothing may have been complained of or asked for."""
-    contexts, complaints = [], []
+    contexts, problems = [], []
 
     def open_(width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
         page.goto(page_file.as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_selector("#stage[data-shown]")
@@ -88,7 +88,7 @@ def open_page(browser, page_file):
     yield open_
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 def column(page, table, index):
@@ -109,7 +109,7 @@ def choose(page, name, value):
     page.check(f'input[name="{name}"][value="{value}"]', force=True)
 
 
-def test_the_page_opens_and_says_the_scores(open_page, results):
+def test_the_page_opens_and_shows_the_scores(open_page, results):
     page = open_page()
     assert page.title() == f"dla34 on folder val: mIoU {100 * results['miou']:.2f} %"
     head = page.inner_text("header")
@@ -123,7 +123,7 @@ def test_the_page_opens_and_says_the_scores(open_page, results):
     assert NAMES[3] in page.inner_text("#classes")
 
 
-def test_the_table_sorts_by_every_column_and_puts_what_is_not_there_last(open_page, results):
+def test_the_table_sorts_by_every_column_with_missing_values_last(open_page, results):
     page, table = open_page(), "#classes table"
     assert column(page, table, 1) == list(NAMES)
     iou = {name: row["iou"] for name, row in results["classes"].items() if row["iou"] is not None}
@@ -217,7 +217,7 @@ def test_classes_can_be_switched_off_and_on(open_page):
     assert all(color(page, *place)[3] for place in (road, car, below))
 
 
-def test_the_slider_fades_the_layer(open_page):
+def test_the_slider_sets_the_opacity_of_the_layer(open_page):
     page = open_page()
 
     def opacity():
@@ -300,7 +300,7 @@ def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, results):
     assert page.locator("#photo").is_hidden()
 
 
-def test_full_size_is_a_pixel_for_a_pixel(open_page):
+def test_full_size_shows_one_css_pixel_per_pixel(open_page):
     page = open_page()
     before = page.locator("#stage").bounding_box()["width"]
     assert before > WIDTH
@@ -313,7 +313,7 @@ def test_full_size_is_a_pixel_for_a_pixel(open_page):
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_hangs_over_and_everyone_can_use_it(open_page, width, scheme):
+def test_nothing_overflows_and_axe_finds_no_violation(open_page, width, scheme):
     page = open_page(width, 800, color_scheme=scheme, bypass_csp=True)  # for the checker's own script
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
@@ -323,7 +323,7 @@ def test_nothing_hangs_over_and_everyone_can_use_it(open_page, width, scheme):
     assert result.violations_count == 0, result.generate_report()
 
 
-def test_a_finger_names_a_pixel_too(open_page):
+def test_a_tap_names_a_pixel(open_page):
     page = open_page(390, 800, has_touch=True, is_mobile=True)
     page.locator("#stage").scroll_into_view_if_needed()
     box = page.locator("#stage").bounding_box()
@@ -331,7 +331,7 @@ def test_a_finger_names_a_pixel_too(open_page):
     assert page.inner_text("#pixel") == "Row 10, column 43: ground truth car, prediction road (wrong)"
 
 
-def test_without_javascript_the_numbers_are_there_and_the_rest_is_told(open_page, results):
+def test_without_javascript_the_numbers_are_shown_with_a_notice(open_page, results):
     page = open_page(java_script_enabled=False)
     assert "JavaScript is off" in page.inner_text("header")
     assert column(page, "#classes table", 1) == list(NAMES)

@@ -41,7 +41,7 @@ def miou(matrix):
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 6))
-def test_a_confusions_cost_is_what_the_miou_gains_without_it(seed, classes):
+def test_the_cost_of_a_confusion_is_the_gain_in_miou_without_it(seed, classes):
     rng = np.random.default_rng(seed)
     matrix = rng.integers(0, 9, (classes, classes)) * rng.integers(0, 2, (classes, classes))
     expected = {}
@@ -51,24 +51,24 @@ def test_a_confusions_cost_is_what_the_miou_gains_without_it(seed, classes):
             better[t, t] += better[t, p]
             better[t, p] = 0
             expected[f"class {t}", f"class {p}"] = miou(better) - miou(matrix)
-    found = confusions(results_of([matrix]), limit=100)
-    assert {(it.truth, it.prediction): it.cost for it in found} == pytest.approx(
+    pairs = confusions(results_of([matrix]), limit=100)
+    assert {(pair.truth, pair.prediction): pair.cost for pair in pairs} == pytest.approx(
         {pair: cost for pair, cost in expected.items() if cost > 1e-15}
     )
-    assert [it.cost for it in found] == sorted((it.cost for it in found), reverse=True)
+    assert [pair.cost for pair in pairs] == sorted((pair.cost for pair in pairs), reverse=True)
 
 
 def test_confusions_by_hand():
     # IoU of a: 6 / 10, of b: 8 / 12; with a's 2 pixels right: 8 / 10 and 8 / 10
-    found = confusions(results_of([np.array([[6, 2], [2, 8]])], ["a", "b"]), limit=1)
-    assert len(found) == 1
-    assert (found[0].truth, found[0].prediction, found[0].pixels, found[0].share) == ("a", "b", 2, 0.25)
-    assert found[0].cost == pytest.approx((8 / 10 + 8 / 10) / 2 - (6 / 10 + 8 / 12) / 2)
+    pairs = confusions(results_of([np.array([[6, 2], [2, 8]])], ["a", "b"]), limit=1)
+    assert len(pairs) == 1
+    assert (pairs[0].truth, pairs[0].prediction, pairs[0].pixels, pairs[0].share) == ("a", "b", 2, 0.25)
+    assert pairs[0].cost == pytest.approx((8 / 10 + 8 / 10) / 2 - (6 / 10 + 8 / 12) / 2)
     assert confusions(results_of([np.diag([3, 4])])) == []
     assert confusions(results_of([np.zeros((2, 2), int)])) == []
 
 
-def test_a_classs_interval_is_the_percentiles_of_a_plain_loop():
+def test_class_intervals_equal_the_percentiles_of_a_plain_loop():
     matrices = np.random.default_rng(0).integers(0, 50, (7, 3, 3))
     counts = ImageCounts.of([str(i) for i in range(7)], list(map(class_counts, matrices)))
     drawn = []
@@ -80,7 +80,7 @@ def test_a_classs_interval_is_the_percentiles_of_a_plain_loop():
     assert np.array(class_intervals(counts)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_whatever_names_hold_is_text(tmp_path):
+def test_names_are_escaped(tmp_path):
     evil = "</script><img src=x onerror=alert(1)>"
     matrix = np.array([[6, 2], [2, 8]])
     results = results_of([matrix], [evil, "b & <i>"], [evil + ".png"])
@@ -92,7 +92,7 @@ def test_whatever_names_hold_is_text(tmp_path):
     assert data["matrix"] == matrix.tolist()
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(tmp_path):
+def test_the_page_loads_nothing_from_elsewhere(tmp_path):
     page = written(tmp_path, results_of([np.diag([3, 4])]))
     assert "default-src 'none'" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(["']?(https?:)?//""", page)
@@ -124,7 +124,7 @@ def run_folder(tmp_path, rows=3):
     return run
 
 
-def test_the_page_tells_how_the_weights_came_to_be(tmp_path):
+def test_the_page_shows_training_command_versions_and_curves(tmp_path):
     page = written(tmp_path, results_of([np.diag([3, 4])]), run=run_folder(tmp_path, 4))
     for text in ("dlaseg train --output &#39;a b&#39;", "c0ffee", "torch 2.9", "Python 3.12", "SHA-256 ab12"):
         assert text in page
@@ -137,14 +137,14 @@ def test_the_page_tells_how_the_weights_came_to_be(tmp_path):
     ("file", "content"),
     [("log.jsonl", "{"), ("log.jsonl", '{"epoch": 1}\n'), ("environment.json", "[]"), ("environment.json", None)],
 )
-def test_a_broken_run_folder_is_told_in_the_page_and_stops_nothing(tmp_path, file, content):
+def test_a_broken_run_folder_is_reported_in_the_page(tmp_path, file, content):
     run = run_folder(tmp_path)
     (run / file).unlink() if content is None else (run / file).write_text(content)
     assert training_section(run)["problem"].startswith(f"{run}: not a run folder of dlaseg train")
     assert "not a run folder of dlaseg train" in written(tmp_path, results_of([np.diag([3, 4])]), run=run)
 
 
-def test_a_run_without_an_epoch_has_no_curves(tmp_path):
+def test_a_run_without_a_finished_epoch_has_no_curves(tmp_path):
     assert training_section(run_folder(tmp_path, 0))["charts"] == []
     assert [
         chart["description"].split(":")[0] for chart in training_section(run_folder(tmp_path / "run", 1))["charts"]
@@ -170,7 +170,7 @@ def test_the_same_scores_give_the_same_page(tmp_path):
     assert "confidence 60 %: accuracy 50 %" in (tmp_path / "report.html").read_text()
 
 
-def test_nothing_scored_is_a_page_too(tmp_path):
+def test_a_split_without_counted_pixels_has_a_page(tmp_path):
     page = written(tmp_path, results_of([np.zeros((2, 2), int)]))
     assert "mIoU –" in page
     assert "No pixel is predicted as another class." in page
