@@ -1,4 +1,4 @@
-"""Where and how a network computes on this machine."""
+"""Devices, precisions and memory formats of this machine."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ import torch
 
 from dlaseg.errors import UserError
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
 
 def pick_device(name: str) -> torch.device:
     """The device of that name.
 
     Args:
-        name: `auto` for the first of CUDA, MPS and CPU that is there, or a torch device such as `cpu` or `cuda:1`.
+        name: `auto` for the first available of CUDA, MPS and CPU, or a torch device such as `cpu` or `cuda:1`.
 
     Raises:
         UserError: no such device here.
@@ -22,7 +24,7 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):  # meta, say, computes nothing
+        if device.type not in ("cpu", "cuda", "mps"):  # such as meta, which computes nothing
             raise RuntimeError(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -40,6 +42,28 @@ def gains_from_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+def reduced_precision(precision: str, device: torch.device, argument: str) -> torch.dtype | None:
+    """The dtype that autocast computes in; None for float32.
+
+    Args:
+        precision: `float32`, `bfloat16`, `float16`, or `auto`: bfloat16 where the device gains from it.
+        device: to compute on.
+        argument: the name of the argument that `precision` comes from, for the message.
+
+    Raises:
+        UserError: an unknown precision, or float16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"{argument} {precision!r}: use one of {', '.join(PRECISIONS)}")
+    if precision == "float16":
+        if device.type == "cpu":
+            raise UserError(f"{argument} float16: GPUs only, a CPU computes it slowly: use auto, float32 or bfloat16")
+        return torch.float16
+    if precision == "bfloat16" or (precision == "auto" and gains_from_bfloat16(device)):
+        return torch.bfloat16
+    return None
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """channels_last where convolutions gain from it, CPU and CUDA; else contiguous."""
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
@@ -47,11 +71,13 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 @contextmanager
 def reproducible(wanted: bool) -> Iterator[None]:
-    """Takes only algorithms that give the same numbers again, if that is wanted."""
+    """Uses only deterministic algorithms inside the `with` block, if wanted."""
     if not wanted:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not, and torch refuses it
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # without it cuBLAS is not deterministic, and torch refuses it
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

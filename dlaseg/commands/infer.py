@@ -27,5 +27,6 @@ def infer(arguments: Sequence[str]) -> int:
     summary = run(given.weights, given.input, given.output, given.save, given.overwrite, given.backend, given.device)
     for _, message in summary.failed:
         print(f"dlaseg infer: {message}", file=sys.stderr)
-    print(f"{summary.done} done, {summary.skipped} were there, {len(summary.failed)} failed  {given.output}")
+    counts = f"{summary.written} written, {summary.skipped} skipped (already exist), {len(summary.failed)} failed"
+    print(f"{counts}  {given.output}")
     return 2 if summary.failed else 0

@@ -1,4 +1,4 @@
-"""Conversion of images to normalised tensors; not in `transforms`, so that inference does not import albumentations."""
+"""Images as tensors. Apart from `transforms`, so that inference does not import albumentations."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,15 @@ from torch import Tensor
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """Converts an image, (H, W, 3) uint8 RGB, to a tensor, (3, H, W) uint8; both share memory if it is contiguous."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    """(H, W, 3) uint8 RGB to (3, H, W) uint8; shares the memory where torch can."""
+    # torch takes neither reversed nor read-only arrays; these alone are copied
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalises images: (images / 255 - mean) / std per channel.
+    """Pixel values to network input: (images / 255 - mean) / std per channel.
 
-    Training, scoring and inference all normalise with this function, on the device of the images.
+    The only normalisation in the package, on whatever device the images are, for training, scoring and inference.
 
     Args:
         images: (N, C, H, W) uint8.

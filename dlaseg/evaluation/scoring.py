@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
-from dlaseg.device import memory_format, pick_device
 from dlaseg.evaluation.cityscapes.predictions import count_image
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
@@ -21,13 +20,14 @@ from dlaseg.evaluation.metrics.confusion import class_counts
 from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
-from dlaseg.factory import load_model
 from dlaseg.files import sha256, write_json
+from dlaseg.inference.predictor import Predictor
 from dlaseg.run_folder import LOG
+from dlaseg.weights.download import resolve
 
 
 def score(
-    weights: Path,
+    weights: str | Path,
     dataset: SegmentationDataset,
     output: Path,
     scales: Sequence[float] = (1.0,),
@@ -35,6 +35,7 @@ def score(
     workers: int = 1,
     device: str = "auto",
     measures: Sequence[str] = (),
+    precision: str = "float32",
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -42,32 +43,33 @@ def score(
     again.
 
     Args:
-        weights: a `.safetensors` file. Where a training log stands beside it, the page has its curves.
+        weights: a file, a folder or a hub name. If the file is in a run folder, the page has the training curves.
         dataset: the split, with the weights' classes.
         output: folder of the files.
-        scales: see `evaluate`.
-        flip: see `evaluate`.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
         workers: processes that read images.
-        device: see `pick_device`.
+        device: see `Predictor`.
         measures: further ones, see `MEASURES`.
-
-    Raises:
-        UserError: an unknown measure, and as `evaluate`.
+        precision: see `Predictor`; scores of others than float32 are not comparable to the last digit.
 
     Returns:
         The content of `scores.json`.
+
+    Raises:
+        UserError: an unknown measure, and as `Predictor` and `evaluate`.
     """
     check_measures(measures)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
     counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
-    place = pick_device(device)
-    model = load_model(weights, place).to(memory_format=memory_format(place))
-    of_images: list[NDArray[np.int64]] = []
+    file = resolve(weights)
+    predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
+    image_counts: list[NDArray[np.int64]] = []
 
-    def look(scored: ScoredImage) -> None:
+    def on_image(scored: ScoredImage) -> None:
         nonlocal counts
-        of_images.append(class_counts(scored.confusion))
+        image_counts.append(class_counts(scored.confusion))
         if boundary is not None:
             boundary.update(scored.target, scored.prediction)
         if calibration is not None and scored.confidence is not None:
@@ -76,28 +78,30 @@ def score(
             label_ids = dataset.label_map.decode(scored.prediction)
             counts += count_image(dataset.label_file(scored.index), label_ids)
 
-    confusion = evaluate(model, dataset, workers, scales, flip, on_image=look, confidence=calibration is not None)
+    confusion = evaluate(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol = {
         "dataset": dataset.name,
         "split": dataset.split,
         "images": len(dataset),
         "scales": list(scales),
         "flip": flip,
-        "model": dict(model.metadata.architecture),
-        "weights_sha256": sha256(weights),
-        "weights_origin": [asdict(origin) for origin in model.metadata.origin],
+        "backend": predictor.backend.name,
+        "precision": predictor.backend.precision,
+        "model": dict(predictor.metadata.architecture),
+        "weights_sha256": sha256(file),
+        "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }
-    record = build_results(
+    results = build_results(
         dataset.label_map.names,
         confusion.scores(),
         confusion.matrix,
-        ImageCounts.of([pair.name for pair in dataset.pairs], of_images),
+        ImageCounts.of([pair.name for pair in dataset.pairs], image_counts),
         protocol,
         None if counts is None else benchmark_scores(counts),
         boundary,
         calibration,
     )
-    groups = select_images(record["images"]["miou"])
+    groups = select_images(results["images"]["miou"])
     gallery: dict[str, list[dict[str, Any]]] = {}
     for heading, indices in groups.items():
         pairs = tuple(dataset.pairs[i] for i in indices)
@@ -107,8 +111,8 @@ def score(
         def pack(scored: ScoredImage, pairs: Any = pairs, images: Any = images) -> None:
             images.append(pack_image(pairs[scored.index].name, scored.image, scored.target, scored.prediction))
 
-        evaluate(model, replace(dataset, pairs=pairs), 0, scales, flip, on_image=pack)
-    run = weights.parent if (weights.parent / LOG).exists() else None
-    write_report(output / "report.html", record, dataset.label_map.palette, gallery, run)
-    write_json(output / "scores.json", record)
-    return record
+        evaluate(predictor, replace(dataset, pairs=pairs), on_image=pack)
+    run = file.parent if (file.parent / LOG).exists() else None
+    write_report(output / "report.html", results, dataset.label_map.palette, gallery, run)
+    write_json(output / "scores.json", results)
+    return results

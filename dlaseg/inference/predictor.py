@@ -1,70 +1,211 @@
-"""From an image to its label map."""
+"""The one way from an image to classes, for inference, scores, validation, submissions and the report."""
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
 
-from dlaseg.data.tensors import normalize
+from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
-from dlaseg.inference.backends.torch import BACKENDS
-from dlaseg.models.base import argmax_logits
-from dlaseg.models.segmenter import DLASeg
+from dlaseg.images import read_image
+from dlaseg.inference.backends.base import Backend
+from dlaseg.inference.backends.torch import TorchBackend
+from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
+
+BACKENDS: dict[str, Callable[[SegmentationModel, str, str], Backend]] = {"torch": TorchBackend}
+
+ImageInput = str | Path | Image.Image | NDArray[np.uint8]
+"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
+
+# PIL's modes with 8 bits a channel; wider ones would be clipped
+_PIL_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
 
 
 class Predictor:
-    """A network ready for use: preprocess, backend, decode.
+    """A network ready for use.
+
+    Images have any height and width from 1 upwards. Safe to call from several threads.
 
     Args:
-        weights: a `.safetensors` file, or a model. A model is copied: training it further changes nothing here.
-        backend: what computes; `torch`.
-        device: `auto` (the first of cuda, mps, cpu that this machine has), or a device's name.
+        weights: a weights file, a folder with `model.safetensors`, a repository on the Hugging Face hub (`USER/NAME`),
+            or a model, which is copied: training it further changes nothing here.
+        backend: what computes the coarse logits: `torch`.
+        device: `auto` (the first available of cuda, mps, cpu), or a device's name.
+        precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto`, see `TorchBackend`.
+        scales: of the image, 0.1 to 10; class probabilities are averaged over them.
+        flip: whether class probabilities are averaged over the mirrored image, too.
+        batch_size: images of equal size that are computed at a time when a list is given.
 
     Attributes:
-        label_map: what the classes are.
-        arguments: what `create_model` was called with.
+        metadata: of the network.
+        label_map: names, colours and ids of the classes.
+        backend: what computes, see `Backend`.
 
     Raises:
-        UserError: no such weights, backend or device, or a network that does not take three channels.
+        UserError: no such weights, backend, device or precision, a scale out of range, a network that does not take
+            three channels, or a classifier.
 
     Example:
         >>> from dlaseg.factory import create_model
         >>> predictor = Predictor(create_model("dla46_c", num_classes=19), device="cpu")
         >>> predictor(np.zeros((33, 50, 3), np.uint8)).shape
         (33, 50)
+        >>> predictor.probabilities(np.zeros((33, 50, 3), np.uint8)).shape
+        (19, 33, 50)
     """
 
-    def __init__(self, weights: str | Path | DLASeg, backend: str = "torch", device: str = "auto"):
+    def __init__(
+        self,
+        weights: str | Path | SegmentationModel,
+        backend: str = "torch",
+        device: str = "auto",
+        precision: str = "float32",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        batch_size: int = 1,
+    ):
         if backend not in BACKENDS:
             raise UserError(f"backend {backend!r}: unknown; use one of {', '.join(BACKENDS)}")
-        model = weights if isinstance(weights, DLASeg) else load_model(weights)
-        if model.metadata.in_channels != 3:
-            raise UserError(f"a network of {model.metadata.in_channels} input channels: RGB images need one of 3")
-        self.label_map = model.metadata.labels
-        self.arguments = dict(model.metadata.architecture)
-        self._mean, self._std, self._stride = model.metadata.mean, model.metadata.std, model.stride
-        self._backend = BACKENDS[backend](model, device)
+        if not scales:
+            raise UserError("scales []: give one at least, such as 1.0")
+        for scale in scales:
+            if not 0.1 <= scale <= 10:
+                raise UserError(f"scale {scale}: use 0.1 to 10")
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: use 1 or more")
+        model = load_model(weights) if isinstance(weights, str | Path) else weights
+        self.metadata = model.metadata
+        self.label_map = self.metadata.labels
+        if self.metadata.in_channels != 3:
+            raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
+        self.backend = BACKENDS[backend](model, device, precision)
+        self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
 
-    @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, image: Any) -> Any:
         """Predicts the class of every pixel.
 
         Args:
-            image: (H, W, 3) uint8, RGB, any H and W from 1 upwards; see `dlaseg.images.read_image`.
+            image: an `ImageInput`, or a list of them, whose sizes may differ.
 
         Returns:
-            (H, W) uint8 train ids, 0 to C - 1.
+            (H, W) uint8 train ids, 0 to C - 1; of a list, a list of them in its order.
 
         Raises:
-            UserError: an image of another shape or type.
+            UserError: an unreadable file, or an array of another shape or type.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise UserError(f"image of shape {image.shape}, {image.dtype}: a predictor takes (H, W, 3) uint8, RGB")
-        height, width = image.shape[:2]
-        # torch takes neither reversed nor read-only arrays; these, and only these, are copied
-        pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))  # (H, W, 3)
-        images = pixels.to(self._backend.device).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        coarse = self._backend(normalize(images, self._mean, self._std))  # (1, C, h, w)
-        return argmax_logits(coarse, self._stride, height, width)[0].cpu().numpy()  # (H, W)
+        return self._map(image, self.predict)
+
+    def probabilities(self, image: Any) -> Any:
+        """The class probabilities of every pixel, averaged over scales and mirror images.
+
+        Args:
+            image: as for `__call__`.
+
+        Returns:
+            (C, H, W) float32, the sum over C is 1; of a list, a list of them in its order.
+        """
+        return self._map(image, self._probabilities)
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> Tensor:
+        """Predicts a batch of equal size.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB, on any device.
+
+        Returns:
+            (N, H, W) uint8 train ids, on the backend's device.
+        """
+        if self._single_pass:
+            return argmax_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
+        return self._probabilities(images).argmax(1).to(torch.uint8)
+
+    @torch.inference_mode()
+    def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
+        if self._single_pass:
+            logits = upsample_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
+            labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
+            probabilities = logits.softmax(1)
+        else:
+            probabilities = self._probabilities(images)
+            labels = probabilities.argmax(1)
+        return labels.to(torch.uint8), probabilities.gather(1, labels[:, None])[:, 0]
+
+    @property
+    def _single_pass(self) -> bool:
+        return self.scales == (1.0,) and not self.flip
+
+    @torch.inference_mode()
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> (N, C, H, W) float32, the mean over scales and mirror images."""
+        size = images.shape[-2:]
+        pixels = normalize(images.to(self.backend.device), self.metadata.mean, self.metadata.std)
+        total, count = torch.zeros((), device=pixels.device), 0
+        for scale in self.scales:
+            scaled = pixels
+            if scale != 1:
+                scaled_size = [max(1, round(side * scale)) for side in size]
+                scaled = F.interpolate(pixels, scaled_size, mode="bilinear", antialias=scale < 1)
+            for mirrored in (False, True) if self.flip else (False,):
+                coarse = self.backend.run(scaled.flip(3) if mirrored else scaled)
+                logits = upsample_logits(coarse, self.backend.stride, *scaled.shape[-2:])
+                logits = logits.flip(3) if mirrored else logits
+                if logits.shape[-2:] != size:
+                    logits = F.interpolate(logits, size, mode="bilinear")
+                total, count = total + logits.softmax(1), count + 1
+        return total / count
+
+    def _map(self, image: Any, compute: Callable[[Tensor], Tensor]) -> Any:
+        """Applies a function of batches to one image or to a list of images, in batches of equal size."""
+        if not isinstance(image, list | tuple):
+            return compute(to_tensor(as_rgb(image))[None])[0].cpu().numpy()
+        results: dict[int, NDArray[Any]] = {}
+        waiting: defaultdict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
+
+        def flush(batch: list[tuple[int, Tensor]]) -> None:
+            indices, tensors = zip(*batch, strict=True)
+            results.update(zip(indices, compute(torch.stack(tensors)).cpu().numpy(), strict=True))
+            batch.clear()
+
+        for index, entry in enumerate(image):
+            tensor = to_tensor(as_rgb(entry))
+            batch = waiting[tuple(tensor.shape)]
+            batch.append((index, tensor))
+            if len(batch) == self.batch_size:
+                flush(batch)
+        for batch in waiting.values():
+            if batch:
+                flush(batch)
+        return [results[index] for index in range(len(image))]
+
+
+def as_rgb(image: ImageInput) -> NDArray[np.uint8]:
+    """An image as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: a path, read as `read_image` does; a PIL image, whose EXIF orientation is applied and whose alpha is
+            dropped; or an array, which is (H, W, 3) uint8 RGB already.
+
+    Raises:
+        UserError: an unreadable file, a PIL image of more than 8 bits, or an array of another shape or type.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        if image.mode not in _PIL_MODES:
+            raise UserError(f"PIL image of mode {image.mode}: use 8 bits a channel, or give the file's path")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"image of type {type(image).__name__}: use a path, a PIL image or an array (H, W, 3) uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise UserError(f"image of shape {image.shape}, {image.dtype}: a predictor takes (H, W, 3) uint8, RGB")
+    return image

@@ -15,7 +15,7 @@ from dlaseg.images import read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import find_images
-from dlaseg.models.segmenter import DLASeg
+from dlaseg.models.base import SegmentationModel
 
 IN_FLIGHT = 4
 """Images read ahead of the network, and as many being written behind it; also the number of threads that do so."""
@@ -26,49 +26,51 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class InferSummary:
-    """What became of the images.
+    """The outcome of a run.
 
     Attributes:
-        done: images whose missing results were written.
-        skipped: images whose results were all there.
-        failed: images that could not be used, and why; the message begins with the path.
+        written: number of images whose results were written.
+        skipped: number of images all of whose results existed already.
+        failed: images that could not be read or predicted, and the message, which begins with the path.
     """
 
-    done: int
+    written: int
     skipped: int
     failed: list[tuple[Path, str]]
 
 
 def infer(
-    weights: str | Path | DLASeg,
+    weights: str | Path | SegmentationModel,
     input: str | Path,
     output: str | Path,
     save: Sequence[str] = KINDS,
     overwrite: bool = False,
     backend: str = "torch",
     device: str = "auto",
+    precision: str = "float32",
 ) -> InferSummary:
     """Predicts the label maps of an image or of a folder of images, and writes them as files.
 
-    Images are read ahead and results written behind in threads, while the network runs. A broken image is noted and the
-    others go on. What is there from an earlier run is kept, so a run that was cut off goes on where it stopped.
+    Images are read ahead and results written behind in threads, while the network runs. A broken image is
+    recorded and the others are processed. Existing results are kept, so an interrupted run continues where it stopped.
 
     Args:
         weights: see `Predictor`.
         input: an image, or a folder that is walked recursively (`find_images`).
         output: the folder of the results (`Sink`). It may lie inside the input and is not walked then.
         save: what to write: some of `ids`, `color`, `overlay`.
-        overwrite: replaces results that are there.
+        overwrite: whether existing results are replaced.
         backend: see `Predictor`.
         device: see `Predictor`.
+        precision: see `Predictor`.
 
     Raises:
-        UserError: wrong arguments, no images, results that would get in each other's way, or an output folder that
-            cannot be written to. What was written until then stays, whole.
+        UserError: wrong arguments, no images, two images with the same result file, or an output folder that cannot be
+            written to. Files written until then are complete and stay.
     """
     input, output = Path(input), Path(output)
     sources = find_images(input, exclude=output)
-    predictor = Predictor(weights, backend, device)
+    predictor = Predictor(weights, backend, device, precision)
     sink = Sink(output, predictor.label_map, save)
     sink.check(sources)
     todo = [source for source in sources if overwrite or sink.missing(source)]

@@ -21,6 +21,7 @@ from dlaseg.evaluation.evaluator import ScoredImage, evaluate
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import score
 from dlaseg.factory import create_model
+from dlaseg.inference.predictor import Predictor
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.training.class_weights import median_frequency
@@ -119,7 +120,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
             confusion = ConfusionMatrix(labels.num_classes)
             if len(own):
-                confusion = evaluate(model, own, loader=loader, on_image=look)
+                predictor = Predictor(model, device=str(processes.device))
+                confusion = evaluate(predictor, own, loader=loader, on_image=look)
             counted = processes.sum_(torch.from_numpy(confusion.matrix).to(processes.device))
             confusion.matrix = counted.cpu().numpy()
             found = confusion.scores()

@@ -6,16 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
 from dlaseg import create_model, save_model
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation import evaluator
+from dlaseg.evaluation.evaluator import count_on_device, evaluate
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.report.tables import scores_table
 from dlaseg.evaluation.scoring import score
+from dlaseg.inference.predictor import Predictor
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]
@@ -66,6 +71,10 @@ def model(dataset):
     return model
 
 
+def predictor(model, scales=(1.0,), flip=False):
+    return Predictor(model, device="cpu", scales=scales, flip=flip)
+
+
 def pixels(model, dataset, index):
     image = torch.from_numpy(dataset.read(index)[0]).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (model.metadata.mean, model.metadata.std))
@@ -103,15 +112,15 @@ def test_evaluate_equals_a_plain_loop_over_full_logits(model, dataset):
     with torch.no_grad():
         expected = counted(dataset, lambda index: model(pixels(model, dataset, index)).argmax(1))
     assert np.count_nonzero(expected) == 9  # the case says something about every pair of classes
-    assert agree(evaluate(model, dataset).matrix, expected)
+    assert agree(evaluate(predictor(model), dataset).matrix, expected)
 
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((1.0, 0.5), False), ((0.5, 1.5), True)])
 def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales, flip):
     expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip).argmax(1))
-    result = evaluate(model, dataset, scales=scales, flip=flip).matrix
+    result = evaluate(predictor(model, scales, flip), dataset).matrix
     assert agree(result, expected)
-    assert not agree(result, evaluate(model, dataset).matrix)
+    assert not agree(result, evaluate(predictor(model), dataset).matrix)
 
 
 def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, tmp_path):
@@ -120,41 +129,29 @@ def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, 
     (tmp_path / "classes.yaml").write_text((dataset.pairs[0].image.parents[2] / "classes.yaml").read_text())
     seen = []
     symmetric = open_dataset("folder", tmp_path, "val")
-    evaluate(model, symmetric, flip=True, on_image=lambda scored: seen.append(scored.prediction))
+    evaluate(predictor(model, flip=True), symmetric, on_image=lambda scored: seen.append(scored.prediction))
     assert np.mean(seen[0] != seen[0][:, ::-1]) < 0.01
     assert len(np.unique(seen[0])) > 1
 
 
 def test_the_workers_change_nothing(model, dataset):
-    assert (evaluate(model, dataset, workers=1).matrix == evaluate(model, dataset).matrix).all()
+    assert (evaluate(predictor(model), dataset, workers=1).matrix == evaluate(predictor(model), dataset).matrix).all()
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_models_mode_is_restored_and_its_buffers_untouched(model, dataset, training):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train(training)
-    evaluate(model, dataset)
+    evaluate(predictor(model), dataset)
     after = model.training
     model.eval()
     assert after is training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_mode_is_restored_after_an_error(model, dataset):
-    def fail(*row):
-        raise RuntimeError("stop")
-
-    model.train()
-    with pytest.raises(RuntimeError, match="stop"):
-        evaluate(model, dataset, on_image=fail)
-    after = model.training
-    model.eval()
-    assert after
-
-
 def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
     rows = []
-    matrix = evaluate(model, dataset, on_image=rows.append).matrix
+    matrix = evaluate(predictor(model), dataset, on_image=rows.append).matrix
     assert [row.index for row in rows] == [0, 1, 2]
     for row in rows:
         image, target = dataset.read(row.index)
@@ -170,15 +167,42 @@ def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
 def test_classes_that_differ_are_refused(dataset):
     other = create_model("dla46_c", len(NAMES))
     with pytest.raises(
-        UserError, match=r"weights know 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\)"
+        UserError, match=r"weights have 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\)"
     ):
-        evaluate(other, dataset)
+        evaluate(predictor(other), dataset)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 11.0, float("nan")])
-def test_a_scale_out_of_range_is_refused(model, dataset, scale):
+def test_a_scale_out_of_range_is_refused(model, scale):
     with pytest.raises(UserError, match=f"scale {scale}"):
-        evaluate(model, dataset, scales=(1.0, scale))
+        predictor(model, scales=(1.0, scale))
+
+
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 255))
+@settings(deadline=None, max_examples=30)
+def test_counting_on_the_device_equals_counting_by_numpy(seed, classes):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, classes, (2, 7, 9)).astype(np.uint8)
+    target[rng.random(target.shape) < 0.3] = 255
+    prediction = rng.integers(0, classes, target.shape).astype(np.uint8)
+    expected = ConfusionMatrix(classes).update(target, prediction)
+    counts = count_on_device(torch.from_numpy(target), torch.from_numpy(prediction), classes)
+    assert counts.dtype == torch.int64
+    assert np.array_equal(counts.numpy(), expected)
+
+
+def test_label_maps_on_another_device_are_counted_there(model, dataset, monkeypatch):
+    expected = evaluate(predictor(model), dataset).matrix
+    calls = []
+
+    def counting(target, prediction, classes):
+        calls.append(target.shape)
+        return count_on_device(target, prediction, classes)
+
+    monkeypatch.setattr(evaluator, "on_cpu", lambda tensor: False)
+    monkeypatch.setattr(evaluator, "count_on_device", counting)
+    assert np.array_equal(evaluate(predictor(model), dataset).matrix, expected)
+    assert calls == [(1, *size) for size in SIZES]
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +226,7 @@ def test_scores_json_has_the_documented_keys(scored):
 
 def test_scores_json_holds_what_evaluate_counts(scored, model, dataset):
     _, _, record = scored
-    confusion = evaluate(model, dataset)
+    confusion = evaluate(predictor(model), dataset)
     scores = confusion.scores()
     assert record["confusion_matrix"] == confusion.matrix.tolist()
     assert (record["miou"], record["pixel_accuracy"]) == (scores.miou, scores.pixel_accuracy)
@@ -223,6 +247,7 @@ def test_the_protocol_says_what_was_scored_and_how(scored, model):
     assert protocol["weights_sha256"] == digest
     assert protocol.pop("versions").keys() == {"dlaseg", "torch", "numpy"}
     expected = {"dataset": "folder", "split": "val", "images": 3, "scales": [1.0], "flip": False}
+    expected |= {"backend": "torch", "precision": "float32"}
     assert protocol == {
         **expected,
         "model": model.metadata.architecture,
@@ -246,7 +271,7 @@ def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
     assert found.keys() == record.keys()
     assert all(found[key] == record[key] for key in found if key != "protocol")
     expected = BoundaryIoU(len(NAMES))
-    evaluate(model, dataset, on_image=lambda row: expected.update(row.target, row.prediction))
+    evaluate(predictor(model), dataset, on_image=lambda row: expected.update(row.target, row.prediction))
     assert boundary == {
         "dilation_ratio": 0.02,
         "mean": expected.scores()[1],
@@ -268,8 +293,8 @@ def test_an_unknown_measure_is_refused(scored, dataset, tmp_path):
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((1.0, 0.5), True)])
 def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scales, flip):
     sure, plain = [], []
-    first = evaluate(model, dataset, scales=scales, flip=flip, on_image=sure.append, confidence=True)
-    second = evaluate(model, dataset, scales=scales, flip=flip, on_image=plain.append)
+    first = evaluate(predictor(model, scales, flip), dataset, on_image=sure.append, confidence=True)
+    second = evaluate(predictor(model, scales, flip), dataset, on_image=plain.append)
     assert np.array_equal(first.matrix, second.matrix)
     for row, other in zip(sure, plain, strict=True):
         assert np.array_equal(row.prediction, other.prediction)

@@ -1,4 +1,5 @@
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -6,11 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
-from dlaseg import LabelMap, UserError, create_model, save_model
+from dlaseg import LabelMap, UserError, create_model, device, save_model
+from dlaseg.data.tensors import normalize
 from dlaseg.inference.backends.torch import TorchBackend
-from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.predictor import Predictor, as_rgb
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import SegmentationModel
 
 MEAN, STD = (0.3, 0.5, 0.45), (0.2, 0.3, 0.25)
 
@@ -85,13 +90,14 @@ def test_every_output_stride(stride):
 
 def test_a_weights_file_predicts_what_its_model_does(model, predictor, tmp_path):
     labelled = copy.deepcopy(model)
-    labelled.label_map = LabelMap.from_dict({"classes": [{"name": n, "id": 3 * i} for i, n in enumerate("abcde")]})
+    label_map = LabelMap.from_dict({"classes": [{"name": n, "id": 3 * i} for i, n in enumerate("abcde")]})
+    labelled.metadata = replace(labelled.metadata, label_map=label_map)
     save_model(labelled, tmp_path / "weights.safetensors")
     loaded = Predictor(tmp_path / "weights.safetensors", device="cpu")
     image = random_image(40, 61)
     np.testing.assert_array_equal(loaded(image), predictor(image))
-    assert loaded.metadata.label_map == labelled.label_map
-    assert loaded.metadata.architecture == model.metadata.architecture
+    assert loaded.label_map == label_map
+    assert loaded.metadata == labelled.metadata
 
 
 def test_takes_arrays_that_torch_does_not(predictor):
@@ -160,15 +166,156 @@ def test_a_model_that_learns_on_does_not_change_the_predictor():
 
 
 @pytest.mark.parametrize("name", ["dla34", "dla46_c", "dla46x_c"])
-def test_backend_gives_the_models_logits(name):
+def test_a_backend_gives_the_models_logits_of_pixels_and_of_normalised_images(name):
     model = make_model(name)
-    images = torch.randn(2, 3, 33, 50)
+    pixels = torch.randint(0, 256, (2, 3, 33, 50), dtype=torch.uint8)
+    images = normalize(pixels, MEAN, STD)
     with torch.no_grad():
         expected = model.coarse_logits(images)
-    logits = TorchBackend(model, "cpu")(images)
-    assert logits.shape == (2, 5, 32, 32)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
-    assert logits.is_inference()
+    backend = TorchBackend(model, "cpu")
+    assert (backend.name, backend.precision, backend.stride) == ("torch", "float32", 2)
+    assert backend.metadata == model.metadata
+    untouched = images.clone()
+    for batch in (pixels, images):
+        logits = backend.run(batch)
+        assert logits.shape == (2, 5, 32, 32)
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+        assert logits.is_inference()
+    assert torch.equal(images, untouched)
+
+
+# Inputs
+
+
+def test_paths_pil_images_and_arrays_are_the_same_image(predictor, tmp_path):
+    image = random_image(33, 50)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    expected = predictor(image)
+    for same in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png"), Image.fromarray(image)):
+        np.testing.assert_array_equal(predictor(same), expected)
+
+
+def test_a_pil_image_is_turned_as_its_exif_says_and_loses_its_alpha(predictor):
+    image = random_image(20, 30)
+    turned = Image.fromarray(np.rot90(image).copy())
+    turned.getexif()[0x0112] = 6  # 90 degrees clockwise to be shown upright
+    np.testing.assert_array_equal(as_rgb(turned), image)
+    transparent = Image.fromarray(np.dstack([image, image[..., 0]]))
+    np.testing.assert_array_equal(as_rgb(transparent), image)
+    grey = Image.fromarray(image[..., 0])
+    np.testing.assert_array_equal(as_rgb(grey), np.repeat(image[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_a_pil_image_of_more_than_8_bits_is_refused(predictor, mode):
+    with pytest.raises(UserError, match=f"PIL image of mode {mode}: use 8 bits"):
+        predictor(Image.new(mode, (8, 8)))
+
+
+def test_other_inputs_are_refused_by_their_type(predictor, tmp_path):
+    with pytest.raises(UserError, match="image of type int: use a path, a PIL image or an array"):
+        predictor(7)
+    with pytest.raises(UserError, match=r"missing\.png"):
+        predictor(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_list_gives_what_its_images_give_in_its_order(model, predictor, tmp_path, batch_size):
+    images = [random_image(*size, seed) for seed, size in enumerate([(33, 50), (40, 20), (33, 50), (33, 50), (40, 20)])]
+    Image.fromarray(images[1]).save(tmp_path / "b.png")
+    batched = Predictor(model, device="cpu", batch_size=batch_size)
+    shapes = []
+    run = batched.backend.run
+    batched.backend.run = lambda batch: shapes.append(len(batch)) or run(batch)
+    results = batched([images[0], tmp_path / "b.png", Image.fromarray(images[2]), *images[3:]])
+    assert sum(shapes) == 5
+    assert max(shapes) == min(batch_size, 3)
+    for image, labels in zip(images, results, strict=True):
+        assert_winners(labels, plain_logits(model, image))
+    assert predictor([]) == []
+
+
+# Probabilities, scales, precision
+
+
+def test_probabilities_are_the_softmax_of_the_logits(model, predictor):
+    image = random_image(33, 50)
+    probabilities = predictor.probabilities(image)
+    assert probabilities.shape == (5, 33, 50)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+    expected = torch.tensor(plain_logits(model, image)).softmax(0).numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    assert_winners(predictor(image), probabilities)
+    many = predictor.probabilities([image, random_image(20, 20)])
+    assert [each.shape for each in many] == [(5, 33, 50), (5, 20, 20)]
+    np.testing.assert_array_equal(many[0], probabilities)
+
+
+def test_the_class_of_averaged_probabilities_is_predicted(model):
+    image = random_image(33, 50)
+    averaging = Predictor(model, device="cpu", scales=(0.5, 1.0), flip=True)
+    assert_winners(averaging(image), averaging.probabilities(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": (1.0, 11.0)}, r"scale 11\.0: use 0\.1 to 10"),
+        ({"scales": ()}, "give one at least"),
+        ({"batch_size": 0}, "batch_size 0: use 1 or more"),
+        ({"precision": "half"}, "precision 'half': use one of auto, float32"),
+        ({"precision": "float16"}, "precision float16: GPUs only"),
+    ],
+)
+def test_options_out_of_range_are_refused(model, options, message):
+    with pytest.raises(UserError, match=message):
+        Predictor(model, device="cpu", **options)
+
+
+def test_bfloat16_is_near_float32_and_auto_is_what_the_machine_gains_from(model, predictor, monkeypatch):
+    image = random_image(64, 96)
+    lower = Predictor(model, device="cpu", precision="bfloat16")
+    assert lower.backend.precision == "bfloat16"
+    difference = np.abs(lower.probabilities(image) - predictor.probabilities(image))
+    assert difference.max() > 0
+    assert difference.mean() < 0.02
+    for gains, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(device, "gains_from_bfloat16", lambda place, gains=gains: gains)
+        assert Predictor(model, device="cpu", precision="auto").backend.precision == precision
+
+
+def test_threads_may_share_a_predictor(predictor):
+    images = [random_image(33, 50, seed) for seed in range(8)]
+    expected = [predictor(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for labels, alone in zip(pool.map(predictor, images), expected, strict=True):
+            np.testing.assert_array_equal(labels, alone)
+
+
+# A family of networks that dlaseg does not know
+
+
+class Stripes(SegmentationModel):
+    """Class 1 where the image is bright; a stride and a resolution of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.metadata = ModelMetadata.for_segmentation(2, 3)
+        self.stride, self.num_classes = 4, 2
+
+    def coarse_logits(self, x):
+        mean = nn.functional.avg_pool2d(x, 4, ceil_mode=True).mean(1, keepdim=True)
+        return torch.cat([-mean, mean], dim=1)
+
+
+def test_any_network_that_keeps_the_contract_predicts():
+    image = np.zeros((30, 41, 3), np.uint8)
+    image[:, 20:] = 255
+    labels = Predictor(Stripes(), device="cpu")(image)
+    assert labels.shape == (30, 41)
+    assert (labels[:, :18] == 0).all()
+    assert (labels[:, 22:] == 1).all()
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "meta", ""])

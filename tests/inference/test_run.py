@@ -108,7 +108,7 @@ def test_a_folder_of_every_kind_of_picture(weights, predictor, tmp_path):
 def test_a_single_file_and_chosen_kinds(weights, tmp_path):
     path = save(tmp_path / "in" / "a.jpg")
     save(tmp_path / "in" / "b.jpg")
-    assert infer(weights, str(path), str(tmp_path / "out"), save=["color"], device="cpu").done == 1
+    assert infer(weights, str(path), str(tmp_path / "out"), save=["color"], device="cpu").written == 1
     assert files(tmp_path / "out") == ["color/a.png"]
 
 
@@ -129,7 +129,7 @@ def test_broken_files_are_reported_and_the_others_are_done(weights, predictor, t
     broken = ["2 cut.png", "3 cut.jpg", "4 empty.png", "5 text.png", "6 dangling.png"]
     assert [path for path, _ in summary.failed] == [root / name for name in broken]
     assert all(message.startswith(f"{path}: ") and "\n" not in message for path, message in summary.failed)
-    assert (summary.done, summary.skipped) == (len(good), 0)
+    assert (summary.written, summary.skipped) == (len(good), 0)
     assert files(out) == sorted(f"ids/{name}" for name in good)
     for name, image in good.items():
         np.testing.assert_array_equal(read_label_image(out / "ids" / name), expected_ids(predictor, image))
@@ -253,7 +253,7 @@ def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_done(w
     path = tmp_path / "in" / "1.png"
     assert [p for p, _ in summary.failed] == [path]
     assert summary.failed[0][1].startswith(f"{path}: 11 x 9 pixels: not enough memory")
-    assert summary.done == 2
+    assert summary.written == 2
     assert files(tmp_path / "out") == ["ids/0.png", "ids/2.png"]
 
 
@@ -281,7 +281,7 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "read_image", counted_read)
     monkeypatch.setattr(Sink, "write", slow_write)
     monkeypatch.setattr(Predictor, "__call__", quick_predict)
-    assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").done == count
+    assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").written == count
     assert max(ahead) <= IN_FLIGHT + 1
     assert max(behind) <= IN_FLIGHT
     assert len(read) == len(written) == count

@@ -206,7 +206,7 @@ def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
     twin = create_backbone("dla46_c", 2)
     twin.load_state_dict(state.model.state_dict())
     twin.train().to(memory_format=torch.channels_last)  # four values a channel: batch norm magnifies any rounding
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.mean, twin.std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.metadata.mean, twin.metadata.std))
     inputs = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     expected = F.cross_entropy(twin(inputs), targets)
     outcome = step_function(task, state, ImageCrossEntropy(), 2, ALONE)([(images, targets)])

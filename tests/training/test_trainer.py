@@ -1,6 +1,6 @@
 import dataclasses
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -356,9 +356,11 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert f"{kind} {path}: dlaseg's segmentation layout, dla46_c, 11 classes, stride 4, 3x3 nodes" in caplog.text
     assert digest in caplog.text
     best = load_model(tmp_path / "best.safetensors")
-    assert [(origin["argument"], origin["sha256"]) for origin in best.origin] == [(kind, digest)]
-    assert json.loads((tmp_path / "environment.json").read_text())["weights"] == best.origin
-    assert best.mean == (0.25, 0.5, 0.75)
+    assert [(origin.argument, origin.sha256) for origin in best.metadata.origin] == [(kind, digest)]
+    assert json.loads((tmp_path / "environment.json").read_text())["weights"] == [
+        asdict(origin) for origin in best.metadata.origin
+    ]
+    assert best.metadata.mean == (0.25, 0.5, 0.75)
     assert best.label_map.names[0] == "sky"  # the data set's, not the file's
 
 
@@ -378,7 +380,7 @@ def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_p
     resumed = run(config, tmp_path / "resumed", resume=True)
     assert_same_tensors(straight.model.state_dict(), resumed.model.state_dict())
     assert resumed.model.metadata.mean == (0.25, 0.5, 0.75)
-    assert resumed.model.metadata.origin == straight.model.metadata.origin != []
+    assert resumed.model.metadata.origin == straight.model.metadata.origin != ()
 
 
 def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):

@@ -274,7 +274,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 def test_a_broken_card_leaves_nothing_half_written(model, tmp_path):
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         save_pretrained(model, tmp_path / "m", run=tmp_path / "missing")
     assert not (tmp_path / "m").exists()
 

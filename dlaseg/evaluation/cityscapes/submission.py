@@ -9,42 +9,40 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from dlaseg.data.datasets import open_images
 from dlaseg.data.sets.cityscapes import cityscapes_labels
-from dlaseg.data.tensors import normalize, to_tensor
-from dlaseg.device import memory_format, pick_device
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import check_scales, predict
-from dlaseg.factory import load_model
 from dlaseg.files import replacing
 from dlaseg.images import read_ids, read_image, write_png
+from dlaseg.inference.predictor import Predictor
 
 IMAGES = {"train": 2975, "val": 500, "test": 1525}
 """Images of the benchmark's splits; a submission to the server has as many."""
 
 
 def submit(
-    weights: Path,
+    weights: str | Path,
     root: Path,
     split: str,
     folder: Path,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     device: str = "auto",
+    precision: str = "float32",
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
     Args:
-        weights: a `.safetensors` file of a network with the 19 classes.
+        weights: a file, a folder or a hub name of a network with the 19 classes.
         root: holds `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`; no annotations are read.
         split: such as test.
-        folder: gets CITY/CITY_SEQUENCE_FRAME_labelIds.png; the zip file stands beside it.
-        scales: see `dlaseg.evaluation.evaluator.evaluate`.
-        flip: the same.
-        device: see `pick_device`.
+        folder: gets CITY/CITY_SEQUENCE_FRAME_labelIds.png; the zip file is written beside it.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
+        device: see `Predictor`.
+        precision: see `Predictor`.
 
     Returns:
         The zip file and the number of images in it.
@@ -52,19 +50,14 @@ def submit(
     Raises:
         UserError: other classes, a folder that holds other files, or a broken image.
     """
-    check_scales(scales)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
-    place = pick_device(device)
-    model = load_model(weights, place).to(memory_format=memory_format(place))
+    predictor = Predictor(weights, device=device, precision=precision, scales=scales, flip=flip)
     labels = cityscapes_labels()
-    if model.metadata.labels.names != labels.names:
+    if predictor.label_map.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")
-    _refuse_strangers(folder, images)
-    with torch.inference_mode():
-        for name, path in tqdm(images.items(), desc="predict", unit="img", leave=False, disable=None):
-            image = to_tensor(read_image(path))[None].to(place)  # (1, 3, H, W) uint8
-            train_ids = predict(model, normalize(image, model.metadata.mean, model.metadata.std), scales, flip)
-            write_png(_place(folder, name), labels.decode(train_ids[0].cpu().numpy()))
+    _refuse_other_files(folder, images)
+    for name, path in tqdm(images.items(), desc="predict", unit="img", leave=False, disable=None):
+        write_png(_file(folder, name), labels.decode(predictor(path)))
     return check_and_zip(folder, images), len(images)
 
 
@@ -78,10 +71,10 @@ def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
     Raises:
         UserError: a file too many or too few, of another size than its image, or with an id that is no class.
     """
-    _refuse_strangers(folder, images)
+    _refuse_other_files(folder, images)
     classes = [ids[0] for ids in cityscapes_labels().ids]
     for name, image in tqdm(images.items(), desc="check", unit="img", leave=False, disable=None):
-        path = _place(folder, name)
+        path = _file(folder, name)
         if not path.is_file():
             raise UserError(f"{path}: missing, the prediction of {image}: a submission has one for every image")
         ids = read_ids(path)
@@ -96,16 +89,16 @@ def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
     archive = folder.with_name(f"{folder.name}.zip")
     with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as written:  # stored: PNGs are compressed
         for name in images:
-            written.write(_place(folder, name), _place(Path(), name))
+            written.write(_file(folder, name), _file(Path(), name))
     return archive
 
 
-def _place(folder: Path, name: str) -> Path:
+def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}_labelIds.png"
 
 
-def _refuse_strangers(folder: Path, images: Mapping[str, Path]) -> None:
-    expected = {_place(folder, name) for name in images}
+def _refuse_other_files(folder: Path, images: Mapping[str, Path]) -> None:
+    expected = {_file(folder, name) for name in images}
     strangers = sorted(path for path in folder.rglob("*") if path.is_file() and path not in expected)
     if strangers:
         raise UserError(f"{strangers[0]}: not of this submission ({len(strangers)} such files): give an empty folder")

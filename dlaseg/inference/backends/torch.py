@@ -1,4 +1,4 @@
-"""What runs the network: one call, from normalised images to the decoder's logits."""
+"""PyTorch as it is installed."""
 
 import copy
 from itertools import pairwise
@@ -7,55 +7,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dlaseg.device import memory_format, pick_device
-from dlaseg.models.segmenter import DLASeg
+from dlaseg.data.tensors import normalize
+from dlaseg.device import memory_format, pick_device, reduced_precision
+from dlaseg.models.base import SegmentationModel
 
 
-def _fold_batch_norm(model: DLASeg) -> DLASeg:
-    """Merges, in place, every batch norm into the convolution before it, which saves 5 to 10 % of a CPU's time."""
+class TorchBackend:
+    """Runs a copy of a model, with batch norm folded into the convolutions, which saves 5 to 10 % of a CPU's time.
+
+    Args:
+        model: copied now: it keeps its mode and its device, and training it further changes nothing here.
+        device: see `pick_device`.
+        precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto` for what training's `auto` takes on the device.
+
+    Raises:
+        UserError: a device or precision that this machine does not have.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: SegmentationModel, device: str = "auto", precision: str = "float32"):
+        self.device = pick_device(device)
+        self.metadata, self.stride = model.metadata, model.stride
+        self._autocast = reduced_precision(precision, self.device, "precision")
+        self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
+        self._memory_format = memory_format(self.device)
+        folded = _fold_batch_norm(copy.deepcopy(model).eval())
+        self._model = folded.to(self.device).to(memory_format=self._memory_format)
+
+    @torch.inference_mode()
+    def run(self, images: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        images = images.to(self.device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = normalize(images, self.metadata.mean, self.metadata.std)
+        images = images.contiguous(memory_format=self._memory_format)
+        with torch.autocast(self.device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
+            return self._model.coarse_logits(images).float()
+
+
+def _fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
+    """Merges every batch norm into the convolution before it, in place."""
     for module in list(model.modules()):
-        # All of the network's modules register a batch norm right after the convolution that it follows
+        # In all our networks, a module registers a batch norm right after the convolution that it follows
         for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
     return model
-
-
-class TorchBackend:
-    """PyTorch, as it is installed.
-
-    Works on a copy of the model, taken here: the caller's one keeps its mode and its device, and may go on learning.
-
-    Args:
-        model: the network.
-        device: see `pick_device`.
-
-    Attributes:
-        device: where `__call__` computes; images that lie there already are not moved.
-
-    Raises:
-        UserError: a device that this machine does not have.
-    """
-
-    def __init__(self, model: DLASeg, device: str = "auto"):
-        self.device = pick_device(device)
-        self._layout = memory_format(self.device)
-        folded = _fold_batch_norm(copy.deepcopy(model).eval())
-        self._model = folded.to(self.device).to(memory_format=self._layout)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Runs the network.
-
-        Args:
-            images: (N, C, H, W) float32, normalised; any H and W from 1 upwards.
-
-        Returns:
-            (N, num_classes, ceil32(H) / stride, ceil32(W) / stride) float32 logits on `device`, as from
-            `DLASeg.coarse_logits`.
-        """
-        return self._model.coarse_logits(images.to(device=self.device, memory_format=self._layout))
-
-
-BACKENDS = {"torch": TorchBackend}

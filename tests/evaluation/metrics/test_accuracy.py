@@ -7,12 +7,13 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.accuracy import evaluate_classifier, rank
+from dlaseg.metadata import ModelMetadata
 
 
 class Table(nn.Module):
     """A classifier that looks its logits up by an image's first pixel."""
 
-    mean, std = (0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)
+    metadata = ModelMetadata(mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255))
 
     def __init__(self, logits: torch.Tensor):
         super().__init__()

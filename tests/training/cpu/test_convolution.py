@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dlaseg import create_model
 from dlaseg.training.cpu import convolution
-from dlaseg.training.cpu.convolution import FastConv2d, strided_weight_gradient
+from dlaseg.training.cpu.convolution import FastConv2d, convert, strided_weight_gradient
 from dlaseg.training.cpu.winograd import weight_gradient
 
 
@@ -123,6 +123,7 @@ def test_a_training_steps_gradients_are_as_exact_as_the_plain_paths():
     gradients = {}
     for capability, dtype in (("AVX2", torch.float32), ("DEFAULT", torch.float32), ("DEFAULT", torch.float64)):
         network = deepcopy(model).to(dtype)
+        convert(network)
         with a_cpu_with(capability) as calls:
             F.cross_entropy(network(images.to(dtype)), target).backward()
         assert bool(calls) == (capability == "AVX2")
