@@ -361,7 +361,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
         asdict(origin) for origin in best.metadata.origin
     ]
     assert best.metadata.mean == (0.25, 0.5, 0.75)
-    assert best.label_map.names[0] == "sky"  # the data set's, not the file's
+    assert best.metadata.labels.names[0] == "sky"  # the data set's, not the file's
 
 
 def test_other_class_names_are_said(config, started, tmp_path, caplog):
