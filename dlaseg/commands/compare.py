@@ -41,8 +41,8 @@ def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
         content = json.loads(path.read_text(encoding="utf-8"))
         content["classes"], content["protocol"]["dataset"], content["protocol"]["split"]
         images = ImageCounts.from_dict(content["images"])
-        if images.hits.shape[1] != len(content["classes"]):
-            raise ValueError(f"{len(content['classes'])} classes, counts of {images.hits.shape[1]}")
+        if images.support.shape[1] != len(content["classes"]):
+            raise ValueError(f"{len(content['classes'])} classes, counts of {images.support.shape[1]}")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: name a scores.json") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -30,7 +30,7 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
     parser.add_argument("--measures", type=str, nargs="+", default=[], help="further ones: boundary (Boundary IoU) "
                         "and, of weights, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path | None, help="folder of scores.json, report.html and sheet.png; "
+    parser.add_argument("--output", type=Path | None, help="folder of scores.json and report.html; "
                         "DATASET-SPLIT beside the weights if left out")  # fmt: skip
     parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
                         "threads, one a core if left out")  # fmt: skip
@@ -54,7 +54,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
     workers = 1 if given.workers is None else given.workers
     record = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
-    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}\n{output / 'sheet.png'}")
+    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
 

@@ -15,11 +15,11 @@ from dlaseg.evaluation.metrics.calibration import Calibration
 from dlaseg.evaluation.metrics.confusion import Scores
 
 MEASURES = ("boundary", "calibration")
-"""What is measured on demand, since it takes time of its own: see the modules of these names."""
+"""Optional measures, which take extra time; see the modules of these names."""
 
 
 def check_measures(measures: Sequence[str]) -> None:
-    """Raises a UserError for one that there is not."""
+    """Raises a UserError for an unknown measure."""
     for measure in measures:
         if measure not in MEASURES:
             raise UserError(f"measure {measure!r}: unknown; use one of {', '.join(MEASURES)}")
@@ -31,27 +31,27 @@ def build_results(
     confusion_matrix: NDArray[np.int64],
     images: ImageCounts,
     protocol: dict[str, Any],
-    benchmark: CityscapesScores | None = None,
+    cityscapes: CityscapesScores | None = None,
     boundary: BoundaryIoU | None = None,
     calibration: Calibration | None = None,
 ) -> dict[str, Any]:
-    """Puts together what `scores.json` holds.
+    """Builds the content of `scores.json`.
 
     Args:
         names: of the C classes.
         scores: of the whole split.
         confusion_matrix: (C, C).
-        images: the counts of each image; `dlaseg compare` draws from them.
+        images: the counts of each image, which `dlaseg compare` resamples.
         protocol: what was scored and how; versions are added.
-        benchmark: the Cityscapes benchmark's own measures, if it is its data.
+        cityscapes: scores of the Cityscapes benchmark, for its data.
         boundary: if measured.
         calibration: if measured.
 
     Returns:
-        Plain values; a class that occurs in neither ground truth nor prediction has null for its IoU.
+        Plain values; the IoU of a class that occurs in neither ground truth nor prediction is None.
     """
     rows = zip(names, scores.iou, scores.accuracy, scores.pixels, strict=True)
-    record = {
+    results = {
         "miou": scores.miou,
         "miou_interval": miou_interval(images),
         "pixel_accuracy": scores.pixel_accuracy,
@@ -62,17 +62,17 @@ def build_results(
         "images": images.to_dict(),
         "protocol": {**protocol, "versions": {name: _version(name) for name in ("dlaseg", "torch", "numpy")}},
     }
-    if benchmark is not None:
-        record[BENCHMARK] = benchmark.to_dict()
+    if cityscapes is not None:
+        results[BENCHMARK] = cityscapes.to_dict()
     if boundary is not None:
-        record["boundary_iou"] = boundary.to_dict(names)
+        results["boundary_iou"] = boundary.to_dict(names)
     if calibration is not None:
-        record["calibration"] = calibration.to_dict()
-    return record
+        results["calibration"] = calibration.to_dict()
+    return results
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except PackageNotFoundError:  # predictions are scored without torch
+    except PackageNotFoundError:  # torch is not needed to score predictions
         return None

@@ -1,4 +1,4 @@
-"""From a weights file to `scores.json`, `report.html` and a contact sheet."""
+"""From a weights file to `scores.json` and `report.html`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,18 +14,16 @@ from dlaseg.evaluation.cityscapes.predictions import count_image
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
-from dlaseg.evaluation.report.gallery import chosen, packed
+from dlaseg.evaluation.metrics.confusion import class_counts
+from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.factory import load_model
 from dlaseg.files import sha256, write_json
-from dlaseg.visualize import Row, contact_sheet
-
-SHEET_ROWS = 6
-"""Images on the contact sheet, spread evenly over the split."""
+from dlaseg.run_folder import LOG
 
 
 def score(
@@ -37,9 +35,8 @@ def score(
     workers: int = 1,
     device: str = "auto",
     measures: Sequence[str] = (),
-    sheet: bool = True,
 ) -> dict[str, Any]:
-    """Scores weights on a split and writes `scores.json`, `report.html` and `sheet.png`.
+    """Scores weights on a split and writes `scores.json` and `report.html`.
 
     Memory does not grow with the images but for a few numbers of each; the dozen that the page shows is predicted
     again.
@@ -53,7 +50,6 @@ def score(
         workers: processes that read images.
         device: see `pick_device`.
         measures: further ones, see `MEASURES`.
-        sheet: whether `sheet.png` is written.
 
     Raises:
         UserError: an unknown measure, and as `evaluate`.
@@ -64,22 +60,18 @@ def score(
     check_measures(measures)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
-    counts = Counts.none() if dataset.benchmark == BENCHMARK else None
+    counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
     place = pick_device(device)
     model = load_model(weights, place).to(memory_format=memory_format(place))
-    on_sheet = set(np.linspace(0, len(dataset) - 1, SHEET_ROWS).round().astype(int).tolist()) if sheet else set()
-    rows: list[Row] = []
     of_images: list[NDArray[np.int64]] = []
 
     def look(scored: ScoredImage) -> None:
         nonlocal counts
-        of_images.append(margins(scored.confusion))
+        of_images.append(class_counts(scored.confusion))
         if boundary is not None:
             boundary.update(scored.target, scored.prediction)
         if calibration is not None and scored.confidence is not None:
             calibration.update(scored.target, scored.prediction, scored.confidence)
-        if scored.index in on_sheet:
-            rows.append((scored.image, scored.target, scored.prediction))
         if counts is not None:
             label_ids = dataset.label_map.decode(scored.prediction)
             counts += count_image(dataset.label_file(scored.index), label_ids)
@@ -105,7 +97,7 @@ def score(
         boundary,
         calibration,
     )
-    groups = chosen(record["images"]["miou"])
+    groups = select_images(record["images"]["miou"])
     gallery: dict[str, list[dict[str, Any]]] = {}
     for heading, indices in groups.items():
         pairs = tuple(dataset.pairs[i] for i in indices)
@@ -113,14 +105,10 @@ def score(
         gallery[heading] = images
 
         def pack(scored: ScoredImage, pairs: Any = pairs, images: Any = images) -> None:
-            images.append(packed(pairs[scored.index].name, scored.image, scored.target, scored.prediction))
+            images.append(pack_image(pairs[scored.index].name, scored.image, scored.target, scored.prediction))
 
         evaluate(model, replace(dataset, pairs=pairs), 0, scales, flip, on_image=pack)
-    run = weights.parent if (weights.parent / "log.jsonl").exists() else None
-    if sheet:
-        miou = "-" if record["miou"] is None else f"{record['miou']:.4f}"
-        title = f"{dataset.name} {dataset.split}, {len(dataset)} images: mIoU {miou}"
-        contact_sheet(output / "sheet.png", rows, dataset.label_map, title)
+    run = weights.parent if (weights.parent / LOG).exists() else None
     write_report(output / "report.html", record, dataset.label_map.palette, gallery, run)
     write_json(output / "scores.json", record)
     return record

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,30 +10,10 @@ from dlaseg.errors import UserError
 from dlaseg.images import write_png
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
+from dlaseg.visualize import overlay
 
 KINDS = ("ids", "color", "overlay")
 """What can be saved: stored label ids, the classes' colours, the colours over the image."""
-
-
-def overlay(image: NDArray[np.uint8], color: NDArray[np.uint8], alpha: float = 0.5) -> NDArray[np.uint8]:
-    """Blends colours over an image.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        color: (H, W, 3) uint8, RGB.
-        alpha: share of the colours, 0 to 1.
-
-    Returns:
-        (H, W, 3) uint8, RGB: (1 - alpha) * image + alpha * color, rounded.
-
-    Raises:
-        UserError: shapes that differ, or alpha out of range.
-    """
-    if image.shape != color.shape:
-        raise UserError(f"image of shape {image.shape}, colours of shape {color.shape}: an overlay needs equal ones")
-    if not 0 <= alpha <= 1:
-        raise UserError(f"alpha {alpha}: the share of the colours lies between 0 and 1")
-    return np.asarray(cv2.addWeighted(image, 1 - alpha, color, alpha, 0), np.uint8)
 
 
 class Sink:

@@ -95,9 +95,9 @@ class Classification(Task[ClassificationDataset, DLA]):
 
         def scores(model: DLA) -> Validation:
             found = evaluate_classifier(model, loader)
-            counts = torch.tensor([found.hits1, found.hits5, found.samples], device=processes.device)
-            hits1, hits5, samples = processes.sum_(counts).tolist()
-            return Validation({"top1": hits1 / samples, "top5": hits5 / samples})
+            counts = torch.tensor([found.correct1, found.correct5, found.samples], device=processes.device)
+            correct1, correct5, samples = processes.sum_(counts).tolist()
+            return Validation({"top1": correct1 / samples, "top5": correct5 / samples})
 
         return scores
 

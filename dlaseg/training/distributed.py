@@ -1,6 +1,5 @@
 """More than one process: torch.distributed, started by torchrun."""
 
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
+from dlaseg.run_folder import RunFolder
 
 Content = TypeVar("Content")
 
@@ -115,8 +115,8 @@ def restarted(output: Path) -> bool:
     if _attempt() == 0:
         return False
     try:
-        return json.loads((output / "environment.json").read_text())["job"] == job()
-    except (OSError, ValueError, KeyError):
+        return RunFolder.read(output).environment.get("job") == job()
+    except UserError:
         return False
 
 

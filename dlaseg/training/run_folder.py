@@ -11,6 +11,7 @@ from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
 from dlaseg.records import flatten, read_yaml, to_yaml
+from dlaseg.run_folder import CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.task import Record
 
@@ -27,7 +28,7 @@ def check_output(config: Record, output: Path, resume: bool) -> None:
     Raises:
         UserError: names the folder, or the fields that differ.
     """
-    recorded = output / "config.yaml"
+    recorded = output / CONFIG
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: a file stands where the run folder shall be: name another --output")
     if not resume:

@@ -22,11 +22,12 @@ from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import score
 from dlaseg.factory import create_model
 from dlaseg.models.segmenter import DLASeg
+from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.training.class_weights import median_frequency
 from dlaseg.training.distributed import Processes
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.task import Task, Validation
-from dlaseg.visualize import Row, picture_grid
+from dlaseg.visualize import Row, comparison_grid
 from dlaseg.weights.loading import load_backbone_weights, load_weights
 
 logger = logging.getLogger(__name__)
@@ -124,16 +125,16 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             found = confusion.scores()
             ious = zip(labels.names, found.iou, strict=True)
             details = {f"iou/{name}": iou for name, iou in ious if iou is not None}
-            return Validation({"miou": found.miou}, details, picture_grid(rows, labels) if rows else None)
+            return Validation({"miou": found.miou}, details, comparison_grid(rows, labels) if rows else None)
 
         return scores
 
     def on_fit_end(self, output: Path, validation: SegmentationDataset) -> None:
         """`report.html` and `scores.json` of the best weights; they are the log's, in more detail."""
-        best = output / "best.safetensors"
+        best = output / BEST_WEIGHTS
         if best.exists():  # not if validation has nothing to score
             workers, device = min(self.config.data.workers, 1), self.config.train.device
-            score(best, validation, output, workers=workers, device=device, sheet=False)
+            score(best, validation, output, workers=workers, device=device)
 
     def criterion(self, training: SegmentationDataset) -> PixelLoss:
         """The record's terms; class weights from the training split's label maps are counted here."""

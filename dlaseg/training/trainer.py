@@ -21,6 +21,7 @@ from dlaseg.files import write_json, write_text
 from dlaseg.memory import keep_freed_memory
 from dlaseg.records import to_yaml
 from dlaseg.rules import validate
+from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LOG
 from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.batch_norm import synchronize
@@ -125,7 +126,7 @@ def open_run(task: Task[Any, Any], own: Processes, output: Path, resume: bool) -
 
     def checkpoint() -> dict[str, Any] | None:
         check_output(task.config, output, resume)
-        if not resume or not (has_checkpoint(output) or (output / "log.jsonl").exists()):
+        if not resume or not (has_checkpoint(output) or (output / LOG).exists()):
             return None  # no epoch was finished, no checkpoint written
         saved = load_latest(output)
         check_record(task.config, saved["config"], output)
@@ -182,15 +183,9 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
         trackers: list[Tracker] = []
         if is_main:
             trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
-            write_text(output / "config.yaml", to_yaml(config))
-            write_json(
-                output / "environment.json",
-                environment()
-                | {
-                    "weights": [asdict(origin) for origin in state.model.metadata.origin],
-                    "job": job(),
-                },
-            )
+            write_text(output / CONFIG, to_yaml(config))
+            origins = [asdict(origin) for origin in state.model.metadata.origin]
+            write_json(output / ENVIRONMENT, environment() | {"weights": origins, "job": job()})
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not stalled(run):
             train_one_epoch(run, stop, trackers)
@@ -202,12 +197,12 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
                     found = scores(state.eval_model)
                 row |= found.metrics
             if is_main and row[best_by] is not None and row[best_by] > state.best(best_by):
-                save_model(state.eval_model, output / "best.safetensors")
+                save_model(state.eval_model, output / BEST_WEIGHTS)
             state.epoch, state.progress = state.epoch + 1, Progress()
             state.log.append(row)
             save(run)
             if is_main:
-                write_text(output / "log.jsonl", "".join(json.dumps(entry) + "\n" for entry in state.log))
+                write_text(output / LOG, "".join(json.dumps(entry) + "\n" for entry in state.log))
                 track(trackers, row, found)
                 report(summary(row, config.train.epochs, task.metrics))
             with stop.immediate():

@@ -1,14 +1,14 @@
-"""The model card that goes with weights that are passed on, written from the run."""
+"""The model card of weights that are published, written from a run folder and a `scores.json`."""
 
 import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dlaseg.errors import UserError
+from dlaseg.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from dlaseg.models.base import SegmentationModel
@@ -20,31 +20,31 @@ def model_card(
     scores: str | Path | None = None,
     license: str = "unknown",
 ) -> ModelCard:
-    """Says what a model is, what it learnt from, how well, by which command, and on what terms it may be used.
+    """Writes a model card: what the model is, its training data and command, its scores, and its licence.
 
     Args:
-        model: the network; its label map, arguments, mean, std and origin go into the card.
-        run: a run folder of `dlaseg train`, for data, record and command; without it the card says that it lacks them.
+        model: the network; the card holds its label map, arguments, mean, std and origin.
+        run: a run folder of `dlaseg train`, for data, config and command; None if it is not available.
         scores: a `scores.json` of `dlaseg eval`, for scores and protocol; the same.
         license: of the weights, an identifier of the hub such as `mit`, `cc-by-nc-4.0` or `other`.
 
     Raises:
         UserError: a run folder or a `scores.json` that cannot be read, or scores of other classes.
     """
-    learnt = None if run is None else _learnt(Path(run))
-    scored = None if scores is None else _scored(Path(scores), model.metadata.labels.names)
-    dataset = scored["protocol"]["dataset"] if scored else learnt["dataset"] if learnt else None
+    training = None if run is None else _training(Path(run))
+    results = None if scores is None else _results(Path(scores), model.metadata.labels.names)
+    dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
-    results = None
-    if scored and scored["miou"] is not None:
-        results = [
+    eval_results = None
+    if results and results["miou"] is not None:
+        eval_results = [
             EvalResult(
                 task_type="image-segmentation",
-                dataset_type=scored["protocol"]["dataset"],
-                dataset_name=scored["protocol"]["dataset"],
-                dataset_split=scored["protocol"]["split"],
+                dataset_type=results["protocol"]["dataset"],
+                dataset_name=results["protocol"]["dataset"],
+                dataset_split=results["protocol"]["split"],
                 metric_type="mean_iou",
-                metric_value=scored["miou"],
+                metric_value=results["miou"],
             )
         ]
     data = ModelCardData(
@@ -53,47 +53,47 @@ def model_card(
         pipeline_tag="image-segmentation",
         tags=["semantic-segmentation", "deep-layer-aggregation"],
         model_name=name,
-        eval_results=results,
+        eval_results=eval_results,
     )
-    values: dict[str, Any] = {"name": name, "learnt": learnt, "scored": scored, "terms": license, "percent": _percent}
     classes = [
-        (class_name.replace("|", r"\|"), color, scored["classes"][class_name]["iou"] if scored else None)
+        (class_name.replace("|", r"\|"), color, results["classes"][class_name]["iou"] if results else None)
         for class_name, color in zip(model.metadata.labels.names, model.metadata.labels.palette, strict=True)
     ]
-    return ModelCard.from_template(data, template_str=_TEMPLATE, model=model, classes=classes, **values)
+    values: dict[str, Any] = {"name": name, "model": model, "classes": classes, "training": training}
+    values |= {"results": results, "license_name": license, "percent": _percent}
+    return ModelCard.from_template(data, template_str=_TEMPLATE, **values)
 
 
-def _learnt(run: Path) -> dict[str, Any]:
-    """What a run folder says of data, record and command."""
+def _training(path: Path) -> dict[str, Any]:
+    """What the card says about the training run."""
+    run = RunFolder.read(path)
+    data = run.config["data"]
+    if not run.log or "dataset" not in data:
+        raise UserError(f"{path}: not a run folder of dlaseg train with a finished epoch: give the folder of a run")
+    return {
+        "dataset": data["dataset"],
+        "splits": f"{data['train_split']}; best weights selected on {data['val_split']}",
+        "config": run.config_text,
+        "command": shlex.join(run.environment["command"]),
+        "versions": run.environment["packages"],
+        "epochs": run.log[-1]["epoch"],
+        "best_miou": max(run.curve("miou")[1], default=None),
+    }
+
+
+def _results(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the card says about the scores."""
     try:
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        record = (run / "config.yaml").read_text(encoding="utf-8")
-        log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        data = yaml.safe_load(record)["data"]
-        return {
-            "dataset": data["dataset"],
-            "splits": f"{data['train_split']}, best weights chosen on {data['val_split']}",
-            "record": record,
-            "command": shlex.join(environment["command"]),
-            "versions": environment["packages"],
-            "epochs": log[-1]["epoch"],
-            "best": max((row["miou"] for row in log if row["miou"] is not None), default=None),
-        }
-    except (OSError, ValueError, KeyError, TypeError, IndexError, yaml.YAMLError) as error:
-        raise UserError(f"{run}: no run folder of dlaseg train ({type(error).__name__}: {error})") from error
-
-
-def _scored(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """What a scores.json says."""
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-        kept = {key: scores[key] for key in ("miou", "pixel_accuracy", "classes", "protocol")}
-        kept["protocol"]["dataset"], kept["protocol"]["split"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = {key: content[key] for key in ("miou", "pixel_accuracy", "classes", "protocol")}
+        results["protocol"]["dataset"], results["protocol"]["split"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: no scores.json of dlaseg eval ({type(error).__name__}: {error})") from error
-    if tuple(kept["classes"]) != names:
-        raise UserError(f"{path}: scores of other classes than the model's: score this model's own weights")
-    return kept
+        raise UserError(
+            f"{path}: not a scores.json of dlaseg eval ({type(error).__name__}: {error}): give one that it wrote"
+        ) from error
+    if tuple(results["classes"]) != names:
+        raise UserError(f"{path}: its classes are not those of the model: score the model's own weights")
+    return results
 
 
 def _percent(share: float | None) -> str:
@@ -106,7 +106,7 @@ _TEMPLATE = """---
 
 # {{ name }}
 
-Semantic segmentation by Deep Layer Aggregation ([Yu et al., CVPR 2018](https://arxiv.org/abs/1707.06484)), made with
+Semantic segmentation by Deep Layer Aggregation ([Yu et al., CVPR 2018](https://arxiv.org/abs/1707.06484)), trained with
 dlaseg: {{ model.metadata.architecture.name }}, {{ model.num_classes }} classes, output stride {{ model.stride }}, \
 {{ model.metadata.architecture.root_kernel_size }}x{{ model.metadata.architecture.root_kernel_size }} aggregation nodes.
 
@@ -119,64 +119,65 @@ labels = predictor(read_image("street.jpg"))  # (H, W) uint8 train ids
 ```
 
 Input: RGB, any height and width; mean {{ model.metadata.mean | map("round", 4) | join(", ") }}, std \
-{{ model.metadata.std | map("round", 4) | join(", ") }} in units of 255, which the file records and `Predictor` applies.
+{{ model.metadata.std | map("round", 4) | join(", ") }} for pixel
+values from 0 to 1. The weights file holds both, and `Predictor` applies them.
 
 ## Classes
 
-| train id | class | colour |{{ " IoU, % |" if scored }}
-| --- | --- | --- |{{ " --- |" if scored }}
+| train id | class | colour |{{ " IoU, % |" if results }}
+| --- | --- | --- |{{ " --- |" if results }}
 {% for class, color, iou in classes -%}
 | {{ loop.index0 }} | {{ class }} | {{ color | join(", ") }} |
-{%- if scored %} {{ percent(iou) }} |{% endif %}
+{%- if results %} {{ percent(iou) }} |{% endif %}
 {% endfor %}
 ## Data
 
-{% if learnt -%}
-{{ learnt.dataset }}, {{ learnt.splits }}.
+{% if training -%}
+{{ training.dataset }}, {{ training.splits }}.
 {%- else -%}
-Not recorded here.
+Not available.
 {%- endif %}
 {% for origin in model.metadata.origin %}
-Started from {{ origin.source }} as {{ origin.argument }} ({{ origin.layout }}; SHA-256 {{ origin.sha256 }}).
+Initial weights: {{ origin.source }} as {{ origin.argument }} ({{ origin.layout }}; SHA-256 {{ origin.sha256 }}).
 {% endfor %}
 ## Scores
 
-{% if scored -%}
-mIoU {{ percent(scored.miou) }} %, pixel accuracy {{ percent(scored.pixel_accuracy) }} %.
+{% if results -%}
+mIoU {{ percent(results.miou) }} %, pixel accuracy {{ percent(results.pixel_accuracy) }} %.
 
-Protocol: {{ scored.protocol.dataset }} {{ scored.protocol.split }}, one confusion matrix over \
-{{ scored.protocol.images }} whole images at native size, scales {{ scored.protocol.scales | join(", ") }}, \
-{{ "with" if scored.protocol.flip else "without" }} mirror images. A class that occurs nowhere is left out of the mean.
-SHA-256 of the weights: {{ scored.protocol.weights_sha256 }}.
-{%- elif learnt and learnt.best is not none -%}
-Best validation mIoU during training {{ percent(learnt.best) }} %; no scores of `dlaseg eval` were given.
+Protocol: {{ results.protocol.dataset }} {{ results.protocol.split }}, one confusion matrix over \
+{{ results.protocol.images }} whole images at native size, scales {{ results.protocol.scales | join(", ") }}, \
+{{ "with" if results.protocol.flip else "without" }} horizontal flip. mIoU is the mean over the classes that occur.
+SHA-256 of the weights: {{ results.protocol.weights_sha256 }}.
+{%- elif training and training.best_miou is not none -%}
+Best validation mIoU during training: {{ percent(training.best_miou) }} %. Results of `dlaseg eval` are not available.
 {%- else -%}
-Not recorded here.
+Not available.
 {%- endif %}
 
 ## Training
 
-{% if learnt -%}
-{{ learnt.epochs }} epochs:
+{% if training -%}
+{{ training.epochs }} epochs:
 
 ```
-{{ learnt.command }}
+{{ training.command }}
 ```
 
-with {% for package, version in learnt.versions.items() %}{{ package }} {{ version }}{{ ", " if not loop.last }}\
-{% endfor %}, and this record:
+with {% for package, version in training.versions.items() %}{{ package }} {{ version }}{{ ", " if not loop.last }}\
+{% endfor %}, and this config:
 
 ```yaml
-{{ learnt.record }}```
+{{ training.config }}```
 {%- else -%}
-Not recorded here.
+Not available.
 {%- endif %}
 
 ## Licence
 
-{% if terms == "unknown" -%}
-Not stated. The data that a model learnt from may bind its use.
+{% if license_name == "unknown" -%}
+Not stated. The licence of the training data may restrict the use of the weights.
 {%- else -%}
-{{ terms }}
+{{ license_name }}
 {%- endif %}
 """

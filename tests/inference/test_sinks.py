@@ -2,15 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from dlaseg import LabelMap, UserError
 from dlaseg.images import read_label_image
-from dlaseg.inference.sinks import KINDS, Sink, overlay
+from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source
+from dlaseg.visualize import overlay
 
 LABELS = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(3,))
 
@@ -29,28 +27,6 @@ def files(folder):
 def pixels(path):
     with Image.open(path) as picture:
         return np.asarray(picture)
-
-
-@given(
-    st.tuples(st.integers(1, 5), st.integers(1, 5)).flatmap(
-        lambda size: hnp.arrays(np.uint8, (2, *size, 3), elements=st.integers(0, 255))
-    ),
-    st.floats(0, 1),
-)
-def test_overlay_is_the_rounded_blend(pair, alpha):
-    image, color = pair
-    blended = overlay(image, color, alpha)
-    assert blended.dtype == np.uint8
-    exact = (1 - alpha) * image.astype(np.float64) + alpha * color.astype(np.float64)
-    np.testing.assert_allclose(blended, exact, rtol=0, atol=0.501)
-
-
-def test_overlay_refuses_what_does_not_fit():
-    with pytest.raises(UserError, match="overlay needs equal"):
-        overlay(IMAGE, IMAGE[:1])
-    for alpha in (-0.1, 1.5, float("nan")):
-        with pytest.raises(UserError, match=f"alpha {alpha}"):
-            overlay(IMAGE, IMAGE, alpha)
 
 
 def test_writes_stored_ids_colours_and_overlays_into_a_mirrored_tree(tmp_path):

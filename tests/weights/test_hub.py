@@ -285,9 +285,10 @@ def run(tmp_path):
     folder.mkdir()
     record = "name: leaves\ndata:\n  dataset: folder\n  train_split: train\n  val_split: val\n"
     (folder / "config.yaml").write_text(record)
-    rows = [{"epoch": 1, "miou": 0.25}, {"epoch": 2, "miou": None}]
+    rows = [{"epoch": i, "loss": 1.0, "lr": 0.1, "miou": miou} for i, miou in ((1, 0.25), (2, None))]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     environment = {"command": ["dlaseg", "train", "--config", "my leaves.yaml"], "packages": {"torch": "2.9"}}
+    environment |= dict.fromkeys(("python", "platform", "git_commit", "cpus", "gpus"))
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
 
@@ -318,10 +319,13 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
     lines = card.text.splitlines()
     assert "| 0 | leaf | 1, 2, 3 | 50.00 |" in lines
     assert r"| 1 | stem \| x | 4, 5, 6 | - |" in lines
-    assert "folder, train, best weights chosen on val." in lines
-    assert "Started from timm/x as backbone_weights (timm's; SHA-256 ab12)." in lines
+    assert "folder, train; best weights selected on val." in lines
+    assert "Initial weights: timm/x as backbone_weights (timm's; SHA-256 ab12)." in lines
     assert "mIoU 50.00 %, pixel accuracy 75.00 %." in lines
-    assert "folder test, one confusion matrix over 7 whole images at native size, scales 1.0, with mirror" in card.text
+    assert (
+        "folder test, one confusion matrix over 7 whole images at native size, scales 1.0, with horizontal flip"
+        in card.text
+    )
     assert "dlaseg train --config 'my leaves.yaml'" in lines
     assert "2 epochs:" in lines
     assert "\n\n\n" not in card.text
@@ -331,33 +335,35 @@ def test_a_card_without_run_and_scores_says_that_it_lacks_them(model, tmp_path):
     save_pretrained(model, tmp_path / "m")
     card = ModelCard.load(tmp_path / "m" / "README.md")
     assert card.data.license == "unknown"
-    assert card.text.count("Not recorded here.") == 3
+    assert card.text.count("Not available.") == 3
     assert "Not stated." in card.text
 
 
 def test_a_card_without_scores_tells_the_best_of_training(model, run):
-    assert "Best validation mIoU during training 25.00 %" in model_card(model, run=run).text
+    assert "Best validation mIoU during training: 25.00 %" in model_card(model, run=run).text
 
 
 def test_scores_of_other_classes_are_refused(model, scores):
     model = create_model("dla46_c", 2, 4)
-    with pytest.raises(UserError, match=r"scores\.json: scores of other classes than the model's"):
+    with pytest.raises(UserError, match=r"scores\.json: its classes are not those of the model"):
         model_card(model, scores=scores)
 
 
-@pytest.mark.parametrize("fault", ["environment.json", "log.jsonl", "config.yaml", "empty"])
+@pytest.mark.parametrize("fault", ["environment.json", "log.jsonl", "config.yaml", "empty", "classifier"])
 def test_a_broken_run_folder_is_refused(model, run, fault):
     if fault == "empty":
         (run / "log.jsonl").write_text("")
+    elif fault == "classifier":
+        (run / "config.yaml").write_text("data: {train_split: train, val_split: val}\n")
     else:
         (run / fault).write_text("{")
-    with pytest.raises(UserError, match="run: no run folder of dlaseg train"):
+    with pytest.raises(UserError, match="run: not a run folder of dlaseg train"):
         model_card(model, run=run)
 
 
 def test_a_broken_scores_file_is_refused(model, tmp_path):
     (tmp_path / "s.json").write_text("{}")
-    with pytest.raises(UserError, match=r"s\.json: no scores\.json of dlaseg eval"):
+    with pytest.raises(UserError, match=r"s\.json: not a scores\.json of dlaseg eval"):
         model_card(model, scores=tmp_path / "s.json")
 
 

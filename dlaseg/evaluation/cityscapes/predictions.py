@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_margins, scores
+from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
-from dlaseg.evaluation.report.gallery import chosen, packed
+from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
@@ -66,7 +66,7 @@ def score_predictions(
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
     labels = cityscapes_labels()
-    total, of_images = Counts.none(), []
+    total, of_images = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
     frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -75,7 +75,7 @@ def score_predictions(
             done = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
             for counts, contours in tqdm(done, total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
-                of_images.append(evaluated_margins(counts.confusion))
+                of_images.append(evaluated_class_counts(counts.confusion))
                 if boundary is not None and contours is not None:
                     boundary += contours
         except BaseException:
@@ -90,7 +90,7 @@ def score_predictions(
         def pack(index: int) -> dict[str, Any]:
             return _packed(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
 
-        groups = chosen(record["images"]["miou"])
+        groups = select_images(record["images"]["miou"])
         gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
     write_report(output / "report.html", record, labels.palette, gallery)
     write_json(output / "scores.json", record)
@@ -185,4 +185,4 @@ def _packed(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap)
         except UserError as error:  # the scores need no picture
             logger.warning("%s; the page goes without it", error)
             image = None
-    return packed(frame, image, target, prediction)
+    return pack_image(frame, image, target, prediction)

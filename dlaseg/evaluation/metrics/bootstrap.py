@@ -1,9 +1,9 @@
-"""What chance has to do with a score: images drawn again and again, and two networks compared on the same draws.
+"""Sampling error of scores: bootstrap intervals, and a paired comparison of two networks.
 
-The bootstrap (Efron, "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979): a split of
-n images is one draw from all the images there could have been; n images drawn from it with replacement are another. The
-middle 95 % of the scores of many such draws are the interval (percentile method). It takes images for independent:
-frames of one video are not, and their interval is narrower than it should be.
+The bootstrap (Efron, "Bootstrap Methods: Another Look at the Jackknife", The Annals of Statistics 7, 1979) regards the
+n images of a split as a sample. It draws n images from them with replacement, many times, and scores every resample;
+the central 95 % of these scores are the interval (percentile method). It assumes independent images: the frames of one
+video are not, so their interval is too narrow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,105 +14,94 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.evaluation.metrics.confusion import iou, mean_over_present, none_if_nan
 
-DRAWS = 2000
-"""How many splits are drawn; the ends of an interval then move by about a hundredth of its width."""
-
-
-def margins(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
-    """What a split keeps of an image's confusion matrix (C, C), rows = ground truth: hits, truth, predicted, (3, C)."""
-    return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)])
+RESAMPLES = 2000
+"""Number of resamples; the ends of an interval then vary by about a hundredth of its width."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
-    """Pixels of each image by class, of those whose ground truth is not ignored.
+    """Pixels of each image by class; ignored pixels do not count.
 
     Attributes:
         names: of the n images.
-        hits: (n, C) int64, pixels of class c that were predicted so.
-        truth: (n, C) int64, pixels of class c.
-        predicted: (n, C) int64, pixels predicted as class c.
+        true_positives: (n, C) int64, pixels of a class that are predicted as this class.
+        support: (n, C) int64, pixels of a class.
+        predicted: (n, C) int64, pixels that are predicted as a class.
     """
 
     names: tuple[str, ...]
-    hits: NDArray[np.int64]
-    truth: NDArray[np.int64]
+    true_positives: NDArray[np.int64]
+    support: NDArray[np.int64]
     predicted: NDArray[np.int64]
 
     @classmethod
-    def of(cls, names: Sequence[str], images: Sequence[NDArray[np.int64]]) -> "ImageCounts":
-        """From `margins` of each image."""
-        hits, truth, predicted = np.stack(images, axis=1)  # (3, n, C)
-        return cls(tuple(names), hits, truth, predicted)
+    def of(cls, names: Sequence[str], counts: Sequence[NDArray[np.int64]]) -> "ImageCounts":
+        """From the `class_counts` of each image."""
+        return cls(tuple(names), *np.stack(counts, axis=1))  # (3, n, C)
 
-    def iou(self, times: NDArray[np.int64]) -> NDArray[np.float64]:
-        """IoU of each class over splits in which image i stands `times[:, i]` times.
+    def iou(self, repeats: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """IoU of each class in every image, or in every resample.
 
         Args:
-            times: (splits, n).
+            repeats: (resamples, n), how often each image occurs in each resample; None for every image on its own.
 
         Returns:
-            (splits, C), NaN for a class that occurs in neither ground truth nor prediction of a split.
+            (n or resamples, C), NaN for a class that occurs in neither ground truth nor prediction.
         """
-        hits, truth, predicted = (times @ part for part in (self.hits, self.truth, self.predicted))
-        union = truth + predicted - hits
-        return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
-
-    def miou_per_image(self) -> list[float | None]:
-        """Each image's mean IoU over the classes that it shows or is said to show; None where nothing is counted."""
-        means = mean_iou(self.iou(np.eye(len(self.names), dtype=np.int64)))
-        return [None if np.isnan(mean) else float(mean) for mean in means]
+        counts = (self.true_positives, self.support, self.predicted)
+        true_positives, support, predicted = counts if repeats is None else (repeats @ part for part in counts)
+        return iou(true_positives, support - true_positives, predicted - true_positives)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for `scores.json`."""
-        parts = {name: getattr(self, name).tolist() for name in ("hits", "truth", "predicted")}
-        return {"names": list(self.names), "miou": self.miou_per_image(), **parts}
+        """Plain values for `scores.json`, with each image's mIoU: over the classes that occur in it, null if none."""
+        miou = [none_if_nan(mean) for mean in mean_over_present(self.iou())]
+        counts = {key: getattr(self, field).tolist() for key, field in _KEYS.items()}
+        return {"names": list(self.names), "miou": miou, **counts}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "ImageCounts":
-        """The reverse of `to_dict`.
+        """Reverses `to_dict`.
 
         Raises:
-            ValueError, KeyError, TypeError: it is not what `to_dict` makes.
+            ValueError, KeyError, TypeError: `to_dict` did not write this content.
         """
-        parts = [np.array(content[name], np.int64) for name in ("hits", "truth", "predicted")]
-        shapes = {part.shape for part in parts}
-        if len(shapes) != 1 or parts[0].ndim != 2 or len(parts[0]) != len(content["names"]):
+        counts = [np.array(content[key], np.int64) for key in _KEYS]
+        shapes = {part.shape for part in counts}
+        if len(shapes) != 1 or counts[0].ndim != 2 or len(counts[0]) != len(content["names"]):
             raise ValueError(f"counts of shapes {sorted(shapes)} for {len(content['names'])} images")
-        return cls(tuple(map(str, content["names"])), *parts)
+        return cls(tuple(map(str, content["names"])), *counts)
 
 
-def mean_iou(iou: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(splits, C) to (splits,): the mean over the classes that occur, NaN where none does."""
-    there = ~np.isnan(iou)
-    sums = np.where(there, iou, 0).sum(1)
-    return np.divide(sums, there.sum(1), out=np.full(len(iou), np.nan), where=there.any(1))
+_KEYS = {"hits": "true_positives", "truth": "support", "predicted": "predicted"}
+"""Keys in `scores.json`, and the fields they hold."""
 
 
-def draws(images: int, seed: int = 0) -> NDArray[np.int64]:
-    """`DRAWS` splits: how often each image stands in each, (DRAWS, images); the same for the same arguments."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), DRAWS)
+def resample(images: int, seed: int = 0) -> NDArray[np.int64]:
+    """How often each image occurs in each resample, (RESAMPLES, images); the same for the same arguments."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES)
 
 
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
-    """The middle 95 % of the mIoU over drawn splits; None where no split has anything to score."""
-    return _middle(mean_iou(counts.iou(draws(len(counts.names)))))
+    """95 % interval of the mIoU; None where no image has a pixel that counts."""
+    return _interval(mean_over_present(counts.iou(resample(len(counts.names)))))
 
 
 def class_intervals(counts: ImageCounts) -> list[tuple[float, float] | None]:
-    """The middle 95 % of each class's IoU over the drawn splits that have the class; None where none has."""
-    return [_middle(values) for values in counts.iou(draws(len(counts.names))).T]
+    """95 % interval of each class's IoU, over the resamples in which the class occurs; None where it occurs in none."""
+    return [_interval(values) for values in counts.iou(resample(len(counts.names))).T]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One measure of two networks on the same images.
+    """The scores of two networks on the same images.
 
     Attributes:
         name: a class, or `mean`.
-        first, second: the measure of each, None where there is none.
-        interval: the middle 95 % of second - first over drawn splits, both on the same draws; None where there is none.
+        first: IoU of the first network; None for a class that occurs in neither ground truth nor prediction.
+        second: IoU of the second network; the same.
+        interval: 95 % interval of second - first over resamples that both networks share; None as above.
     """
 
     name: str
@@ -121,49 +110,50 @@ class Difference:
     interval: tuple[float, float] | None
 
     @property
-    def beyond_chance(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def significant(self) -> bool:
+        """Whether the interval excludes 0."""
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
 def compare(classes: Sequence[str], first: ImageCounts, second: ImageCounts) -> list[Difference]:
-    """Compares two networks class by class, and in the mean.
+    """Compares two networks class by class, and by mIoU.
 
     Args:
         classes: names of the C classes.
-        first: of one network.
-        second: of the other, on the same images in any order.
+        first: counts of one network.
+        second: counts of the other network, on the same images in any order.
+
+    Returns:
+        One row per class, then one for the mean.
 
     Raises:
-        UserError: other images, or another ground truth.
+        UserError: the images or their ground truth differ.
     """
     if sorted(first.names) != sorted(second.names):
-        only = sorted(set(first.names) ^ set(second.names)) or ["a name that is there twice"]
+        only = sorted(set(first.names) ^ set(second.names)) or ["a name that occurs twice"]
         raise UserError(f"scores of different images ({only[0]} on one side only): score both on the same split")
     order = [second.names.index(name) for name in first.names]
-    second = ImageCounts(first.names, second.hits[order], second.truth[order], second.predicted[order])
-    for name, a, b in zip(first.names, first.truth, second.truth, strict=True):
+    second = ImageCounts(first.names, second.true_positives[order], second.support[order], second.predicted[order])
+    for name, a, b in zip(first.names, first.support, second.support, strict=True):
         if not np.array_equal(a, b):
             raise UserError(f"{name}: its ground truth differs between the two: score both on the same labels")
-    times = draws(len(first.names))
-    whole = np.ones((1, len(first.names)), np.int64)
-    drawn, found = ([counts.iou(which) for counts in (first, second)] for which in (times, whole))
-    rows = []
-    for i, name in enumerate(classes):
-        a, b = (float(iou[0, i]) for iou in found)
-        rows.append(Difference(name, _number(a), _number(b), _middle(drawn[1][:, i] - drawn[0][:, i])))
-    a, b = (float(mean_iou(iou)[0]) for iou in found)
-    rows.append(Difference("mean", _number(a), _number(b), _middle(mean_iou(drawn[1]) - mean_iou(drawn[0]))))
-    return rows
+
+    def with_mean(counts: ImageCounts, repeats: NDArray[np.int64]) -> NDArray[np.float64]:
+        values = counts.iou(repeats)  # (resamples, C)
+        return np.column_stack([values, mean_over_present(values)])  # (resamples, C + 1)
+
+    whole, repeats = np.ones((1, len(first.names)), np.int64), resample(len(first.names))
+    differences = with_mean(second, repeats) - with_mean(first, repeats)
+    columns = zip(
+        (*classes, "mean"), with_mean(first, whole)[0], with_mean(second, whole)[0], differences.T, strict=True
+    )
+    return [Difference(name, none_if_nan(a), none_if_nan(b), _interval(values)) for name, a, b, values in columns]
 
 
-def _middle(values: NDArray[np.float64]) -> tuple[float, float] | None:
+def _interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The central 95 % of the values that are not NaN."""
     values = values[~np.isnan(values)]
     if not values.size:
         return None
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -1,7 +1,11 @@
-"""One confusion matrix for the whole data set, and the scores that come from it."""
+"""One confusion matrix for the whole data set, and the scores that follow from it.
 
+IoU and its mean over classes are defined here alone; every other module of the package calls these functions.
+"""
+
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +13,57 @@ from numpy.typing import NDArray
 from dlaseg.errors import UserError
 from dlaseg.labels import IGNORE_INDEX
 
-if TYPE_CHECKING:  # tensors are taken as what NumPy makes of them
+if TYPE_CHECKING:  # NumPy converts tensors, so torch is not imported
     import torch
+
+
+Pixels = NDArray[np.int64] | NDArray[np.float64]
+"""Numbers of pixels; float64 where pixels have weights."""
+
+
+def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
+    """Divides numbers or arrays; NaN where the denominator is 0."""
+    shape = np.broadcast(numerator, denominator).shape
+    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=np.greater(denominator, 0))
+
+
+def iou(true_positives: Pixels, false_negatives: Pixels, false_positives: Pixels) -> NDArray[np.float64]:
+    """Intersection over union, TP / (TP + FN + FP).
+
+    Args:
+        true_positives: pixels of a class that are predicted as this class; any shape.
+        false_negatives: its other pixels; the same shape.
+        false_positives: pixels of other classes that are predicted as this class; the same shape.
+
+    Returns:
+        0 to 1; NaN for a class that occurs in neither ground truth nor prediction.
+
+    Example:
+        >>> iou(np.array([3, 0]), np.array([1, 0]), np.array([2, 0]))
+        array([0.5, nan])
+    """
+    return ratio(true_positives, true_positives + false_negatives + false_positives)
+
+
+def mean_over_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the classes that have a value.
+
+    Args:
+        values: (..., C), NaN for a class without a value.
+
+    Returns:
+        (...), NaN where no class has a value.
+    """
+    present = ~np.isnan(values)
+    kept = np.where(present, values, 0)
+    # NumPy adds pairwise, Python in order. Both are kept: the last digit of a published score must not change.
+    return ratio(kept.sum(-1) if values.ndim > 1 else sum(kept.tolist()), present.sum(-1))
+
+
+def none_if_nan(value: SupportsFloat) -> float | None:
+    """A float as JSON has it: None in place of NaN."""
+    number = float(value)
+    return None if math.isnan(number) else number
 
 
 class ConfusionMatrix:
@@ -42,18 +95,18 @@ class ConfusionMatrix:
         """Adds the pixels of one or more images.
 
         Args:
-            target: ground truth train ids 0 to C - 1, or 255 for pixels that do not count; any integer type.
-            prediction: train ids 0 to C - 1, of the same shape. What it says where the target is 255 is not looked at.
+            target: ground truth train ids 0 to C - 1, or 255 for ignored pixels; any integer type and shape.
+            prediction: train ids 0 to C - 1, of the same shape. Its values at ignored pixels are not used.
 
         Returns:
-            What was added, (C, C).
+            The added counts, (C, C) int64.
 
         Raises:
-            UserError: shapes that differ, or an id out of range. Nothing is added then.
+            UserError: shapes that differ, or an id out of range. The matrix stays as it was.
         """
         truth, guess = np.asarray(target), np.asarray(prediction)
         if truth.shape != guess.shape:
-            raise UserError(f"target {truth.shape} and prediction {guess.shape}: both have the same shape")
+            raise UserError(f"target {truth.shape} and prediction {guess.shape}: both must have the same shape")
         counted = truth != IGNORE_INDEX
         truth, guess = truth[counted], guess[counted]
         for name, ids in (("target", truth), ("prediction", guess)):
@@ -66,34 +119,29 @@ class ConfusionMatrix:
         return counts
 
     def scores(self) -> "Scores":
-        """IoU, accuracies and their means over what was counted so far."""
-        hits = self.matrix.diagonal()
-        truth, guess = self.matrix.sum(axis=1), self.matrix.sum(axis=0)
-        union = truth + guess - hits
-        iou = [float(h) / float(u) if u else None for h, u in zip(hits, union, strict=True)]
-        accuracy = [float(h) / float(t) if t else None for h, t in zip(hits, truth, strict=True)]
-        total = int(self.matrix.sum())
-        return Scores(
-            miou=_mean(iou),
-            pixel_accuracy=float(hits.sum()) / total if total else None,
-            mean_accuracy=_mean(accuracy),
-            iou=tuple(iou),
-            accuracy=tuple(accuracy),
-            pixels=tuple(int(t) for t in truth),
+        """IoU, accuracies and their means over all images so far."""
+        true_positives, support, predicted = class_counts(self.matrix)
+        return Scores.from_counts(
+            true_positives, support, iou(true_positives, support - true_positives, predicted - true_positives)
         )
+
+
+def class_counts(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+    """True positives, support and predicted pixels of each class, (3, C), from a confusion matrix (C, C)."""
+    return np.stack([matrix.diagonal(), matrix.sum(1), matrix.sum(0)])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a confusion matrix is worth. All ratios are 0 to 1; None where there is nothing to divide by.
+    """The scores of a confusion matrix, 0 to 1; None where the denominator is 0.
 
     Attributes:
         miou: mean IoU over the classes that occur in ground truth or prediction.
-        pixel_accuracy: share of the counted pixels that are right.
+        pixel_accuracy: share of the counted pixels that are predicted correctly.
         mean_accuracy: mean accuracy over the classes that occur in the ground truth.
-        iou: per class, hits / (ground truth + prediction - hits); None for a class that occurs in neither.
-        accuracy: per class, hits / ground truth; None for a class that the ground truth lacks.
-        pixels: per class, pixels of ground truth.
+        iou: per class; None for a class that occurs in neither ground truth nor prediction.
+        accuracy: per class, true positives / support; None for a class that the ground truth lacks.
+        pixels: per class, its support: pixels of ground truth.
     """
 
     miou: float | None
@@ -103,7 +151,17 @@ class Scores:
     accuracy: tuple[float | None, ...]
     pixels: tuple[int, ...]
 
-
-def _mean(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+    @classmethod
+    def from_counts(
+        cls, true_positives: NDArray[np.int64], support: NDArray[np.int64], iou: NDArray[np.float64]
+    ) -> "Scores":
+        """From each class's counts and IoU, all of shape (C,)."""
+        accuracy = ratio(true_positives, support)
+        return cls(
+            miou=none_if_nan(mean_over_present(iou)),
+            pixel_accuracy=none_if_nan(ratio(true_positives.sum(), support.sum())),
+            mean_accuracy=none_if_nan(mean_over_present(accuracy)),
+            iou=tuple(map(none_if_nan, iou)),
+            accuracy=tuple(map(none_if_nan, accuracy)),
+            pixels=tuple(support.tolist()),
+        )

@@ -1,1 +1,1 @@
-"""The report page and the tables."""
+"""The report page and the score tables."""

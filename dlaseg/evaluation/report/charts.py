@@ -1,63 +1,90 @@
-"""Line charts as SVG that goes into a page: drawn in the page's own text colour, so that it suits light and dark."""
+"""Line charts as SVG elements of the page, in the page's own colours, so that they suit light and dark."""
 
-import io
-import re
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib
-from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from markupsafe import Markup, escape
 
-_INK = "#010203"  # a colour that nothing else has; the page's text colour takes its place
-_LINES = ("#3b82f6", "#d97706")  # told apart by dash and marker too
-_STYLES = ("-", "--")
-
-Points = tuple[Sequence[float], Sequence[float]]
-"""x and y."""
+_LEFT, _RIGHT, _BOTTOM = 56, 378, 206  # of the plotting area
+_STYLES = ('stroke="var(--accent)"', 'stroke="currentColor" stroke-dasharray="6 5"')  # differ without colour too
+_MOST_MARKERS = 40
+_MOST_INTERVALS = 6  # between the ticks of an axis
 
 
-def line_chart(title: str, across: str, series: Mapping[str, Points], percent: bool = False) -> Markup:
+def line_chart(
+    title: str, x_label: str, series: Mapping[str, tuple[Sequence[float], Sequence[float]]], percent: str = ""
+) -> Markup:
     """Draws one or two lines.
 
     Args:
         title: above the chart.
-        across: what x is.
-        series: name to points; names are written where there are two.
-        percent: whether y is a share, to be written in per cent.
+        x_label: below the x axis; the ticks of epochs are whole numbers.
+        series: name to x and y, at least one point each; two series get a legend, the second is dashed.
+        percent: the axes that show shares in per cent: `y`, or `xy`.
 
     Returns:
-        An `svg` element; the same for the same arguments.
+        An `svg` element, the same for the same arguments. It is hidden from screen readers: the page has to describe
+        it in words.
     """
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: the page's font, and found by its search
-        "svg.hashsalt": title,
-        "savefig.bbox": None,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xlabel(across)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.15, color=_INK)
-        axes.set_axisbelow(True)
-        for (name, (x, y)), color, dash in zip(series.items(), _LINES, _STYLES, strict=False):
-            axes.plot(x, y, dash, color=color, label=name, marker="o" if len(x) < 40 else None, markersize=3)
-        if all(len(x) == 1 for x, _ in series.values()):
-            axes.margins(1)  # a single point has no range of its own
-        if across == "epoch":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if percent:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    top = 32 if len(series) == 1 else 56
+    x_ticks = ticks([x for xs, _ in series.values() for x in xs], x_label == "epoch")
+    y_ticks = ticks([y for _, ys in series.values() for y in ys])
+
+    def pixel(value: float, ticks: Sequence[float], start: int, end: int) -> float:
+        return round(start + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (end - start), 1)
+
+    rows = [(pixel(y, y_ticks, _BOTTOM, top), _number(y, "y" in percent)) for y in y_ticks]
+    columns = [(pixel(x, x_ticks, _LEFT, _RIGHT), _number(x, "x" in percent)) for x in x_ticks]
+    grid = "".join([f"M{_LEFT} {y}H{_RIGHT}" for y, _ in rows] + [f"M{x} {top}V{_BOTTOM}" for x, _ in columns])
+    parts = [
+        '<svg viewBox="0 0 400 250" fill="currentColor" font-size="12" aria-hidden="true">',
+        f'<text y="15" font-size="15">{escape(title)}</text>',
+        f'<path d="{grid}" stroke="currentColor" stroke-opacity=".15"/>',
+        f'<path d="M{_LEFT} {top}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="currentColor"/>',
+        *(_text(_LEFT - 8, y + 4, label, "end") for y, label in rows),
+        *(_text(x, _BOTTOM + 18, label) for x, label in columns),
+        _text((_LEFT + _RIGHT) / 2, 244, x_label),
+    ]
+    for i, ((name, (xs, ys)), style) in enumerate(zip(series.items(), _STYLES, strict=False)):
+        points = [
+            (pixel(x, x_ticks, _LEFT, _RIGHT), pixel(y, y_ticks, _BOTTOM, top)) for x, y in zip(xs, ys, strict=True)
+        ]
+        line = '<polyline points="{}"/>'.format(" ".join(f"{x},{y}" for x, y in points))
+        if i == 0 and len(points) <= _MOST_MARKERS:
+            line += "".join(f'<circle cx="{x}" cy="{y}" r="2"/>' for x, y in points)
         if len(series) > 1:
-            axes.legend(frameon=False)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()[file.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the same in every chart; nothing refers to them
-    svg = re.sub(r'^<svg[^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg)
-    return Markup(svg.replace(_INK, "currentColor"))
+            line += f'<path d="M{_LEFT + 140 * i} 36h28"/>'
+            parts.append(_text(_LEFT + 140 * i + 36, 40, name, "start"))
+        parts.append(f'<g {style} stroke-width="2" fill="none">{line}</g>')
+    return Markup("".join([*parts, "</svg>"]))
+
+
+def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
+    """Ticks that enclose the values, two or more: multiples of 1, 2 or 5 times a power of ten.
+
+    Args:
+        values: finite, at least one.
+        integer: whether all ticks are whole numbers.
+
+    Example:
+        >>> ticks([1, 7, 30], integer=True)
+        [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
+    """
+    low, high = min(values), max(values)
+    if math.isclose(low, high):
+        margin = abs(low) / 2
+        low, high = low - margin, high + (margin or 1)
+    shortest = (high - low) / _MOST_INTERVALS
+    power = 10.0 ** math.floor(math.log10(shortest))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= shortest)
+    step = max(1.0, step) if integer else step
+    first, last = math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))
+    return [i * step for i in range(first, last + 1)]
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:g} %" if percent else f"{value:g}"
+
+
+def _text(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -1,4 +1,4 @@
-"""The images that the page shows: which ones, and how they are packed into it."""
+"""Selects the images that the page shows, and packs them into it."""
 
 import base64
 import zlib
@@ -9,55 +9,55 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-EACH = 4
-"""Images of each kind."""
+IMAGES_PER_GROUP = 4
 
 _SIDES = (2048, 1448, 1024, 724, 512, 256, 128)
-"""Longest sides of packed label maps; the first one whose result is small enough is taken."""
+"""Longest sides of packed label maps; the first one that fits into `_MOST_BYTES` is used."""
 
-_PICTURE_SIDE = 1600
-"""Longest side of a packed picture."""
+_IMAGE_SIDE = 1600
+"""Longest side of a packed image."""
 
 _MOST_BYTES = 1_000_000
-"""Of a packed image in all, so that the whole page stays below 15 MB whatever it shows."""
+"""Of an image with its label maps; keeps every page below 15 MB."""
 
 
-def chosen(miou: Sequence[float | None]) -> dict[str, list[int]]:
-    """The worst, median and best images by their own mIoU.
+def select_images(miou: Sequence[float | None]) -> dict[str, list[int]]:
+    """Selects the worst, median and best images by mIoU.
 
     Args:
-        miou: of each image; None where nothing is scored, such an image is not chosen.
+        miou: of each image; None for an image without scored pixels, which is never selected.
 
     Returns:
-        Positions under the headings `worst`, `median` and `best`, each from worse to better; all of them under `all`
-        where there are no more than would be shown anyway. No image stands twice.
+        Indices under the headings `worst`, `median` and `best`, in ascending order of mIoU; a small split has all its
+        images under the heading `all`. No image occurs twice.
 
     Example:
-        >>> chosen([0.5, None, 0.2])
+        >>> select_images([0.5, None, 0.2])
         {'all': [2, 0]}
     """
     ranked = [i for _, i in sorted((value, i) for i, value in enumerate(miou) if value is not None)]
-    if len(ranked) <= 3 * EACH:
+    if len(ranked) <= 3 * IMAGES_PER_GROUP:
         return {"all": ranked}
-    middle = (len(ranked) - EACH) // 2
-    return {"worst": ranked[:EACH], "median": ranked[middle : middle + EACH], "best": ranked[-EACH:]}
+    n = IMAGES_PER_GROUP
+    middle = (len(ranked) - n) // 2
+    return {"worst": ranked[:n], "median": ranked[middle : middle + n], "best": ranked[-n:]}
 
 
-def packed(
+def pack_image(
     name: str, image: NDArray[np.uint8] | None, target: NDArray[np.uint8], prediction: NDArray[np.uint8]
 ) -> dict[str, Any]:
-    """An image with truth and prediction as plain values, at most a megabyte in all.
+    """Packs an image and its label maps into plain values, at most a megabyte in all.
 
     Args:
         name: of the image.
-        image: (H, W, 3) RGB, or None if there is none.
-        target: (H, W) train ids, 255 not scored.
+        image: (H, W, 3) RGB, or None if there is no image file.
+        target: (H, W) train ids, 255 ignored.
         prediction: (H, W) train ids; 255 is no class.
 
     Returns:
-        `name`; `size`, the native height and width; `packed_size`, that of the label maps here, smaller only where they
-        would be too large; `truth` and `prediction`, their train ids row by row, deflated, in base64; `picture`, a JPEG
-        as a data URL or None.
+        `name`; `size`, the native height and width; `packed_size`, height and width of the packed label maps, smaller
+        only where they would be too large; `target` and `prediction`, train ids row by row, deflated, in base64;
+        `image`, a JPEG as a data URL or None.
     """
     size = target.shape
     for side in _SIDES:
@@ -67,11 +67,11 @@ def packed(
             "name": name,
             "size": list(size),
             "packed_size": [rows, columns],
-            "truth": _deflated(_nearest(target, rows, columns)),
-            "prediction": _deflated(_nearest(prediction, rows, columns)),
-            "picture": None if image is None else _jpeg(image, min(side, _PICTURE_SIDE)),
+            "target": _deflate(_nearest(target, rows, columns)),
+            "prediction": _deflate(_nearest(prediction, rows, columns)),
+            "image": None if image is None else _jpeg(image, min(side, _IMAGE_SIDE)),
         }
-        if sum(len(content[part] or "") for part in ("truth", "prediction", "picture")) <= _MOST_BYTES:
+        if sum(len(content[key] or "") for key in ("target", "prediction", "image")) <= _MOST_BYTES:
             break
     return content
 
@@ -81,14 +81,14 @@ def _nearest(labels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.u
     height, width = labels.shape
     if (height, width) == (rows, columns):
         return labels
-    down = ((np.arange(rows) + 0.5) * height / rows).astype(int)
-    across = ((np.arange(columns) + 0.5) * width / columns).astype(int)
-    return labels[down[:, None], across]
+    row_indices = ((np.arange(rows) + 0.5) * height / rows).astype(int)
+    column_indices = ((np.arange(columns) + 0.5) * width / columns).astype(int)
+    return labels[row_indices[:, None], column_indices]
 
 
-def _deflated(labels: NDArray[np.uint8]) -> str:
-    # Not a PNG: some browsers change what pages read back from pictures. Label maps are runs: as small as by a full
-    # search for repetitions, in a quarter of the time.
+def _deflate(labels: NDArray[np.uint8]) -> str:
+    # Not a PNG: some browsers change the pixel values that a page reads back. Label maps consist of runs, so run-length
+    # matching packs them as well as a full search, in a quarter of the time.
     deflate = zlib.compressobj(strategy=zlib.Z_RLE)
     return base64.b64encode(deflate.compress(labels.tobytes()) + deflate.flush()).decode()
 
@@ -99,6 +99,6 @@ def _jpeg(image: NDArray[np.uint8], side: int) -> str:
     if scale < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    done, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    assert done
+    encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()

@@ -1,6 +1,5 @@
 """`report.html`: one file that shows what a network gets right and wrong, in any browser, without server or network."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,16 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from dlaseg.evaluation.cityscapes.scores import BENCHMARK
+from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
+from dlaseg.evaluation.metrics.confusion import iou, none_if_nan, ratio
+from dlaseg.evaluation.report.charts import line_chart
 from dlaseg.files import write_text
 from dlaseg.labels import Color
+from dlaseg.run_folder import RunFolder
 
 MOST_CONFUSIONS = 8
-"""Pairs of classes that are named."""
+"""Pairs of classes in the list of confusions."""
 
 _CURVES = (("Validation mIoU", "miou", True), ("Training loss", "loss", False), ("Learning rate", "lr", False))
 """Title, field of the log, and whether it is a share."""
@@ -26,14 +28,14 @@ _CURVES = (("Validation mIoU", "miou", True), ("Training loss", "loss", False), 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Pixels of one class that are taken for another.
+    """Pixels of one class that are predicted as another class.
 
     Attributes:
-        truth: the class that they are.
-        prediction: the class that they are taken for.
-        pixels: how many.
-        share: of the class's pixels, 0 to 1.
-        cost: by how much the mIoU would be higher if these pixels were right and all others as they are.
+        truth: their class in the ground truth.
+        prediction: the predicted class.
+        pixels: their number.
+        share: of all pixels of the ground truth class, 0 to 1.
+        cost: by how much the mIoU would rise if these pixels were predicted correctly and all others as they are.
     """
 
     truth: str
@@ -45,7 +47,7 @@ class Confusion:
 
 def write_report(
     path: Path,
-    record: Mapping[str, Any],
+    results: Mapping[str, Any],
     palette: Sequence[Color],
     gallery: Mapping[str, Sequence[Mapping[str, Any]]],
     run: Path | None = None,
@@ -54,146 +56,121 @@ def write_report(
 
     Args:
         path: of the HTML file; replaced as a whole.
-        record: the content of `scores.json`, see `build_results`.
+        results: content of `scores.json`, see `build_results`.
         palette: RGB colours of its classes.
-        gallery: heading to images, each from `packed`; their names are among the record's.
-        run: the run folder that the weights come from, for curves and provenance; None if it is not known.
+        gallery: heading to images, each from `pack_image`; the results hold images of these names.
+        run: run folder of the weights, for training curves and provenance; None if unknown.
     """
-    counts = ImageCounts.from_dict(record["images"])
-    intervals = dict(zip(record["classes"], class_intervals(counts), strict=True))
-    iou = counts.iou(np.eye(len(counts.names), dtype=np.int64))  # (n, C)
-    place = {name: i for i, name in enumerate(counts.names)}
+    counts = ImageCounts.from_dict(results["images"])
+    miou = dict(zip(counts.names, results["images"]["miou"], strict=True))
+    class_iou = dict(zip(counts.names, counts.iou(), strict=True))
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
     data = {
-        "classes": [{"name": name, "color": color} for name, color in zip(record["classes"], colors, strict=True)],
-        "matrix": record["confusion_matrix"],
+        "classes": [{"name": name, "color": color} for name, color in zip(results["classes"], colors, strict=True)],
+        "matrix": results["confusion_matrix"],
         "images": [
-            {
-                **image,
-                "miou": record["images"]["miou"][place[image["name"]]],
-                "iou": [None if np.isnan(value) else float(value) for value in iou[place[image["name"]]]],
-            }
+            {**image, "miou": miou[image["name"]], "iou": [none_if_nan(value) for value in class_iou[image["name"]]]}
             for images in gallery.values()
             for image in images
         ],
     }
-    parts = files("dlaseg.evaluation.report") / "page"
+    folder = files("dlaseg.evaluation.report") / "page"
+    template, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "command": shlex.join}
-    content = environment.from_string((parts / "page.html").read_text(encoding="utf-8")).render(
-        record=record,
-        rows=_class_rows(record, intervals, colors),
-        confusions=confusions(record),
+    content = environment.from_string(template).render(
+        results=results,
+        colors=colors,
+        intervals=class_intervals(counts),
+        confusions=confusions(results),
         gallery=gallery,
-        listed=sorted(zip(record["images"]["miou"], counts.names, strict=True), key=lambda row: (row[0] is None, row)),
-        learnt=None if run is None else learnt(run),
-        reliability=_reliability(record.get("calibration")),
+        images_worst_first=sorted(
+            zip(results["images"]["miou"], counts.names, strict=True), key=lambda row: (row[0] is None, row)
+        ),
+        training=None if run is None else training_section(run),
+        reliability=_reliability(results.get("calibration")),
         data=data,
-        style=Markup((parts / "page.css").read_text(encoding="utf-8")),
-        script=Markup((parts / "page.js").read_text(encoding="utf-8")),
+        style=Markup(style),
+        script=Markup(script),
     )
     write_text(path, content)
 
 
-def confusions(record: Mapping[str, Any], most: int = MOST_CONFUSIONS) -> list[Confusion]:
-    """The pairs of classes that cost the most mIoU, dearest first.
+def confusions(results: Mapping[str, Any], limit: int = MOST_CONFUSIONS) -> list[Confusion]:
+    """The pairs of classes that cost the most mIoU, highest cost first.
 
     Args:
-        record: the content of `scores.json`.
-        most: pairs.
+        results: content of `scores.json`.
+        limit: number of pairs.
     """
-    names = list(record["classes"])
-    matrix = np.array(record["confusion_matrix"], np.int64)
-    truth = np.array([row["pixels"] for row in record["classes"].values()], np.int64)
-    hits, union = matrix.diagonal(), truth + matrix.sum(0) - matrix.diagonal()
-    there = int((union > 0).sum())
-    if not there:
+    names = list(results["classes"])
+    matrix = np.array(results["confusion_matrix"], np.int64)
+    support = np.array([row["pixels"] for row in results["classes"].values()], np.int64)
+    true_positives, predicted = matrix.diagonal(), matrix.sum(0)
+    union = support + predicted - true_positives
+    present = int((union > 0).sum())
+    if not present:
         return []
-    now = np.divide(hits, union, out=np.zeros(len(names)), where=union > 0)
-    # Pixels moved from (t, p) to (t, t): t hits more of the same union, p's union loses them, p is gone with its last
-    truths_gain = matrix / np.maximum(union, 1)[:, None]
-    left = union[None, :] - matrix
-    others_gain = np.divide(hits, left, out=np.zeros(matrix.shape), where=left > 0) - now
-    cost = (now.sum() + truths_gain + others_gain) / np.maximum(
-        there - (left == 0) * (union > 0), 1
-    ) - now.sum() / there
+    class_iou = np.nan_to_num(iou(true_positives, support - true_positives, predicted - true_positives))
+    # Correcting the pixels of cell (t, p) adds true positives to t, whose union stays, and shrinks the union of p. A
+    # class p that loses its last pixels is no longer present.
+    gain_of_truth = matrix / np.maximum(union, 1)[:, None]
+    new_union = union[None, :] - matrix
+    gain_of_prediction = np.nan_to_num(ratio(true_positives, new_union)) - class_iou
+    new_present = np.maximum(present - (new_union == 0) * (union > 0), 1)
+    cost = (class_iou.sum() + gain_of_truth + gain_of_prediction) / new_present - class_iou.sum() / present
     cost[(matrix == 0) | np.eye(len(names), dtype=bool)] = 0
-    dearest = np.argsort(-cost, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(cell), len(names)) for cell in dearest if cost.flat[cell] > 0]
+    highest = np.argsort(-cost, axis=None, kind="stable")[:limit]
+    pairs = [divmod(int(cell), len(names)) for cell in highest if cost.flat[cell] > 0]
     return [
-        Confusion(names[t], names[p], int(matrix[t, p]), float(matrix[t, p] / truth[t]), float(cost[t, p]))
+        Confusion(names[t], names[p], int(matrix[t, p]), float(matrix[t, p] / support[t]), float(cost[t, p]))
         for t, p in pairs
     ]
 
 
-def learnt(run: Path) -> dict[str, Any]:
-    """What a run folder tells of how the weights came to be.
+def training_section(path: Path) -> dict[str, Any]:
+    """What the page shows of a run folder.
 
     Returns:
-        `charts` of its log and the best epoch; `environment`, the content of environment.json; `problem` where the
-        folder holds something else, to be said in the page.
+        `charts` of its log, each an `svg` and its `description`, and `environment`, the content of environment.json;
+        or the `problem` that prevents them, a message for the page.
     """
-    from dlaseg.evaluation.report.charts import line_chart
-
     try:
-        log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        charts = []
-        for title, key, percent in _CURVES:
-            epochs, values = [row["epoch"] for row in log if row[key] is not None], [row[key] for row in log]
-            values = [value for value in values if value is not None]
-            if values:
-                svg = line_chart(title, "epoch", {title: (epochs, values)}, percent)
-                charts.append({"svg": svg, "said": _said(title, epochs, values, percent)})
-        kept = {
-            key: environment[key] for key in ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
-        }
-        return {"problem": None, "charts": charts, "environment": kept}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {"problem": f"{run}: no run folder of dlaseg train ({type(error).__name__}: {error})"}
+        run = RunFolder.read(path)
+    except UserError as error:
+        return {"problem": str(error)}
+    charts = []
+    for title, key, percent in _CURVES:
+        epochs, values = run.curve(key)
+        if values:
+            svg = line_chart(title, "epoch", {title: (epochs, values)}, "y" if percent else "")
+            charts.append({"svg": svg, "description": _describe(title, epochs, values, percent)})
+    return {"problem": None, "charts": charts, "environment": run.environment}
 
 
-def _said(title: str, x: Sequence[float], y: Sequence[float], percent: bool) -> str:
+def _describe(title: str, epochs: Sequence[int], values: Sequence[float], percent: bool) -> str:
     """A curve in words."""
-    told = [f"{100 * value:.2f} %" if percent else f"{value:.4g}" for value in (y[0], y[-1], min(y), max(y))]
-    return f"{title}: {told[0]} at epoch {x[0]}, {told[1]} at epoch {x[-1]}; lowest {told[2]}, highest {told[3]}."
-
-
-def _class_rows(
-    record: Mapping[str, Any], intervals: Mapping[str, tuple[float, float] | None], colors: Sequence[str]
-) -> list[dict[str, Any]]:
-    """The table of classes, one dict each."""
-    total = sum(row["pixels"] for row in record["classes"].values()) or 1
-    return [
-        {
-            "name": name,
-            "color": color,
-            "iou": row["iou"],
-            "interval": intervals[name],
-            "accuracy": row["accuracy"],
-            "iiou": record[BENCHMARK]["classes"][name]["iiou"] if BENCHMARK in record else None,
-            "boundary": record["boundary_iou"]["classes"][name] if "boundary_iou" in record else None,
-            "share": row["pixels"] / total,
-        }
-        for (name, row), color in zip(record["classes"].items(), colors, strict=True)
-    ]
+    first, last, lowest, highest = (
+        f"{100 * value:.2f} %" if percent else f"{value:.4g}"
+        for value in (values[0], values[-1], min(values), max(values))
+    )
+    return f"{title}: {first} at epoch {epochs[0]}, {last} at epoch {epochs[-1]}; lowest {lowest}, highest {highest}."
 
 
 def _reliability(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Accuracy against confidence as a chart, if it was measured."""
-    if calibration is None:
-        return None
-    from dlaseg.evaluation.report.charts import line_chart
-
-    bins = [(row["confidence"], row["accuracy"]) for row in calibration["bins"] if row["pixels"]]
+    """The reliability diagram, accuracy by confidence, and its description; None if calibration was not measured."""
+    bins = [row for row in calibration["bins"] if row["pixels"]] if calibration else []
     if not bins:
         return None
-    sure, right = zip(*bins, strict=True)
-    series = {"measured": (sure, right), "as sure as right": ((0.0, 1.0), (0.0, 1.0))}
-    said = ", ".join(f"{100 * s:.0f} % sure: {100 * r:.0f} % right" for s, r in bins)
-    return {"svg": line_chart("Right, by how sure", "probability of the predicted class", series, True), "said": said}
+    points = [row["confidence"] for row in bins], [row["accuracy"] for row in bins]
+    series = {"this model": points, "perfect calibration": ((0.0, 1.0), (0.0, 1.0))}
+    svg = line_chart("Accuracy by confidence", "confidence", series, percent="xy")
+    description = ", ".join(
+        f"confidence {100 * c:.0f} %: accuracy {100 * a:.0f} %" for c, a in zip(*points, strict=True)
+    )
+    return {"svg": svg, "description": f"Accuracy by confidence. {description}."}
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

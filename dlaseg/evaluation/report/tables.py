@@ -1,4 +1,4 @@
-"""Scores as tables for people, in per cent; - where there is nothing to divide by."""
+"""Scores as plain text tables, in per cent; - where there is no value."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,85 +7,87 @@ from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import Difference
 
 WORST = 5
-"""Images that are named."""
+"""Number of images that the table lists."""
 
 
-def scores_table(record: Mapping[str, Any]) -> str:
-    """What `scores.json` says, but for the confusion matrix.
+def scores_table(results: Mapping[str, Any]) -> str:
+    """The content of `scores.json` without the confusion matrix.
 
     Args:
-        record: from `build_results`.
+        results: from `build_results`.
 
     Returns:
-        A line for each class, the means below; on Cityscapes the categories, too; then the worst images.
+        A line per class and the means; on Cityscapes also the categories; then the images with the lowest mIoU.
     """
-    classes, benchmark, boundary = record["classes"], record.get(BENCHMARK), record.get("boundary_iou")
+    classes, cityscapes, boundary = results["classes"], results.get(BENCHMARK), results.get("boundary_iou")
     total = sum(row["pixels"] for row in classes.values()) or 1
     columns: dict[str, tuple[list[float | None], float | None]] = {
-        "IoU": ([row["iou"] for row in classes.values()], record["miou"])
+        "IoU": ([row["iou"] for row in classes.values()], results["miou"])
     }
-    if benchmark is not None:
+    if cityscapes is not None:
         columns["iIoU"] = (
-            [row["iiou"] for row in benchmark["classes"].values()],
-            benchmark["averages"]["instance_classes"],
+            [row["iiou"] for row in cityscapes["classes"].values()],
+            cityscapes["averages"]["instance_classes"],
         )
     if boundary is not None:
         columns["bound."] = (list(boundary["classes"].values()), boundary["mean"])
-    columns["acc."] = ([row["accuracy"] for row in classes.values()], record["mean_accuracy"])
+    columns["acc."] = ([row["accuracy"] for row in classes.values()], results["mean_accuracy"])
     shares = [f"{row['pixels'] / total:>7.2%}" for row in classes.values()]
-    blocks = [_rows("class", list(classes), columns, ["pixels", *shares, ""])]
-    blocks.append([f"pixel accuracy {_percent(record['pixel_accuracy']).strip()}"])
-    if (calibration := record.get("calibration")) is not None:
+    blocks = [_table("class", list(classes), columns, ["pixels", *shares, ""])]
+    blocks.append([f"pixel accuracy {_percent(results['pixel_accuracy']).strip()}"])
+    if (calibration := results.get("calibration")) is not None:
         blocks[-1].append(f"expected calibration error {_percent(calibration['expected_calibration_error']).strip()}")
-    interval = record["miou_interval"]
-    middle = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
-    blocks[-1].append(f"95 % interval of the mIoU over images {middle}")
+    interval = results["miou_interval"]
+    ends = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
+    blocks[-1].append(f"95 % bootstrap interval of the mIoU {ends}")
     if boundary is not None:
-        blocks[-1].append(f"bound.: Boundary IoU, contours {boundary['dilation_ratio']:.0%} of the diagonal wide")
-    if benchmark is not None:
-        rows = {name: row for name, row in benchmark["categories"].items() if name != "void" or row["iou"] is not None}
-        pair = {
-            "IoU": ([row["iou"] for row in rows.values()], benchmark["averages"]["categories"]),
-            "iIoU": ([row["iiou"] for row in rows.values()], benchmark["averages"]["instance_categories"]),
+        blocks[-1].append(f"bound.: Boundary IoU, contour width {boundary['dilation_ratio']:.0%} of the image diagonal")
+    if cityscapes is not None:
+        rows = {name: row for name, row in cityscapes["categories"].items() if name != "void" or row["iou"] is not None}
+        averages = cityscapes["averages"]
+        category_columns = {
+            "IoU": ([row["iou"] for row in rows.values()], averages["categories"]),
+            "iIoU": ([row["iiou"] for row in rows.values()], averages["instance_categories"]),
         }
-        blocks.append(_rows("category", list(rows), pair))
-    images = zip(record["images"]["miou"], record["images"]["names"], strict=True)
+        blocks.append(_table("category", list(rows), category_columns))
+    images = zip(results["images"]["miou"], results["images"]["names"], strict=True)
     worst = sorted((miou, name) for miou, name in images if miou is not None)[:WORST]
-    blocks.append(["worst images, by their own mIoU", *(f"{_percent(miou)}  {name}" for miou, name in worst)])
+    blocks.append(["images with the lowest mIoU", *(f"{_percent(miou)}  {name}" for miou, name in worst)])
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
 def difference_table(rows: Sequence[Difference]) -> str:
-    """IoU of two networks, the difference and its 95 % interval; who is better where that leaves out 0."""
+    """IoU of two networks, the difference, its 95 % interval, and the better network where it is significant."""
     width = max(len(row.name) for row in rows)
-    lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'differ':>7}  95 % interval"]
+    lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'diff.':>7}  95 % interval"]
     for row in rows:
-        told = ""
+        difference = ""
         if row.first is not None and row.second is not None and row.interval is not None:
             low, high = (100 * end for end in row.interval)
-            verdict = ("  second is better" if low > 0 else "  first is better") if row.beyond_chance else ""
-            told = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
-        lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {told}".rstrip())
-    beyond, compared = sum(row.beyond_chance for row in rows), sum(row.interval is not None for row in rows)
-    return "\n".join(
-        [*lines, "", f"{beyond} of {compared} differences are more than chance: their interval leaves out 0"]
+            verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
+            difference = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
+        lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
+    significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
+    conclusion = (
+        f"{significant} of {compared} differences are statistically significant (95 % bootstrap interval excludes 0)"
     )
+    return "\n".join([*lines, "", conclusion])
 
 
-def _rows(
+def _table(
     title: str,
     names: Sequence[str],
     columns: Mapping[str, tuple[Sequence[float | None], float | None]],
-    last: Sequence[str] | None = None,
+    last_column: Sequence[str] | None = None,
 ) -> list[str]:
-    """Lines of a table: the heads, a line for each name, the mean; `last` is a column of words for all of these."""
+    """Lines of a table: header, one line per name, mean; `last_column` holds text for each of these lines."""
     width = max(len(name) for name in (title, "mean", *names))
     lines = [f"{title:<{width}}" + "".join(f"  {name:>6}" for name in columns)]
     for i, name in enumerate(names):
         lines.append(f"{name:<{width}}" + "".join(f"  {_percent(values[i])}" for values, _ in columns.values()))
-    lines.append(f"{'mean':<{width}}" + "".join(f"  {_percent(value)}" for _, value in columns.values()))
-    if last is not None:
-        lines = [f"{line}  {word:>7}".rstrip() for line, word in zip(lines, last, strict=True)]
+    lines.append(f"{'mean':<{width}}" + "".join(f"  {_percent(mean)}" for _, mean in columns.values()))
+    if last_column is not None:
+        lines = [f"{line}  {text:>7}".rstrip() for line, text in zip(lines, last_column, strict=True)]
     return lines
 
 

@@ -99,7 +99,7 @@ def test_in_memory_and_from_files_the_scores_are_the_same(root, weights, tmp_pat
     assert files["boundary_iou"]["mean"] is not None
     shown = [pictured(tmp_path / name / "report.html") for name in ("files", "memory")]
     assert shown[0] == shown[1]
-    assert [image["picture"] is not None for image in shown[0]] == [True] * 4
+    assert [image["image"] is not None for image in shown[0]] == [True] * 4
     assert files["miou"] == files["cityscapes"]["averages"]["classes"]
 
 
@@ -127,7 +127,7 @@ def test_scores_need_no_picture(root, predictions, tmp_path, picture, caplog):
     else:
         Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(first)
     assert score(predictions, copy, tmp_path / "scores") == score(predictions, root, tmp_path / "other")
-    shown = {image["name"]: image["picture"] for image in pictured(tmp_path / "scores/report.html")}
+    shown = {image["name"]: image["image"] for image in pictured(tmp_path / "scores/report.html")}
     assert [name for name, content in shown.items() if content is None] == [
         f"{first.parent.name}/{first.name.removesuffix('_leftImg8bit.png')}"
     ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.cityscapes.scores import Counts, count, protocol, scores
+from dlaseg.evaluation.cityscapes.scores import Counts, count, label_table, scores
 
 CLASSES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
 IGNORED = [i for i in range(34) if i not in CLASSES]
@@ -30,7 +30,7 @@ def script():
         yield module
 
 
-def made_scene(rng, ids, things=THINGS, height=64, width=96):
+def random_scene(rng, ids, things=THINGS, height=64, width=96):
     """Ground truth of blocks, and instance ids for the things in it."""
     truth = rng.choice(ids, (height // 8, width // 8)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
     number = rng.integers(0, 3, (height // 4, width // 4)).repeat(4, 0).repeat(4, 1)
@@ -50,21 +50,21 @@ def scene_set(kind):
     rng = np.random.default_rng(sum(map(ord, kind)))
     everything = list(range(34))
     if kind == "all classes":
-        return [(*made_scene(rng, CLASSES), CLASSES, 0.3) for _ in range(4)]
+        return [(*random_scene(rng, CLASSES), CLASSES, 0.3) for _ in range(4)]
     if kind == "ignored in the ground truth":
-        return [(*made_scene(rng, everything, [*THINGS, 29, 30]), CLASSES, 0.3) for _ in range(4)]
+        return [(*random_scene(rng, everything, [*THINGS, 29, 30]), CLASSES, 0.3) for _ in range(4)]
     if kind == "ignored ids predicted":
-        return [(*made_scene(rng, everything, [*THINGS, 29, 30]), everything, 0.5) for _ in range(3)]
+        return [(*random_scene(rng, everything, [*THINGS, 29, 30]), everything, 0.5) for _ in range(3)]
     if kind == "classes missing":
-        return [(*made_scene(rng, [7, 11, 23, 24, 26]), [7, 11, 23, 26, 33], 0.2) for _ in range(3)]
+        return [(*random_scene(rng, [7, 11, 23, 24, 26]), [7, 11, 23, 26, 33], 0.2) for _ in range(3)]
     if kind == "no instances":
-        return [(*made_scene(rng, [7, 8, 11], []), [7, 8, 11], 0.2) for _ in range(2)]
+        return [(*random_scene(rng, [7, 8, 11], []), [7, 8, 11], 0.2) for _ in range(2)]
     if kind == "all ignored":
-        return [(*made_scene(rng, IGNORED, [29, 30]), CLASSES, 0.5) for _ in range(2)]
+        return [(*random_scene(rng, IGNORED, [29, 30]), CLASSES, 0.5) for _ in range(2)]
     if kind == "one ignored image among others":
-        return [(*made_scene(rng, CLASSES), CLASSES, 0.4), (*made_scene(rng, [0], []), CLASSES, 1.0)]
+        return [(*random_scene(rng, CLASSES), CLASSES, 0.4), (*random_scene(rng, [0], []), CLASSES, 1.0)]
     if kind == "perfect":
-        return [(*made_scene(rng, CLASSES), CLASSES, 0.0) for _ in range(2)]
+        return [(*random_scene(rng, CLASSES), CLASSES, 0.0) for _ in range(2)]
     assert kind == "one pixel"
     return [(np.full((1, 1), 26, np.uint8), np.full((1, 1), 26001, np.int32), [26], 0.0)]
 
@@ -102,7 +102,7 @@ def files(request, tmp_path):
 
 
 def counted(predictions, truths):
-    total = Counts.none()
+    total = Counts.zero()
     for prediction, truth in zip(predictions, truths, strict=True):
         instances = truth.with_name(truth.name.replace("labelIds", "instanceIds"))
         total += count(read(truth), read(prediction), read(instances))
@@ -115,7 +115,7 @@ def assert_equal_tables(ours, theirs):
         assert ours[name] == pytest.approx(value, rel=0, abs=1e-12, nan_ok=True), name
 
 
-def test_every_number_is_the_scripts(files, script):
+def test_every_score_equals_the_scripts(files, script):
     predictions, truths = files
     theirs = script.evaluateImgLists([str(p) for p in predictions], [str(t) for t in truths], script.args)
     ours = scores(counted(predictions, truths))
@@ -133,9 +133,9 @@ def test_every_number_is_the_scripts(files, script):
     assert_equal_tables(ours.averages(), {name: theirs[theirs_name] for name, theirs_name in names.items()})
 
 
-def test_what_is_not_a_number_is_null(files):
+def test_nan_is_null_in_json(files):
     content = scores(counted(*files)).to_dict()
-    assert list(content["classes"]) == [protocol().names[i] for i in CLASSES]
+    assert list(content["classes"]) == [label_table().names[i] for i in CLASSES]
     for row in (*content["classes"].values(), *content["categories"].values()):
         assert all(value is None or 0 <= value <= 1 for value in row.values())
     assert content["classes"]["road"]["iiou"] is None
@@ -147,25 +147,25 @@ def test_a_case_worked_by_hand():
     truth = np.array([[26, 26, 26, 26, 26, 26, 7, 0]], np.uint8)
     instances = np.array([[26000, 26000, 26000, 26000, 26001, 26001, 7, 0]], np.int32)
     prediction = np.array([[26, 26, 26, 27, 27, 26, 26, 26]], np.uint8)
-    found = scores(count(truth, prediction, instances))
-    assert found.classes["car"] == 4 / 7  # 4 hits, 2 missed, 1 road; the void pixel is not counted
+    result = scores(count(truth, prediction, instances))
+    assert result.classes["car"] == 4 / 7  # 4 hits, 2 missed, 1 road; the void pixel is not counted
     size = 12794.0202738185
     hits, misses = size * (3 / 4 + 1 / 2), size * (1 / 4 + 1 / 2)
-    assert found.instance_classes["car"] == pytest.approx(hits / (hits + misses + 1), abs=1e-15)
-    assert found.categories["vehicle"] == 6 / 7  # the trucks are vehicles too
-    assert found.instance_categories["vehicle"] == pytest.approx(2 * size / (2 * size + 1), abs=1e-15)
-    assert found.classes["road"] == 0.0
-    assert math.isnan(found.classes["sky"])
-    assert found.classes["truck"] == 0.0  # predicted, nowhere in the ground truth
-    assert math.isnan(found.classes["unlabeled"])
-    assert found.averages()["classes"] == pytest.approx((4 / 7 + 0 + 0) / 3)
+    assert result.instance_classes["car"] == pytest.approx(hits / (hits + misses + 1), abs=1e-15)
+    assert result.categories["vehicle"] == 6 / 7  # the trucks are vehicles too
+    assert result.instance_categories["vehicle"] == pytest.approx(2 * size / (2 * size + 1), abs=1e-15)
+    assert result.classes["road"] == 0.0
+    assert math.isnan(result.classes["sky"])
+    assert result.classes["truck"] == 0.0  # predicted, nowhere in the ground truth
+    assert math.isnan(result.classes["unlabeled"])
+    assert result.averages()["classes"] == pytest.approx((4 / 7 + 0 + 0) / 3)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(0, 64))
 def test_counts_of_parts_add_up_where_no_instance_is_cut(seed, cut):
     rng = np.random.default_rng(seed)
-    truth, instances = made_scene(rng, list(range(34)))
+    truth, instances = random_scene(rng, list(range(34)))
     prediction = blurred(rng, truth, list(range(34)), 0.5)
     instances = np.where(np.arange(64)[:, None] < cut, instances, instances % 1000)  # instances above the cut alone
     whole = count(truth, prediction, instances)
@@ -179,7 +179,7 @@ def test_counts_of_parts_add_up_where_no_instance_is_cut(seed, cut):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 def test_any_integer_type_counts_the_same(dtype):
     rng = np.random.default_rng(0)
-    truth, instances = made_scene(rng, CLASSES)
+    truth, instances = random_scene(rng, CLASSES)
     prediction = blurred(rng, truth, CLASSES, 0.5)
     plain = count(truth, prediction, instances)
     other = count(truth.astype(dtype), prediction.astype(dtype), instances.astype(np.uint16))
@@ -188,7 +188,7 @@ def test_any_integer_type_counts_the_same(dtype):
 
 
 @pytest.mark.parametrize(
-    ("truth", "prediction", "instances", "said"),
+    ("truth", "prediction", "instances", "message"),
     [
         (np.zeros((2, 3), int), np.zeros((3, 2), int), None, "prediction 3 x 2, ground truth 2 x 3"),
         (np.zeros((2, 3), int), np.zeros((2, 3), int), np.zeros((2, 2), int), "instance map 2 x 2"),
@@ -200,6 +200,6 @@ def test_any_integer_type_counts_the_same(dtype):
         (np.zeros((1, 1), int), np.zeros((1, 1), int), np.full((1, 1), 7001), "an instance of road"),
     ],
 )
-def test_what_the_table_does_not_have_is_refused(truth, prediction, instances, said):
-    with pytest.raises(UserError, match=said):
+def test_unknown_ids_and_shapes_that_differ_are_refused(truth, prediction, instances, message):
+    with pytest.raises(UserError, match=message):
         count(truth, prediction, instances)

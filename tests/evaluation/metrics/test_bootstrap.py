@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.bootstrap import DRAWS, ImageCounts, compare, draws, margins, mean_iou, miou_interval
-from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, compare, miou_interval, resample
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts, mean_over_present
 
 
-def made(images=12, classes=4, share=0.7, seed=0):
+def random_matrices(images=12, classes=4, share=0.7, seed=0):
     """Confusion matrices of so many images; so much is right."""
     rng = np.random.default_rng(seed)
     matrices = rng.integers(0, 30, (images, classes, classes))
@@ -22,10 +22,10 @@ def made(images=12, classes=4, share=0.7, seed=0):
 
 
 def counts(matrices, names=None):
-    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(margins, matrices)))
+    return ImageCounts.of(names or [f"image {i}" for i in range(len(matrices))], list(map(class_counts, matrices)))
 
 
-def scored(matrix):
+def scores_of(matrix):
     confusion = ConfusionMatrix(len(matrix))
     confusion.matrix += matrix
     return confusion.scores()
@@ -33,60 +33,60 @@ def scored(matrix):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 5), images=st.integers(1, 6))
-def test_a_drawn_split_is_scored_as_the_confusion_matrix_of_its_images(seed, classes, images):
+def test_a_resample_is_scored_as_the_confusion_matrix_of_its_images(seed, classes, images):
     rng = np.random.default_rng(seed)
     matrices = rng.integers(0, 3, (images, classes, classes)) * rng.integers(0, 2, (images, 1, 1))
     times = rng.integers(0, 3, (3, images))
     iou = counts(matrices).iou(times)
     for split, row in zip(times, iou, strict=True):
-        expected = scored((matrices * split[:, None, None]).sum(0))
+        expected = scores_of((matrices * split[:, None, None]).sum(0))
         assert [None if math.isnan(value) else value for value in row] == pytest.approx(list(expected.iou))
-        mean = mean_iou(row[None])[0]
+        mean = mean_over_present(row[None])[0]
         assert (None if math.isnan(mean) else mean) == pytest.approx(expected.miou)
 
 
 def test_each_image_has_its_own_mean():
-    matrices = made(3)
+    matrices = random_matrices(3)
     matrices[1] = 0
-    expected = [scored(matrix).miou for matrix in matrices]
-    assert counts(matrices).miou_per_image() == pytest.approx(expected)
+    expected = [scores_of(matrix).miou for matrix in matrices]
+    assert counts(matrices).to_dict()["miou"] == pytest.approx(expected)
     assert expected[1] is None
 
 
-def test_every_draw_has_as_many_images_as_the_split_and_is_the_same_again():
-    drawn = draws(7)
-    assert drawn.shape == (DRAWS, 7)
-    assert (drawn.sum(1) == 7).all()
-    assert np.array_equal(drawn, draws(7))
-    assert not np.array_equal(drawn, draws(7, seed=1))
-    assert abs(drawn.mean() - 1) < 1e-12
-    assert abs((drawn == 0).mean() - (6 / 7) ** 7) < 0.02  # an image is left out as often as it should be
+def test_every_resample_has_as_many_images_as_the_split_and_is_reproducible():
+    repeats = resample(7)
+    assert repeats.shape == (RESAMPLES, 7)
+    assert (repeats.sum(1) == 7).all()
+    assert np.array_equal(repeats, resample(7))
+    assert not np.array_equal(repeats, resample(7, seed=1))
+    assert abs(repeats.mean() - 1) < 1e-12
+    assert abs((repeats == 0).mean() - (6 / 7) ** 7) < 0.02  # an image is left out as often as it should be
 
 
 def test_the_interval_is_the_percentiles_of_a_plain_loop():
-    matrices = made(9)
+    matrices = random_matrices(9)
     means = []
-    for times in draws(9):
-        means.append(scored(sum(n * matrix for n, matrix in zip(times, matrices, strict=True))).miou)
+    for times in resample(9):
+        means.append(scores_of(sum(n * matrix for n, matrix in zip(times, matrices, strict=True))).miou)
     assert miou_interval(counts(matrices)) == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=1e-12)
 
 
 def test_the_interval_shrinks_with_the_root_of_the_number_of_images():
-    widths = [np.diff(miou_interval(counts(np.concatenate([made(20)] * n))))[0] for n in (1, 16)]
+    widths = [np.diff(miou_interval(counts(np.concatenate([random_matrices(20)] * n))))[0] for n in (1, 16)]
     assert 3.3 < widths[0] / widths[1] < 4.8
 
 
-def test_images_that_are_all_alike_leave_nothing_to_chance():
-    low, high = miou_interval(counts(np.stack([made(1)[0]] * 8)))
+def test_identical_images_have_an_interval_of_no_width():
+    low, high = miou_interval(counts(np.stack([random_matrices(1)[0]] * 8)))
     assert low == pytest.approx(high, abs=1e-12)
 
 
-def test_a_split_with_nothing_to_score_has_no_interval():
+def test_a_split_without_counted_pixels_has_no_interval():
     assert miou_interval(counts(np.zeros((3, 2, 2), np.int64))) is None
 
 
-def test_a_network_that_is_better_on_every_image_is_better_beyond_chance():
-    matrices = made(share=0.4)
+def test_a_network_that_is_better_on_every_image_is_significantly_better():
+    matrices = random_matrices(share=0.4)
     right = matrices * np.eye(4, dtype=np.int64)
     better = right + (matrices - right) // 2
     better += np.eye(4, dtype=np.int64) * (matrices.sum(2) - better.sum(2))[:, :, None]  # the same ground truth
@@ -94,7 +94,7 @@ def test_a_network_that_is_better_on_every_image_is_better_beyond_chance():
     assert [row.name for row in rows] == ["a", "b", "c", "d", "mean"]
     for row in rows:
         assert row.second > row.first
-        assert row.beyond_chance
+        assert row.significant
         assert row.interval[0] <= row.second - row.first <= row.interval[1]
 
 
@@ -103,27 +103,27 @@ def with_same_truth(matrices, rng):
     return np.stack([[rng.permutation(row) for row in matrix] for matrix in matrices])
 
 
-def test_the_same_network_is_no_better_than_itself():
-    for row in compare(list("abcd"), counts(made()), counts(made())):
+def test_a_network_does_not_differ_from_itself():
+    for row in compare(list("abcd"), counts(random_matrices()), counts(random_matrices())):
         assert row.interval == (0.0, 0.0)
-        assert not row.beyond_chance
+        assert not row.significant
 
 
-def test_differences_are_drawn_in_pairs():
-    # Image by image the second is a little better; drawn apart, the images' own spread would hide it
-    matrices = made(40)
+def test_both_networks_share_the_resamples():
+    # Image by image the second is a little better; repeats apart, the images' own spread would hide it
+    matrices = random_matrices(40)
     matrices[::2] *= 10
     better = matrices.copy()
     better[:, 0, 1] -= np.minimum(better[:, 0, 1], 5)
     better[:, 0, 0] += matrices[:, 0, 1] - better[:, 0, 1]
     first, second = counts(matrices), counts(better)
     apart = miou_interval(second)
-    assert apart[0] < mean_iou(first.iou(np.ones((1, 40), np.int64)))[0] < apart[1]
-    assert compare(list("abcd"), first, second)[-1].beyond_chance
+    assert apart[0] < mean_over_present(first.iou(np.ones((1, 40), np.int64)))[0] < apart[1]
+    assert compare(list("abcd"), first, second)[-1].significant
 
 
 def test_the_order_of_the_images_does_not_matter():
-    names, matrices = [f"image {i}" for i in range(12)], made()
+    names, matrices = [f"image {i}" for i in range(12)], random_matrices()
     other = with_same_truth(matrices, np.random.default_rng(1))
     shuffled = np.random.default_rng(2).permutation(12)
     straight = compare(list("abcd"), counts(matrices, names), counts(other, names))
@@ -132,42 +132,42 @@ def test_the_order_of_the_images_does_not_matter():
 
 
 def test_a_class_that_occurs_nowhere_is_not_compared():
-    matrices = made()
+    matrices = random_matrices()
     matrices[:, 3] = matrices[:, :, 3] = 0
     row = compare(list("abcd"), counts(matrices), counts(matrices))[3]
-    assert (row.first, row.second, row.interval, row.beyond_chance) == (None, None, None, False)
+    assert (row.first, row.second, row.interval, row.significant) == (None, None, None, False)
 
 
 @pytest.mark.parametrize("fault", ["names", "fewer", "truth"])
-def test_what_cannot_be_compared_is_refused(fault):
-    matrices = made()
+def test_other_images_or_ground_truth_are_refused(fault):
+    matrices = random_matrices()
     if fault == "names":
-        other, said = (
+        other, message = (
             counts(matrices, ["elsewhere", *[f"image {i}" for i in range(1, 12)]]),
             "elsewhere on one side only",
         )
     elif fault == "fewer":
-        other, said = counts(matrices[:-1]), "image 11 on one side only"
+        other, message = counts(matrices[:-1]), "image 11 on one side only"
     else:
         changed = matrices.copy()
         changed[3, 1, 1] += 1
-        other, said = counts(changed), "image 3: its ground truth differs"
-    with pytest.raises(UserError, match=said):
+        other, message = counts(changed), "image 3: its ground truth differs"
+    with pytest.raises(UserError, match=message):
         compare(list("abcd"), counts(matrices), other)
 
 
 def test_counts_survive_json():
-    before = counts(made())
+    before = counts(random_matrices())
     after = ImageCounts.from_dict(json.loads(json.dumps(before.to_dict())))
     assert after.names == before.names
-    for part in ("hits", "truth", "predicted"):
+    for part in ("true_positives", "support", "predicted"):
         assert np.array_equal(getattr(after, part), getattr(before, part))
 
 
 @pytest.fixture
 def files(tmp_path):
     """Two scores.json of the same ground truth, the second better."""
-    truth, paths = made(share=0.5), []
+    truth, paths = random_matrices(share=0.5), []
     better = truth.copy()
     for matrix in better:
         moved = matrix[0, 1:] // 2
@@ -185,19 +185,19 @@ def files(tmp_path):
     return paths
 
 
-def test_the_command_tells_who_is_better(files, capsys):
+def test_the_command_names_the_better_network(files, capsys):
     assert main(["compare", str(files[0]), str(files[1])]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("w ")
     assert lines[1].endswith("second is better")
     assert lines[5].startswith("mean ")
-    assert lines[-1].endswith("differences are more than chance: their interval leaves out 0")
+    assert lines[-1].endswith("differences are statistically significant (95 % bootstrap interval excludes 0)")
     assert main(["compare", str(files[1]), str(files[0])]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("first is better")
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda c: c["protocol"].update(split="test"), "is of split val, .* of test: score both on the same"),
         (lambda c: c["protocol"].update(dataset="city"), "is of dataset camvid, .* of city"),
@@ -207,7 +207,7 @@ def test_the_command_tells_who_is_better(files, capsys):
         (lambda c: c["images"]["hits"].pop(), "no scores.json of this release"),
     ],
 )
-def test_files_that_cannot_be_compared_are_refused(files, capsys, change, said):
+def test_files_that_cannot_be_compared_are_refused(files, capsys, change, message):
     content = json.loads(files[1].read_text())
     change(content)
     files[1].write_text(json.dumps(content))
@@ -215,7 +215,7 @@ def test_files_that_cannot_be_compared_are_refused(files, capsys, change, said):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         main(["compare", str(files[0]), str(files[1]), "--debug"])
 
 

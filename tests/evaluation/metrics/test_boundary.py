@@ -13,7 +13,7 @@ def scene(seed, height=40, width=60, classes=4, block=10):
     return small.repeat(block, 0).repeat(block, 1)[:height, :width].astype(np.uint8)
 
 
-def plainly(mask, width):
+def eroded_contour(mask, width):
     """A mask's pixels near its contour, as the paper's authors find them: what so many erosions by 3 x 3 take away."""
     padded = np.pad(mask.astype(np.uint8), 1)
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
@@ -22,15 +22,15 @@ def plainly(mask, width):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 40), width=st.integers(1, 50), d=st.integers(1, 6))
-def test_all_classes_contours_are_each_ones_erosion(seed, height, width, d):
+def test_contours_of_all_classes_equal_the_erosion_of_each_class(seed, height, width, d):
     labels = scene(seed, height, width)
-    found = contour(labels, d)
+    mask = contour(labels, d)
     for label in range(4):
-        assert np.array_equal(found & (labels == label), plainly(labels == label, d)), label
+        assert np.array_equal(mask & (labels == label), eroded_contour(labels == label, d)), label
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_counts_are_those_of_a_loop_over_classes_and_images(seed):
+def test_scores_equal_a_loop_over_classes_and_images(seed):
     measure, expected = BoundaryIoU(4), np.zeros((2, 4), int)
     for image in range(3):
         target, prediction = scene([seed, image, 0]), scene([seed, image, 1])
@@ -40,7 +40,7 @@ def test_counts_are_those_of_a_loop_over_classes_and_images(seed):
         measure.update(target, prediction)
         d = contour_width(40, 60)
         for label in range(4):
-            one, other = (plainly(labels == label, d) & (target != 255) for labels in (target, prediction))
+            one, other = (eroded_contour(labels == label, d) & (target != 255) for labels in (target, prediction))
             expected[:, label] += (one & other).sum(), (one | other).sum()
     iou, mean = measure.scores()
     assert iou == pytest.approx(expected[0] / expected[1])
@@ -55,10 +55,10 @@ def test_a_case_worked_by_hand():
     assert contour_width(12, 12) == 1
     measure = BoundaryIoU(2)
     measure.update(target, prediction)
-    assert (measure.truth[1], measure.predicted[1]) == (12, 12)
+    assert (measure.support[1], measure.predicted[1]) == (12, 12)
     shared = sum(target[y, x] == prediction[y, x] == 1 and (y in (3, 6) or x in (3, 6)) and (y in (4, 7) or x in (4, 7))
                  for y in range(12) for x in range(12))  # fmt: skip
-    assert measure.hits[1] == shared
+    assert measure.true_positives[1] == shared
     assert measure.scores()[0][1] == shared / (24 - shared)
 
 
@@ -70,7 +70,7 @@ def test_a_perfect_prediction_has_1_and_an_absent_class_none():
     assert mean == 1.0
 
 
-def test_it_sees_what_iou_does_not():
+def test_a_dilated_mask_has_high_iou_and_low_boundary_iou():
     # A large square that is one pixel too wide all around: IoU is near 1, the outline is not met anywhere
     target, prediction = np.zeros((2, 200, 200), np.uint8)
     target[20:180, 20:180] = 1

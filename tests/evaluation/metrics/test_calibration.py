@@ -7,7 +7,7 @@ from dlaseg.evaluation.metrics.calibration import BINS, Calibration
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_error_is_torchmetrics(seed):
+def test_the_error_equals_torchmetrics(seed):
     generator = torch.Generator().manual_seed(seed)
     measure, theirs = Calibration(), MulticlassCalibrationError(4, n_bins=BINS, ignore_index=255)
     for _ in range(3):

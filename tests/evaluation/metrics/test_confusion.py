@@ -4,7 +4,7 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, iou, mean_over_present, none_if_nan, ratio
 
 CLASSES = 5
 
@@ -91,7 +91,25 @@ def test_without_counted_pixels_every_score_is_none(target):
     assert scores.pixels == (0, 0)
 
 
-def test_predictions_where_the_truth_is_255_are_not_looked_at():
+def test_iou_takes_weighted_pixels_and_is_nan_without_any():
+    values = iou(np.array([1.5, 0, 0]), np.array([0.5, 2, 0]), np.array([1, 0, 0]))
+    assert values[:2].tolist() == [0.5, 0]
+    assert [none_if_nan(value) for value in values] == [0.5, 0, None]
+
+
+def test_a_ratio_with_denominator_0_is_nan_without_a_warning():
+    assert np.isnan(ratio(0, 0))
+    assert ratio(np.array([1, 0]), np.array([4, 3])).tolist() == [0.25, 0]
+
+
+def test_the_mean_over_present_classes_leaves_nan_out_of_rows_and_of_a_single_row():
+    rows = np.array([[0.5, np.nan, 1], [np.nan, np.nan, np.nan], [0, 0.25, 0.5]])
+    expected = [0.75, np.nan, 0.25]
+    np.testing.assert_array_equal(mean_over_present(rows), expected)
+    np.testing.assert_array_equal([mean_over_present(row) for row in rows], expected)
+
+
+def test_predictions_at_ignored_pixels_are_not_used():
     matrix = counted(np.array([0, 255, 255], np.uint8), np.array([0, 200, 1], np.uint8), 2)
     assert matrix.matrix.tolist() == [[1, 0], [0, 0]]
 

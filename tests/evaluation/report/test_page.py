@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, margins
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
-from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
-from dlaseg.evaluation.report.gallery import packed
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts
+from dlaseg.evaluation.report.gallery import pack_image
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results
 
@@ -40,15 +40,15 @@ def page_file(tmp_path_factory):
     for i, name in enumerate(names):
         target, prediction = scene(i + 1)
         scored = target != 255
-        images.append(margins(total.update(target[scored], prediction[scored])))
+        images.append(class_counts(total.update(target[scored], prediction[scored])))
         boundary.update(target, prediction)
         calibration.update(target, prediction, np.linspace(0.3, 1, target.size, dtype=np.float32).reshape(target.shape))
-        picture = np.full((HEIGHT, WIDTH, 3), (10, 200, 10), np.uint8) if i else None
-        parts.append(packed(name, picture, target, prediction))
+        image = np.full((HEIGHT, WIDTH, 3), (10, 200, 10), np.uint8) if i else None
+        parts.append(pack_image(name, image, target, prediction))
     protocol = {"dataset": "folder", "split": "val", "images": 14, "scales": [1.0], "flip": False,
                 "weights_sha256": "ab" * 32, "weights_origin": [], "model": {"name": "dla34", "stride": 4}}  # fmt: skip
     counts = ImageCounts.of(names, images)
-    record = build_results(NAMES, total.scores(), total.matrix, counts, protocol, None, boundary, calibration)
+    results = build_results(NAMES, total.scores(), total.matrix, counts, protocol, None, boundary, calibration)
     parts.reverse()  # the farther moved, the worse
     gallery = {"worst": parts[:4], "median": parts[5:9], "best": parts[-4:]}
     (folder / "log.jsonl").write_text(
@@ -56,29 +56,30 @@ def page_file(tmp_path_factory):
     )
     environment = {"command": ["dlaseg", "train"], "python": "3.12", "platform": "Linux", "cpus": 2,
                    "packages": {"torch": "2.9"}, "git_commit": None, "gpus": ["a GPU"]}  # fmt: skip
+    (folder / "config.yaml").write_text("data: {train_split: train, val_split: val}\n")
     (folder / "environment.json").write_text(json.dumps(environment))
-    write_report(folder / "report.html", record, PALETTE, gallery, folder)
-    (folder / "scores.json").write_text(json.dumps(record))
+    write_report(folder / "report.html", results, PALETTE, gallery, folder)
+    (folder / "scores.json").write_text(json.dumps(results))
     return folder / "report.html"
 
 
 @pytest.fixture(scope="module")
-def record(page_file):
+def results(page_file):
     return json.loads((page_file.parent / "scores.json").read_text())
 
 
 @pytest.fixture
 def open_page(browser, page_file):
     """Opens the page; in the end nothing may have been complained of or asked for."""
-    contexts, complaints = [], []
+    contexts, problems = [], []
 
     def open_(width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
         page.goto(page_file.as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_selector("#stage[data-shown]")
@@ -87,7 +88,7 @@ def open_page(browser, page_file):
     yield open_
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []
 
 
 def column(page, table, index):
@@ -108,24 +109,24 @@ def choose(page, name, value):
     page.check(f'input[name="{name}"][value="{value}"]', force=True)
 
 
-def test_the_page_opens_and_says_the_scores(open_page, record):
+def test_the_page_opens_and_shows_the_scores(open_page, results):
     page = open_page()
-    assert page.title() == f"dla34 on folder val: mIoU {100 * record['miou']:.2f} %"
+    assert page.title() == f"dla34 on folder val: mIoU {100 * results['miou']:.2f} %"
     head = page.inner_text("header")
-    assert f"{100 * record['miou']:.2f}" in head
-    low, high = record["miou_interval"]
+    assert f"{100 * results['miou']:.2f}" in head
+    low, high = results["miou_interval"]
     assert f"95 % interval {100 * low:.2f} to {100 * high:.2f}" in head
-    assert f"{100 * record['calibration']['expected_calibration_error']:.2f}" in head
-    assert "left out of the mean: moon" in head
+    assert f"{100 * results['calibration']['expected_calibration_error']:.2f}" in head
+    assert "not part of the mean: moon" in head
     assert "a GPU" in page.inner_text("#provenance")
     assert page.locator("#training svg").count() == 3
     assert NAMES[3] in page.inner_text("#classes")
 
 
-def test_the_table_sorts_by_every_column_and_puts_what_is_not_there_last(open_page, record):
+def test_the_table_sorts_by_every_column_with_missing_values_last(open_page, results):
     page, table = open_page(), "#classes table"
     assert column(page, table, 1) == list(NAMES)
-    iou = {name: row["iou"] for name, row in record["classes"].items() if row["iou"] is not None}
+    iou = {name: row["iou"] for name, row in results["classes"].items() if row["iou"] is not None}
     best_first = sorted(iou, key=lambda name: -iou[name])
     heads = page.locator(f"{table} thead th")
     heads.nth(1).get_by_role("button").click()
@@ -142,43 +143,43 @@ def test_the_table_sorts_by_every_column_and_puts_what_is_not_there_last(open_pa
     assert shares == sorted(shares, reverse=True)
 
 
-def test_all_images_are_listed_worst_first(open_page, record):
+def test_all_images_are_listed_worst_first(open_page, results):
     page, table = open_page(), "#images table"
     page.click("summary")
     listed = column(page, table, 2)
-    assert listed == [f"{100 * value:.2f}" for value in sorted(record["images"]["miou"])]
+    assert listed == [f"{100 * value:.2f}" for value in sorted(results["images"]["miou"])]
     page.click(f"{table} thead th:nth-child(2) button")
     assert column(page, table, 2) == listed[::-1]
     page.click(f"{table} thead th:nth-child(1) button")
-    assert column(page, table, 1) == record["images"]["names"]
+    assert column(page, table, 1) == results["images"]["names"]
 
 
-def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_page, record):
+def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_page, results):
     page = open_page()
-    matrix = np.array(record["confusion_matrix"])
+    matrix = np.array(results["confusion_matrix"])
 
     def cell(row, column):
-        return page.locator(f'#heat td[data-row="{row}"][data-column="{column}"]')
+        return page.locator(f'#heatmap td[data-row="{row}"][data-column="{column}"]')
 
-    assert page.locator("#heat td[data-row]").count() == 16
+    assert page.locator("#heatmap td[data-row]").count() == 16
     assert cell(0, 1).inner_text() == ("0" if not matrix[0, 1] else f"{100 * matrix[0, 1] / matrix[0].sum():.0f}")
     assert cell(0, 2).inner_text() == ""
     cell(1, 0).hover()
     share = 100 * matrix[1, 0] / matrix[1].sum()
-    assert page.inner_text("#cell") == f"car taken for road: {matrix[1, 0]:,} pixels, {share:.2f} % of car"
+    assert page.inner_text("#cell") == f"car predicted as road: {matrix[1, 0]:,} pixels, {share:.2f} % of car"
     shade = cell(1, 0).evaluate("it => getComputedStyle(it).backgroundColor")
     assert shade != cell(1, 2).evaluate("it => getComputedStyle(it).backgroundColor")
-    choose(page, "numbers", "counts")
+    choose(page, "values", "counts")
     assert cell(1, 1).inner_text() == f"{round(matrix[1, 1] / 1000, 1):g}K"
-    page.focus('input[name="numbers"]:checked')
+    page.focus('input[name="values"]:checked')
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.dataset.column") == "0"
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowUp", "ArrowLeft"):
         page.keyboard.press(key)
-    assert page.inner_text("#cell").startswith(f"road, right: {matrix[0, 0]:,} pixels")
+    assert page.inner_text("#cell").startswith(f"road predicted correctly: {matrix[0, 0]:,} pixels")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#cell").startswith("road taken for car")
-    assert page.locator('#heat td[tabindex="0"]').count() == 1
+    assert page.inner_text("#cell").startswith("road predicted as car")
+    assert page.locator('#heatmap td[tabindex="0"]').count() == 1
 
 
 def test_layers_are_painted_from_the_labels(open_page):
@@ -189,7 +190,7 @@ def test_layers_are_painted_from_the_labels(open_page):
     assert color(page, *right) == color(page, *below) == [255, 255, 255, 150]
     stripes = {tuple(color(page, 10 + i, 30 + shift - 1)) for i in range(8)}
     assert stripes == {(214, 39, 40, 255), (92, 10, 10, 255)}
-    choose(page, "layer", "truth")
+    choose(page, "layer", "target")
     assert color(page, *wrong) == [*PALETTE[1], 255]
     assert color(page, *below) == [*PALETTE[3], 255]
     assert color(page, *ignored) == [0, 0, 0, 255]
@@ -203,7 +204,7 @@ def test_layers_are_painted_from_the_labels(open_page):
 def test_classes_can_be_switched_off_and_on(open_page):
     page = open_page()
     road, car, below = (10, 20), (10, 50), (35, 20)
-    choose(page, "layer", "truth")
+    choose(page, "layer", "target")
     page.uncheck('input[name="class"][value="1"]')
     assert [color(page, *place)[3] for place in (road, car, below)] == [255, 0, 255]
     page.click("#none")
@@ -216,20 +217,20 @@ def test_classes_can_be_switched_off_and_on(open_page):
     assert all(color(page, *place)[3] for place in (road, car, below))
 
 
-def test_the_slider_fades_the_layer(open_page):
+def test_the_slider_sets_the_opacity_of_the_layer(open_page):
     page = open_page()
 
     def opacity():
         return float(page.locator("#layer").evaluate("it => getComputedStyle(it).opacity"))
 
     assert opacity() == 0.75
-    page.focus("#strength")
+    page.focus("#opacity")
     page.keyboard.press("ArrowLeft")
     assert opacity() == 0.74
-    assert page.inner_text("#strength-said") == "74 %"
+    assert page.inner_text("#opacity-value") == "74 %"
     page.keyboard.press("Home")
     assert opacity() == 0
-    box = page.locator("#strength").bounding_box()
+    box = page.locator("#opacity").bounding_box()
     page.mouse.move(box["x"] + 3, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2)
@@ -246,13 +247,13 @@ def point(page, row, column):
 def test_the_pixel_under_the_cursor_is_named(open_page):
     page = open_page()
     point(page, 10, 43)
-    assert page.inner_text("#pixel") == "Row 10, column 43: truth car, prediction road: wrong"
+    assert page.inner_text("#pixel") == "Row 10, column 43: ground truth car, prediction road (wrong)"
     point(page, 10, 25)
-    assert page.inner_text("#pixel") == "Row 10, column 25: truth road, prediction road: right"
+    assert page.inner_text("#pixel") == "Row 10, column 25: ground truth road, prediction road (correct)"
     point(page, 35, 50)
-    assert page.inner_text("#pixel") == f"Row 35, column 50: truth {NAMES[3]}, prediction {NAMES[3]}: right"
+    assert page.inner_text("#pixel") == f"Row 35, column 50: ground truth {NAMES[3]}, prediction {NAMES[3]} (correct)"
     point(page, 0, 0)
-    assert page.inner_text("#pixel") == "Row 0, column 0: truth not scored, prediction no class"
+    assert page.inner_text("#pixel") == "Row 0, column 0: ground truth ignored, prediction no class"
 
 
 def test_the_keyboard_moves_from_pixel_to_pixel_and_stops_at_the_border(open_page):
@@ -263,7 +264,7 @@ def test_the_keyboard_moves_from_pixel_to_pixel_and_stops_at_the_border(open_pag
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowUp")
-    assert page.inner_text("#pixel").startswith("Row 22, column 39: truth car")
+    assert page.inner_text("#pixel").startswith("Row 22, column 39: ground truth car")
     assert page.locator("#cursor").is_visible()
     for _ in range(9):
         page.keyboard.press("Shift+ArrowUp")
@@ -271,9 +272,9 @@ def test_the_keyboard_moves_from_pixel_to_pixel_and_stops_at_the_border(open_pag
     assert page.inner_text("#pixel").startswith("Row 0, column 0")
 
 
-def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, record):
+def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, results):
     page = open_page()
-    miou = dict(zip(record["images"]["names"], record["images"]["miou"], strict=True))
+    miou = dict(zip(results["images"]["names"], results["images"]["miou"], strict=True))
     names = [it.inner_text() for it in page.query_selector_all(".thumb .name")]
     shown = [float(it.inner_text()) for it in page.query_selector_all(".thumb .number")]
     assert shown == [round(100 * miou[name], 2) for name in names]
@@ -283,55 +284,55 @@ def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, record):
     choose(page, "image", 8)
     page.wait_for_selector('#stage[data-shown="8"]')
     assert page.locator("#stage").get_attribute("aria-label") == "city/03, errors"
-    assert page.inner_text("#pixel") == "Point at a pixel."
+    assert page.inner_text("#pixel") == "Point at a pixel to see its classes."
     point(page, 10, 43)
-    assert page.inner_text("#pixel").endswith("prediction car: right")
-    ious = [it.inner_text() for it in page.query_selector_all(".switches .list .number")]
-    counts = ImageCounts.from_dict(record["images"])
-    expected = counts.iou(np.eye(14, dtype=int))[3]
+    assert page.inner_text("#pixel").endswith("prediction car (correct)")
+    ious = [it.inner_text() for it in page.query_selector_all(".class-switches .list .number")]
+    counts = ImageCounts.from_dict(results["images"])
+    expected = counts.iou()[3]
     assert ious == ["–" if np.isnan(value) else f"{100 * value:.1f}" for value in expected]
     page.focus('input[name="image"]:checked')
     page.keyboard.press("ArrowRight")
     page.wait_for_selector('#stage[data-shown="9"]')
     choose(page, "image", 11)
     page.wait_for_selector('#stage[data-shown="11"]')
-    assert "The picture was not there" in page.inner_text("#key")
-    assert page.locator("#picture").is_hidden()
+    assert "The image file was not found" in page.inner_text("#key")
+    assert page.locator("#photo").is_hidden()
 
 
-def test_full_size_is_a_pixel_for_a_pixel(open_page):
+def test_full_size_shows_one_css_pixel_per_pixel(open_page):
     page = open_page()
     before = page.locator("#stage").bounding_box()["width"]
     assert before > WIDTH
-    page.check("#full")
+    page.check("#full-size")
     box = page.locator("#stage").bounding_box()
     assert (box["width"], box["height"]) == (WIDTH, HEIGHT)
-    page.uncheck("#full")
+    page.uncheck("#full-size")
     assert page.locator("#stage").bounding_box()["width"] == before
 
 
 @pytest.mark.parametrize("width", [1280, 390, 320])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_hangs_over_and_everyone_can_use_it(open_page, width, scheme):
+def test_nothing_overflows_and_axe_finds_no_violation(open_page, width, scheme):
     page = open_page(width, 800, color_scheme=scheme, bypass_csp=True)  # for the checker's own script
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (red + green + blue < 150) is (scheme == "dark")
-    choose(page, "layer", "truth")
+    choose(page, "layer", "target")
     result = Axe().run(page)
     assert result.violations_count == 0, result.generate_report()
 
 
-def test_a_finger_names_a_pixel_too(open_page):
+def test_a_tap_names_a_pixel(open_page):
     page = open_page(390, 800, has_touch=True, is_mobile=True)
     page.locator("#stage").scroll_into_view_if_needed()
     box = page.locator("#stage").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] * 43.5 / WIDTH, box["y"] + box["height"] * 10.5 / HEIGHT)
-    assert page.inner_text("#pixel") == "Row 10, column 43: truth car, prediction road: wrong"
+    assert page.inner_text("#pixel") == "Row 10, column 43: ground truth car, prediction road (wrong)"
 
 
-def test_without_javascript_the_numbers_are_there_and_the_rest_is_told(open_page, record):
+def test_without_javascript_the_numbers_are_shown_with_a_notice(open_page, results):
     page = open_page(java_script_enabled=False)
     assert "JavaScript is off" in page.inner_text("header")
     assert column(page, "#classes table", 1) == list(NAMES)
-    assert f"{100 * record['classes']['car']['iou']:.2f}" in page.inner_text("#classes")
+    assert f"{100 * results['classes']['car']['iou']:.2f}" in page.inner_text("#classes")
