@@ -38,9 +38,9 @@ class DatasetEntry:
         """Raises a UserError for an option that is set, though the data set does not have it."""
         for option, value in options.items():
             if value is not None and option not in self.options:
-                having = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
+                suitable = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
                 raise UserError(
-                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out or use dataset {having}"
+                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out or use dataset {suitable}"
                 )
 
 
