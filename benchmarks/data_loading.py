@@ -32,8 +32,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dlaseg.config import AugmentConfig
-from dlaseg.data.datasets import Pair, SegmentationDataset, open_dataset
+from dlaseg.data.datasets import open_dataset
 from dlaseg.data.loading import EpochBatches, batches, train_loader
+from dlaseg.data.pairs import Pair, SegmentationDataset
 from dlaseg.data.tensors import to_tensor
 from dlaseg.data.transforms import Augmentation
 from dlaseg.images import read_image, read_label_image

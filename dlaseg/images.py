@@ -41,15 +41,8 @@ _DECODERS = {
     (8, 2): (kornia_rs.io.decode_image_png_u8, "rgb"),
 }
 
-# Start of chunks (type, then content) that hold an orientation or an animation, which the fast decoder ignores.
-_ORIENTATION_OR_ANIMATION = (
-    b"eXIf",
-    b"acTL",
-    b"tEXtRaw profile",
-    b"zTXtRaw profile",
-    b"iTXtRaw profile",
-    b"iTXtXML:com.adobe",
-)
+# Chunks (type, then start of the content) that may hold an orientation or an animation: the fast decoder ignores them.
+_SPECIAL_CHUNKS = (b"eXIf", b"acTL", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtRaw profile", b"iTXtXML:com.adobe")
 
 
 def read_image(path: str | Path) -> NDArray[np.uint8]:
@@ -171,7 +164,7 @@ def decode_png(content: bytes) -> NDArray[Any] | None:
     # Deflate compresses at most 1032 to 1. A larger image lacks pixels, or an absurd size would make the decoder panic.
     if (depth, color_type) not in _DECODERS or height * width > 1032 * len(content):
         return None
-    if any(content.startswith(_ORIENTATION_OR_ANIMATION, start + 4) for start, _ in _chunks(content)):
+    if any(content.startswith(_SPECIAL_CHUNKS, start + 4) for start, _ in _chunks(content)):
         return None
     decode, mode = _DECODERS[depth, color_type]
     try:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dlaseg.data.pairs import Pair as Pair
 from dlaseg.data.pairs import SegmentationDataset, SplitFiles
 from dlaseg.data.sets.camvid import camvid_labels, find_camvid
 from dlaseg.data.sets.cityscapes import cityscapes_labels, find_cityscapes
@@ -39,9 +38,9 @@ class DatasetEntry:
         """Raises a UserError for an option that is set, though the data set does not have it."""
         for option, value in options.items():
             if value is not None and option not in self.options:
-                having = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
+                suitable = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
                 raise UserError(
-                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out or use dataset {having}"
+                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out or use dataset {suitable}"
                 )
 
 
@@ -55,12 +54,7 @@ DATASETS: dict[str, DatasetEntry] = {
             cityscapes_labels,
             benchmark="cityscapes",
         ),
-        DatasetEntry(
-            "camvid",
-            "SPLIT/*.png with SPLITannot/*.png; 11 classes",
-            find_camvid,
-            camvid_labels,
-        ),
+        DatasetEntry("camvid", "SPLIT/*.png with SPLITannot/*.png; 11 classes", find_camvid, camvid_labels),
         DatasetEntry(
             "folder",
             "images/SPLIT/* with labels/SPLIT/*; classes.yaml defines the classes",

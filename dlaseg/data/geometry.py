@@ -117,19 +117,9 @@ class RandomAffineCrop:
 
 
 def _affine(factors: ArrayLike, shifts: ArrayLike = (0, 0)) -> NDArray[np.float64]:
-    """A matrix that scales and then shifts, (3, 3).
-
-    Args:
-        factors: vertical and horizontal.
-        shifts: vertical and horizontal, pixels.
-
-    Returns:
-        Maps (column, row, 1) of a pixel's centre to the same; the centre of the first pixel is (0, 0, 1).
-    """
-    (factor_y, factor_x), (shift_y, shift_x) = np.asarray(factors), np.asarray(shifts)
-    return np.array(
-        [[factor_x, 0, factor_x / 2 - 0.5 + shift_x], [0, factor_y, factor_y / 2 - 0.5 + shift_y], [0, 0, 1]]
-    )
+    """The matrix, (3, 3), that scales and then shifts (column, row, 1) of a pixel's centre; arguments are (y, x)."""
+    (scale_y, scale_x), (dy, dx) = np.asarray(factors), np.asarray(shifts)
+    return np.array([[scale_x, 0, scale_x / 2 - 0.5 + dx], [0, scale_y, scale_y / 2 - 0.5 + dy], [0, 0, 1]])
 
 
 def _rotated_extent(side: int, other: int, angle: float) -> int:

@@ -141,9 +141,7 @@ class SplitFiles:
                     f"{path}, line {line}: {name!r} is not the name of an image of this split: use names such as "
                     f"{min(self.images)!r}"
                 )
-        labels = self.labels
-        if labels is not None:
-            labels = {name: file for name, file in labels.items() if name in lines}
+        labels = None if self.labels is None else {name: self.labels[name] for name in lines if name in self.labels}
         return replace(self, images={name: self.images[name] for name in lines}, labels=labels)
 
 
@@ -186,10 +184,9 @@ def _read_names(path: Path) -> dict[str, int]:
     """The names that a text file lists, each with its line number."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: use a text file with one image name per line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text: use a text file with one image name per line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UserError(f"{path}: {reason}: use a text file with one image name per line") from error
     names: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         name = line.strip()

@@ -1,12 +1,14 @@
 """Lists of images, and images without label maps; `test_datasets.py` tests how files are matched and read."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dlaseg import UserError, create_model
+from dlaseg import UserError, create_model, save_model
+from dlaseg.cli import main
 from dlaseg.config import Config, DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, open_dataset, open_images
@@ -134,3 +136,27 @@ def test_pairs_of_a_single_label_map_too_many_are_refused(root):
     label_map = DATASETS["camvid"].label_map()
     files = SplitFiles({"a": root / "a.png"}, {"a": root / "b.png", "c": root / "c.png"}, label_map)
     assert refused(files.pairs).startswith(f"{root / 'c.png'}: label map without an image (1 in all)")
+
+
+def test_eval_and_stats_take_a_list(root, names, capsys, tmp_path):
+    model = create_model("dla46_c", 11, 8, 1)
+    model.metadata = replace(model.metadata, label_map=DATASETS["camvid"].label_map())
+    save_model(model, tmp_path / "w.safetensors")
+    words = ["--dataset", "camvid", "--list", str(names("1\n3\n"))]
+    assert main(["data", "stats", str(root), "--splits", "val", *words]) == 0
+    assert capsys.readouterr().out.split()[:3] == ["val-some", "images", "2"]
+    words += ["--workers", "0", "--device", "cpu"]
+    assert main(["eval", str(tmp_path / "w.safetensors"), "--root", str(root), *words]) == 0
+    protocol = json.loads((tmp_path / "camvid-val-some/scores.json").read_text())["protocol"]
+    assert (protocol["split"], protocol["images"]) == ("val-some", 2)
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--submission"])
+@pytest.mark.parametrize("unused", ["list", "images", "labels", "classes"])
+def test_an_option_without_effect_on_the_benchmark_is_refused(capsys, tmp_path, option, unused):
+    weights = ["w.safetensors"] if option == "--submission" else []
+    words = ["eval", *weights, option, str(tmp_path), "--dataset", "cityscapes", "--root", str(tmp_path)]
+    assert main([*words, f"--{unused}", "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{unused} " in line
+    assert "leave " in line
