@@ -19,7 +19,7 @@ from dlaseg.inference.predictor import Predictor
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image of `evaluate`.
+    """An image with its prediction and its counts.
 
     Attributes:
         index: in the data set.
@@ -54,9 +54,9 @@ def evaluate(
         predictor: with the data set's classes.
         dataset: the split.
         workers: processes that read images.
-        loader: from `whole_image_loader(dataset, ...)`, for a caller that scores again and again; made if None.
+        loader: from `whole_image_loader(dataset, ...)`, for callers that score repeatedly; created if None.
         on_image: called with each image.
-        confidence: whether `on_image` gets it; takes the class probabilities of whole images at once.
+        confidence: whether `ScoredImage` has it; needs memory for the class probabilities of a whole image.
 
     Returns:
         The confusion matrix of all pixels that are not ignored.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
-from dlaseg import create_model, save_model
+from dlaseg import create_model, save_model, save_pretrained
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import count_pixels, evaluate
@@ -19,6 +19,7 @@ from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.report.tables import scores_table
 from dlaseg.evaluation.scoring import score
+from dlaseg.files import sha256
 from dlaseg.inference.predictor import Predictor
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
@@ -278,6 +279,17 @@ def test_the_protocol_says_what_was_scored_and_how(scored, model):
         "weights_sha256": digest,
         "weights_origin": [],
     }
+
+
+def test_a_folder_of_weights_is_scored_in_another_precision(scored, model, dataset, tmp_path):
+    save_pretrained(model, tmp_path / "folder")
+    results = score(tmp_path / "folder", dataset, tmp_path, workers=0, device="cpu", precision="bfloat16")
+    assert results["protocol"]["precision"] == "bfloat16"
+    assert results["protocol"]["weights_sha256"] == sha256(tmp_path / "folder/model.safetensors")
+    float32 = np.array(scored[2]["confusion_matrix"])
+    matrix = np.array(results["confusion_matrix"])
+    assert matrix.sum() == float32.sum()
+    assert 0 < np.abs(matrix - float32).sum() < 0.1 * matrix.sum()
 
 
 def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):

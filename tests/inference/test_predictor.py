@@ -21,7 +21,7 @@ MEAN, STD = (0.3, 0.5, 0.45), (0.2, 0.3, 0.25)
 
 
 def make_model(name="dla46_c", stride=2, **arguments):
-    """A network that sees all classes, with batch norm that does something and a mean and std that are its own."""
+    """A network that predicts every class, with batch norm that changes its input, and its own mean and std."""
     torch.manual_seed(0)
     model = create_model(name, 5, stride, **arguments)
     for module in model.modules():
@@ -100,7 +100,7 @@ def test_a_weights_file_predicts_what_its_model_does(model, predictor, tmp_path)
     assert loaded.metadata == labelled.metadata
 
 
-def test_takes_arrays_that_torch_does_not(predictor):
+def test_reversed_and_read_only_arrays_are_accepted(predictor):
     image = random_image(20, 30)
     expected = predictor(image)
     np.testing.assert_array_equal(predictor(np.ascontiguousarray(image[:, ::-1])[:, ::-1]), expected)
@@ -120,7 +120,7 @@ def test_takes_arrays_that_torch_does_not(predictor):
         np.zeros((0, 5, 3), np.uint8),
     ],
 )
-def test_refuses_what_is_no_rgb_image(predictor, image):
+def test_an_array_that_is_not_an_rgb_image_is_refused(predictor, image):
     with pytest.raises(UserError, match=r"takes \(H, W, 3\) uint8"):
         predictor(image)
 
@@ -130,7 +130,7 @@ def test_refuses_a_network_of_other_channels():
         Predictor(create_model("dla46_c", 2, in_channels=1), device="cpu")
 
 
-def test_refuses_an_unknown_backend_and_says_which_there_are(model):
+def test_an_unknown_backend_is_refused_and_the_known_ones_are_listed(model):
     with pytest.raises(UserError, match=r"backend 'tensorflow'.*torch"):
         Predictor(model, backend="tensorflow")
 
@@ -140,7 +140,7 @@ def test_refuses_missing_weights(tmp_path):
         Predictor(tmp_path / "none.safetensors")
 
 
-def test_the_callers_model_stays_as_it_was():
+def test_the_model_of_the_caller_is_not_changed():
     model = make_model().train()
     model.backbone.base_layer[1].eval()  # a frozen batch norm in a model that learns
     modes = [module.training for module in model.modules()]
@@ -154,7 +154,7 @@ def test_the_callers_model_stays_as_it_was():
     assert all(parameter.grad is not None for parameter in model.head.parameters())
 
 
-def test_a_model_that_learns_on_does_not_change_the_predictor():
+def test_training_the_model_further_does_not_change_the_predictor():
     model = make_model()
     predictor = Predictor(model, device="cpu")
     image = random_image(33, 50)
@@ -288,7 +288,7 @@ def test_options_out_of_range_are_refused(model, options, message):
         Predictor(model, device="cpu", **options)
 
 
-def test_bfloat16_is_near_float32_and_auto_is_what_the_machine_gains_from(model, predictor, monkeypatch):
+def test_bfloat16_is_close_to_float32_and_auto_depends_on_the_device(model, predictor, monkeypatch):
     image = random_image(64, 96)
     lower = Predictor(model, device="cpu", precision="bfloat16")
     assert lower.backend.precision == "bfloat16"
@@ -300,7 +300,7 @@ def test_bfloat16_is_near_float32_and_auto_is_what_the_machine_gains_from(model,
         assert Predictor(model, device="cpu", precision="auto").backend.precision == precision
 
 
-def test_threads_may_share_a_predictor(predictor):
+def test_several_threads_can_share_a_predictor(predictor):
     images = [random_image(33, 50, seed) for seed in range(8)]
     expected = [predictor(image) for image in images]
     with ThreadPoolExecutor(4) as pool:
@@ -413,7 +413,7 @@ def test_any_network_that_keeps_the_contract_predicts(order):
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "meta", ""])
-def test_refuses_a_device_that_is_not_there(model, device, monkeypatch):
+def test_a_device_that_this_machine_lacks_is_refused(model, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"device '{device}'.*auto.*cpu"):
         Predictor(model, device=device)
