@@ -40,7 +40,8 @@ class DatasetEntry:
             if value is not None and option not in self.options:
                 suitable = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
                 raise UserError(
-                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out or use dataset {suitable}"
+                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out, or use dataset "
+                    f"{suitable}"
                 )
 
 

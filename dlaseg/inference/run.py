@@ -18,7 +18,7 @@ from dlaseg.inference.sources import find_images
 from dlaseg.models.base import SegmentationModel
 
 IN_FLIGHT = 4
-"""Images read ahead of the network, and as many being written behind it; also the number of threads that do so."""
+"""Images that are read ahead, images that wait to be written, and threads that do both."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,8 +51,8 @@ def infer(
 ) -> InferSummary:
     """Predicts the label maps of an image or of a folder of images, and writes them as files.
 
-    Images are read ahead and results written behind in threads, while the network runs. A broken image is
-    recorded and the others are processed. Existing results are kept, so an interrupted run continues where it stopped.
+    Threads read ahead and write results while the network runs. A broken image is recorded and the others are
+    processed. Existing results are kept, so an interrupted run continues where it stopped.
 
     Args:
         weights: see `Predictor`.
@@ -90,7 +90,7 @@ def infer(
             else:
                 kinds = sink.kinds if overwrite else sink.missing(source)
                 writes.append(pool.submit(sink.write, source, image, labels, kinds))
-            # Looked at in every round, so that a full disk ends the run now and not at the end
+            # Checked in every round, so that a full disk ends the run now and not at the end
             while writes and (writes[0].done() or len(writes) > IN_FLIGHT):
                 writes.popleft().result()
         for write in writes:
@@ -101,7 +101,7 @@ def infer(
 def _read_ahead(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Yields every item with its result to be, `IN_FLIGHT` further ones being under way."""
+    """Yields every item with the future of its result, while `IN_FLIGHT` further ones are computed."""
     pending: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         pending.append((item, pool.submit(function, item)))

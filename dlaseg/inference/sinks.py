@@ -1,4 +1,4 @@
-"""Where results go: label maps, colour pictures and overlays, in a tree that mirrors the input's."""
+"""Writes results: label maps, colour images and overlays, in a tree that mirrors the input's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,16 +13,16 @@ from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
 
 KINDS = ("ids", "color", "overlay")
-"""What can be saved: stored label ids, the classes' colours, the colours over the image."""
+"""Kinds of results: stored label ids, the classes' colours, the colours over the image."""
 
 
 class Sink:
-    """Writes the results of one source after the other: `OUTPUT/KIND/` and the source's relative path, as PNG.
+    """Writes the results of a source to `OUTPUT/KIND/` and its relative path, as PNG.
 
-    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on. Every file appears whole or not at all.
+    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on. A file is written completely or not at all.
 
     Args:
-        output: the folder; made with the first result.
+        output: the folder; created with the first result.
         label_map: gives ids and colours.
         save: some of `KINDS`.
 
@@ -40,45 +40,45 @@ class Sink:
         self.kinds = tuple(dict.fromkeys(save))
 
     def path(self, source: Source, kind: str) -> Path:
-        """Where a result of this kind stands."""
+        """The file of a result."""
         return self._output / kind / source.relative.with_suffix(".png")
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Refuses sources whose results cannot stand side by side; to be called before the first `write`.
+        """Refuses sources whose results would have the same name; call it before the first `write`.
 
-        Names that depend on the neighbours would change between runs, so `a.jpg` and `a.png` in one folder are refused,
-        not renamed.
+        `a.jpg` and `a.png` in one folder are refused and not renamed: a name that depends on the other files would
+        change between runs.
 
         Raises:
             UserError: two sources that differ only in suffix, or a result that would replace a source.
         """
         inputs = {source.path.resolve() for source in sources}
         folders = [(self._output / kind).resolve() for kind in self.kinds]
-        owners: dict[Path, Source] = {}
+        source_of: dict[Path, Source] = {}
         for source in sources:
             result = source.relative.with_suffix(".png")
-            if result in owners:
+            if result in source_of:
                 raise UserError(
-                    f"{owners[result].path} and {source.path}: both results would be called {result}: "
+                    f"{source_of[result].path} and {source.path}: both results would be called {result}: "
                     "rename or move one of the two"
                 )
             for folder in folders:
                 if folder / result in inputs:
                     raise UserError(f"{folder / result}: a result would replace this input: give another output folder")
-            owners[result] = source
+            source_of[result] = source
 
     def missing(self, source: Source) -> list[str]:
-        """The kinds that are to be saved and are not there yet."""
+        """The kinds to be saved whose file does not exist yet."""
         return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
 
     def write(self, source: Source, image: NDArray[np.uint8], labels: NDArray[np.uint8], kinds: Sequence[str]) -> None:
-        """Writes the results of one source, replacing what is there.
+        """Writes the results of one source; replaces existing ones.
 
         Args:
-            source: whose results they are.
+            source: of the results.
             image: (H, W, 3) uint8, RGB.
             labels: (H, W) uint8 train ids.
-            kinds: what to write, see `missing`.
+            kinds: to write, see `missing`.
 
         Raises:
             UserError: the folder cannot be written to, or the disk is full.

@@ -1,4 +1,4 @@
-"""Where images come from: a file, or a folder and all that is below it."""
+"""Finds images: a file, or a folder and everything below it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Source:
 
     Attributes:
         path: of the file.
-        relative: its place below the input folder; of a single file, its name.
+        relative: path below the input folder; of a single file, its name.
     """
 
     path: Path
@@ -24,9 +24,9 @@ class Source:
 def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
     """Lists the images of a file or a folder.
 
-    A folder is walked recursively, in sorted order, through symbolic links too. Left out are hidden files and folders
-    (a leading dot), files with other suffixes, and a link back to a folder that it lies in. A dangling link with an
-    image's suffix is listed: its name says that there should be an image, and reading it says that there is none.
+    A folder is walked recursively, in sorted order, also through symbolic links. Hidden files and folders (a leading
+    dot), files with other suffixes, and links back to a folder that contains them are skipped. A dangling link with an
+    image's suffix is listed, so that reading it reports the missing image.
 
     Args:
         input: a file or a folder.
@@ -36,12 +36,14 @@ def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
         At least one source.
 
     Raises:
-        UserError: no such path, no image there, a folder that cannot be read, or `exclude` is the input itself.
+        UserError: no such path, no image in it, a folder that cannot be read, or `exclude` is the input itself.
     """
     suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
     if input.is_file():
         if input.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(f"{input}: no image by its name: give a folder or a file that ends in one of {suffixes}")
+            raise UserError(
+                f"{input}: not the suffix of an image: give a folder or a file that ends in one of {suffixes}"
+            )
         return [Source(input, Path(input.name))]
     if not input.is_dir():
         raise UserError(f"{input}: no such file or folder: give an image or a folder of images")
@@ -53,14 +55,14 @@ def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
     if not sources:
-        raise UserError(f"{input}: no image in it or below it: looked for files that end in {suffixes}")
+        raise UserError(f"{input}: contains no image, also not below it: images end in {suffixes}")
     return sources
 
 
 def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None) -> Iterator[Path]:
-    """Yields the images of a folder; `above` are the folders on the way to it, links resolved."""
+    """Yields the images of a folder; `above` are its parent folders, links resolved."""
     real = folder.resolve()
-    # Only a link back to one of them is a loop; two links to one folder are two folders of the user's
+    # Only a link back to a parent is a loop; two links to one folder are both walked
     if real in above or real == excluded:
         return
     for entry in sorted(folder.iterdir()):

@@ -32,7 +32,7 @@ def test_finds_all_images_that_are_not_hidden(paths):
         for path in paths:
             touch(root / path)
         if not wanted:
-            with pytest.raises(UserError, match="no image in it"):
+            with pytest.raises(UserError, match="contains no image"):
                 find_images(root)
         else:
             sources = find_images(root)
@@ -62,9 +62,9 @@ def test_a_hidden_file_or_folder_that_is_named_itself_is_taken(tmp_path):
 def test_no_such_path_no_image_and_a_file_of_another_kind_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         find_images(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"no image in it.*\.jpeg, \.jpg.*\.png"):
+    with pytest.raises(UserError, match=r"contains no image.*\.jpeg, \.jpg.*\.png"):
         find_images(tmp_path)
-    with pytest.raises(UserError, match=r"clip\.mp4: no image by its name.*\.png"):
+    with pytest.raises(UserError, match=r"clip\.mp4: not the suffix of an image.*\.png"):
         find_images(touch(tmp_path / "clip.mp4"))
 
 

@@ -76,7 +76,7 @@ def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
     for name, image in tqdm(images.items(), desc="check", unit="img", leave=False, disable=None):
         path = _file(folder, name)
         if not path.is_file():
-            raise UserError(f"{path}: missing, the prediction of {image}: a submission has one for every image")
+            raise UserError(f"{path}: missing prediction of {image}: a submission has one for every image")
         ids = read_ids(path)
         height, width = read_image(image).shape[:2]
         if ids.shape != (height, width):
@@ -85,11 +85,11 @@ def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
             )
         if not np.isin(ids, classes).all():
             wrong = ids[~np.isin(ids, classes)][0]
-            raise UserError(f"{path}: id {wrong} is none of the 19 evaluated classes' label ids: write it again")
+            raise UserError(f"{path}: id {wrong} is not the label id of an evaluated class: write it again")
     archive = folder.with_name(f"{folder.name}.zip")
-    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as written:  # stored: PNGs are compressed
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as zipped:  # stored: PNGs are compressed
         for name in images:
-            written.write(_file(folder, name), _file(Path(), name))
+            zipped.write(_file(folder, name), _file(Path(), name))
     return archive
 
 
@@ -99,6 +99,6 @@ def _file(folder: Path, name: str) -> Path:
 
 def _refuse_other_files(folder: Path, images: Mapping[str, Path]) -> None:
     expected = {_file(folder, name) for name in images}
-    strangers = sorted(path for path in folder.rglob("*") if path.is_file() and path not in expected)
-    if strangers:
-        raise UserError(f"{strangers[0]}: not of this submission ({len(strangers)} such files): give an empty folder")
+    others = sorted(path for path in folder.rglob("*") if path.is_file() and path not in expected)
+    if others:
+        raise UserError(f"{others[0]}: not part of this submission ({len(others)} such files): give an empty folder")

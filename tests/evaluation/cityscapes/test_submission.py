@@ -96,10 +96,10 @@ def test_what_the_server_would_refuse_is_refused_before(copy, root, fault):
     ids = np.asarray(Image.open(first)).copy()
     if fault == "missing":
         first.unlink()
-        said = f"{first}: missing, the prediction of "
+        said = f"{first}: missing prediction of "
     elif fault == "stranger":
         (copy / "notes.txt").write_text("")
-        said = "notes.txt: not of this submission \\(1 such files\\)"
+        said = "notes.txt: not part of this submission \\(1 such files\\)"
     elif fault == "size":
         Image.fromarray(ids[1:]).save(first)
         said = "63 x 96, its image has 64 x 96"
@@ -109,7 +109,7 @@ def test_what_the_server_would_refuse_is_refused_before(copy, root, fault):
     else:
         ids[3, 4] = 4 if fault == "ignored id" else 1
         Image.fromarray(ids).save(first)
-        said = f"id {ids[3, 4]} is none of the 19 evaluated classes' label ids"
+        said = f"id {ids[3, 4]} is not the label id of an evaluated class"
     with pytest.raises(UserError, match=said):
         check_and_zip(copy, images_of(root))
     assert not copy.with_name("copy.zip").exists()
@@ -126,7 +126,7 @@ def test_a_folder_of_other_files_is_refused_before_it_is_touched(weights, root, 
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.txt").write_text("mine")
     assert submit(weights, root, tmp_path / "s") == 2
-    assert "thesis.txt: not of this submission" in capsys.readouterr().err
+    assert "thesis.txt: not part of this submission" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["thesis.txt"]
 
 
