@@ -1,84 +1,79 @@
 """`dlaseg eval`."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import Namespace
-
-from dlaseg.commands.parsing import parser_of
+from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_split
 from dlaseg.errors import UserError
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Scores weights, or label maps that any program wrote: whole images at native size, one confusion matrix."""
-    parser = parser_of("eval", evaluate)
-    parser.add_argument("weights", type=Path | None, nargs="?", help="a .safetensors file")
-    parser.add_argument("--predictions", type=Path | None, help="in place of weights, for cityscapes: a folder of "
-                        "label id maps named CITY_SEQUENCE_FRAME*.png")  # fmt: skip
-    parser.add_argument("--dataset", type=str, required=True, help="cityscapes, camvid or folder")
-    parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
-    parser.add_argument("--split", type=str, default="val", help="such as val or test")
-    parser.add_argument("--images", type=str, default="images/{split}", help="for folder: images, below root")
-    parser.add_argument("--labels", type=str, default="labels/{split}", help="for folder: label maps, below root")
-    parser.add_argument("--classes", type=str, default="classes.yaml", help="for folder: classes file, below root")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales")
-    parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
-    parser.add_argument("--submission", type=Path | None, help="in place of scores, for cityscapes: a folder that gets "
-                        "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
-    parser.add_argument("--measures", type=str, nargs="+", default=[], help="further ones: boundary (Boundary IoU) "
-                        "and, of weights, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path | None, help="folder of scores.json, report.html and sheet.png; "
-                        "DATASET-SPLIT beside the weights if left out")  # fmt: skip
-    parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
-                        "threads, one a core if left out")  # fmt: skip
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
-    given = parser.parse_args(arguments)
-    if (given.weights is None) == (given.predictions is None):
-        raise UserError("weights or --predictions: name the one that shall be scored")
-    if given.workers is not None and given.workers < 0:
-        raise UserError(f"--workers {given.workers}: use 0 or more")
-    if given.predictions is not None:
-        return _evaluate_predictions(given)
-    if given.submission is not None:
-        return _submit(given)
+    """Score weights, or label maps from any program: whole images at native size, one confusion matrix."""
+    parser = command_parser("eval", evaluate)
+    parser.add_argument("weights", type=Path, nargs="?", help="a .safetensors file")
+    parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
+                        "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
+    add_dataset_arguments(parser, "--root")
+    parser.add_argument("--split", default="val", help="such as val or test (default: val)")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
+    parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
+                        "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
+    parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
+                        "for weights only, calibration (expected calibration error)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for scores.json, report.html and sheet.png (default: "
+                        "DATASET-SPLIT beside the weights)")  # fmt: skip
+    parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
+                        "(default: one per core)")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    args = parser.parse_args(arguments)
+    if (args.weights is None) == (args.predictions is None):
+        raise UserError("pass exactly one of WEIGHTS and --predictions")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: use 0 or more")
+    if args.predictions is not None:
+        return _evaluate_predictions(args)
+    if args.submission is not None:
+        return _submit(args)
 
-    from dlaseg.data.datasets import open_dataset
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
 
-    dataset = open_dataset(given.dataset, given.root, given.split, given.images, given.labels, given.classes)
-    output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
-    workers = 1 if given.workers is None else given.workers
-    record = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
-    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}\n{output / 'sheet.png'}")
+    dataset = open_split(args, args.split)
+    output = args.output or args.weights.parent / f"{dataset.name}-{dataset.split}"
+    workers = 1 if args.workers is None else args.workers
+    results = score(args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures)
+    print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}\n{output / 'sheet.png'}")
     return 0
 
 
-def _evaluate_predictions(given: Namespace) -> int:
+def _evaluate_predictions(args: Namespace) -> int:
     """`dlaseg eval --predictions`; imports no torch."""
     from dlaseg.evaluation.cityscapes.predictions import score_predictions
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.memory import keep_freed_memory
 
-    if given.dataset != "cityscapes":
-        raise UserError(f"--dataset {given.dataset}: --predictions are Cityscapes label ids: use cityscapes")
+    _check_cityscapes(args, "--predictions")
     keep_freed_memory()  # the same few megabytes for every image
-    output = given.output or given.predictions.parent / f"{given.predictions.name}-{given.split}"
-    record = score_predictions(given.predictions, given.root, given.split, output, given.workers, given.measures)
-    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
+    output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
+    results = score_predictions(args.predictions, args.root, args.split, output, args.workers, args.measures)
+    print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
 
-def _submit(given: Namespace) -> int:
+def _submit(args: Namespace) -> int:
     """`dlaseg eval --submission`."""
     from dlaseg.evaluation.cityscapes.submission import IMAGES, submit
 
-    if given.dataset != "cityscapes":
-        raise UserError(f"--dataset {given.dataset}: --submission is for the Cityscapes server: use cityscapes")
-    archive, count = submit(
-        given.weights, given.root, given.split, given.submission, given.scales, given.flip, given.device
-    )
-    whole = IMAGES.get(given.split)
-    missing = f", of {whole}: the server takes whole splits alone" if whole not in (None, count) else ""
-    print(f"{count} label maps{missing}\n{archive}")
+    _check_cityscapes(args, "--submission")
+    archive, count = submit(args.weights, args.root, args.split, args.submission, args.scales, args.flip, args.device)
+    total = IMAGES.get(args.split)
+    incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""
+    print(f"{count} label maps{incomplete}\n{archive}")
     return 0
+
+
+def _check_cityscapes(args: Namespace, option: str) -> None:
+    if args.dataset != "cityscapes":
+        raise UserError(f"{option} with --dataset {args.dataset}: it follows the Cityscapes benchmark: use cityscapes")

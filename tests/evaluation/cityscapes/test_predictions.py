@@ -212,7 +212,7 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
         (("--split", "test"), "holds no CITY/*_gtFine_labelIds.png"),
         (("--workers", "-1"), "--workers -1: use 0 or more"),
         (("--measures", "calibration"), "measure 'calibration': label maps do not tell how sure"),
-        (("--dataset", "camvid"), "--dataset camvid: --predictions are Cityscapes label ids"),
+        (("--dataset", "camvid"), "--predictions with --dataset camvid: it follows the Cityscapes benchmark"),
     ],
 )
 def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, said):
@@ -227,7 +227,7 @@ def test_weights_and_predictions_exclude_each_other(root, predictions, weights, 
     words = ["--dataset", "cityscapes", "--root", str(root)]
     for given in ([], [str(weights), "--predictions", str(predictions)]):
         assert main(["eval", *given, *words]) == 2
-        assert "weights or --predictions: name the one that shall be scored" in capsys.readouterr().err
+        assert "pass exactly one of WEIGHTS and --predictions" in capsys.readouterr().err
 
 
 def test_matching_is_by_the_beginning_of_the_name(tmp_path):

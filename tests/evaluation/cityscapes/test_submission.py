@@ -64,7 +64,7 @@ def test_every_image_has_its_label_map_in_the_zip_file(submitted, root, weights)
 def test_the_number_of_images_is_told_and_that_the_server_wants_more(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--flip", "--scales", "1", "0.5") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["3 label maps, of 1525: the server takes whole splits alone", str(tmp_path / "s.zip")]
+    assert lines == ["3 label maps of 1525: the server accepts only complete splits", str(tmp_path / "s.zip")]
 
 
 def test_a_submission_is_written_over(submitted, weights, root):
@@ -127,4 +127,4 @@ def test_a_folder_of_other_files_is_refused_before_it_is_touched(weights, root, 
 
 def test_another_data_set_is_refused(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--dataset", "camvid") == 2
-    assert "--submission is for the Cityscapes server" in capsys.readouterr().err
+    assert "--submission with --dataset camvid: it follows the Cityscapes benchmark" in capsys.readouterr().err
