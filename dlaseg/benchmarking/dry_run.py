@@ -11,7 +11,6 @@ from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued,
 from dlaseg.data.tensors import normalize
 from dlaseg.device import reproducible
 from dlaseg.models.eval_mode import eval_mode
-from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.step import Part, reduced_precision
@@ -36,7 +35,6 @@ def dry_run(
     Raises:
         UserError: what `fit` would raise before or in its first step.
     """
-    validate(task.config)
     with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
         run = open_run(task, own, output, own.broadcast(resume))
         facts = try_out(run)

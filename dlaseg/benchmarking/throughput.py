@@ -25,7 +25,6 @@ from dlaseg.benchmarking.trial import (
 from dlaseg.device import reproducible
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
-from dlaseg.rules import validate
 from dlaseg.training.distributed import processes
 from dlaseg.training.task import Task
 from dlaseg.training.trainer import Run, build
@@ -109,7 +108,6 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
     Raises:
         UserError: as `fit`, but for the run folder's sake.
     """
-    validate(task.config)
     if batches < 1:
         raise UserError(f"--steps {batches}: use 1 or more")
     with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):

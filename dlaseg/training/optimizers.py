@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 
@@ -32,7 +32,7 @@ def train_mode(model: Network, what: str) -> None:
         module.eval()
 
 
-def make_optimizer(model: Network, train: LearningConfig, device: torch.device) -> Optimizer:
+def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device) -> Optimizer:
     """The record's optimizer of what is learnt.
 
     Its parameter groups have a `factor`, which the learning rate of a step is multiplied by.

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from dlaseg.config import RENAMED
+from dlaseg.config_files import flatten, read_yaml, refuse_old_names, to_dict
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
-from dlaseg.records import flatten, read_yaml, to_yaml
 from dlaseg.run_folder import CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.task import Record
@@ -35,7 +35,9 @@ def check_output(config: Record, output: Path, resume: bool) -> None:
         if recorded.exists() or has_checkpoint(output):
             raise UserError(f"{output}: holds a run already: go on with it by --resume, or name another --output")
     elif recorded.exists():
-        check_record(config, flatten(read_yaml(recorded)), output)
+        fields = flatten(read_yaml(recorded))
+        refuse_old_names(fields, recorded)
+        check_record(config, fields, output)
 
 
 def check_record(config: Record, recorded: Mapping[str, Any], output: Path) -> None:
@@ -49,8 +51,9 @@ def check_record(config: Record, recorded: Mapping[str, Any], output: Path) -> N
     Raises:
         UserError: names the fields that differ.
     """
-    # A field that is younger than the run was made so that its default is what was done before
-    now, before = plain_record(config), plain_record(type(config)()) | dict(recorded)
+    # A checkpoint keeps the names that fields had then. A field that is newer than the run defaults to what was done
+    renamed = {RENAMED.get(name, name): value for name, value in recorded.items()}
+    now, before = plain_record(config), plain_record(type(config)()) | renamed
     if foreign := sorted(before.keys() - now.keys()):
         raise UserError(
             f"{output}: its run has the field {foreign[0]}, which is none of this command's: go on with it by the "
@@ -67,7 +70,7 @@ def check_record(config: Record, recorded: Mapping[str, Any], output: Path) -> N
 
 def plain_record(config: Record) -> dict[str, Any]:
     """A record as one level of plain values."""
-    return flatten(yaml.safe_load(to_yaml(config)))
+    return flatten(to_dict(config))
 
 
 def dump_batch(folder: Path, samples: Any, keys: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:

@@ -2,7 +2,7 @@
 
 import math
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
 
 
 def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
@@ -64,7 +64,7 @@ def staircase(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> f
     return float(_rise(step, warmup) * factor ** (step // period))
 
 
-def learning_rate(train: LearningConfig, step: int, steps_per_epoch: int) -> float:
+def learning_rate(train: BaseTrainConfig, step: int, steps_per_epoch: int) -> float:
     """The record's learning rate of a step.
 
     Args:

@@ -8,7 +8,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
 from dlaseg.device import memory_format
 from dlaseg.metadata import Origin
 from dlaseg.training.optimizers import Network, averaged, freeze, make_optimizer
@@ -76,7 +76,7 @@ class TrainState:
         return len(values) - 1 - values.index(max(values)) if values else 0
 
 
-def initial_state(model: Network, train: LearningConfig, device: torch.device) -> TrainState:
+def initial_state(model: Network, train: BaseTrainConfig, device: torch.device) -> TrainState:
     """The state before the first step.
 
     Args:

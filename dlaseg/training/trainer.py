@@ -14,13 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dlaseg.config_files import to_yaml
 from dlaseg.data.loading import EpochBatches, batches
 from dlaseg.device import reproducible
 from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
 from dlaseg.memory import keep_freed_memory
-from dlaseg.records import to_yaml
-from dlaseg.rules import validate
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LOG
 from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
 from dlaseg.training.cpu import convolution
@@ -96,7 +95,6 @@ def fit(
             again, too little memory, or a checkpoint that cannot be read or written.
         Stopped: by SIGINT or SIGTERM; the checkpoint is written.
     """
-    validate(task.config)
     with ExitStack() as stack:
         with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
             resume = own.broadcast(resume or restarted(output))

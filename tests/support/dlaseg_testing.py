@@ -125,7 +125,7 @@ def command(words: list[str], errors: Path, environment: dict[str, str] | None =
 
 def train_words(config: Config, output: Path, *more: str) -> list[str]:
     """The words of `dlaseg train` for a record, which is written beside the folder."""
-    from dlaseg.records import to_yaml
+    from dlaseg.config_files import to_yaml
 
     record = output.with_suffix(".yaml")
     record.write_text(to_yaml(config))

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 from dlaseg.config import (
-    LearningConfig,
+    BaseTrainConfig,
     PretrainAugmentConfig,
     PretrainConfig,
     PretrainDataConfig,
@@ -59,7 +59,7 @@ def tiny(root: Path, **train: object) -> PretrainConfig:
         data=PretrainDataConfig(str(root), workers=0),
         model=PretrainModelConfig("dla46_c"),
         augment=PretrainAugmentConfig(crop_size=32, resize=36, jitter=0.2),
-        train=LearningConfig(**{**learning, **train}),
+        train=BaseTrainConfig(**{**learning, **train}),
     )
 
 

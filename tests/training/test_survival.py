@@ -141,7 +141,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_it
     said = output.with_name("errors").read_text()
     assert child.exitcode == 75, said
     step = load_checkpoint(output / "last.ckpt")["step"]
-    assert f"dlaseg train: stopped by {number.name} after step {step}; go on with --resume" in said
+    assert f"dlaseg train: stopped by {number.name} after step {step}; continue with --resume" in said
     assert "Traceback" not in said
     assert not any(path.name.startswith(".") for path in output.iterdir())
     if number == signal.SIGINT:

@@ -9,11 +9,11 @@ import yaml
 from dlaseg_testing import assert_same_tensors, draw, fresh, lines, made_batch, run, small, steps, tiny
 
 from dlaseg.config import Config, PretrainConfig
+from dlaseg.config_files import to_yaml
 from dlaseg.data.loading import EpochBatches
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
-from dlaseg.records import to_yaml
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.run_folder import check_output
@@ -390,5 +390,5 @@ def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):
 
 
 def test_weights_and_backbone_weights_exclude_each_other(config, tmp_path):
-    with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would undo the other"):
+    with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would overwrite"):
         run(starting(config, weights="a", backbone_weights="b"), tmp_path / "run")
