@@ -28,15 +28,15 @@ from torch import Tensor
 from dlaseg.config import Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import EpochBatches
 from dlaseg.data.tensors import normalize
-from dlaseg.device import memory_format, pick_device
+from dlaseg.device import memory_format, pick_device, reduced_precision
 from dlaseg.factory import create_model
 from dlaseg.memory import keep_freed_memory
-from dlaseg.training.distributed import Processes
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.optimizers import make_optimizer
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import Progress, initial_state
-from dlaseg.training.step import reduced_precision, step_function
+from dlaseg.training.step import step_function
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.trackers import open_trackers
 from dlaseg.training.trainer import Run, save, train_one_epoch
@@ -75,7 +75,7 @@ def contenders(name: str, options: argparse.Namespace, folder: Path) -> tuple[Ca
     images = torch.randint(0, 256, (options.batch, 3, *options.size), dtype=torch.uint8)
     targets = torch.randint(0, CLASSES, (options.batch, *options.size), dtype=torch.uint8)
     targets[:, : options.size[0] // 20] = 255
-    task, own = Segmentation(config), Processes(0, 1, device)
+    task, own = Segmentation(config), DistributedContext(0, 1, device)
     model, criterion = create_model(name, CLASSES, options.stride, 1), PixelLoss(config.train.losses, options.stride)
     state = initial_state(model, config.train, device)
     sampler = EpochBatches(options.steps * options.batch, options.batch, 0)
@@ -90,8 +90,8 @@ def contenders(name: str, options: argparse.Namespace, folder: Path) -> tuple[Ca
         for _ in range(options.steps):
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
-                logits = task.logits(model, inputs)
-            criterion(logits, there, criterion.norms(there)).backward()
+                outputs = model.training_outputs(inputs)
+            criterion(outputs, there, criterion.normalizers(there)).backward()
             optimizer.step()
 
     return bare, run
@@ -111,7 +111,7 @@ def compare(name: str, options: argparse.Namespace) -> None:
     clock = time.process_time if options.processor_time else time.perf_counter
     with tempfile.TemporaryDirectory() as written:
         bare, run = contenders(name, options, Path(written))
-        device = run.processes.device
+        device = run.dist.device
         with open_trackers(["tensorboard"], Path(written), 0) as trackers:
 
             def trainer() -> None:

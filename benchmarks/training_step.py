@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dlaseg.config import Config, ModelConfig, TrainConfig
 from dlaseg.factory import create_model
 from dlaseg.memory import keep_freed_memory
-from dlaseg.training.distributed import Processes
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.losses import PixelLoss
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
@@ -41,7 +41,7 @@ def work(kind: str, name: str, pipe: Connection, options: argparse.Namespace) ->
         config = Config(model=ModelConfig(stride=options.stride), train=TrainConfig(lr=0.01, power=0))
         state = initial_state(model, config.train, device)
         criterion = PixelLoss(config.train.losses, options.stride)
-        ours = step_function(Segmentation(config), state, criterion, 10**6, Processes(0, 1, device))
+        ours = step_function(Segmentation(config), state, criterion, 10**6, DistributedContext(0, 1, device))
 
         def step() -> float:
             return ours([(images, targets)]).loss

@@ -404,7 +404,7 @@ def test_a_dry_run_is_refused_where_the_run_is(capsys, run, data):
     line = refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
     assert refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5", "--dry-run")) == line
     assert main(training(data, run, "--resume", "--dry-run")) == 0
-    assert capsys.readouterr().out.startswith(f"{run}: going on after epoch 2 of 2\n")
+    assert capsys.readouterr().out.startswith(f"{run}: resuming after epoch 2 of 2\n")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 

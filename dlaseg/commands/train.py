@@ -51,11 +51,11 @@ def _run(task: "Task[Any, Any]", args: Namespace) -> int:
         dry_run(task, output, args.resume)
         return 0
 
-    from dlaseg.training.distributed import first_process
+    from dlaseg.training.distributed import is_main_process
     from dlaseg.training.trainer import fit
 
     state = fit(task, output, args.resume)
-    if not first_process():
+    if not is_main_process():
         return 0
     metric, title = next(iter(task.metrics.items()))
     print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")

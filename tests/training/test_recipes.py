@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from dlaseg_testing import ALONE, CPU
+from dlaseg_testing import CPU, SINGLE_PROCESS
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import batches
@@ -66,9 +66,9 @@ def test_a_recipe_builds_and_takes_a_step(path, root):
     training, _ = task.open_splits()
     torch.manual_seed(0)
     state = initial_state(task.make_model(training), config.train, CPU)
-    loader, sampler = task.train_loader(training, state.model, ALONE)
+    loader, sampler = task.train_loader(training, state.model, SINGLE_PROCESS)
     before = state.model.head.weight.clone()
-    step = step_function(task, state, task.criterion(training), sampler.batches, ALONE)
+    step = step_function(task, state, task.criterion(training), sampler.batches, SINGLE_PROCESS)
     outcome = step([next(iter(batches(loader)))])
     assert 0 < outcome.loss < 20
     assert outcome.lr == 0.01

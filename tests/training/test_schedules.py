@@ -3,7 +3,7 @@ import math
 import pytest
 
 from dlaseg.config import BaseTrainConfig
-from dlaseg.training.schedules import cosine, learning_rate, poly, staircase
+from dlaseg.training.schedules import cosine, learning_rate, poly, step_decay
 
 
 @pytest.mark.parametrize("step", [0, 1, 50, 99])
@@ -38,17 +38,17 @@ def test_after_warmup_the_factor_only_falls():
 
 
 def test_the_staircase_falls_after_every_period_and_not_before():
-    factors = [staircase(step, period=30) for step in (0, 29, 30, 59, 60, 89, 90, 119)]
+    factors = [step_decay(step, period=30) for step in (0, 29, 30, 59, 60, 89, 90, 119)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
 
 
 def test_warmup_multiplies_the_staircase_by_a_linear_rise():
-    factors = [staircase(step, period=2, warmup=4, factor=0.5) for step in range(6)]
+    factors = [step_decay(step, period=2, warmup=4, factor=0.5) for step in range(6)]
     assert factors == pytest.approx([0.25, 0.5, 0.75 * 0.5, 0.5, 0.25, 0.25])
 
 
 def test_a_factor_of_one_keeps_the_rate_constant():
-    assert {staircase(step, period=2, factor=1) for step in range(7)} == {1.0}
+    assert {step_decay(step, period=2, factor=1) for step in range(7)} == {1.0}
 
 
 def test_the_papers_classifier_has_the_rates_of_its_recipe():
