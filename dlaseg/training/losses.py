@@ -295,9 +295,10 @@ class PixelLoss:
         normalizers["weights"] = normalizers["pixels"]
         if self.class_weights is not None:
             normalizers["weights"] = torch.zeros_like(normalizers["pixels"])
-            for c, weight in enumerate(self.class_weights):  # counting class by class is faster than a histogram
+            counts = targets.flatten().bincount(minlength=len(self.class_weights))
+            for c, weight in enumerate(self.class_weights):
                 if c != self.ignore_index:
-                    normalizers["weights"] += weight * (targets == c).count_nonzero().to(dtype)
+                    normalizers["weights"] += weight * counts[c].to(dtype)
         return torch.stack([normalizers[NORMALIZERS[term.name]] for term in self.terms])
 
     def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ def step_function(
         lr = learning_rate(train, state.step, batches_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        torch._foreach_copy_(saved_statistics, statistics)
+        if statistics:  # _foreach_copy_ refuses empty lists
+            torch._foreach_copy_(saved_statistics, statistics)
         optimizer.zero_grad(set_to_none=True)
         all_targets = [targets.to(device, non_blocking=True) for _, targets in micro_batches]
         normalizers = torch.stack([criterion.normalizers(targets) for targets in all_targets]).sum(0)
@@ -131,7 +132,7 @@ def step_function(
             state.scaler.step(optimizer)
             if state.average is not None:
                 state.average.update_parameters(model)
-        else:  # the forward pass has already updated batch norm's running statistics
+        elif statistics:  # undo the forward pass's update of batch norm's running statistics
             torch._foreach_copy_(statistics, saved_statistics)
         if state.scaler.is_enabled():
             state.scaler.update()

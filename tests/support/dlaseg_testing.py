@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, initial_state
@@ -96,6 +100,42 @@ def make_batch(label: int = 3, size: int = 2, seed: int = 1) -> tuple[torch.Tens
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (size, 3, 32, 64), dtype=torch.uint8, generator=generator)
     return images, torch.full((size, 32, 64), label, dtype=torch.uint8)
+
+
+class TwoHeads(SegmentationModel):
+    """A small family with an auxiliary head: main logits of stride 2, auxiliary logits of stride 4."""
+
+    auxiliary_weight = 0.4
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        architecture = {"name": "two_heads", "num_classes": num_classes, "in_channels": 3}
+        self.metadata = dataclasses.replace(ModelMetadata.for_segmentation(num_classes, 3), architecture=architecture)
+        self.stride, self.num_classes = 2, num_classes
+        self.backbone = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.deeper = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.auxiliary_head = nn.Conv2d(8, num_classes, 1)
+
+    def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(x).relu())
+
+    def training_outputs(self, x: torch.Tensor) -> TrainingOutputs:
+        features = self.backbone(x).relu()
+        auxiliary = self.auxiliary_head(self.deeper(features).relu())
+        return TrainingOutputs(self.head(features), (AuxiliaryOutput(auxiliary, 4, self.auxiliary_weight),))
+
+
+class TwoHeadsTask(Segmentation):
+    """Trains `TwoHeads`; the config's model.stride must be 2."""
+
+    def make_model(self, training: SegmentationDataset) -> Any:
+        model = TwoHeads(training.label_map.num_classes)
+        model.metadata = dataclasses.replace(model.metadata, label_map=training.label_map)
+        return model
+
+    def on_fit_end(self, output: Path, validation: SegmentationDataset) -> None:
+        """No report: `load_model` knows the families of the package only."""
 
 
 # Child processes start fast: they are forked from a server that has imported everything and computed nothing

@@ -18,6 +18,7 @@ import torch
 from dlaseg_testing import (
     CPU,
     SINGLE_PROCESS,
+    TwoHeadsTask,
     log_rows,
     new_state,
     run,
@@ -79,9 +80,9 @@ def together(function, world_size, folder, *arguments) -> list:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
-def curve(dist: DistributedContext, config) -> tuple[list[float], dict]:
-    """Losses and weights of an epoch in double precision, over what this process is given."""
-    task = Segmentation(config)
+def curve(dist: DistributedContext, config, kind=Segmentation) -> tuple[list[float], dict]:
+    """Losses and weights of an epoch in double precision, on this process's share of the batches."""
+    task = kind(config)
     training, _ = task.open_splits()
     torch.manual_seed(0)
     model = task.make_model(training).double()
@@ -123,6 +124,14 @@ def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_nor
     expected = curve(SINGLE_PROCESS, with_train(config, grad_accum_steps=1))
     for found in together(curve, 2, tmp_path / "group", config):
         assert_same_curve(expected, found)
+
+
+def test_two_processes_train_an_auxiliary_head_as_one_does(config, tmp_path):
+    config.model.stride = 2
+    expected = curve(SINGLE_PROCESS, config, TwoHeadsTask)
+    config = with_train(config, grad_accum_steps=2)
+    for result in together(curve, 2, tmp_path / "group", config, TwoHeadsTask):
+        assert_same_curve(expected, result)
 
 
 def uneven(root: Path, target: Path) -> None:
@@ -242,7 +251,7 @@ def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, 
     config = with_train(config, checkpoint_minutes=0)
     output = tmp_path / "run"
     (tmp_path / "sitecustomize.py").write_text(DIE_ONCE.replace("== RANK", f"== {rank}"))
-    environment = {"PYTHONPATH": str(tmp_path)}
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     process = torchrun(train_arguments(config, output), *options, environment=environment)
     said = finished(process)
