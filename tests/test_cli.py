@@ -12,7 +12,7 @@ from PIL import Image
 
 import dlaseg
 from dlaseg.cli import COMMANDS, FAMILIES, main
-from dlaseg.commands import train
+from dlaseg.commands import evaluate, train
 from dlaseg.config import RENAMED
 from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
@@ -330,6 +330,26 @@ def test_inference_of_good_images_exits_with_0_and_skips_existing_results(capsys
     counts = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     written, skipped = (f"{n} written, {1 - n} skipped (already exist), 0 failed" for n in (1, 0))
     assert counts == [written, skipped, written]
+
+
+def test_precision_is_an_option_of_eval_and_infer(capsys, run, data, tmp_path):
+    weights, scores = str(run / "best.safetensors"), tmp_path / "scores"
+    words = ["eval", weights, "--dataset", "cityscapes", "--root", str(data), "--workers", "0", "--device", "cpu"]
+    assert main([*words, "--precision", "bfloat16", "--output", str(scores)]) == 0
+    assert json.loads((scores / "scores.json").read_text())["protocol"]["precision"] == "bfloat16"
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
+    infer = ["infer", weights, str(tmp_path / "a.png"), str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*infer, "--precision", "bfloat16"]) == 0
+    capsys.readouterr()
+    assert "precision float16: GPUs only" in refused(capsys, *words, "--precision", "float16", "--output", str(scores))
+    assert "precision 'half': use one of auto, float32" in refused(capsys, *infer, "--precision", "half")
+
+
+def test_scores_of_a_folder_and_of_a_hub_name_are_not_written_into_the_cache(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    assert evaluate._folder_of(str(tmp_path)) == tmp_path
+    assert evaluate._folder_of(str(tmp_path / "model.safetensors")) == tmp_path
+    assert evaluate._folder_of("hf-hub:me/leaves@v1") == Path("runs/me--leaves@v1")
 
 
 def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys, run, data):

@@ -23,7 +23,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
-                        "DATASET-SPLIT beside the weights file)")  # fmt: skip
+                        "DATASET-SPLIT beside the weights file, or in runs/USER--NAME for weights from the hub)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -40,16 +40,23 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
-    from dlaseg.weights.download import resolve
 
     dataset = open_split(args, args.split)
-    output = args.output or resolve(args.weights).parent / f"{dataset.name}-{dataset.split}"
+    output = args.output or _folder_of(args.weights) / f"{dataset.name}-{dataset.split}"
     workers = 1 if args.workers is None else args.workers
     results = score(
         args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures, args.precision
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
+
+
+def _folder_of(weights: str) -> Path:
+    """Where scores of weights are written by default: beside the file, never in the hub's cache."""
+    path = Path(weights)
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    return Path("runs") / weights.removeprefix("hf-hub:").replace("/", "--")
 
 
 def _evaluate_predictions(args: Namespace) -> int:
