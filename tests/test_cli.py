@@ -434,7 +434,7 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
 
     monkeypatch.setattr(trainer, "step_function", lambda *_: full)
     line = refused(capsys, *training(data, here / "run", "--dry-run"))
-    assert "out of memory: 2 crops of 64 x 64" in line
+    assert "out of memory: a micro-batch of 2 crops of 64 x 64 does not fit" in line
     assert "use train.grad_accum_steps 2" in line
     assert list(here.iterdir()) == []
 

@@ -22,8 +22,8 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
-                        "DATASET-SPLIT beside the weights file, or in runs/USER--NAME for weights from the hub)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: DATASET-SPLIT "
+                        "beside the weights file; in runs/ for weights from the hub)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")

@@ -103,9 +103,9 @@ def test_instead_of_a_broken_one_the_one_before_it_is_taken_and_that_is_said(tmp
     if harm == "gone":
         path.unlink()
     assert load_latest(tmp_path)["step"] == 1
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "last.ckpt" in said
-    assert said.endswith("resuming from previous.ckpt, step 1")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "last.ckpt" in message
+    assert message.endswith("resuming from previous.ckpt, step 1")
 
 
 def test_a_whole_last_checkpoint_is_taken_without_a_word(tmp_path, caplog):

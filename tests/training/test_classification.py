@@ -28,7 +28,7 @@ from dlaseg.training.step import step_function
 from dlaseg.training.trainer import fit
 
 
-def draw(root: Path, train: tuple[int, int], val: tuple[int, int]) -> None:
+def write_images(root: Path, train: tuple[int, int], val: tuple[int, int]) -> None:
     """Makes so many blue and so many red images."""
     rng = np.random.default_rng(0)
     for split, counts in (("train", train), ("val", val)):
@@ -45,11 +45,11 @@ def draw(root: Path, train: tuple[int, int], val: tuple[int, int]) -> None:
 def root(tmp_path_factory) -> Path:
     """Eight images to learn from and five to validate on; read only."""
     root = tmp_path_factory.mktemp("colours")
-    draw(root, (4, 4), (2, 3))
+    write_images(root, (4, 4), (2, 3))
     return root
 
 
-def tiny(root: Path, **train: object) -> PretrainConfig:
+def tiny_config(root: Path, **train: object) -> PretrainConfig:
     learning = {
         "epochs": 3, "batch_size": 4, "lr": 0.05, "warmup_steps": 1, "schedule": "step", "step_epochs": 1,
         "step_gamma": 0.5, "eval_every": 1, "precision": "float32", "device": "cpu",
@@ -65,10 +65,10 @@ def tiny(root: Path, **train: object) -> PretrainConfig:
 
 @pytest.fixture
 def config(root) -> PretrainConfig:
-    return tiny(root)
+    return tiny_config(root)
 
 
-def fresh(config: PretrainConfig) -> tuple[Classification, TrainState]:
+def new_state(config: PretrainConfig) -> tuple[Classification, TrainState]:
     task = Classification(config)
     torch.manual_seed(0)
     return task, initial_state(task.make_model(task.open_splits()[0]), config.train, CPU)
@@ -86,7 +86,7 @@ def straight(root, tmp_path_factory):
         patch.setattr(trainer, "keep_freed_memory", lambda: True)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        state = run(tiny(root), output)
+        state = run(tiny_config(root), output)
         torch.set_num_threads(threads)
     return output, state
 
@@ -128,9 +128,9 @@ def test_the_number_of_workers_changes_no_weight_and_no_score(straight, config, 
 
 
 def test_two_colours_are_told_apart(tmp_path):
-    draw(tmp_path / "data", (16, 16), (4, 5))
+    write_images(tmp_path / "data", (16, 16), (4, 5))
     learning = {"epochs": 15, "batch_size": 8, "lr": 0.01, "schedule": "poly", "warmup_steps": 0, "eval_every": 15}
-    state = run(tiny(tmp_path / "data", **learning), tmp_path / "run")
+    state = run(tiny_config(tmp_path / "data", **learning), tmp_path / "run")
     losses = [row["loss"] for row in state.log]
     assert losses[-1] < 0.5 * losses[0]
     assert state.log[-1]["top1"] == 1.0
@@ -157,10 +157,10 @@ def test_the_log_has_both_accuracies_and_the_schedules_learning_rates(straight):
 
 
 def test_the_report_says_both_accuracies(root, tmp_path):
-    said = []
-    fit(Classification(tiny(root, epochs=1)), tmp_path, report=said.append)
+    messages = []
+    fit(Classification(tiny_config(root, epochs=1)), tmp_path, report=messages.append)
     row = log_rows(tmp_path)[0]
-    assert said[0].endswith(f"  val top-1 {row['top1']:.4f}  val top-5 1.0000")
+    assert messages[0].endswith(f"  val top-1 {row['top1']:.4f}  val top-5 1.0000")
 
 
 def test_the_best_weights_are_those_of_the_best_top1(config, root, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_run_can_start_from_a_classifier_and_that_is_another_run(straight, con
 
 
 def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
-    task, state = fresh(config)
+    task, state = new_state(config)
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 1, 0])
     twin = create_backbone("dla46_c", 2)
@@ -209,13 +209,13 @@ def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.metadata.mean, twin.metadata.std))
     inputs = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     expected = F.cross_entropy(twin(inputs), targets)
-    outcome = step_function(task, state, ImageCrossEntropy(), 2, SINGLE_PROCESS)([(images, targets)])
-    assert outcome.loss == pytest.approx(expected.item(), rel=1e-4)
+    result = step_function(task, state, ImageCrossEntropy(), 2, SINGLE_PROCESS)([(images, targets)])
+    assert result.loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_step_in_bfloat16_takes_the_loss_in_float32(config):
     config.train.precision = "bfloat16"
-    task, state = fresh(config)
+    task, state = new_state(config)
     types = []
 
     class Watched(ImageCrossEntropy):
@@ -230,7 +230,7 @@ def test_a_step_in_bfloat16_takes_the_loss_in_float32(config):
 
 
 def test_more_images_in_a_batch_than_there_are_are_refused(root, tmp_path):
-    line = refused(tiny(root, batch_size=9), tmp_path / "run")
+    line = refused(tiny_config(root, batch_size=9), tmp_path / "run")
     assert line.startswith("train.batch_size 9: the training split has only 8 images")
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Two processes give what one gives; several give the same scores; one of them writes."""
+"""Several processes train and score as one does, and rank 0 writes."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def config(root):
 
 
 def joined(function, rank, world_size, folder, arguments):
-    """A process of a group: leaves what the function returns, or its traceback."""
+    """A process of a group: saves the result of the function, or its traceback."""
     torch.set_num_threads(1)
     try:
         distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
@@ -68,7 +68,7 @@ def joined(function, rank, world_size, folder, arguments):
 
 
 def together(function, world_size, folder, *arguments) -> list:
-    """What a function returns in each of so many processes."""
+    """The results of a function in each of `world_size` processes."""
     folder.mkdir()
     children = [start_process(joined, function, rank, world_size, folder, arguments) for rank in range(world_size)]
     for child in children:
@@ -93,8 +93,8 @@ def curve(dist: DistributedContext, config, kind=Segmentation) -> tuple[list[flo
     step = step_function(task, state, task.criterion(training), sampler.batches, dist)
     losses = []
     drawn = batches(loader)
-    while parts := list(islice(drawn, config.train.grad_accum_steps)):
-        losses.append(step(parts).loss)
+    while micro_batches := list(islice(drawn, config.train.grad_accum_steps)):
+        losses.append(step(micro_batches).loss)
     return losses, model.state_dict()
 
 
@@ -107,13 +107,13 @@ def assert_same_curve(one, other):
 
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(config, tmp_path, world_size):
+def test_several_processes_give_the_losses_and_weights_of_one(config, tmp_path, world_size):
     expected = curve(SINGLE_PROCESS, config)
-    for found in together(curve, world_size, tmp_path / "group", config):
-        assert_same_curve(expected, found)
+    for result in together(curve, world_size, tmp_path / "group", config):
+        assert_same_curve(expected, result)
 
 
-def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_norm(config, root, tmp_path):
+def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_frozen_norm(config, root, tmp_path):
     losses = [LossConfig(name, weight=0.5) for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz")]
     weights = [0.5, *[1.0] * 9, 2.0]
     config = with_train(
@@ -122,8 +122,8 @@ def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_nor
     uneven(root, tmp_path / "uneven")
     config.data.root = str(tmp_path / "uneven")
     expected = curve(SINGLE_PROCESS, with_train(config, grad_accum_steps=1))
-    for found in together(curve, 2, tmp_path / "group", config):
-        assert_same_curve(expected, found)
+    for result in together(curve, 2, tmp_path / "group", config):
+        assert_same_curve(expected, result)
 
 
 def test_two_processes_train_an_auxiliary_head_as_one_does(config, tmp_path):
@@ -146,7 +146,7 @@ def uneven(root: Path, target: Path) -> None:
 
 @pytest.fixture
 def weights(config, tmp_path):
-    """A file, since tensors that are handed to a process need it to be there."""
+    """Weights in a file, which child processes can read."""
     torch.save(new_state(config).model.state_dict(), tmp_path / "weights.pt")
     return tmp_path / "weights.pt"
 
@@ -157,20 +157,20 @@ def scores(dist: DistributedContext, config, weights) -> tuple[list, dict, bool]
     training, validation = task.open_splits()
     model = task.make_model(training)
     model.load_state_dict(torch.load(weights))
-    found = task.validator(validation, dist)(model)
-    return found.metrics, found.details, found.picture is not None
+    result = task.validator(validation, dist)(model)
+    return result.metrics, result.details, result.picture is not None
 
 
 def test_one_two_and_three_processes_find_the_same_scores(config, weights, tmp_path):
     alone = scores(SINGLE_PROCESS, config, weights)
     assert alone[0]["miou"] > 0
     for world_size in (2, 3):
-        for found in together(scores, world_size, tmp_path / str(world_size), config, weights):
-            assert found == alone
+        for result in together(scores, world_size, tmp_path / str(world_size), config, weights):
+            assert result == alone
 
 
 def matrix(dist: DistributedContext, config, weights) -> list:
-    """The confusion matrix that all come to."""
+    """The confusion matrix of all processes."""
     seen = []
 
     class Watched(DistributedContext):
@@ -188,8 +188,8 @@ def test_their_confusion_matrix_is_the_same_with_more_processes_than_images_too(
     (alone,) = matrix(SINGLE_PROCESS, config, weights)
     assert np.sum(alone) == 2 * 44 * 64  # each scored pixel once
     for world_size in (2, 3):
-        for found in together(matrix, world_size, tmp_path / str(world_size), config, weights):
-            assert found == [alone]
+        for result in together(matrix, world_size, tmp_path / str(world_size), config, weights):
+            assert result == [alone]
 
 
 def few(root: Path) -> None:
@@ -222,9 +222,9 @@ def test_torchrun_trains_and_one_process_writes(config, tmp_path):
     config = with_train(config, epochs=1, batch_size=12)
     output = tmp_path / "run"
     process = torchrun(train_arguments(config, output), "--standalone", "--nproc-per-node", "2")
-    said = finished(process)
-    assert process.returncode == 0, said
-    assert said.count("epoch 1/1") == said.count("best val mIoU") == 1
+    log = finished(process)
+    assert process.returncode == 0, log
+    assert log.count("epoch 1/1") == log.count("best val mIoU") == 1
     assert len(list(output.glob("events.*"))) == 1
     run(config, tmp_path / "alone")
     (row,), (expected,) = log_rows(output), log_rows(tmp_path / "alone")
@@ -254,10 +254,10 @@ def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, 
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     process = torchrun(train_arguments(config, output), *options, environment=environment)
-    said = finished(process)
-    assert process.returncode == 0, said
-    assert "resuming after epoch 1 of 3 and 1 of 3 batches of the next" in said
-    assert said.count("epoch 3/3") == said.count("best val mIoU") == 1
+    log = finished(process)
+    assert process.returncode == 0, log
+    assert "resuming after epoch 1 of 3 and 1 of 3 batches of the next" in log
+    assert log.count("epoch 3/3") == log.count("best val mIoU") == 1
     assert [row["epoch"] for row in log_rows(output)] == [1, 2, 3]
 
 
@@ -268,9 +268,9 @@ def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(config, tmp_p
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     process = torchrun(train_arguments(config, output), *options)
-    said = finished(process)
+    log = finished(process)
     assert process.returncode != 0
-    assert "already holds a run" in said
+    assert "already holds a run" in log
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
@@ -283,9 +283,9 @@ def test_two_nodes_train_as_one(config, tmp_path):
     options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "7"]
     options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
     nodes = [torchrun(train_arguments(config, output), *options) for _ in range(2)]
-    said = [finished(node) for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert sum(text.count("epoch 1/1") for text in said) == 1
+    log = [finished(node) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], log
+    assert sum(text.count("epoch 1/1") for text in log) == 1
 
 
 @pytest.mark.slow
@@ -296,7 +296,7 @@ def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(config, tmp_path
     while not (output / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    said = finished(process)
-    assert "stopped by SIGTERM after step" in said
-    step = int(re.search(r"stopped by SIGTERM after step (\d+)", said)[1])
+    log = finished(process)
+    assert "stopped by SIGTERM after step" in log
+    step = int(re.search(r"stopped by SIGTERM after step (\d+)", log)[1])
     assert load_checkpoint(output / "last.ckpt")["step"] == step

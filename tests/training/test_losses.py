@@ -387,12 +387,12 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(terms, cuts, weights, ignored,
     normalizers = sum(loss.normalizers(target[part]) for part in parts)
     torch.testing.assert_close(normalizers, loss.normalizers(target), rtol=1e-14, atol=0)
     value, grad = loss_and_gradient(lambda x: loss(TrainingOutputs(x), target, normalizers), coarse)
-    found = [
+    results = [
         loss_and_gradient(lambda x, part=part: loss(TrainingOutputs(x), target[part], normalizers), coarse[part])
         for part in parts
     ]
-    torch.testing.assert_close(sum(one for one, _ in found), value)
-    assert torch.equal(torch.cat([one for _, one in found]), grad)  # an image's gradient knows of no other image
+    torch.testing.assert_close(sum(one for one, _ in results), value)
+    assert torch.equal(torch.cat([one for _, one in results]), grad)  # an image's gradient knows of no other image
 
 
 @every_loss
@@ -561,7 +561,7 @@ def test_full_size_logits_live_for_one_image_at_a_time(terms, monkeypatch):
     full = []
 
     def spy(*args):
-        assert all(made() is None for made in full)
+        assert all(reference() is None for reference in full)
         logits = upsample_logits(*args)
         full.append(weakref.ref(logits))
         return logits
@@ -569,7 +569,7 @@ def test_full_size_logits_live_for_one_image_at_a_time(terms, monkeypatch):
     monkeypatch.setattr(losses, "upsample_logits", spy)
     loss = batch_loss(terms, target)(coarse.requires_grad_())
     assert len(full) == 3
-    assert all(made() is None for made in full)
+    assert all(reference() is None for reference in full)
     assert loss.requires_grad
 
 

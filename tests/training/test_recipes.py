@@ -69,9 +69,9 @@ def test_a_recipe_builds_and_takes_a_step(path, root):
     loader, sampler = task.train_loader(training, state.model, SINGLE_PROCESS)
     before = state.model.head.weight.clone()
     step = step_function(task, state, task.criterion(training), sampler.batches, SINGLE_PROCESS)
-    outcome = step([next(iter(batches(loader)))])
-    assert 0 < outcome.loss < 20
-    assert outcome.lr == 0.01
-    assert outcome.updated
+    result = step([next(iter(batches(loader)))])
+    assert 0 < result.loss < 20
+    assert result.lr == 0.01
+    assert result.updated
     assert not torch.equal(state.model.head.weight, before)
     assert all(parameter.grad is not None for parameter in state.model.parameters())

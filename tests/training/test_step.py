@@ -1,4 +1,4 @@
-"""What goes into an update, and what is left out of it."""
+"""The training step: micro-batches, clipping, averaging, freezing, precision; and the end of a run."""
 
 import copy
 import dataclasses
@@ -44,7 +44,7 @@ def config(root):
 
 
 def double(config) -> TrainState:
-    """In double precision, so that what shall be equal is."""
+    """The initial state in double precision, for exact comparisons."""
     state = new_state(config)
     state.model.double()
     return state
@@ -68,12 +68,12 @@ def halves(batch):
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "ohem", "focal", "dice", "lovasz"])
-def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, name):
-    """But for batch norm, which each part has its own of; here it is frozen."""
+def test_micro_batches_make_the_update_of_the_whole_batch(config, name):
+    """Batch norm is frozen here: its statistics are those of each micro-batch."""
     losses = [LossConfig(name), LossConfig("cross_entropy", 0.5)]
     config = with_train(
         config, losses=losses, freeze="norm", batch_size=4, lr=1e-5
-    )  # fresh and frozen, it would soon explode
+    )  # randomly initialised with frozen norms, it would soon diverge
     whole, parts = double(config), double(config)
     take_whole, take_parts = make_step(config, whole), make_step(with_train(config, grad_accum_steps=2), parts)
     for _ in range(3):
@@ -84,13 +84,13 @@ def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, na
         torch.testing.assert_close(weights(parts)[key], tensor, rtol=1e-8, atol=1e-10)
 
 
-def test_a_run_in_parts_takes_as_many_updates(config, tmp_path):
+def test_a_run_with_micro_batches_takes_as_many_updates(config, tmp_path):
     run(with_train(config, batch_size=4, grad_accum_steps=2, epochs=1), tmp_path / "run")
     (row,) = log_rows(tmp_path / "run")
     assert row["step"] == 1
 
 
-def test_parts_that_do_not_divide_the_batch_are_refused(config, tmp_path):
+def test_micro_batches_that_do_not_divide_the_batch_are_refused(config, tmp_path):
     with pytest.raises(
         UserError, match=r"train\.batch_size 4: not a multiple of 3 .*train\.grad_accum_steps 3\): use 6"
     ):
@@ -103,10 +103,10 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(con
     for limit in (None, 0.01, 1e9):
         state = double(plain)
         before = weights(state)
-        outcome = make_step(with_train(plain, clip_grad_norm=limit), state)(make_batch())
+        result = make_step(with_train(plain, clip_grad_norm=limit), state)(make_batch())
         moved = {key: tensor - before[key] for key, tensor in weights(state).items()}
         updates[limit] = math.sqrt(sum(float(move.square().sum()) for move in moved.values()))
-        assert outcome.gradient == pytest.approx(updates[None], rel=1e-6)  # what it was
+        assert result.gradient == pytest.approx(updates[None], rel=1e-6)  # what it was
     assert updates[0.01] == pytest.approx(0.01, rel=1e-4)
     assert updates[1e9] == pytest.approx(updates[None])
 
@@ -124,9 +124,9 @@ def test_the_average_is_the_recurrence_and_forgets_its_first_weights_soon(config
         for name, tensor in state.model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = decay * expected.get(name, 0) + (1 - decay) * tensor
-    found = state.average.module.state_dict()
+    averages = state.average.module.state_dict()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(averages[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_the_average_is_what_is_validated_and_saved(config, tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_the_average_is_what_is_validated_and_saved(config, tmp_path, monkeypatc
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[0])
 
 
-# What is not learnt, and what is learnt more slowly
+# Frozen parameters, and learning rates of the backbone
 
 
 def backbone_and_rest(names):
@@ -155,7 +155,7 @@ def backbone_and_rest(names):
 
 
 @pytest.mark.parametrize("freeze", ["nothing", "backbone", "norm", "backbone_and_norm"])
-def test_what_is_frozen_stays_and_the_rest_moves_also_after_a_validation(config, freeze):
+def test_frozen_parameters_stay_and_the_others_move_also_after_a_validation(config, freeze):
     config = with_train(config, freeze=freeze)
     state = new_state(config)
     norms = {name for name, module in state.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -175,10 +175,10 @@ def test_what_is_frozen_stays_and_the_rest_moves_also_after_a_validation(config,
 def test_the_backbone_learns_at_its_own_rate(config):
     moved = {}
     for factor in (1.0, 0.1, 0.0):
-        own = with_train(config, backbone_lr_factor=factor, momentum=0.0, weight_decay=0.0)
-        state = double(own)
+        changed = with_train(config, backbone_lr_factor=factor, momentum=0.0, weight_decay=0.0)
+        state = double(changed)
         before = weights(state)
-        make_step(own, state)(make_batch())
+        make_step(changed, state)(make_batch())
         after = weights(state)
         moved[factor] = {name: after[name] - before[name] for name in before}
     backbone, rest = backbone_and_rest(before)
@@ -193,8 +193,10 @@ def test_the_backbone_learns_at_its_own_rate(config):
 def test_norm_and_bias_need_not_decay(config, optimizer):
     decayed = {}
     for everything in (True, False):
-        own = with_train(config, optimizer=optimizer, weight_decay=0.1, decay_norm_and_bias=everything, momentum=0.0)
-        state = new_state(own)
+        changed = with_train(
+            config, optimizer=optimizer, weight_decay=0.1, decay_norm_and_bias=everything, momentum=0.0
+        )
+        state = new_state(changed)
         with torch.no_grad():
             for parameter in state.model.parameters():
                 parameter.fill_(1.0)
@@ -216,9 +218,9 @@ def test_bfloat16_is_what_the_network_computes_in_and_float32_what_it_keeps(conf
     state = new_state(with_train(config, precision="bfloat16"))
     seen = []
     state.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    outcome = make_step(with_train(config, precision="bfloat16"), state)(make_batch())
+    result = make_step(with_train(config, precision="bfloat16"), state)(make_batch())
     assert seen == [torch.bfloat16]
-    assert outcome.updated
+    assert result.updated
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
 
 
@@ -230,7 +232,7 @@ def test_float16_is_refused_on_a_cpu(config, tmp_path):
 
 @pytest.fixture
 def float16(monkeypatch):
-    """The CPU can, if slowly, what is meant for GPUs."""
+    """Allows float16 on the CPU, which is slow but works."""
     monkeypatch.setattr("dlaseg.training.step.reduced_precision", lambda precision, device: torch.float16)
 
 
@@ -243,8 +245,8 @@ def test_float16_scales_the_loss_and_halves_the_scale_when_it_was_too_much(confi
     assert step(make_batch()).updated
     before, scale = weights(state), state.scaler.get_scale()
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**40})
-    outcome = step(make_batch())
-    assert (outcome.updated, state.scaler.get_scale()) == (False, 2.0**39)
+    result = step(make_batch())
+    assert (result.updated, state.scaler.get_scale()) == (False, 2.0**39)
     assert_same_tensors(before, weights(state))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
     assert step(make_batch()).updated
@@ -309,7 +311,7 @@ def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path,
 
 
 def scored(values, monkeypatch):
-    """Validations find these values, one after the other."""
+    """Makes the validations return these values, one after the other."""
     left = iter(values)
 
     def validator(task, validation, processes):
@@ -321,10 +323,10 @@ def scored(values, monkeypatch):
 
 def test_a_run_ends_when_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
     scored([0.1, 0.3, 0.2, None, 0.3, 0.9], monkeypatch)
-    said = []
-    state = fit(Segmentation(with_train(config, epochs=6, patience=2)), tmp_path, report=said.append)
+    messages = []
+    state = fit(Segmentation(with_train(config, epochs=6, patience=2)), tmp_path, report=messages.append)
     assert state.epoch == 5
-    assert said[-1] == "early stop: no better val mIoU in 2 validations"
+    assert messages[-1] == "early stop: no better val mIoU in 2 validations"
 
 
 def test_a_run_that_ended_early_has_ended_when_it_is_resumed(config, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, or let down by the disk, the memory or the numbers, loses nothing."""
+"""A run loses nothing when it is killed or stopped, or when the disk, the memory or the numbers fail."""
 
 import math
 import os
@@ -51,10 +51,10 @@ def config(root):
 
 @pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
-    """The run that nobody interrupted; read only."""
+    """An uninterrupted run; read only."""
     output = tmp_path_factory.mktemp("straight") / "run"
-    record = with_train(tiny_config(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
-    child = start_process(run_command, train_arguments(record, output), output.with_name("errors"))
+    config = with_train(tiny_config(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
+    child = start_process(run_command, train_arguments(config, output), output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
     return output
@@ -71,7 +71,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert (one / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes()
 
 
-def place(output: Path) -> tuple[int, int]:
+def position(output: Path) -> tuple[int, int]:
     """Epochs done and batches done within the next."""
     saved = load_latest(output)
     return saved["epoch"], saved["progress"]["batches"]
@@ -104,25 +104,25 @@ def kill_at_a_random_moment(words: list[str], output: Path, chance: random.Rando
 )
 def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(config, straight, tmp_path, workers):
     output, chance = tmp_path / "run", random.Random(f"{workers}")
-    places = []
+    positions = []
     for attempt in range(11):
         config.data.workers = workers[attempt % len(workers)]
         words = train_arguments(config, output, "--resume")
         if attempt < 10:
             kill_at_a_random_moment(words, output, chance)
-            places.append(place(output) if (output / "last.ckpt").exists() else None)
+            positions.append(position(output) if (output / "last.ckpt").exists() else None)
     child = start_process(run_command, words, output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
     assert_same_run(straight, output)
-    assert len({where for where in places if where and where[1]}) > 2, places  # in the middle of an epoch, too
+    assert len({where for where in positions if where and where[1]}) > 2, positions  # in the middle of an epoch, too
 
 
 # Signals
 
 
 def running(config, output: Path, *more: str):
-    """A run that has written a checkpoint, and is in the midst of an epoch that never ends."""
+    """A running process that has written a checkpoint."""
     child = start_process(run_command, train_arguments(config, output, *more), output.with_name("errors"))
     deadline = time.monotonic() + PATIENCE
     while not (output / "last.ckpt").exists() and child.is_alive() and time.monotonic() < deadline:
@@ -140,11 +140,11 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_it
     child = running(config, output)
     os.kill(child.pid, number)
     child.join(PATIENCE)
-    said = output.with_name("errors").read_text()
-    assert child.exitcode == 75, said
+    log = output.with_name("errors").read_text()
+    assert child.exitcode == 75, log
     step = load_checkpoint(output / "last.ckpt")["step"]
-    assert f"dlaseg train: stopped by {number.name} after step {step}; continue with --resume" in said
-    assert "Traceback" not in said
+    assert f"dlaseg train: stopped by {number.name} after step {step}; continue with --resume" in log
+    assert "Traceback" not in log
     assert not any(path.name.startswith(".") for path in output.iterdir())
     if number == signal.SIGINT:
         return  # from here on both are alike
@@ -207,7 +207,7 @@ def test_a_signal_during_validation_loses_no_step(config, straight, tmp_path):
     os.kill(child.pid, signal.SIGTERM)
     child.join(PATIENCE)
     assert child.exitcode == 75, (tmp_path / "errors").read_text()
-    assert place(output) == (0, 10)
+    assert position(output) == (0, 10)
     child = start_process(run_command, train_arguments(config, output, "--resume"), tmp_path / "errors")
     child.join(PATIENCE)
     assert child.exitcode == 0
@@ -239,10 +239,10 @@ def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(confi
         on_a_small_disk, train_arguments(with_train(config, epochs=1), output, "--resume"), tmp_path / "errors"
     )
     child.join(PATIENCE)
-    said = (tmp_path / "errors").read_text()
-    assert child.exitcode == 2, said
-    assert "last.ckpt: cannot be written (File too large); the previous checkpoint is intact: free some space" in said
-    assert "Traceback" not in said
+    log = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, log
+    assert "last.ckpt: cannot be written (File too large); the previous checkpoint is intact: free some space" in log
+    assert "Traceback" not in log
     assert {name: (output / name).read_bytes() for name in saved} == saved
     assert load_latest(output)["step"] == before
 
@@ -272,10 +272,10 @@ def test_a_step_that_is_not_finite_changes_nothing(config):
     bias = state.model.head.bias
     kept = bias.detach().clone()
     bias.data[0] = math.nan
-    outcome = step(make_batch())
+    result = step(make_batch())
     bias.data.copy_(kept)
-    assert not outcome.updated
-    assert math.isnan(outcome.loss)
+    assert not result.updated
+    assert math.isnan(result.loss)
     assert_same_tensors(before, dict(state.model.state_dict()) | counters(before))
     assert_same_tensors(average, state.average.state_dict())
     after = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
@@ -295,9 +295,9 @@ def test_a_gradient_that_is_not_finite_makes_no_update_either(config):
     state = new_state(config)
     before = {name: parameter.detach().clone() for name, parameter in state.model.named_parameters()}
     state.model.head.weight.register_hook(lambda gradient: gradient / 0)
-    outcome = make_step(config, state)(make_batch())
-    assert math.isfinite(outcome.loss)
-    assert not outcome.updated
+    result = make_step(config, state)(make_batch())
+    assert math.isfinite(result.loss)
+    assert not result.updated
     assert_same_tensors(before, dict(state.model.named_parameters()))
 
 
@@ -319,9 +319,9 @@ def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_p
     (row,) = log_rows(tmp_path / "run")
     assert row["skipped"] == 3
     assert math.isfinite(row["loss"])
-    said = [record.getMessage() for record in caplog.records if "no update" in record.getMessage()]
-    assert [line.split(":")[0] for line in said] == ["step 3", "step 4", "step 8"]
-    assert [line.split("(")[1] for line in said] == ["1 in a row)", "2 in a row)", "1 in a row)"]
+    log = [record.getMessage() for record in caplog.records if "no update" in record.getMessage()]
+    assert [line.split(":")[0] for line in log] == ["step 3", "step 4", "step 8"]
+    assert [line.split("(")[1] for line in log] == ["1 in a row)", "2 in a row)", "1 in a row)"]
 
 
 def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, tmp_path, monkeypatch):
@@ -348,8 +348,8 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(conf
         plain = with_train(config, losses=[LossConfig(name)], optimizer="sgd", weight_decay=0.0, batch_size=2)
         state = new_state(plain)
         before = {key: parameter.detach().clone() for key, parameter in state.model.named_parameters()}
-        outcome = make_step(plain, state)(make_batch(label=255))
-        assert (outcome.loss, outcome.gradient, outcome.updated) == (0, 0, True)
+        result = make_step(plain, state)(make_batch(label=255))
+        assert (result.loss, result.gradient, result.updated) == (0, 0, True)
         assert_same_tensors(before, dict(state.model.named_parameters()))
 
 
@@ -361,10 +361,10 @@ def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
     big = with_train(config, batch_size=6, epochs=1)
     child = start_process(with_little_memory, train_arguments(big, tmp_path / "run"), tmp_path / "errors")
     child.join(PATIENCE)
-    said = (tmp_path / "errors").read_text()
-    assert child.exitcode == 2, said
-    assert "Traceback" not in said
-    line = next(line for line in said.splitlines() if "out of memory" in line)
+    log = (tmp_path / "errors").read_text()
+    assert child.exitcode == 2, log
+    assert "Traceback" not in log
+    line = next(line for line in log.splitlines() if "out of memory" in line)
     assert "a micro-batch of 6 crops of 2048 x 2048 does not fit" in line
     assert re.search(r"peak memory ([1-9][0-9.]*|0\.[0-9]*[1-9]) GiB in this process", line)
     for change in ("train.grad_accum_steps 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
@@ -398,19 +398,19 @@ def test_a_broken_image_stops_the_run_with_its_path(config, broken, tmp_path, wo
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_or_it_is_left_out_counted_and_named(config, broken, tmp_path, workers, caplog):
+def test_or_it_is_skipped_counted_and_named(config, broken, tmp_path, workers, caplog):
     config.data.workers, config.data.on_error = workers, "skip"
     run(with_train(config, epochs=1), tmp_path / "run")
     (row,) = log_rows(tmp_path / "run")
     assert (row["broken"], row["step"]) == (1, 10)
-    said = [
+    log = [
         record.getMessage() for record in caplog.records if "skipped, the next image replaces it" in record.getMessage()
     ]
-    assert len(said) == 1
-    assert str(broken) in said[0]
+    assert len(log) == 1
+    assert str(broken) in log[0]
 
 
-def test_a_run_may_go_on_with_broken_images_left_out(config, broken, tmp_path):
+def test_a_resumed_run_may_skip_broken_images(config, broken, tmp_path):
     with pytest.raises(UserError):
         run(with_train(config, epochs=1), tmp_path / "run")
     config.data.on_error = "skip"

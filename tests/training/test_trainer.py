@@ -54,7 +54,7 @@ def interrupt_after(epoch: int):
 
 @pytest.fixture(scope="session")
 def straight(root, tmp_path_factory):
-    """An uninterrupted run of three epochs, its record, folder and last state; read only."""
+    """An uninterrupted run of three epochs, its config, folder and last state; read only."""
     config = tiny_config(root)
     output = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
@@ -206,9 +206,9 @@ def test_a_run_may_move_to_another_folder_and_number_of_workers(straight, tmp_pa
 
 def test_a_run_that_is_older_than_a_field_is_resumed_with_the_fields_default(straight, tmp_path):
     config, _, _ = straight
-    record = yaml.safe_load(to_yaml(config))
-    del record["train"]["schedule"], record["train"]["step_epochs"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    content = yaml.safe_load(to_yaml(config))
+    del content["train"]["schedule"], content["train"]["step_epochs"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     check_output(config, tmp_path, resume=True)
     with pytest.raises(UserError, match=r"^train\.schedule step \(the run has poly\): the run in "):
         check_output(with_train(config, schedule="step"), tmp_path, resume=True)

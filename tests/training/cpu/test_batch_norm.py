@@ -72,15 +72,15 @@ def compare(rank, plain, layer, whole, tolerance=None):
         x = whole.clone().requires_grad_()
         y = plain(x)
         (y * factor).sum().backward()
-        own_x = shard_of(whole, rank).clone().requires_grad_()
-        own_y = layer(own_x)
-        (own_y * shard_of(factor, rank)).sum().backward()
+        local_x = shard_of(whole, rank).clone().requires_grad_()
+        local_y = layer(local_x)
+        (local_y * shard_of(factor, rank)).sum().backward()
         pairs = list(zip(layer.buffers(), plain.buffers(), strict=True))
-        pairs += [(total(own.grad), p.grad) for own, p in zip(layer.parameters(), plain.parameters(), strict=True)]
-        assert_near(own_y, shard_of(y, rank), tolerance)
-        assert_near(own_x.grad, shard_of(x.grad, rank), tolerance)
-        for own, theirs in pairs:
-            assert_near(own, theirs, 0 if own.dtype == torch.long else tolerance)
+        pairs += [(total(local.grad), p.grad) for local, p in zip(layer.parameters(), plain.parameters(), strict=True)]
+        assert_near(local_y, shard_of(y, rank), tolerance)
+        assert_near(local_x.grad, shard_of(x.grad, rank), tolerance)
+        for local, theirs in pairs:
+            assert_near(local, theirs, 0 if local.dtype == torch.long else tolerance)
         for buffer in layer.buffers():
             assert_same_everywhere(buffer)
         whole = whole.detach() * 2 + 1
@@ -118,10 +118,10 @@ def check_what_needs_no_gradient(rank, world_size):
         for name in frozen:
             getattr(layer, name).requires_grad_(False)
         x, factor = batch(world_size).requires_grad_(), batch(world_size)
-        own = shard_of(x.detach(), rank).requires_grad_()
+        local = shard_of(x.detach(), rank).requires_grad_()
         (plain(x) * factor).sum().backward()
-        (layer(own) * shard_of(factor, rank)).sum().backward()
-        assert_near(own.grad, shard_of(x.grad, rank))
+        (layer(local) * shard_of(factor, rank)).sum().backward()
+        assert_near(local.grad, shard_of(x.grad, rank))
         for name in ("weight", "bias"):
             if name in frozen:
                 assert getattr(layer, name).grad is None
@@ -143,10 +143,10 @@ def check_odd_layouts(rank, world_size):
         wide = batch(world_size, height=12, width=12, layout=layout)
         for x in (wide, wide[..., ::2, ::2], wide.transpose(2, 3)):
             for loss in (torch.sum, lambda y: (y[..., ::2, 1:] ** 3).sum(), lambda y: (y * y.transpose(2, 3)).sum()):
-                whole, own = x.detach().requires_grad_(), shard_of(x.detach(), rank).requires_grad_()
+                whole, local = x.detach().requires_grad_(), shard_of(x.detach(), rank).requires_grad_()
                 loss(plain(whole)).backward()
-                loss(layer(own)).backward()
-                assert_near(own.grad, shard_of(whole.grad, rank))
+                loss(layer(local)).backward()
+                assert_near(local.grad, shard_of(whole.grad, rank))
                 assert_near(total(layer.weight.grad), plain.weight.grad)
 
 
@@ -156,10 +156,10 @@ def check_pictures_of_many_sizes(rank, world_size):
     plain, layer = layers()
     x = torch.cat([picture.transpose(0, 1).flatten(1) for picture in pictures], 1)[None, :, None].requires_grad_()
     (plain(x) ** 3).sum().backward()
-    own = pictures[rank].clone().requires_grad_()
-    (layer(own) ** 3).sum().backward()
+    local = pictures[rank].clone().requires_grad_()
+    (layer(local) ** 3).sum().backward()
     theirs = x.grad[0, :, 0].split([picture.numel() // 5 for picture in pictures], 1)[rank]
-    assert_near(own.grad.transpose(0, 1).flatten(1), theirs)
+    assert_near(local.grad.transpose(0, 1).flatten(1), theirs)
     assert_near(layer.running_var, plain.running_var)
 
 
@@ -169,12 +169,12 @@ def check_large_offset(rank, world_size, layout):
     x = batch(world_size, 8, 88, 120, torch.float32, 1e4, layout)
     exact, layer = layers(8, momentum=1)
     y = exact(x.double())
-    own = layer.float()(shard_of(x, rank))
+    local = layer.float()(shard_of(x, rank))
     # Neighbours are 0.001 apart here, and so are means; nn.BatchNorm2d itself, in channels_last, finds 10 times the
     # variance and more
     torch.testing.assert_close(layer.running_mean.double(), exact.running_mean, rtol=0, atol=0.003)
     torch.testing.assert_close(layer.running_var.double(), exact.running_var, rtol=0.02, atol=0)
-    torch.testing.assert_close(own.double(), shard_of(y, rank), rtol=0, atol=0.1)
+    torch.testing.assert_close(local.double(), shard_of(y, rank), rtol=0, atol=0.1)
 
 
 def check_half_precision(rank, world_size, dtype):
@@ -237,9 +237,9 @@ def check_network(rank, world_size):
     parallel = DistributedDataParallel(synchronize(model, torch.device("cpu")))
     sent = []
     parallel.register_comm_hook(sent, keep_size_and_reduce)
-    own = parallel(shard_of(images, rank))
-    (own * shard_of(factor, rank)).sum().backward()
-    assert_near(own, shard_of(logits, rank), 1e-11)
+    local = parallel(shard_of(images, rank))
+    (local * shard_of(factor, rank)).sum().backward()
+    assert_near(local, shard_of(logits, rank), 1e-11)
     assert sum(sent) == sum(parameter.numel() for parameter in plain.parameters())  # as docs/scaling.md counts
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert_near(ours.grad * world_size, theirs.grad, 1e-11)
