@@ -33,7 +33,7 @@ from dlaseg.data.tensors import normalize
 from dlaseg.factory import create_model
 from dlaseg.labels import LabelMap
 from dlaseg.models.cost import network_cost
-from dlaseg.training.distributed import processes
+from dlaseg.training.distributed import distributed_context
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import Progress
 from dlaseg.training.stopping import StopRequest
@@ -73,7 +73,7 @@ class InMemorySegmentation(Segmentation):
         super().__init__(config)
         self.loader = RepeatedBatch(images, targets, steps)
 
-    def train_loader(self, training: Any, model: Any, processes: Any) -> tuple[Any, EpochBatches]:  # noqa: ARG002
+    def train_loader(self, training: Any, model: Any, dist: Any) -> tuple[Any, EpochBatches]:  # noqa: ARG002
         """The batch, and a sampler that counts as many batches."""
         size = len(self.loader.batch[0])
         return self.loader, EpochBatches(self.loader.count * size, size, 0)
@@ -118,8 +118,8 @@ def trainer_run(name: str, options: argparse.Namespace, images: Tensor, targets:
         ),
     )
     task = InMemorySegmentation(config, images, targets, options.steps)
-    with processes("cpu") as alone:
-        return build(task, alone, SimpleNamespace(label_map=LABELS), None, folder)
+    with distributed_context("cpu") as dist:
+        return build(task, dist, SimpleNamespace(label_map=LABELS), None, folder)
 
 
 def measure(block: Callable[[], object], count: int) -> Measurement:

@@ -1,16 +1,15 @@
-"""The `dlaseg` command: picks the subcommand, and says in one line what went wrong.
+"""The `dlaseg` command: runs a subcommand, and reports what is wrong in one line.
 
-Results go to standard output, progress and errors to standard error. What the user got wrong ends with exit code 2;
-`--debug` shows where it was noticed.
+Results go to standard output, progress and errors to standard error. Wrong use and broken input end with exit code 2;
+`--debug` shows the traceback.
 """
 
-import argparse
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 
 from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
+from dlaseg.commands.parsing import CommandParser
 from dlaseg.errors import Stopped, UserError
 from dlaseg.version import __version__
 
@@ -20,14 +19,21 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "infer": infer.infer,
+    "models": weights.models,
     "benchmark train": benchmark.train,
     "benchmark pretrain": benchmark.pretrain,
-    "models": weights.models,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
     "weights inspect": weights.inspect,
     "weights convert": weights.convert,
 }
+
+FAMILIES = {
+    "benchmark": "Measure speed",
+    "data": "Draw data sets, and count what they contain",
+    "weights": "Describe and convert weights files",
+}
+"""Summaries of the families, the first words of commands that have two."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,51 +43,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as typed after `dlaseg`; None for those of this process.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong or part of it is broken, 75 a run was stopped by a signal and
-        goes on with --resume, 130 interrupted.
+        The exit code: 0 success, 2 wrong use or broken input, 75 a run was stopped by a signal and continues with
+        --resume, 130 interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if words[:1] == ["--version"]:
-        print(f"dlaseg {__version__}")
-        return 0
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if words else 2
-    families = {name.split()[0] for name in COMMANDS if " " in name}
-    name = " ".join(words[:2]) if words[0] in families and words[1:2] != ["--help"] else words[0]
-    if name in families and words[1:]:
-        print(_overview())
-        return 0
+    parser = make_parser()
+    if not words:
+        parser.print_help()
+        return 2
     _log_to_standard_error()
+    prog = parser.prog
     try:
-        if name not in COMMANDS:
-            raise UserError(f"no command {name!r}; the commands are {', '.join(COMMANDS)}")
-        return COMMANDS[name](words[len(name.split()) :])
-    except _refusals() as error:
+        args, unknown = parser.parse_known_args(words)
+        if unknown or "run" not in args:
+            raise UserError(f"{' '.join(words)}: not a command; the commands are {', '.join(COMMANDS)}")
+        prog = args.prog
+        code: int = args.run()
+        return code
+    except _one_line_errors() as error:
         if debug:
             raise
-        print(f"dlaseg {name}: {_one_line(error)}", file=sys.stderr)
+        print(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        print(f"dlaseg {name}: {stopped}; go on with --resume", file=sys.stderr)
+        print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
         return 75
     except KeyboardInterrupt:
         if debug:
             raise
-        print(f"dlaseg {name}: interrupted; finished files are whole, the same command goes on", file=sys.stderr)
+        print(f"{prog}: interrupted; finished files are complete: the same command continues", file=sys.stderr)
         return 130
 
 
-def _refusals() -> tuple[type[Exception], ...]:
-    """What is said in one line: the user's mistakes, and what the system or the machine refuses."""
+def make_parser() -> CommandParser:
+    """The parser of `dlaseg`, with a subparser for every command and for every family of commands."""
+    parser = CommandParser(prog="dlaseg", description="Semantic segmentation with Deep Layer Aggregation.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, with any command")
+    families = {"": parser.add_subparsers(title="commands", metavar="COMMAND")}
+    for name, command in COMMANDS.items():
+        family, _, leaf = name.rpartition(" ")
+        summary = (command.__doc__ or "").partition("\n")[0]
+        if family not in families:
+            names = ", ".join(name for name in COMMANDS if name.startswith(f"{family} "))
+            family_parser = families[""].add_parser(family, help=f"{FAMILIES[family]}: {names}.")
+            families[family] = family_parser.add_subparsers(title="commands", metavar="COMMAND")
+        families[family].add_parser(leaf, run=command, help=summary)
+    return parser
+
+
+def _one_line_errors() -> tuple[type[Exception], ...]:
+    """Errors that are reported in one line: the user's mistakes, and what the system or the device refuses."""
     torch = sys.modules.get("torch")  # not imported for this alone
-    return (UserError, argparse.ArgumentError, OSError, *([torch.OutOfMemoryError] if torch else []))
+    return (UserError, OSError, *([torch.OutOfMemoryError] if torch else []))
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to what sys.stderr is at that moment."""
+    """Writes to the current sys.stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -89,28 +109,8 @@ class _StandardError(logging.StreamHandler):
 
 
 def _log_to_standard_error() -> None:
-    """Shows the package's log, such as what weights were loaded, one line a message."""
+    """Shows the package's log, such as which weights were loaded, one line per message."""
     logger = logging.getLogger("dlaseg")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
         logger.addHandler(_StandardError())
-
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: dlaseg COMMAND [--help] ...", "", *lines, "", "  --version, --debug (with any command)"])
-
-
-def _one_line(error: Exception) -> str:
-    """An error's text without line breaks and without the parser's own jargon."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = re.sub(r'(?:Validation failed: )?Parser key "([^"]+)": ', r"\1: ", text)
-    text = re.sub(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(.+?))\. Got value: (.*)", r"\3 is no \1\2", text)
-    text = re.sub(r"Literal\[(.*?)\]", r"one of \1", text)
-    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*)\] Errors: .* Given value: (.*)"
-    if given := re.search(union, text):
-        kinds = given[1].replace("typing.", "").replace("<class 'NoneType'>", "null")
-        kinds = re.sub(r"<class '(\w+)'>", r"\1", kinds)
-        text = f"{text[: given.start()]}{given[2]}: use one of: {kinds}"
-    return text

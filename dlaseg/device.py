@@ -42,7 +42,7 @@ def gains_from_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def reduced_precision(precision: str, device: torch.device, argument: str) -> torch.dtype | None:
+def reduced_precision(precision: str, device: torch.device, argument: str = "train.precision") -> torch.dtype | None:
     """The dtype that autocast computes in; None for float32.
 
     Args:

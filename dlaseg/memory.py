@@ -1,4 +1,4 @@
-"""How this process treats the memory it frees."""
+"""Memory of this process: settings of the allocator, and peak use."""
 
 import ctypes
 import sys
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def keep_freed_memory() -> bool:
-    """Tells the C library to keep freed memory for reuse rather than hand it back to the system.
+    """Makes the C library keep freed memory for reuse instead of returning it to the system.
 
-    A CPU training step allocates and frees the same hundreds of megabytes over and over; by default glibc maps large
-    blocks afresh each time, and the page faults cost more than many of the layers that fill them.
+    A CPU training step allocates and frees the same hundreds of megabytes again and again. By default glibc maps large
+    blocks anew each time, and the page faults cost more time than many layers.
 
     Returns:
-        Whether the setting took: on Linux with glibc.
+        Whether the setting took effect: True on Linux with glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory(device: "torch.device") -> int:
-    """The most bytes that this process held so far: of the GPU's memory, else of the machine's."""
+    """Peak memory of this process so far, in bytes: GPU memory for a CUDA device, else main memory; 0 on Windows."""
     if device.type == "cuda":
         import torch
 
@@ -37,4 +37,4 @@ def peak_memory(device: "torch.device") -> int:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere

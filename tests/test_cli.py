@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 import dlaseg
-from dlaseg.cli import COMMANDS, main
+from dlaseg.cli import COMMANDS, FAMILIES, main
 from dlaseg.commands import train
+from dlaseg.config import RENAMED
+from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
 from dlaseg.models import cost
 from dlaseg.training import trainer
@@ -45,14 +48,14 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
-    """The folder of a run on drawn scenes; read only."""
+    """The folder of a run on synthetic scenes; read only."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert main(training(data, folder)) == 0
     return folder
 
 
 def refused(capsys, *words: str) -> str:
-    """The one line that a wrong use prints."""
+    """The one line that a command with wrong input prints."""
     assert main(list(words)) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -61,37 +64,80 @@ def refused(capsys, *words: str) -> str:
     return printed.err
 
 
+def printed_before_exit(capsys, *words: str) -> str:
+    """What --help and --version print."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
 def test_without_a_command_the_overview_is_printed(capsys):
     assert main([]) == 2
-    assert capsys.readouterr().out.startswith("usage: dlaseg COMMAND")
+    assert capsys.readouterr().out.startswith("usage: dlaseg ")
 
 
 def test_the_overview_names_every_command(capsys):
-    assert main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all(f"\n  {name} " in printed for name in COMMANDS)
+    printed = printed_before_exit(capsys, "--help")
+    assert printed.startswith("usage: dlaseg ")
+    words = " ".join(printed.split())
+    assert all(name in words for name in COMMANDS)
+    assert all(f"\n    {name.split()[0]}" in printed for name in COMMANDS)
 
 
 def test_version_prints_the_version(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"dlaseg {dlaseg.__version__}\n"
+    assert printed_before_exit(capsys, "--version") == f"dlaseg {dlaseg.__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(capsys, name):
-    with pytest.raises(SystemExit) as caught:
-        main([*name.split(), "--help"])
-    assert caught.value.code == 0
-    printed = capsys.readouterr()
-    assert printed.out.startswith(f"usage: dlaseg {name} ")
-    assert printed.err == ""
+def test_every_command_has_help(capsys, name):
+    printed = printed_before_exit(capsys, *name.split(), "--help")
+    assert printed.startswith(f"usage: dlaseg {name} ")
+    assert " ".join((COMMANDS[name].__doc__ or "").split()) in " ".join(printed.split())
 
 
-@pytest.mark.parametrize("words", [["nope"], ["data"], ["data", "nope"], ["--train"]])
-def test_an_unknown_command_is_refused_by_its_name(capsys, words):
+def test_every_data_set_is_in_the_help(capsys):
+    for command in ("eval", "data stats"):
+        printed = printed_before_exit(capsys, *command.split(), "--help")
+        assert f"--dataset {{{','.join(DATASETS)}}}" in printed
+
+
+def modules_imported_by(*words: str) -> set[str]:
+    """The top-level modules that `dlaseg WORDS` leaves imported, in a process of its own."""
+    code = "import sys; from dlaseg.cli import main\ntry: main(sys.argv[1:])\nfinally: print('', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    return {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["data", "--help"], ["infer", "--help"]])
+def test_start_up_imports_nothing_heavy(words):
+    modules = modules_imported_by(*words)
+    assert "dlaseg" in modules
+    assert not modules & {"torch", "numpy", "jsonargparse", "yaml"}
+
+
+@pytest.mark.parametrize("words", [["train", "--train.lr", "x"], ["train", "--help"], ["eval", "--help"], ["eval"]])
+def test_parsing_imports_no_torch(words):
+    modules = modules_imported_by(*words)
+    assert "dlaseg" in modules
+    assert "torch" not in modules
+
+
+@pytest.mark.parametrize("words", [["data"], ["--train"], ["data", "--train"]])
+def test_a_missing_command_is_refused_with_the_names_of_all(capsys, words):
     line = refused(capsys, *words)
-    assert f"no command {' '.join(words)!r}" in line
+    assert f"{' '.join(words)}: not a command" in line
     assert all(name in line for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("words", "names"), [(["nope"], {name.split()[0] for name in COMMANDS}),
+                                              (["data", "nope"], {"synthesize", "stats"})])  # fmt: skip
+def test_an_unknown_command_is_refused_with_the_names_that_exist(capsys, words, names):
+    line = refused(capsys, *words)
+    assert "'nope'" in line
+    assert all(name in line for name in names)
 
 
 @pytest.mark.parametrize(
@@ -121,21 +167,25 @@ def test_an_argument_too_many_is_named(capsys):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("train --train.lr abc", "train.lr: abc is no float"),
-        ("train --train.epochs 1.5", "train.epochs: 1.5 is no int"),
-        ("train --augment.crop_size [64]", "augment.crop_size: [64] is no tuple"),
+        ("train --train.lr abc", "train.lr: expected float, got abc"),
+        ("train --train.epochs 1.5", "train.epochs: expected int, got 1.5"),
+        ("train --train.patience x", "train.patience: expected one of: int, null; got x"),
+        ("train --augment.crop_size [64]", "augment.crop_size: expected a tuple with 2 elements, got [64]"),
         ("train --augment.crop_size [500,500]", "augment.crop_size 500 x 500"),
-        ("train --data.dataset ade --data.root .", "dataset 'ade': unknown; use one of cityscapes, camvid, folder"),
+        ("train --data.dataset ade", "data.dataset ade: unknown: use one of cityscapes, camvid, folder"),
         ("train --data.root nowhere", "nowhere: no such folder"),
         ("train --config nowhere.yaml", "nowhere.yaml: No such file"),
-        ("pretrain --train.lr abc", "train.lr: abc is no float"),
-        ("pretrain --augment.crop_size [64,64]", "augment.crop_size: [64, 64] is no int"),
+        ("pretrain --train.lr abc", "train.lr: expected float, got abc"),
+        ("pretrain --augment.crop_size [64,64]", "augment.crop_size: expected int, got [64, 64]"),
         ("pretrain --augment.resize 100", "augment.resize 100: "),
-        ("pretrain --train.schedule linear", "train.schedule: linear is no one of 'poly', 'cosine', 'step'"),
+        ("pretrain --train.schedule linear", "train.schedule: expected one of 'poly', 'cosine', 'step', got linear"),
         ("pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --config", "expected one argument"),
-        ("eval", "dataset, root"),
-        ("eval w.safetensors --dataset ade --root .", "'ade'"),
+        ("eval", "--dataset, --root"),
+        ("eval w.safetensors --dataset ade --root .", "--dataset: invalid choice: 'ade'"),
+        ("eval --dataset camvid --root .", "pass exactly one of WEIGHTS and --predictions"),
+        ("eval w --predictions p --dataset camvid --root .", "pass exactly one of WEIGHTS and --predictions"),
+        ("eval w --workers few --dataset camvid --root .", "--workers: invalid int value: 'few'"),
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
         ("infer nowhere.safetensors", "required"),
         ("infer nowhere.safetensors nothing out", "no such file"),
@@ -143,16 +193,16 @@ def test_an_argument_too_many_is_named(capsys):
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
         ("benchmark train --steps 0", "--steps 0: use 1 or more"),
-        ("benchmark train --steps few", "steps: few is no int"),
+        ("benchmark train --steps few", "steps: expected int, got few"),
         ("benchmark train --data.root nowhere", "nowhere: no such folder"),
         ("benchmark pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --dry-run --data.root nowhere", "nowhere: no such folder"),
         ("pretrain --dry-run --data.root nowhere", "nowhere: no such folder"),
-        ("data synthesize x --train many", "train: many is no int"),
+        ("data synthesize x --train many", "--train: invalid int value: 'many'"),
         ("data synthesize x --size 10 10", "size 10 x 10"),
     ],
 )
-def test_a_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words, part):
+def test_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words, part):
     monkeypatch.chdir(tmp_path)
     assert part in refused(capsys, *words.split())
     assert list(tmp_path.iterdir()) == []
@@ -160,10 +210,41 @@ def test_a_wrong_use_is_refused_in_one_line(capsys, monkeypatch, tmp_path, words
 
 @pytest.mark.parametrize("family", ["", "benchmark "])
 @pytest.mark.parametrize(("command", "other"), [("train", "pretrain"), ("pretrain", "train")])
-def test_a_record_of_another_command_is_sent_there(capsys, family, command, other):
+def test_for_a_config_of_another_command_the_error_names_that(capsys, family, command, other):
     config = ROOT / "configs" / {"train": "imagenet_dla34.yaml", "pretrain": "camvid_dla34.yaml"}[command]
-    said = f"{config}: a record of another command: use dlaseg {family}{other}\n"
-    assert refused(capsys, *family.split(), command, "--config", str(config)).endswith(said)
+    message = f"{config}: a config of another command: use dlaseg {family}{other}\n"
+    assert refused(capsys, *family.split(), command, "--config", str(config)).endswith(message)
+
+
+@pytest.mark.parametrize(("words", "prog"), [("train --resume x", "dlaseg train"),
+                                             ("benchmark train --steps x", "dlaseg benchmark train"),
+                                             ("data synthesize", "dlaseg data synthesize")])  # fmt: skip
+def test_an_error_begins_with_the_command(capsys, words, prog):
+    assert refused(capsys, *words.split()).startswith(f"{prog}: ")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_of_a_field_is_refused_with_the_new_one(capsys, tmp_path, old, new):
+    (tmp_path / "a.yaml").write_text(f"train: {{{old.removeprefix('train.')}: 1}}\n")
+    line = refused(capsys, "train", "--config", str(tmp_path / "a.yaml"))
+    assert line == f"dlaseg train: {tmp_path / 'a.yaml'}: {old} is now {new}: rename it\n"
+    assert refused(capsys, "train", f"--{old}", "1") == f"dlaseg train: --{old} is now --{new}: rename it\n"
+
+
+def test_an_old_name_in_a_run_folder_is_refused_until_it_is_renamed(capsys, run, data, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(run, folder)
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    current = {new: old for old, new in RENAMED.items()}
+    checkpoint["config"] = {current.get(name, name): value for name, value in checkpoint["config"].items()}
+    torch.save(checkpoint, folder / "last.ckpt")
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("grad_accum_steps:", "accumulate:"))
+    line = refused(capsys, *training(data, folder, "--resume"))
+    message = f"{folder / 'config.yaml'}: train.accumulate is now train.grad_accum_steps: rename it\n"
+    assert line == f"dlaseg train: {message}"
+    (folder / "config.yaml").write_text(config)
+    assert main(training(data, folder, "--resume")) == 0
 
 
 def test_an_unknown_field_in_a_file_is_refused_in_one_line(capsys, tmp_path):
@@ -178,7 +259,7 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(capsys, tmp_path):
 
 
 def test_debug_raises_the_error_itself():
-    with pytest.raises(UserError, match="no command 'nope'"):
+    with pytest.raises(UserError, match="invalid choice: 'nope'"):
         main(["nope", "--debug"])
 
 
@@ -201,7 +282,7 @@ def test_an_interrupted_command_exits_with_130_in_one_line(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x"), torch.OutOfMemoryError("a\nb\n")])
-def test_what_the_system_refuses_is_said_in_one_line(capsys, monkeypatch, error):
+def test_what_the_system_refuses_is_reported_in_one_line(capsys, monkeypatch, error):
     def refuses(arguments):
         raise error
 
@@ -220,11 +301,11 @@ def test_the_scores_of_the_best_weights_are_the_best_of_the_log(capsys, run, dat
     assert main([*words.split(), "--workers", "0"]) == 0
     best = max(json.loads(line)["miou"] for line in (run / "log.jsonl").read_text().splitlines())
     assert json.loads((tmp_path / "scores.json").read_text())["miou"] == pytest.approx(best, abs=1e-12)
-    told = capsys.readouterr().out.splitlines()[-2:]
-    assert told == [str(tmp_path / name) for name in ("scores.json", "report.html")]
+    printed = capsys.readouterr().out.splitlines()[-2:]
+    assert printed == [str(tmp_path / name) for name in ("scores.json", "report.html")]
 
 
-def test_inference_does_the_good_images_and_names_the_broken_one(capsys, run, tmp_path):
+def test_inference_segments_the_good_images_and_names_the_broken_one(capsys, run, tmp_path):
     images = tmp_path / "in"
     images.mkdir()
     for name in ("a", "c"):
@@ -235,17 +316,20 @@ def test_inference_does_the_good_images_and_names_the_broken_one(capsys, run, tm
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 1
     assert "b.png" in printed.err
-    assert printed.out.startswith("2 done, 0 were there, 1 failed")
+    assert printed.out == f"2 written, 0 skipped (already exist), 1 failed  {tmp_path / 'out'}\n"
     for kind in ("ids", "color", "overlay"):
         assert sorted(path.stem for path in (tmp_path / "out" / kind).iterdir()) == ["a", "c"]
 
 
-def test_inference_of_good_images_exits_with_0_and_is_not_done_again(capsys, run, tmp_path):
+def test_inference_of_good_images_exits_with_0_and_skips_existing_results(capsys, run, tmp_path):
     Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
     words = f"infer {run / 'best.safetensors'} {tmp_path / 'a.png'} {tmp_path / 'out'} --save ids --device cpu".split()
     assert main(words) == 0
     assert main(words) == 0
-    assert [line[:6] for line in capsys.readouterr().out.splitlines()] == ["1 done", "0 done"]
+    assert main([*words, "--overwrite"]) == 0
+    counts = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    written, skipped = (f"{n} written, {1 - n} skipped (already exist), 0 failed" for n in (1, 0))
+    assert counts == [written, skipped, written]
 
 
 def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys, run, data):
@@ -288,7 +372,7 @@ def test_the_benchmark_script_is_the_family_of_commands():
 
 @pytest.fixture
 def here(monkeypatch, tmp_path) -> Path:
-    """The working folder; empty, for what shall stay so."""
+    """The working folder, empty; for tests that it stays so."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -297,7 +381,7 @@ def without_run_folder(words: list[str]) -> list[str]:
     return [words[0], *words[3:]]
 
 
-def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(capsys, data, here):
+def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
     assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -313,18 +397,18 @@ def test_a_dry_run_says_what_the_run_would_be_and_leaves_nothing(capsys, data, h
     assert list(here.iterdir()) == []
 
 
-def test_a_dry_run_is_refused_where_the_run_would_be(capsys, run, data):
+def test_a_dry_run_is_refused_where_the_run_is(capsys, run, data):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     line = refused(capsys, *training(data, run))
     assert refused(capsys, *training(data, run, "--dry-run")) == line
     line = refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
     assert refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5", "--dry-run")) == line
     assert main(training(data, run, "--resume", "--dry-run")) == 0
-    assert capsys.readouterr().out.startswith(f"{run}: going on after epoch 2 of 2\n")
+    assert capsys.readouterr().out.startswith(f"{run}: resuming after epoch 2 of 2\n")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_a_dry_run_that_takes_too_much_memory_says_what_takes_less(capsys, data, here, monkeypatch):
+def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -356,14 +440,14 @@ def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, d
     assert re.search(r"^\| data and network \| +\d+\.\d\d \|", printed.out, re.MULTILINE)
     assert re.match(r"(The network is|Data are) the limit: ", printed.out.splitlines()[-1])
     assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len(found["rounds"]) == 5
-    assert found["median"].keys() == {"training", "network", "data", "data_wait"}
-    assert found["limit"] in ("data", "network")
+    results = json.loads(capsys.readouterr().out)
+    assert len(results["rounds"]) == 5
+    assert results["median"].keys() == {"training", "network", "data", "data_wait"}
+    assert results["limit"] in ("data", "network")
     assert list(here.iterdir()) == []
 
 
-def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_path):
+def test_pretraining_ends_with_its_best_top1_and_can_be_resumed(capsys, tmp_path):
     for split in ("train", "val"):
         for name in ("blue", "red"):
             (tmp_path / "data" / split / name).mkdir(parents=True)
@@ -382,7 +466,7 @@ def test_pretraining_ends_with_its_best_top1_and_goes_on_when_asked(capsys, tmp_
     assert "train.epochs 3 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "3")
 
 
-def test_a_pretrained_backbone_goes_straight_into_a_segmentation_network(capsys, data, tmp_path):
+def test_a_segmentation_network_starts_from_a_pretrained_backbone(capsys, data, tmp_path):
     for split in ("train", "val"):
         for name in ("blue", "red"):
             (tmp_path / "images" / split / name).mkdir(parents=True)
@@ -420,10 +504,10 @@ def test_models_are_listed_in_aligned_columns(capsys):
 def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatch):
     monkeypatch.setattr(cost, "segmentation_costs", lambda name, **_: {(2, 3): cost.Cost(1, 2, len(name))})
     assert main(["models", "--json"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    classifiers, networks = record["classifiers"].pop("models"), record["segmentation"].pop("models")
-    assert record["classifiers"] == {"num_classes": 1000, "height": 224, "width": 224}
-    assert record["segmentation"] == {"num_classes": 19, "height": 1024, "width": 2048}
+    tables = json.loads(capsys.readouterr().out)
+    classifiers, networks = tables["classifiers"].pop("models"), tables["segmentation"].pop("models")
+    assert tables["classifiers"] == {"num_classes": 1000, "height": 224, "width": 224}
+    assert tables["segmentation"] == {"num_classes": 19, "height": 1024, "width": 2048}
     assert [row["name"] for row in classifiers] == [row["name"] for row in networks] == dlaseg.list_models()
     assert classifiers[1] == {
         "name": "dla46_c",
@@ -444,7 +528,7 @@ def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatc
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """Our weights as a foreign pickle, wrapped."""
+    """Weights of dlaseg in a wrapped pickle, as other programs write them."""
     torch.manual_seed(0)
     model = dlaseg.create_model("dla46_c", 11, stride=8, root_kernel_size=1)
     path = tmp_path_factory.mktemp("weights") / "model_best.pth.tar"
@@ -489,7 +573,7 @@ def test_weights_that_do_not_fit_are_described_to_the_last_tensor(capsys, weight
     assert "and 8 more (`dlaseg weights inspect` lists them all)" in printed.err
 
 
-def test_weights_of_anyones_become_ours(capsys, weights, tmp_path):
+def test_weights_are_converted(capsys, weights, tmp_path):
     output = tmp_path / "ours.safetensors"
     words = ["weights", "convert", str(weights), str(output), "--classes", "camvid"]
     assert main([*words, "--mean", "0.4", "0.5", "0.6", "--std", "0.2", "0.2", "0.2"]) == 0
@@ -510,22 +594,22 @@ def test_weights_of_anyones_become_ours(capsys, weights, tmp_path):
         (["--mean", "0.5"], "mean [0.5]: give one number for each of 3 channels"),
     ],
 )
-def test_a_conversion_that_makes_no_sense_is_refused_and_writes_nothing(capsys, weights, tmp_path, words, part):
+def test_a_wrong_conversion_is_refused_and_writes_nothing(capsys, weights, tmp_path, words, part):
     assert main(["weights", "convert", str(weights), str(tmp_path / "o.safetensors"), *words]) == 2
     printed = capsys.readouterr()
     assert part in printed.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_loaded_is_said_on_standard_error(capsys, data, weights, tmp_path):
+def test_loaded_weights_are_logged_on_standard_error(capsys, data, weights, tmp_path):
     words = training(data, tmp_path / "run", "--model.stride", "8", "--model.root_kernel_size", "1",
                      "--model.backbone_weights", str(weights), "--train.epochs", "1")  # fmt: skip
     assert main(words) == 0
-    said = capsys.readouterr().err
+    log = capsys.readouterr().err
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert (
         f"backbone_weights {weights}: dlaseg's segmentation layout, dla46_c, 11 classes, stride 8, sha256 {digest}"
-        in said
+        in log
     )
     assert main(["eval", str(tmp_path / "run/best.safetensors"), "--dataset", "cityscapes", "--root", str(data),
                  "--workers", "0", "--output", str(tmp_path / "scores")]) == 0  # fmt: skip
@@ -533,8 +617,10 @@ def test_what_was_loaded_is_said_on_standard_error(capsys, data, weights, tmp_pa
     assert [origin["sha256"] for origin in protocol["weights_origin"]] == [digest]
 
 
-@pytest.mark.parametrize("family", ["weights", "data", "benchmark"])
-def test_a_family_of_commands_alone_is_refused_and_its_help_is_the_overview(capsys, family):
-    assert f"no command '{family}'" in refused(capsys, family)
-    assert main([family, "--help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: dlaseg COMMAND")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_help_of_a_family_names_its_commands(capsys, family):
+    printed = printed_before_exit(capsys, family, "--help")
+    assert printed.startswith(f"usage: dlaseg {family} ")
+    leaves = [name.split()[1] for name in COMMANDS if name.startswith(f"{family} ")]
+    assert leaves
+    assert all(f"\n    {leaf}" in printed for leaf in leaves)

@@ -1,14 +1,15 @@
 import pytest
 import torch
 
-from dlaseg.device import gains_from_bfloat16, memory_format, pick_device
+from dlaseg import device as devices
+from dlaseg.device import gains_from_bfloat16, memory_format, pick_device, reduced_precision
 from dlaseg.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected"), [(False, False, "cpu"), (False, True, "mps"), (True, True, "cuda")]
 )
-def test_auto_takes_the_first_device_that_is_there(monkeypatch, cuda, mps, expected):
+def test_auto_takes_the_first_available_device(monkeypatch, cuda, mps, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(torch, "empty", lambda *size, device: None)
@@ -20,14 +21,14 @@ def test_cpu_is_the_cpu():
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:99", "CPU", "xpu"])
-def test_a_device_that_is_not_there_is_refused_by_its_name(name):
+def test_an_unavailable_device_is_refused_and_named(name):
     with pytest.raises(UserError) as caught:
         pick_device(name)
     assert str(caught.value) == f"device {name!r}: not on this machine: use auto or cpu"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_cuda_is_refused_where_it_is_absent():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is available")
+def test_cuda_is_refused_where_it_is_unavailable():
     with pytest.raises(UserError, match="device 'cuda': not on this machine"):
         pick_device("cuda")
 
@@ -57,3 +58,32 @@ def test_cuda_gains_from_bfloat16_from_ampere_on(monkeypatch, capability, expect
 def test_other_devices_do_not_gain_from_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert not gains_from_bfloat16(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "gains", "expected"),
+    [
+        ("auto", "cpu", True, torch.bfloat16),
+        ("auto", "cpu", False, None),
+        ("auto", "cuda", True, torch.bfloat16),
+        ("float32", "cuda", True, None),
+        ("bfloat16", "cpu", False, torch.bfloat16),
+        ("float16", "cuda", True, torch.float16),
+    ],
+)
+def test_the_dtype_of_a_precision(monkeypatch, precision, device, gains, expected):
+    monkeypatch.setattr(devices, "gains_from_bfloat16", lambda _: gains)
+    assert reduced_precision(precision, torch.device(device), "precision") is expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "message"),
+    [
+        ("float16", "train.precision float16: GPUs only, a CPU computes it slowly: use auto, float32 or bfloat16"),
+        ("half", "train.precision 'half': use one of auto, float32, bfloat16, float16"),
+    ],
+)
+def test_an_unsuitable_precision_is_refused_in_one_line(precision, message):
+    with pytest.raises(UserError) as caught:
+        reduced_precision(precision, torch.device("cpu"), "train.precision")
+    assert str(caught.value) == message

@@ -14,7 +14,7 @@ FLOORS = (
     {"files", "device"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
-    {"visualize", "synthetic"},
+    {"config_files", "visualize", "synthetic"},
     {"data"},
     {"models"},
     {"weights"},

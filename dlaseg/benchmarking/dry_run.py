@@ -9,12 +9,11 @@ import torch
 
 from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued, shape, skip, synchronize, take_step
 from dlaseg.data.tensors import normalize
-from dlaseg.device import reproducible
+from dlaseg.device import reduced_precision, reproducible
 from dlaseg.models.eval_mode import eval_mode
-from dlaseg.rules import validate
-from dlaseg.training.distributed import processes
+from dlaseg.training.distributed import distributed_context
 from dlaseg.training.out_of_memory import oom_hints
-from dlaseg.training.step import Part, reduced_precision
+from dlaseg.training.step import MicroBatch
 from dlaseg.training.task import Task
 from dlaseg.training.trainer import Run, open_run, resume_message
 
@@ -36,8 +35,7 @@ def dry_run(
     Raises:
         UserError: what `fit` would raise before or in its first step.
     """
-    validate(task.config)
-    with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
+    with distributed_context(task.config.train.device) as own, reproducible(task.config.train.deterministic):
         run = open_run(task, own, output, own.broadcast(resume))
         facts = try_out(run)
         if not own.is_main:
@@ -53,7 +51,7 @@ def dry_run(
 
 def try_out(run: Run) -> dict[str, str]:
     """Loads a few batches, takes two steps, and says what that tells of the whole run."""
-    task, sampler, own = run.task, run.sampler, run.processes
+    task, sampler, own = run.task, run.sampler, run.dist
     train, model, workers = task.config.train, run.state.model, run.loader.num_workers
     # With --resume, of what is left; an epoch may have been left in its midst
     left = max(0, train.epochs * sampler.batches - run.state.epoch * sampler.batches - run.state.progress.batches)
@@ -113,14 +111,14 @@ def pace(step: float, loading: float, workers: int) -> float:
     return max(step, loading) if workers else step + loading
 
 
-def logits_of(run: Run, part: Part) -> torch.Tensor:
+def logits_of(run: Run, part: MicroBatch) -> torch.Tensor:
     """What the loss is taken of, but with batch norm's running statistics, which stay as they are."""
-    model, device = run.state.model, run.processes.device
+    model, device = run.state.model, run.dist.device
     lower = reduced_precision(run.task.config.train.precision, device)
-    with oom_hints(run.task.config, run.processes), eval_mode(model), torch.no_grad():
+    with oom_hints(run.task.config, run.dist), eval_mode(model), torch.no_grad():
         inputs = normalize(part[0].to(device), model.metadata.mean, model.metadata.std)
         with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
-            return run.task.logits(model, inputs)
+            return model.training_outputs(inputs).logits
 
 
 def kind(tensor: torch.Tensor) -> str:

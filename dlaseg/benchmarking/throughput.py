@@ -25,8 +25,7 @@ from dlaseg.benchmarking.trial import (
 from dlaseg.device import reproducible
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
-from dlaseg.rules import validate
-from dlaseg.training.distributed import processes
+from dlaseg.training.distributed import distributed_context
 from dlaseg.training.task import Task
 from dlaseg.training.trainer import Run, build
 
@@ -109,10 +108,9 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
     Raises:
         UserError: as `fit`, but for the run folder's sake.
     """
-    validate(task.config)
     if batches < 1:
         raise UserError(f"--steps {batches}: use 1 or more")
-    with processes(task.config.train.device) as own, reproducible(task.config.train.deterministic):
+    with distributed_context(task.config.train.device) as own, reproducible(task.config.train.deterministic):
         run = build(task, own, *task.open_splits())
         workers = run.loader.num_workers
         batches = math.ceil(max(batches, queued(run)) / max(1, workers)) * max(1, workers)
@@ -155,7 +153,7 @@ def measure_round(run: Run, batches: int) -> Speeds:
 
     parts = next(drawn)
     take_step(run, parts)  # during a step, the loader gets as far as it does in training
-    synchronize(run.processes.device)
+    synchronize(run.dist.device)
     waited = 0.0
     start = done = time.perf_counter()
     for _ in range(batches):
@@ -163,7 +161,7 @@ def measure_round(run: Run, batches: int) -> Speeds:
         waited += time.perf_counter() - done
         take_step(run, parts)
         done = time.perf_counter()
-    synchronize(run.processes.device)
+    synchronize(run.dist.device)
     seconds = time.perf_counter() - start
 
     skip(drawn)  # till the loading processes are at rest
@@ -171,7 +169,7 @@ def measure_round(run: Run, batches: int) -> Speeds:
     start = time.perf_counter()
     for _ in range(batches):
         take_step(run, parts)
-    synchronize(run.processes.device)
+    synchronize(run.dist.device)
     network = images / (time.perf_counter() - start)
     return Speeds(images / seconds, network, data, waited / seconds)
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from dlaseg.data.loading import batches
+from dlaseg.device import reduced_precision
 from dlaseg.memory import peak_memory
 from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.state import Progress
-from dlaseg.training.step import Outcome, Part, reduced_precision
+from dlaseg.training.step import MicroBatch, StepResult
 from dlaseg.training.trainer import Run, broken_counter
 
 
-def draw(run: Run, count: int) -> Iterator[list[Part]]:
+def draw(run: Run, count: int) -> Iterator[list[MicroBatch]]:
     """So many batches from the run's loader, through as many epochs as that takes.
 
     The loader is asked for no more than these: once the last one is drawn, its processes have nothing to do.
@@ -44,14 +45,14 @@ def queued(run: Run) -> int:
     return -(-run.loader.num_workers * (run.loader.prefetch_factor or 0) // run.sampler.shard.micro_batches)
 
 
-def take_step(run: Run, parts: Sequence[Part]) -> Outcome:
+def take_step(run: Run, parts: Sequence[MicroBatch]) -> StepResult:
     """A step of the run, which the device may still be at work on.
 
     Raises:
         UserError: out of memory.
     """
     run.state.step = 0  # the schedule ends with the run, and there may be more steps here than it has
-    with oom_hints(run.task.config, run.processes):
+    with oom_hints(run.task.config, run.dist):
         return run.step(parts)
 
 
@@ -63,14 +64,14 @@ def synchronize(device: torch.device) -> None:
 
 def wait(run: Run) -> None:
     """Returns when all processes have come here, and their devices are at rest."""
-    synchronize(run.processes.device)
-    run.processes.sum_(torch.zeros(1, device=run.processes.device))
-    synchronize(run.processes.device)
+    synchronize(run.dist.device)
+    run.dist.all_reduce_sum_(torch.zeros(1, device=run.dist.device))
+    synchronize(run.dist.device)
 
 
 def precision(run: Run) -> str:
     """What the network computes in."""
-    lower = reduced_precision(run.task.config.train.precision, run.processes.device)
+    lower = reduced_precision(run.task.config.train.precision, run.dist.device)
     return str(lower or torch.float32).removeprefix("torch.")
 
 
@@ -81,7 +82,7 @@ def shape(tensor: Tensor) -> str:
 
 def memory(run: Run) -> str:
     """The most that was held so far, and of what."""
-    device = run.processes.device
+    device = run.dist.device
     kind = "of the GPU" if device.type == "cuda" else "of this process, without those that load"
     return f"{peak_memory(device) / (1 << 30):.2f} GiB {kind}"
 

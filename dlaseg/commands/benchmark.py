@@ -1,48 +1,49 @@
 """`dlaseg benchmark ...`."""
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from jsonargparse import ArgumentParser, Namespace
-
-from dlaseg.commands.parsing import parser_of, record_arguments
 from dlaseg.config import Config, PretrainConfig
 
 if TYPE_CHECKING:
     from dlaseg.training.task import Task
 
+Kind = TypeVar("Kind", Config, PretrainConfig)
+
 
 def train(arguments: Sequence[str]) -> int:
-    """Measures how fast `train` goes on this machine, and whether data or network is the limit."""
-    config, given = record_arguments(_with_options(parser_of("benchmark train", train)), Config, arguments)
+    """Measure how fast `train` runs on this machine, and whether the data or the network limits it."""
+    config, args = _parse("benchmark train", train.__doc__, Config, arguments)
 
     from dlaseg.training.segmentation import Segmentation
 
-    return _measure(Segmentation(config), given)
+    return _measure(Segmentation(config), args)
 
 
 def pretrain(arguments: Sequence[str]) -> int:
-    """Measures how fast `pretrain` goes on this machine, and whether data or network is the limit."""
-    config, given = record_arguments(
-        _with_options(parser_of("benchmark pretrain", pretrain)), PretrainConfig, arguments
-    )
+    """Measure how fast `pretrain` runs on this machine, and whether the data or the network limits it."""
+    config, args = _parse("benchmark pretrain", pretrain.__doc__, PretrainConfig, arguments)
 
     from dlaseg.training.classification import Classification
 
-    return _measure(Classification(config), given)
+    return _measure(Classification(config), args)
 
 
-def _with_options(parser: ArgumentParser) -> ArgumentParser:
-    parser.add_argument("--steps", type=int, default=10, help="batches of each measurement, in each of 5 rounds")
-    parser.add_argument("--json", action="store_true", help="all figures, round by round, as JSON")
-    return parser
+def _parse(name: str, description: str | None, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Namespace]:
+    from dlaseg.commands.config_parser import ConfigParser
+
+    parser = ConfigParser(prog=f"dlaseg {name}", description=description)
+    parser.add_argument("--steps", type=int, default=10, help="batches per measurement, in each of 5 rounds")
+    parser.add_argument("--json", action="store_true", help="print all results, round by round, as JSON")
+    return parser.parse_config(kind, arguments)
 
 
-def _measure(task: "Task[Any, Any]", given: Namespace) -> int:
+def _measure(task: "Task[Any, Any]", args: Namespace) -> int:
     from dlaseg.benchmarking.throughput import measure, record, table
 
-    found = measure(task, given.steps)
-    if found is not None:
-        print(json.dumps(record(found), indent=2) if given.json else table(found))
+    throughput = measure(task, args.steps)
+    if throughput is not None:
+        print(json.dumps(record(throughput), indent=2) if args.json else table(throughput))
     return 0

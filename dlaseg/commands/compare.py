@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlaseg.commands.parsing import parser_of
+from dlaseg.commands.parsing import command_parser
 from dlaseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,28 +13,30 @@ if TYPE_CHECKING:
 
 
 def compare(arguments: Sequence[str]) -> int:
-    """Compares two scores.json of the same images, class by class, and tells chance from more."""
-    parser = parser_of("compare", compare)
-    parser.add_argument("first", type=Path, help="a scores.json that dlaseg eval wrote")
-    parser.add_argument("second", type=Path, help="another, of the same split")
-    given = parser.parse_args(arguments)
+    """Compare two scores.json of the same images class by class, and test statistical significance."""
+    parser = command_parser("compare", compare)
+    parser.add_argument("first", type=Path, help="a scores.json written by dlaseg eval")
+    parser.add_argument("second", type=Path, help="another one, of the same split")
+    args = parser.parse_args(arguments)
 
     from dlaseg.evaluation.metrics.bootstrap import compare as differences
     from dlaseg.evaluation.report.tables import difference_table
 
-    (a, first), (b, second) = _read(given.first), _read(given.second)
+    (a, first), (b, second) = _read(args.first), _read(args.second)
     for field in ("dataset", "split"):
         one, other = a["protocol"][field], b["protocol"][field]
         if one != other:
-            raise UserError(f"{given.first} is of {field} {one}, {given.second} of {other}: score both on the same")
+            raise UserError(
+                f"{args.first} has {field} {one}, {args.second} has {other}: score both on the same {field}"
+            )
     if list(a["classes"]) != list(b["classes"]):
-        raise UserError(f"{given.first} and {given.second} are of different classes: score both on the same")
+        raise UserError(f"{args.first} and {args.second} have different classes: score both on the same classes")
     print(difference_table(differences(list(a["classes"]), first, second)))
     return 0
 
 
 def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
-    """A scores.json and the counts of its images."""
+    """The content of a scores.json, and the counts of its images."""
     from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
     try:
@@ -42,11 +44,11 @@ def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
         content["classes"], content["protocol"]["dataset"], content["protocol"]["split"]
         images = ImageCounts.from_dict(content["images"])
         if images.support.shape[1] != len(content["classes"]):
-            raise ValueError(f"{len(content['classes'])} classes, counts of {images.support.shape[1]}")
+            raise ValueError(f"{len(content['classes'])} classes, but counts of {images.support.shape[1]}")
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: name a scores.json") from error
+        raise UserError(f"{path}: {error.strerror}: use a scores.json") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: no scores.json of this release ({type(error).__name__}: {error}): score again"
+            f"{path}: not a scores.json of this version ({type(error).__name__}: {error}): score again"
         ) from error
     return content, images

@@ -1,100 +1,94 @@
 """`dlaseg eval`."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import Namespace
-
-from dlaseg.commands.parsing import parser_of
+from dlaseg.commands.parsing import add_dataset_arguments, add_precision_argument, command_parser, open_split
 from dlaseg.errors import UserError
 
 
 def evaluate(arguments: Sequence[str]) -> int:
-    """Scores weights, or label maps that any program wrote: whole images at native size, one confusion matrix."""
-    from dlaseg.data.datasets import DATASETS, open_dataset
-
-    parser = parser_of("eval", evaluate)
-    parser.add_argument("weights", type=Path | None, nargs="?", help="a .safetensors file")
-    parser.add_argument("--predictions", type=Path | None, help="in place of weights, for cityscapes: a folder of "
-                        "label id maps named CITY_SEQUENCE_FRAME*.png")  # fmt: skip
-    parser.add_argument("--dataset", type=str, required=True, help=f"one of {', '.join(DATASETS)}")
-    parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
-    parser.add_argument("--split", type=str, default="val", help="such as val or test")
-    parser.add_argument("--list", type=Path | None, help="a text file that lists the images to score")
-    parser.add_argument("--images", type=str | None, help="for folder: images, below root")
-    parser.add_argument("--labels", type=str | None, help="for folder: label maps, below root")
-    parser.add_argument("--classes", type=str | None, help="for folder: classes file, below root")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales")
-    parser.add_argument("--flip", action="store_true", help="average over the mirrored image too")
-    parser.add_argument("--submission", type=Path | None, help="in place of scores, for cityscapes: a folder that gets "
-                        "label id maps as the benchmark's server wants them, and a zip file beside it")  # fmt: skip
-    parser.add_argument("--measures", type=str, nargs="+", default=[], help="further ones: boundary (Boundary IoU) "
-                        "and, of weights, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path | None, help="folder of scores.json and report.html; "
-                        "DATASET-SPLIT beside the weights if left out")  # fmt: skip
-    parser.add_argument("--workers", type=int | None, help="processes that read images, 1 if left out; for predictions "
-                        "threads, one a core if left out")  # fmt: skip
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
-    given = parser.parse_args(arguments)
-    if (given.weights is None) == (given.predictions is None):
-        raise UserError("weights or --predictions: name the one that shall be scored")
-    if given.workers is not None and given.workers < 0:
-        raise UserError(f"--workers {given.workers}: use 0 or more")
-    if given.predictions is not None:
-        return _evaluate_predictions(given)
-    if given.submission is not None:
-        return _submit(given)
+    """Score weights, or label maps from any program: whole images at native size, one confusion matrix."""
+    parser = command_parser("eval", evaluate)
+    parser.add_argument("weights", nargs="?", help="a file, a folder, or a repository on the Hugging Face hub")
+    parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
+                        "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
+    add_dataset_arguments(parser, "--root")
+    parser.add_argument("--split", default="val", help="such as val or test (default: val)")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
+    parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
+                        "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
+    parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
+                        "for weights only, calibration (expected calibration error)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
+                        "DATASET-SPLIT beside the weights file)")  # fmt: skip
+    parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
+                        "(default: one per core)")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_precision_argument(parser)
+    args = parser.parse_args(arguments)
+    if (args.weights is None) == (args.predictions is None):
+        raise UserError("pass exactly one of WEIGHTS and --predictions")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: use 0 or more")
+    if args.predictions is not None:
+        return _evaluate_predictions(args)
+    if args.submission is not None:
+        return _submit(args)
 
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
+    from dlaseg.weights.download import resolve
 
-    dataset = open_dataset(
-        given.dataset, given.root, given.split, given.images, given.labels, given.classes, given.list
+    dataset = open_split(args, args.split)
+    output = args.output or resolve(args.weights).parent / f"{dataset.name}-{dataset.split}"
+    workers = 1 if args.workers is None else args.workers
+    results = score(
+        args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures, args.precision
     )
-    output = given.output or given.weights.parent / f"{dataset.name}-{dataset.split}"
-    workers = 1 if given.workers is None else given.workers
-    record = score(given.weights, dataset, output, given.scales, given.flip, workers, given.device, given.measures)
-    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
+    print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
 
-def _evaluate_predictions(given: Namespace) -> int:
+def _evaluate_predictions(args: Namespace) -> int:
     """`dlaseg eval --predictions`; imports no torch."""
     from dlaseg.evaluation.cityscapes.predictions import score_predictions
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.memory import keep_freed_memory
 
-    _check_benchmark(given, "--predictions")
+    _check_benchmark(args, "--predictions")
     keep_freed_memory()  # the same few megabytes for every image
-    output = given.output or given.predictions.parent / f"{given.predictions.name}-{given.split}"
-    record = score_predictions(given.predictions, given.root, given.split, output, given.workers, given.measures)
-    print(f"{scores_table(record)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
+    output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
+    results = score_predictions(args.predictions, args.root, args.split, output, args.workers, args.measures)
+    print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
 
-def _submit(given: Namespace) -> int:
+def _submit(args: Namespace) -> int:
     """`dlaseg eval --submission`."""
     from dlaseg.evaluation.cityscapes.submission import IMAGES, submit
 
-    _check_benchmark(given, "--submission")
+    _check_benchmark(args, "--submission")
     archive, count = submit(
-        given.weights, given.root, given.split, given.submission, given.scales, given.flip, given.device
+        args.weights, args.root, args.split, args.submission, args.scales, args.flip, args.device, args.precision
     )
-    whole = IMAGES.get(given.split)
-    missing = f", of {whole}: the server takes whole splits alone" if whole not in (None, count) else ""
-    print(f"{count} label maps{missing}\n{archive}")
+    total = IMAGES.get(args.split)
+    incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""
+    print(f"{count} label maps{incomplete}\n{archive}")
     return 0
 
 
-def _check_benchmark(given: Namespace, option: str) -> None:
+def _check_benchmark(args: Namespace, option: str) -> None:
     """Checks that the data set is the benchmark's, and that no option is set which would have no effect."""
     from dlaseg.data.datasets import DATASETS, dataset_entry
     from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 
-    entry = dataset_entry(given.dataset)
+    entry = dataset_entry(args.dataset)
     if entry.benchmark != BENCHMARK:
         suitable = " or ".join(name for name, other in DATASETS.items() if other.benchmark == BENCHMARK)
-        raise UserError(f"--dataset {given.dataset}: {option} follows the Cityscapes benchmark: use {suitable}")
-    entry.check_options({"images": given.images, "labels": given.labels, "classes": given.classes})
-    if given.list is not None:
-        raise UserError(f"--list {given.list}: {option} always takes the whole split: leave --list out")
+        raise UserError(f"--dataset {args.dataset}: {option} follows the Cityscapes benchmark: use {suitable}")
+    entry.check_options({"images": args.images, "labels": args.labels, "classes": args.classes})
+    if args.list is not None:
+        raise UserError(f"--list {args.list}: {option} always takes the whole split: leave --list out")

@@ -1,68 +1,99 @@
-"""What all subcommands parse by."""
+"""Parsers of the command line: whatever is wrong with the arguments raises a `UserError` of one line."""
 
-import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from jsonargparse import ArgumentParser, Namespace
-
-from dlaseg.config import Config, PretrainConfig
 from dlaseg.errors import UserError
-from dlaseg.records import check_keys, flatten, nearest, read_yaml, unknown_keys
 
-Kind = TypeVar("Kind", Config, PretrainConfig)
+if TYPE_CHECKING:
+    from dlaseg.data.datasets import SegmentationDataset
 
 
-class _Parser(ArgumentParser):
-    """Says what an unknown option might have meant."""
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command, or of a family of commands; it raises errors instead of exiting.
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Raises instead of exiting, so that `main` prints every error alike."""
-        unknown = re.search(r"unrecognized arguments: --([\w.\-]+)", message)
-        if unknown:
-            names = flatten(self.get_defaults().as_dict())
-            known = [name if "." in name else name.replace("_", "-") for name in names]  # fields are typed as they are
-            message = f"unknown option --{unknown[1]}: did you mean --{nearest(unknown[1], known)}?"
-        elif surplus := re.search(r"unrecognized arguments: (.+)", message):
-            message = f"{surplus[1]}: one argument too many: see --help, and put a path with spaces in quotes"
+    Args:
+        run: takes the arguments and returns the exit code. It builds the command's own parser, so that `dlaseg --help`
+            builds and imports none of them. None for a parser that has arguments itself.
+    """
+
+    def __init__(self, run: Callable[[Sequence[str]], int] | None = None, **kwargs: Any):
+        super().__init__(**{"allow_abbrev": False, **kwargs})
+        self.run = run
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Leaves all arguments to `run`, if there is one: `namespace.run` is the call, `namespace.prog` its name."""
+        if self.run is None:
+            return super().parse_known_args(args, namespace)
+        return argparse.Namespace(run=partial(self.run, args), prog=self.prog), []
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises `UserError`; jsonargparse passes the cause, too."""
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        if unknown.startswith("--"):
+            message = self.unknown_option(unknown.split()[0].partition("=")[0].removeprefix("--"))
+        elif unknown:
+            message = f"{unknown}: one argument too many: see --help, and put a path with spaces in quotes"
         raise UserError(message) from ex
 
-
-def parser_of(name: str, command: Callable[..., int]) -> ArgumentParser:
-    """A parser for `dlaseg NAME`, described by the function that runs it."""
-    return _Parser(prog=f"dlaseg {name}", description=command.__doc__, allow_abbrev=False)
-
-
-def record_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Namespace]:
-    """A run's record, and all that was given, the options that the command has beside it included."""
-    parser.add_argument("--config", action="config", help="the record of the run (YAML), see configs/")
-    parser.add_class_arguments(kind, as_group=False)
-    family, _, _ = parser.prog.rpartition(" ")
-    for path in _config_files(arguments):
-        content = read_yaml(path)
-        for command, other in (("train", Config), ("pretrain", PretrainConfig)):
-            if isinstance(content, Mapping) and unknown_keys(content, kind) and not unknown_keys(content, other):
-                raise UserError(f"{path}: a record of another command: use {family} {command}")
-        check_keys(content, str(path), kind)
-    given = parser.instantiate(parser.parse_args(arguments))
-    return kind(**{entry.name: given[entry.name] for entry in dataclasses.fields(kind)}), given
+    def unknown_option(self, name: str) -> str:
+        """The message for the option `--NAME`, which does not exist."""
+        known = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        return f"unknown option --{name}: did you mean --{nearest(name, known)}?"
 
 
-def run_arguments(parser: ArgumentParser, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Path, Namespace]:
-    """A run's record, its folder, and all that was given."""
-    parser.add_argument("--output", type=Path | None, help="the run folder; runs/NAME if left out")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's last.ckpt, if it is there")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, take a step, say what the run would "
-                        "need, and write nothing")  # fmt: skip
-    record, given = record_arguments(parser, kind, arguments)
-    return record, given.output or Path("runs") / given.name, given
+def command_parser(name: str, command: Callable[..., int]) -> CommandParser:
+    """A parser for `dlaseg NAME` that is described by the function that runs it."""
+    return CommandParser(prog=f"dlaseg {name}", description=command.__doc__)
 
 
-def _config_files(arguments: Sequence[str]) -> list[Path]:
-    """The values of --config, whose keys are looked at before the parser reads them."""
-    following = [value for option, value in pairwise(arguments) if option == "--config"]
-    joined = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
-    return [Path(value) for value in following + joined]
+def add_dataset_arguments(parser: argparse.ArgumentParser, root: str) -> None:
+    """Adds the arguments that `open_split` opens a data set by.
+
+    Args:
+        parser: gets them.
+        root: `root`, a positional argument, or `--root`.
+    """
+    from dlaseg.data.datasets import DATASETS
+
+    parser.add_argument("--dataset", choices=tuple(DATASETS), required=True, help="name of the data set")
+    parser.add_argument(root, type=Path, help="folder of the data set").required = True
+    parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use")
+    for name, what in (("images", "images"), ("labels", "label maps"), ("classes", "classes file (YAML)")):
+        parser.add_argument(
+            f"--{name}",
+            help=f"for dataset folder: path of the {what} below root (default: {DATASETS['folder'].options[name]})",
+        )
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--precision`; float32 by default, since scores and label maps are exact in it."""
+    parser.add_argument("--precision", default="float32", help="float32, bfloat16, float16 (GPUs), or auto: what "
+                        "training takes on this machine (default: float32)")  # fmt: skip
+
+
+def open_split(args: argparse.Namespace, split: str) -> "SegmentationDataset":
+    """Opens a split of the data set that the arguments name, see `add_dataset_arguments`."""
+    from dlaseg.data.datasets import open_dataset
+
+    return open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that is most like `name`. In dotted names the last part counts double; initials match, too."""
+
+    def likeness(candidate: str) -> float:
+        last, last_known = name.split(".")[-1], candidate.split(".")[-1]
+        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
+        same = last in (_initials(last_known), last_known) or last_known == _initials(last)  # wd, learning_rate
+        return whole + (2 if same else difflib.SequenceMatcher(None, last, last_known).ratio())
+
+    return max(known, key=likeness)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))

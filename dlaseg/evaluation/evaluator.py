@@ -15,12 +15,11 @@ from dlaseg.data.loading import batches, whole_image_loader
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.inference.predictor import Predictor
-from dlaseg.labels import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """One image of `evaluate`.
+    """An image with its prediction and its counts.
 
     Attributes:
         index: in the data set.
@@ -49,15 +48,15 @@ def evaluate(
 ) -> ConfusionMatrix:
     """Scores a predictor on every image of a split.
 
-    Pixels are counted on the device that predicts; label maps leave it for `on_image` alone.
+    Pixels are counted on the device of the predictions; label maps are copied to the CPU for `on_image` only.
 
     Args:
         predictor: with the data set's classes.
         dataset: the split.
         workers: processes that read images.
-        loader: from `whole_image_loader(dataset, ...)`, for a caller that scores again and again; made if None.
+        loader: from `whole_image_loader(dataset, ...)`, for callers that score repeatedly; created if None.
         on_image: called with each image.
-        confidence: whether `on_image` gets it; takes the class probabilities of whole images at once.
+        confidence: whether `ScoredImage` has it; needs memory for the class probabilities of a whole image.
 
     Returns:
         The confusion matrix of all pixels that are not ignored.
@@ -81,11 +80,8 @@ def evaluate(
             labels, probability = predictor.predict_with_confidence(image)
         else:
             labels = predictor.predict(image)
-        if on_cpu(labels):  # where NumPy counts several times as fast as torch
-            counts = confusion.update(target, labels)
-        else:
-            counts = count_on_device(target, labels, label_map.num_classes).cpu().numpy()
-            confusion.matrix += counts
+        counts = count_pixels(target, labels, label_map.num_classes)
+        confusion.matrix += counts
         if on_image is not None:
             on_image(
                 ScoredImage(
@@ -100,26 +96,30 @@ def evaluate(
     return confusion
 
 
-def on_cpu(tensor: Tensor) -> bool:
-    """Whether a tensor is in the CPU's memory."""
-    return tensor.device.type == "cpu"
-
-
-def count_on_device(target: Tensor, prediction: Tensor, num_classes: int) -> Tensor:
-    """The confusion matrix of a batch, counted where the prediction is; equals `ConfusionMatrix.update`.
+def count_pixels(target: Tensor, prediction: Tensor, num_classes: int) -> NDArray[np.int64]:
+    """The confusion matrix of a batch, counted on the device of the prediction; equals `ConfusionMatrix.update`.
 
     Args:
-        target: (N, H, W) uint8 train ids, 255 ignored, on any device; a data set's, so 0 to C - 1 or 255.
-        prediction: (N, H, W) uint8 train ids, 0 to C - 1.
+        target: ground truth, (N, H, W) uint8 train ids 0 to C - 1, or 255 for ignored pixels; on any device.
+        prediction: (N, H, W) uint8 train ids 0 to C - 1.
         num_classes: C.
 
     Returns:
-        (C, C) int64, rows = ground truth, on the prediction's device.
+        (C, C), rows = ground truth.
+
+    Raises:
+        UserError: an id out of range.
     """
-    target = target.to(prediction.device, non_blocking=True)
-    counted = target != IGNORE_INDEX
-    cells = target[counted].long() * num_classes + prediction[counted]
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    rows = target.to(prediction.device, non_blocking=True) + 1  # uint8: 255 becomes 0, so row 0 holds ignored pixels
+    cells = rows.int().mul_(256).add_(prediction)
+    counts = torch.bincount(cells.flatten(), minlength=(num_classes + 1) * 256).cpu().numpy()
+    if len(counts) > (num_classes + 1) * 256:
+        raise UserError(f"target id {(len(counts) - 1) // 256 - 1}: ids are 0 to {num_classes - 1}, or 255")
+    table = counts.reshape(num_classes + 1, 256)[1:]
+    if table[:, num_classes:].any():
+        wrong = num_classes + int(table[:, num_classes:].any(0).argmax())
+        raise UserError(f"prediction id {wrong}: ids are 0 to {num_classes - 1}")
+    return np.ascontiguousarray(table[:, :num_classes])
 
 
 def _few(names: Sequence[str]) -> str:

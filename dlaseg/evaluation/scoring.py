@@ -39,19 +39,18 @@ def score(
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
-    Memory does not grow with the images but for a few numbers of each; the dozen that the page shows is predicted
-    again.
+    Of each image, only a few numbers stay in memory; the dozen images that the report shows are predicted again.
 
     Args:
-        weights: a file, a folder or a hub name. If the file is in a run folder, the page has the training curves.
+        weights: a file, a folder or a hub name. If the file is in a run folder, the report has its training curves.
         dataset: the split, with the weights' classes.
         output: folder of the files.
         scales: see `Predictor`.
         flip: see `Predictor`.
         workers: processes that read images.
         device: see `Predictor`.
-        measures: further ones, see `MEASURES`.
-        precision: see `Predictor`; scores of others than float32 are not comparable to the last digit.
+        measures: optional ones, see `MEASURES`.
+        precision: see `Predictor`; with others than float32 the scores change in the last digits.
 
     Returns:
         The content of `scores.json`.

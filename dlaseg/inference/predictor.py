@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ BACKENDS: dict[str, Callable[[SegmentationModel, str, str], Backend]] = {"torch"
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
 
-# PIL's modes with 8 bits a channel; wider ones would be clipped
-_PIL_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
+ImageT = TypeVar("ImageT", bound=ImageInput)
+
+# PIL's modes with 8 bits per channel; wider ones would be clipped
+_PIL_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 class Predictor:
@@ -89,6 +91,10 @@ class Predictor:
         self.backend = BACKENDS[backend](model, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
 
+    @overload
+    def __call__(self, image: ImageInput) -> NDArray[np.uint8]: ...
+    @overload
+    def __call__(self, image: list[ImageT] | tuple[ImageT, ...]) -> list[NDArray[np.uint8]]: ...
     def __call__(self, image: Any) -> Any:
         """Predicts the class of every pixel.
 
@@ -103,6 +109,10 @@ class Predictor:
         """
         return self._map(image, self.predict)
 
+    @overload
+    def probabilities(self, image: ImageInput) -> NDArray[np.float32]: ...
+    @overload
+    def probabilities(self, image: list[ImageT] | tuple[ImageT, ...]) -> list[NDArray[np.float32]]: ...
     def probabilities(self, image: Any) -> Any:
         """The class probabilities of every pixel, averaged over scales and mirror images.
 
@@ -196,14 +206,18 @@ def as_rgb(image: ImageInput) -> NDArray[np.uint8]:
             dropped; or an array, which is (H, W, 3) uint8 RGB already.
 
     Raises:
-        UserError: an unreadable file, a PIL image of more than 8 bits, or an array of another shape or type.
+        UserError: an unreadable file, a broken PIL image or one of more than 8 bits, or an array of another shape or
+            type.
     """
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
         if image.mode not in _PIL_MODES:
-            raise UserError(f"PIL image of mode {image.mode}: use 8 bits a channel, or give the file's path")
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            raise UserError(f"PIL image of mode {image.mode}: use 8 bits per channel, or pass the file's path")
+        try:
+            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # PIL reads the pixels only now
+            raise UserError(f"PIL image: {' '.join(str(error).split())}: replace the file") from error
     if not isinstance(image, np.ndarray):
         raise UserError(f"image of type {type(image).__name__}: use a path, a PIL image or an array (H, W, 3) uint8")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

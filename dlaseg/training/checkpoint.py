@@ -1,4 +1,4 @@
-"""`last.ckpt` and the one before it: everything that a resumed run needs, tensors and plain values only."""
+"""Checkpoints: `last.ckpt` and `previous.ckpt` hold all that a resumed run needs, as tensors and plain values."""
 
 import logging
 import os
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Writes `last.ckpt` whole and keeps the one before it as `previous.ckpt`.
+    """Writes `last.ckpt` and keeps the checkpoint before it as `previous.ckpt`.
 
-    Whatever happens on the way, to the process or the machine, one of the two is whole: the new one is on the disk, not
-    only on its way there, before an older one goes.
+    If the process or the machine crashes at any moment, one of the two files is intact: the new checkpoint is synced to
+    the disk before an older one is replaced.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         state: tensors, numbers, strings, lists and dicts.
 
     Raises:
-        UserError: it cannot be written; those that are there stay.
+        UserError: the checkpoint cannot be written; existing checkpoints are unchanged.
     """
     last = folder / LAST
     try:
@@ -41,29 +41,30 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             if last.exists():
                 last.replace(folder / PREVIOUS)
     except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer buries the system's error
+        cause = error if isinstance(error, OSError) else error.__context__  # torch's writer hides the system's error
         reason = (cause.strerror if isinstance(cause, OSError) else None) or " ".join(str(error).split())
-        kept = "the checkpoint before it is whole" if has_checkpoint(folder) else "there is none before it"
+        existing = "the previous checkpoint is intact" if has_checkpoint(folder) else "there is no earlier checkpoint"
         raise UserError(
-            f"{last}: cannot be written ({reason}); {kept}: make room or the folder writable, then go on with --resume"
+            f"{last}: cannot be written ({reason}); {existing}: free some space or make the folder writable, then "
+            "continue with --resume"
         ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a run was saved there, be it whole or not."""
+    """Whether the folder has a checkpoint file, intact or not."""
     return any((folder / name).exists() for name in (LAST, PREVIOUS))
 
 
 def load_latest(folder: Path) -> dict[str, Any]:
-    """The last checkpoint of a run, or the one before it where the last one is broken or gone, which is said.
+    """Loads the last checkpoint of a run; if it is broken or missing, the previous one, with a warning.
 
     Raises:
-        UserError: neither is whole.
+        UserError: neither is intact.
     """
     problems: list[str] = []
     for name in (LAST, PREVIOUS):
         if not (folder / name).exists():
-            problems.append(f"{name} is not there")
+            problems.append(f"{name} is missing")
             continue
         try:
             state = load_checkpoint(folder / name)
@@ -71,26 +72,26 @@ def load_latest(folder: Path) -> dict[str, Any]:
             problems.append(str(error))
             continue
         if problems:
-            logger.warning("%s: %s; going on from %s, step %s", folder, problems[0], name, state.get("step"))
+            logger.warning("%s: %s; resuming from %s, step %s", folder, problems[0], name, state.get("step"))
         return state
-    raise UserError(f"{folder}: no whole checkpoint: {'; '.join(problems)}: start again with another --output")
+    raise UserError(f"{folder}: no intact checkpoint: {'; '.join(problems)}: start again with another --output")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU; runs no code that the file might hold.
+    """Reads a checkpoint to the CPU; never runs code from the file.
 
     Raises:
-        UserError: broken, or of another format.
+        UserError: the file is broken or has another format.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:  # checksums, which torch passes over
+            if (damaged := archive.testzip()) is not None:  # checks the checksums, which torch ignores
                 raise zipfile.BadZipFile(damaged)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's view of foreign pickles; ours follows
+            warnings.simplefilter("ignore")  # torch warns about foreign pickles; our error follows
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
-        raise UserError(f"{path}: broken, or no checkpoint of tensors: start again with another --output") from error
+    except Exception as error:  # an unpickler may raise anything on arbitrary bytes
+        raise UserError(f"{path}: broken, or not a checkpoint: start again with another --output") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this release ({FORMAT}): start again with another --output")
     return state

@@ -1,4 +1,4 @@
-"""Classification as a task: whole images, scored by top-1 and top-5; what backbones are pretrained by."""
+"""The classification task, which pretrains backbones: a class for each image, scored by top-1 and top-5."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -17,29 +17,45 @@ from dlaseg.data.loading import BatchShard, EpochBatches, ordered_loader, train_
 from dlaseg.data.transforms import CenterCrop, CropAugmentation
 from dlaseg.evaluation.metrics.accuracy import evaluate_classifier
 from dlaseg.factory import create_backbone
+from dlaseg.models.base import TrainingOutputs
 from dlaseg.models.dla import DLA
-from dlaseg.training.distributed import Processes
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.task import Task, Validation
 from dlaseg.weights.loading import load_backbone_weights
 
 
 class ImageCrossEntropy:
-    """Cross-entropy, the mean over the targets."""
+    """Cross-entropy, averaged over the targets."""
 
-    def norms(self, targets: Tensor) -> Tensor:
-        """(1,) how many targets (N,) there are."""
+    def normalizers(self, targets: Tensor) -> Tensor:
+        """(1,) float32, the number of targets (N,)."""
         return torch.tensor([float(len(targets))], device=targets.device)
 
-    def __call__(self, logits: Tensor, targets: Tensor, norms: Tensor) -> Tensor:
-        """A scalar from logits (N, C) and targets (N,), integers."""
-        return F.cross_entropy(logits.float(), targets.long(), reduction="sum") / norms[0]
+    def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor) -> Tensor:
+        """Loss of the main logits (N, C) plus weight * loss of each auxiliary output (N, C).
+
+        Args:
+            outputs: logits of the micro-batch.
+            targets: (N,) integer class ids.
+            normalizers: (1,) of the whole batch.
+
+        Returns:
+            A float32 scalar.
+        """
+        loss = self._of_logits(outputs.logits, targets, normalizers)
+        for logits, _, weight in outputs.auxiliary:
+            loss = loss + weight * self._of_logits(logits, targets, normalizers)
+        return loss
+
+    def _of_logits(self, logits: Tensor, targets: Tensor, normalizers: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), targets.long(), reduction="sum") / normalizers[0]
 
 
 class Classification(Task[ClassificationDataset, DLA]):
-    """Learns the class of an image.
+    """Trains a classifier.
 
     Args:
-        config: the record.
+        config: of the run.
     """
 
     config: PretrainConfig
@@ -49,22 +65,24 @@ class Classification(Task[ClassificationDataset, DLA]):
         self.config = config
 
     def open_splits(self) -> tuple[ClassificationDataset, ClassificationDataset]:
-        """The record's splits, which have the same classes."""
+        """The config's training and validation split, which have the same classes."""
         data = self.config.data
         return open_class_folders(data.root, data.train_split, data.val_split)
 
     def make_model(self, training: ClassificationDataset) -> DLA:
-        """The record's classifier, with the data set's class names."""
-        made, names = self.config.model, list(training.class_names)
-        model = create_backbone(made.name, len(names), root_kernel_size=made.root_kernel_size)
-        model.metadata = replace(model.metadata, class_names=tuple(names))
+        """The config's classifier, randomly initialised, with the data set's class names."""
+        model_config, names = self.config.model, tuple(training.class_names)
+        model = create_backbone(model_config.name, len(names), root_kernel_size=model_config.root_kernel_size)
+        model.metadata = replace(model.metadata, class_names=names)
         return model
 
     def load_weights(self, model: DLA) -> None:
-        """A backbone's, with its classifier if that has as many classes; their names stay the data set's.
+        """Loads the config's weights, including the classifier's if it has the same number of classes.
+
+        The class names stay the data set's.
 
         Raises:
-            UserError: no such weights, or they do not fit.
+            UserError: the file does not exist, or its weights do not fit the network.
         """
         if self.config.model.weights is not None:
             names = model.metadata.class_names
@@ -74,41 +92,37 @@ class Classification(Task[ClassificationDataset, DLA]):
     def train_loader(
         self,
         training: ClassificationDataset,
-        model: DLA,  # noqa: ARG002 - crops lie within the image: nothing to fill
-        processes: Processes,
+        model: DLA,  # noqa: ARG002 - crops lie within the image: no padding
+        dist: DistributedContext,
     ) -> tuple[DataLoader[Any], EpochBatches]:
         """Random resized crops."""
         train, data = self.config.train, self.config.data
         augmentation = CropAugmentation(self.config.augment)
-        shard = BatchShard(processes.rank, processes.world_size, train.grad_accum_steps)
+        shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
         return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
 
-    def validator(self, validation: ClassificationDataset, processes: Processes) -> Callable[[DLA], Validation]:
-        """Centre crops of the whole split, each once."""
-        mine = slice(processes.rank, None, processes.world_size)
-        own = replace(validation, files=validation.files[mine], targets=validation.targets[mine])
-        size = max(1, self.config.train.batch_size // processes.world_size)
+    def validator(self, validation: ClassificationDataset, dist: DistributedContext) -> Callable[[DLA], Validation]:
+        """Centre crops of the whole split."""
+        indices = slice(dist.rank, None, dist.world_size)
+        shard = replace(validation, files=validation.files[indices], targets=validation.targets[indices])
+        size = max(1, self.config.train.batch_size // dist.world_size)
         loader = ordered_loader(
-            CenterCroppedDataset(own, CenterCrop(self.config.augment)), size, self.config.data.workers
+            CenterCroppedDataset(shard, CenterCrop(self.config.augment)), size, self.config.data.workers
         )
 
-        def scores(model: DLA) -> Validation:
-            found = evaluate_classifier(model, loader)
-            counts = torch.tensor([found.correct1, found.correct5, found.samples], device=processes.device)
-            correct1, correct5, samples = processes.sum_(counts).tolist()
+        def validate(model: DLA) -> Validation:
+            accuracies = evaluate_classifier(model, loader)
+            counts = torch.tensor([accuracies.correct1, accuracies.correct5, accuracies.samples], device=dist.device)
+            correct1, correct5, samples = dist.all_reduce_sum_(counts).tolist()
             return Validation({"top1": correct1 / samples, "top5": correct5 / samples})
 
-        return scores
+        return validate
 
-    def criterion(self, training: ClassificationDataset) -> ImageCrossEntropy:  # noqa: ARG002 - all classes weigh alike
+    def criterion(self, training: ClassificationDataset) -> ImageCrossEntropy:  # noqa: ARG002 - no class weights
         """Cross-entropy."""
         return ImageCrossEntropy()
 
-    def file(self, training: ClassificationDataset, index: int) -> Path:
-        """An image."""
+    def image_path(self, training: ClassificationDataset, index: int) -> Path:
+        """The image file of a sample."""
         return training.folder / os.fsdecode(training.files[index])
-
-    def logits(self, model: DLA, inputs: Tensor) -> Tensor:
-        """(N, C), one for every class."""
-        return model(inputs)

@@ -1,4 +1,4 @@
-"""More than one process: torch.distributed, started by torchrun."""
+"""Training in several processes: torch.distributed, started by torchrun."""
 
 import os
 import platform
@@ -16,17 +16,17 @@ from dlaseg.device import pick_device
 from dlaseg.errors import UserError
 from dlaseg.run_folder import RunFolder
 
-Content = TypeVar("Content")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those that train together.
+class DistributedContext:
+    """The place of this process in the process group.
 
     Attributes:
-        rank: from 0; process 0 alone writes.
-        world_size: how many there are.
-        device: what this one computes on.
+        rank: of this process, from 0; only rank 0 writes files.
+        world_size: number of processes.
+        device: of this process.
     """
 
     rank: int
@@ -35,109 +35,109 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this process has rank 0."""
         return self.rank == 0
 
-    def sum_(self, values: Tensor) -> Tensor:
+    def all_reduce_sum_(self, values: Tensor) -> Tensor:
         """Replaces a tensor by its sum over all processes, in place."""
         if self.world_size > 1:
             distributed.all_reduce(values)
         return values
 
-    def broadcast(self, content: Content) -> Content:
-        """What process 0 gave: plain values and tensors."""
+    def broadcast(self, value: Value) -> Value:
+        """Returns rank 0's value in every process; plain values and tensors."""
         if self.world_size == 1:
-            return content
-        box = [content]
-        distributed.broadcast_object_list(box, device=self.device if self.device.type == "cuda" else None)
-        return box[0]
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, device=self.device if self.device.type == "cuda" else None)
+        return values[0]
 
-    def run_on_rank0(self, action: Callable[[], Content]) -> Content:
-        """What process 0's action returns, in all processes.
+    def run_on_rank0(self, action: Callable[[], Value]) -> Value:
+        """Calls a function in rank 0 and returns its result in every process.
 
         Raises:
-            UserError: what process 0 refuses; the others end without a word.
+            UserError: in rank 0, what the function raised; the other processes exit with code 2 and print nothing.
         """
-        outcome: tuple[Any, str | None] = (None, None)
+        result: tuple[Any, str | None] = (None, None)
         if self.is_main:
             try:
-                outcome = (action(), None)
+                result = (action(), None)
             except UserError as error:
-                outcome = (None, str(error))
-        content, refusal = self.broadcast(outcome)
-        if refusal is not None:
-            raise UserError(refusal) if self.is_main else SystemExit(2)
-        return content
+                result = (None, str(error))
+        value, message = self.broadcast(result)
+        if message is not None:
+            raise UserError(message) if self.is_main else SystemExit(2)
+        return value
 
 
 @contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Joins the others that torchrun started, if it did, and leaves them in the end.
+def distributed_context(device: str) -> Iterator[DistributedContext]:
+    """Joins the process group if torchrun started this process, and destroys the group at the end.
 
     Args:
-        device: as for `pick_device`; `auto` and `cuda` take the GPU of the process's number on its machine.
+        device: as for `pick_device`; with `auto` and `cuda`, each process takes the GPU of its local rank.
 
     Raises:
-        UserError: a device that cannot be shared so.
+        UserError: several processes cannot share the device.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Processes(0, 1, pick_device(device))
+        yield DistributedContext(0, 1, pick_device(device))
         return
-    place = _own_device(device)
-    # What the processes of an attempt told each other must not be what those of the next one read: torchrun's store
-    # outlives them (torch 2.14: connections to addresses that are gone)
+    local_device = _local_device(device)
+    # torchrun's store outlives a restart. A prefix for each attempt keeps the new processes from reading the old ones'
+    # entries (torch 2.14: connections to addresses that no longer exist).
     store, rank, world_size = next(rendezvous("env://"))
-    store = distributed.PrefixStore(f"attempt_{_attempt()}", store)
-    distributed.init_process_group(
-        "nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size
-    )
-    yield Processes(rank, world_size, place)
-    distributed.destroy_process_group()  # not after an error, when the others may never come to it
+    store = distributed.PrefixStore(f"attempt_{_restart_count()}", store)
+    backend = "nccl" if local_device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    yield DistributedContext(rank, world_size, local_device)
+    distributed.destroy_process_group()  # not after an error: the other processes may never get here
 
 
-def first_process() -> bool:
-    """Whether this is the process that writes and speaks, among those that torchrun started."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0, before the process group exists."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def job() -> str | None:
-    """What tells one call of torchrun from another, None without it: its own id, else its process on this machine."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
-    return f"{platform.node()} {os.getppid()}" if name == "none" else name
+def torchrun_job_id() -> str | None:
+    """Identifies one call of torchrun: its run id, else its process on this machine; None without torchrun."""
+    run_id = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{platform.node()} {os.getppid()}" if run_id == "none" else run_id
 
 
-def restarted(output: Path) -> bool:
-    """Whether torchrun has started the processes again, after they had begun the run in this folder.
+def restarted_by_torchrun(output: Path) -> bool:
+    """Whether torchrun restarted the processes after the same call of torchrun began the run in this folder.
 
-    A folder that was another's when torchrun started it for the first time still is.
+    A folder that already held a run when torchrun first started the processes does not count.
     """
-    if _attempt() == 0:
+    if _restart_count() == 0:
         return False
     try:
-        return RunFolder.read(output).environment.get("job") == job()
+        return RunFolder.read(output).environment.get("job") == torchrun_job_id()
     except UserError:
         return False
 
 
-def _attempt() -> int:
-    """How often torchrun has started the processes again."""
+def _restart_count() -> int:
+    """How often torchrun has restarted the processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def _own_device(name: str) -> torch.device:
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+def _local_device(name: str) -> torch.device:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and torch.cuda.is_available():
         count = torch.cuda.device_count()
-        if local >= count:
+        if local_rank >= count:
             raise UserError(
-                f"process {local} of this machine: it has {count} GPUs: start torchrun with --nproc-per-node {count}"
+                f"local rank {local_rank}: this machine has {count} GPUs, and each process needs one: start torchrun "
+                f"with --nproc-per-node {count}"
             )
-        name = f"cuda:{local}"
-        torch.cuda.set_device(local)
+        name = f"cuda:{local_rank}"
+        torch.cuda.set_device(local_rank)
     device = pick_device(name)
-    if device.type == "mps" or (device.type == "cuda" and device.index != local):
+    if device.type == "mps" or (device.type == "cuda" and device.index != local_rank):
         raise UserError(f"train.device {name}: several processes cannot share it: use auto, cuda or cpu")
     return device

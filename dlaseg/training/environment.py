@@ -1,4 +1,4 @@
-"""What a run ran on and with, for whoever wants to know later why its numbers are what they are."""
+"""Software and hardware of a run, recorded to make its results reproducible."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _PACKAGES = ("dlaseg", "torch", "torchvision", "albumentations", "opencv-python-
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware, git commit and command line, as plain values."""
+    """Versions, hardware, git commit and command line as plain values."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -36,14 +36,14 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from; None for an installed one."""
-    where = Path(__file__).resolve().parents[2]
-    if not (where / ".git").exists():
+    """The commit of the checkout that contains this package; None for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(
-            ["git", "-C", str(where), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        process = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return process.stdout.strip()

@@ -1,8 +1,8 @@
-"""The loss of a segmentation network: a weighted sum of terms, each taken at the size of the labels.
+"""The loss of a segmentation network: a weighted sum of terms, each computed at the resolution of the targets.
 
-A term is the sum over images of what one image contributes, divided by a norm that the targets alone decide, so a batch
-may be split, over processes or over parts that are computed one after the other: with the norms of the whole batch, the
-parts' losses and gradients add up to the whole's.
+A term is a sum over images, divided by a normalizer that depends on the targets alone. So a batch can be split into
+micro-batches, over processes or over time: with the normalizers of the whole batch, the losses and gradients of the
+micro-batches add up to those of the whole batch.
 """
 
 import math
@@ -16,29 +16,31 @@ from torch.nn import functional as F
 
 from dlaseg.config import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.models.base import upsample_logits
+from dlaseg.models.base import TrainingOutputs, upsample_logits
 
-NORMS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", "dice": "images", "lovasz": "images"}
-"""What a term's mean is over: the scored pixels, each as often as its class weighs; the scored pixels; or the images
-that have any."""
+NORMALIZERS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", "dice": "images", "lovasz": "images"}
+"""What each term is divided by: the sum of the class weights of all scored pixels, the number of scored pixels, or the
+number of images with a scored pixel. Scored pixels are those that are not ignored."""
 
 
 def cross_entropy_sum(
     logits: Tensor, target: Tensor, weights: Tensor | None, ignore_index: int, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of an image's scored pixels, summed; as torch's, whose `mean` divides it by the pixels' weights.
+    """Sum of the cross-entropy over an image's scored pixels, as torch computes it.
+
+    torch's `mean` divides this sum by the sum of the pixels' class weights.
 
     Args:
         logits: (1, C, H, W) float.
         target: (1, H, W) int64 train ids.
-        weights: (C,) of the classes, or None for equal ones.
-        ignore_index: the id of pixels that do not count.
-        label_smoothing: share of the target that is spread over all classes, 0 to 1.
+        weights: (C,) class weights, or None for equal weights.
+        ignore_index: train id of ignored pixels.
+        label_smoothing: share of the target probability that is spread over all classes, 0 to 1.
 
     Returns:
         A scalar.
     """
-    # torch's sum over a map is not deterministic on GPUs, and raises where it has to be; its map of the pixels is
+    # On GPUs, torch's reduction "sum" of a 2d map is not deterministic and raises in deterministic mode; "none" works
     reduction = "none" if torch.are_deterministic_algorithms_enabled() else "sum"
     return F.cross_entropy(
         logits, target, weights, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
@@ -46,25 +48,25 @@ def cross_entropy_sum(
 
 
 def focal_sum(logits: Tensor, target: Tensor, weights: Tensor | None, ignore_index: int, gamma: float) -> Tensor:
-    """Focal loss of an image's scored pixels, summed: -weight * (1 - p)^gamma * log p, p the true class's softmax.
+    """Sum of the focal loss over an image's scored pixels: -weight * (1 - p)^gamma * log p, p the true class's softmax.
 
-    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, eq. 5, https://arxiv.org/abs/1708.02002, for classes
-    that exclude each other: `torchvision.ops.sigmoid_focal_loss` is the form for independent ones, a sigmoid each.
+    Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, eq. 5, https://arxiv.org/abs/1708.02002, for mutually
+    exclusive classes. `torchvision.ops.sigmoid_focal_loss` is the form for independent classes.
 
     Args:
         logits: (1, C, H, W) float.
         target: (1, H, W) int64 train ids.
-        weights: (C,) of the classes, or None for equal ones; the paper's alpha.
-        ignore_index: the id of pixels that do not count.
-        gamma: how much less well-classified pixels count, from 0 upwards.
+        weights: (C,) class weights, or None for equal weights; the paper's alpha.
+        ignore_index: train id of ignored pixels.
+        gamma: how strongly well-classified pixels are down-weighted, from 0 upwards.
 
     Returns:
         A scalar.
     """
     entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")  # (1, H, W), 0 if ignored
-    # above 0, where gamma < 1 has an infinite slope
-    missed = (-torch.expm1(-entropy)).clamp(min=torch.finfo(entropy.dtype).tiny)
-    return (missed**gamma * entropy * _pixel_weights(target, weights, ignore_index)).sum()
+    # clamped above 0, where gamma < 1 has an infinite derivative
+    wrong_probability = (-torch.expm1(-entropy)).clamp(min=torch.finfo(entropy.dtype).tiny)
+    return (wrong_probability**gamma * entropy * _pixel_weights(target, weights, ignore_index)).sum()
 
 
 def ohem_mean(
@@ -72,51 +74,52 @@ def ohem_mean(
 ) -> Tensor:
     """Online hard example mining: the (weighted) mean cross-entropy of an image's hardest pixels.
 
-    Those whose true class has a probability below the threshold or, if they are too few, as many as have to be kept,
-    the least probable ones: Shrivastava et al., Training Region-based Object Detectors with Online Hard Example Mining,
-    CVPR 2016, https://arxiv.org/abs/1604.03540; of pixels, with a threshold: Wu et al., High-performance Semantic
-    Segmentation Using Very Deep Fully Convolutional Networks, 2016, https://arxiv.org/abs/1604.04339.
+    Hard pixels are those whose true class has a probability below the threshold. If they are fewer than `min_kept`
+    demands, the pixels with the lowest probabilities are kept: Shrivastava et al., Training Region-based Object
+    Detectors with Online Hard Example Mining, CVPR 2016, https://arxiv.org/abs/1604.03540; for pixels, with a
+    threshold: Wu et al., High-performance Semantic Segmentation Using Very Deep Fully Convolutional Networks, 2016,
+    https://arxiv.org/abs/1604.04339.
 
     Args:
         logits: (1, C, H, W) float.
         target: (1, H, W) int64 train ids.
-        weights: (C,) of the classes, or None for equal ones; have no say in which pixels are hard.
-        ignore_index: the id of pixels that do not count.
+        weights: (C,) class weights, or None for equal weights; do not affect which pixels are hard.
+        ignore_index: train id of ignored pixels.
         threshold: probability, 0 to 1.
-        min_kept: least share of the scored pixels that is kept, 0 to 1; rounded up to whole pixels.
+        min_kept: minimum share of the scored pixels to keep, 0 to 1; rounded up to whole pixels.
 
     Returns:
-        A scalar; 0 where no pixel is kept.
+        A scalar; 0 if no pixel is kept.
     """
     entropy = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")  # (1, H, W), 0 if ignored
     with torch.no_grad():
         scored = target != ignore_index
         kept = scored & (torch.exp(-entropy) < threshold)
-        least = math.ceil(min_kept * int(scored.sum()))
-        if int(kept.sum()) < least:
-            # below 0, since an ignored pixel must not be taken for a scored one that is perfectly classified
-            hardest = entropy.masked_fill(~scored, -1).flatten().topk(least, sorted=False).indices
+        minimum = math.ceil(min_kept * int(scored.sum()))
+        if int(kept.sum()) < minimum:
+            # -1 ranks ignored pixels below perfectly classified ones, whose entropy is 0
+            hardest = entropy.masked_fill(~scored, -1).flatten().topk(minimum, sorted=False).indices
             kept = torch.zeros_like(kept.flatten()).index_fill(0, hardest, True).view_as(kept)
-        share = kept.to(entropy.dtype) * _pixel_weights(target, weights, ignore_index)
-        share /= _or_one(share.sum())
-    return (share * entropy).sum()
+        pixel_weights = kept.to(entropy.dtype) * _pixel_weights(target, weights, ignore_index)
+        pixel_weights /= _one_if_zero(pixel_weights.sum())
+    return (pixel_weights * entropy).sum()
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """1 - the soft Dice coefficient of an image's scored pixels, mean over the classes that its target shows.
+    """1 - the soft Dice coefficient of an image's scored pixels, mean over the classes present in its target.
 
-    2 * sum(p * t) / (sum(p) + sum(t)), p a class's softmax, t 1 where the target is the class and 0 elsewhere:
-    Milletari et al., V-Net, 3DV 2016, sec. 3, https://arxiv.org/abs/1606.04797, with sums for the sums of squares, as
-    in Sudre et al., Generalised Dice overlap, 2017, https://arxiv.org/abs/1707.03237. A class that the target does not
-    show is left out: its coefficient is 0 whatever the network says.
+    The coefficient is 2 * sum(p * t) / (sum(p) + sum(t)), with p a class's softmax, and t 1 where the target is the
+    class and 0 elsewhere: Milletari et al., V-Net, 3DV 2016, sec. 3, https://arxiv.org/abs/1606.04797, with sums in
+    place of the sums of squares, as in Sudre et al., Generalised Dice overlap, 2017, https://arxiv.org/abs/1707.03237.
+    Classes absent from the target are excluded: their coefficient is 0 for any prediction.
 
     Args:
         logits: (1, C, H, W) float.
         target: (1, H, W) int64 train ids.
-        ignore_index: the id of pixels that do not count.
+        ignore_index: train id of ignored pixels.
 
     Returns:
-        A scalar from 0 to 1; 0 where every pixel is ignored.
+        A scalar from 0 to 1; 0 if every pixel is ignored.
     """
     probabilities = logits[0].softmax(0)  # (C, H, W)
     scored = target != ignore_index  # (1, H, W)
@@ -124,56 +127,58 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     truth = (target == ids) & scored  # (C, H, W)
     size = truth.sum((1, 2))  # (C,)
     overlap, predicted = (probabilities * truth).sum((1, 2)), (probabilities * scored).sum((1, 2))
-    shown = size > 0
-    missed = 1 - 2 * overlap / _or_one(predicted + size)
-    return (missed * shown).sum() / _or_one(shown.sum())
+    present = size > 0
+    losses = 1 - 2 * overlap / _one_if_zero(predicted + size)
+    return (losses * present).sum() / _one_if_zero(present.sum())
 
 
 def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Lovász-softmax of an image's scored pixels, mean over the classes that its target shows.
+    """Lovász-softmax of an image's scored pixels, mean over the classes present in its target.
 
-    A class's Jaccard loss, 1 - IoU, is a function of the set of pixels that are wrong. Its Lovász extension is one of
-    the pixels' errors |t - p|, linear for as long as their order stays: Berman et al., The Lovász-Softmax loss, CVPR
-    2018, https://arxiv.org/abs/1705.08790.
+    A class's Jaccard loss, 1 - IoU, is a function of the set of wrong pixels. Its Lovász extension is a function of the
+    pixels' errors |t - p|, and is linear as long as the order of the errors does not change: Berman et al., The
+    Lovász-Softmax loss, CVPR 2018, https://arxiv.org/abs/1705.08790.
 
     Args:
         logits: (1, C, H, W) float.
         target: (1, H, W) int64 train ids.
-        ignore_index: the id of pixels that do not count.
+        ignore_index: train id of ignored pixels.
 
     Returns:
-        A scalar from 0 to 1; 0 where every pixel is ignored.
+        A scalar from 0 to 1; 0 if every pixel is ignored.
     """
     probabilities = logits[0].softmax(0).flatten(1)  # (C, H * W)
     ids = target.flatten()  # (H * W,)
-    index = (ids != ignore_index).nonzero().flatten()  # (P,), where the scored pixels are
+    index = (ids != ignore_index).nonzero().flatten()  # (P,), positions of the scored pixels
     sizes = ids[index].bincount(minlength=len(probabilities)).tolist()  # C
-    total = 0 * probabilities.sum()  # part of the graph, whatever is shown
+    total = 0 * probabilities.sum()  # part of the graph even if no class is present
     for c, probability in enumerate(probabilities.unbind()):
         if sizes[c] == 0:
             continue
         truth = ids == c
         error = torch.where(truth, 1 - probability, probability)  # (H * W,)
         with torch.no_grad():
-            # as integers, which order positive floats as they are ordered, and which torch sorts far faster on CPUs
+            # The bits of positive floats, read as integers, have the same order, and torch sorts integers far faster
+            # on CPUs
             bits = error[index].view(torch.int64 if error.dtype == torch.float64 else torch.int32)
             order = index[(-bits).argsort()]
-            slope = torch.zeros_like(error)
-            slope[order] = jaccard_increments(truth[order], error.dtype)
-        total = total + (error * slope).sum()
+            gradient = torch.zeros_like(error)
+            gradient[order] = jaccard_increments(truth[order], error.dtype)
+        total = total + (error * gradient).sum()
     return total / max(sum(size > 0 for size in sizes), 1)
 
 
 def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What each further wrong pixel adds to the Jaccard loss of a class, in the order of their errors.
+    """The increase of a class's Jaccard loss for each further wrong pixel, in the order of the errors.
 
-    The intersection is what the pixels so far leave of the class, the union the class and those that are not of it. A
-    further pixel of the class takes 1 from the intersection, which adds 1 / union; one that is not of it adds 1 to the
-    union, which adds intersection / union - intersection / (union + 1). The paper's algorithm 1 takes the difference of
-    neighbouring losses instead, which float32 does not resolve in an image of a million pixels.
+    The intersection is the class minus its wrong pixels so far; the union is the class plus the wrong pixels so far
+    that do not belong to it. A further wrong pixel of the class reduces the intersection by 1, which adds 1 / union. A
+    further wrong pixel outside the class increases the union by 1, which adds
+    intersection / union - intersection / (union + 1). The paper's algorithm 1 takes the difference of neighbouring
+    losses instead, which float32 does not resolve in an image of a million pixels.
 
     Args:
-        truth: (P,) bool, whether the pixel is of the class, which at least one is; the largest error first.
+        truth: (P,) bool, whether the pixel belongs to the class; at least one does. The largest error comes first.
         dtype: of the result.
 
     Returns:
@@ -184,42 +189,43 @@ def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Ten
         tensor([0.5000, 0.5000])
     """
     size = truth.sum()
-    left = (size - truth.cumsum(0)).to(dtype)
+    intersection = (size - truth.cumsum(0)).to(dtype)
     union = (size + (~truth).cumsum(0)).to(dtype)
-    # for a pixel of the class, union is what it was; for another one, 1 more, and left is what it was
-    return torch.where(truth, 1 / union, left / (union * (union - 1)).clamp(min=1))
+    # Both count the current pixel: for a pixel outside the class, the union before it was 1 smaller
+    return torch.where(truth, 1 / union, intersection / (union * (union - 1)).clamp(min=1))
 
 
 def _pixel_weights(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor | float:
-    """What each pixel weighs, (1, H, W); ignored ones have some weight, for a cross-entropy of 0."""
+    """Class weight of each pixel, (1, H, W); of ignored pixels any weight, since their cross-entropy is 0."""
     return 1.0 if weights is None else weights[target.masked_fill(target == ignore_index, 0)]
 
 
-def _or_one(divisor: Tensor) -> Tensor:
-    """The divisor, or 1 for 0 where there is nothing to divide."""
+def _one_if_zero(divisor: Tensor) -> Tensor:
+    """The divisor with 0 replaced by 1, for sums that are 0 themselves."""
     return torch.where(divisor > 0, divisor, 1)
 
 
-class _ImageByImage(torch.autograd.Function):
-    """Sums what images contribute, the gradient taken on the way.
+class _SumOverImages(torch.autograd.Function):
+    """Sums a loss over the images and computes its gradient in the forward pass.
 
-    Only logits of the decoder's size outlive the call, a full-size tensor of one image at a time.
+    Only tensors at the decoder's resolution outlive the call. Full-size tensors exist for one image at a time.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, coarse: Tensor, targets: Tensor, stride: int, of_image: Callable[[Tensor, Tensor], Tensor]
+        ctx: Any, coarse: Tensor, targets: Tensor, stride: int, image_loss: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
         dtype = _loss_dtype(coarse)
         needs_grad = ctx.needs_input_grad[0]
-        # float16 cannot hold a pixel's share of a batch: the gradient waits in float32 for what the loss is scaled by
+        # float16 cannot hold the gradient of one pixel in a large batch: it stays in float32 until `backward` has
+        # multiplied it with the scale of the loss
         grad = torch.empty_like(coarse, dtype=dtype) if needs_grad else None
         total = torch.zeros((), dtype=dtype, device=coarse.device)
         for i in range(len(coarse)):
             with torch.set_grad_enabled(needs_grad):
                 image = coarse[i : i + 1].detach().to(dtype).requires_grad_(needs_grad)
-                # of no name here, so that one image's full-size logits are gone before the next one's are made
-                loss = of_image(upsample_logits(image, stride, *targets.shape[1:]), targets[i : i + 1].long())
+                # No variable holds the full-size logits: they are freed before those of the next image are computed
+                loss = image_loss(upsample_logits(image, stride, *targets.shape[1:]), targets[i : i + 1].long())
                 if grad is not None:
                     grad[i : i + 1] = torch.autograd.grad(loss, image)[0]
             total += loss.detach()
@@ -233,7 +239,7 @@ class _ImageByImage(torch.autograd.Function):
 
 
 def _loss_dtype(logits: Tensor) -> torch.dtype:
-    """Half precision is for convolutions."""
+    """The loss is never computed in half precision."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
@@ -241,21 +247,22 @@ class PixelLoss:
     """The weighted sum of a segmentation network's losses.
 
     Args:
-        terms: what is summed.
-        stride: how much finer targets are than the decoder's logits.
-        class_weights: of cross_entropy, ohem and focal, one number a class; None for equal weights.
-        ignore_index: the id of pixels that do not count: they change neither the loss nor its gradient.
+        terms: the losses to sum.
+        stride: of the main logits, pixels of the target per logit.
+        class_weights: of cross_entropy, ohem and focal, one number for each class; None for equal weights.
+        ignore_index: train id of ignored pixels; they change neither the loss nor its gradient.
 
     Raises:
-        UserError: there is no such loss.
+        UserError: unknown loss.
 
     Example:
         >>> loss = PixelLoss([LossConfig("cross_entropy"), LossConfig("lovasz", weight=0.5)], stride=2)
         >>> logits, targets = torch.randn(4, 19, 16, 16), torch.randint(0, 19, (4, 32, 32))
-        >>> norms = loss.norms(targets)
-        >>> whole = loss(logits, targets, norms)
-        >>> parts = [loss(logits[:3], targets[:3], norms), loss(logits[3:], targets[3:], norms)]
-        >>> torch.testing.assert_close(parts[0] + parts[1], whole)
+        >>> normalizers = loss.normalizers(targets)
+        >>> whole = loss(TrainingOutputs(logits), targets, normalizers)
+        >>> first = loss(TrainingOutputs(logits[:3]), targets[:3], normalizers)
+        >>> second = loss(TrainingOutputs(logits[3:]), targets[3:], normalizers)
+        >>> torch.testing.assert_close(first + second, whole)
     """
 
     def __init__(
@@ -266,63 +273,71 @@ class PixelLoss:
         ignore_index: int = 255,
     ):
         for term in terms:
-            if term.name not in NORMS:
-                raise UserError(f"loss {term.name}: use one of {', '.join(NORMS)}")
+            if term.name not in NORMALIZERS:
+                raise UserError(f"loss {term.name}: use one of {', '.join(NORMALIZERS)}")
         self.terms = list(terms)
         self.stride = stride
         self.class_weights = None if class_weights is None else list(class_weights)
         self.ignore_index = ignore_index
 
-    def norms(self, targets: Tensor) -> Tensor:
-        """What targets weigh in each term's mean; those of parts of a batch add up to the batch's.
+    def normalizers(self, targets: Tensor) -> Tensor:
+        """The divisor of each term, counted on these targets; those of micro-batches add up to the batch's.
 
         Args:
             targets: (N, H, W) uint8 or int64 train ids.
 
         Returns:
-            (K,) float64, one a term; float32 on devices without.
+            (K,) float64, one for each term; float32 on MPS, which has no float64.
         """
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64
         pixels = (targets != self.ignore_index).flatten(1).count_nonzero(1)  # (N,)
-        norms = {"pixels": pixels.sum().to(dtype), "images": pixels.count_nonzero().to(dtype)}
-        norms["weights"] = norms["pixels"]
+        normalizers = {"pixels": pixels.sum().to(dtype), "images": pixels.count_nonzero().to(dtype)}
+        normalizers["weights"] = normalizers["pixels"]
         if self.class_weights is not None:
-            norms["weights"] = torch.zeros_like(norms["pixels"])
-            for c, weight in enumerate(self.class_weights):  # class by class, which is faster than a histogram
+            normalizers["weights"] = torch.zeros_like(normalizers["pixels"])
+            counts = targets.flatten().bincount(minlength=len(self.class_weights))
+            for c, weight in enumerate(self.class_weights):
                 if c != self.ignore_index:
-                    norms["weights"] += weight * (targets == c).count_nonzero().to(dtype)
-        return torch.stack([norms[NORMS[term.name]] for term in self.terms])
+                    normalizers["weights"] += weight * counts[c].to(dtype)
+        return torch.stack([normalizers[NORMALIZERS[term.name]] for term in self.terms])
 
-    def __call__(self, coarse: Tensor, targets: Tensor, norms: Tensor) -> Tensor:
-        """The loss of a batch, or what a part of it contributes to the batch's.
+    def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor) -> Tensor:
+        """The loss of a micro-batch: loss of the main logits plus weight * loss of each auxiliary output.
 
         Args:
-            coarse: (N, C, h, w) float, the decoder's logits; in half precision they are taken to float32 first.
-            targets: (N, H, W) uint8 or int64 train ids; H <= h * stride, W <= w * stride.
-            norms: (K,) of the whole batch, the sum of its parts' `norms`.
+            outputs: logits of the micro-batch.
+            targets: (N, H, W) uint8 or int64 train ids; H <= h * stride, W <= w * stride for all logits.
+            normalizers: (K,) of the whole batch, the sum over its micro-batches.
 
         Returns:
-            A scalar, float32, or float64 for float64 logits; a term whose norm is 0 is 0.
+            A scalar, float32, or float64 for float64 logits; a term whose normalizer is 0 is 0.
 
         Raises:
-            UserError: as many class weights as classes are needed.
+            UserError: the number of class weights differs from the number of classes.
         """
+        loss = self._of_logits(outputs.logits, self.stride, targets, normalizers)
+        for logits, stride, weight in outputs.auxiliary:
+            loss = loss + weight * self._of_logits(logits, stride, targets, normalizers)
+        return loss
+
+    def _of_logits(self, coarse: Tensor, stride: int, targets: Tensor, normalizers: Tensor) -> Tensor:
+        """The loss of logits (N, C, h, w) of any float type; half precision is converted to float32 first."""
         dtype, weights = _loss_dtype(coarse), None
         if self.class_weights is not None:
-            given, classes = len(self.class_weights), coarse.shape[1]
-            if given != classes:
-                raise UserError(f"{given} class weights for logits of {classes} classes: give one a class")
+            count, classes = len(self.class_weights), coarse.shape[1]
+            if count != classes:
+                raise UserError(f"{count} class weights for logits of {classes} classes: give one for each class")
             weights = torch.tensor(self.class_weights, dtype=dtype, device=coarse.device)
-        factors = torch.tensor([term.weight for term in self.terms], dtype=norms.dtype, device=norms.device)
-        factors = torch.where(norms > 0, factors / norms, 0).to(dtype).to(coarse.device)
+        factors = torch.tensor([term.weight for term in self.terms], dtype=normalizers.dtype, device=normalizers.device)
+        factors = torch.where(normalizers > 0, factors / normalizers, 0).to(dtype).to(coarse.device)
 
-        def of_image(logits: Tensor, target: Tensor) -> Tensor:
-            terms = [self._of_image(term, logits, target, weights) for term in self.terms]
+        def image_loss(logits: Tensor, target: Tensor) -> Tensor:
+            terms = [self._term_of_image(term, logits, target, weights) for term in self.terms]
             return (torch.stack(terms) * factors).sum()
 
-        return _ImageByImage.apply(coarse, targets, self.stride, of_image)
+        return _SumOverImages.apply(coarse, targets, stride, image_loss)
 
-    def _of_image(self, term: LossConfig, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    def _term_of_image(self, term: LossConfig, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         match term.name:
             case "cross_entropy":
                 return cross_entropy_sum(logits, target, weights, self.ignore_index, term.label_smoothing)

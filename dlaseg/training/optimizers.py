@@ -1,4 +1,4 @@
-"""Which parameters are learnt, by what, and how fast."""
+"""Trainable parameters, optimizer, and moving average of the weights."""
 
 from collections.abc import Sequence
 
@@ -7,76 +7,87 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
+from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA
-from dlaseg.models.segmenter import DLASeg
 
-Network = DLASeg | DLA
+Network = SegmentationModel | DLA
 
 
-def freeze(model: Network, what: str) -> None:
-    """Takes parameters out of learning.
+def freeze(model: Network, choice: str) -> None:
+    """Makes parameters not trainable.
 
     Args:
-        model: its parameters' `requires_grad` is set.
-        what: see `train.freeze`.
+        model: `requires_grad` of its parameters is set.
+        choice: see `train.freeze`.
     """
-    for module in _frozen(model, what):
+    for module in _frozen_modules(model, choice):
         module.requires_grad_(False)
 
 
-def train_mode(model: Network, what: str) -> None:
-    """Sets the network to training mode, what is frozen to evaluation mode, so that its statistics stay, too."""
+def train_mode(model: Network, choice: str) -> None:
+    """Sets the network to training mode, and frozen modules to eval mode, so that their batch norm statistics stay.
+
+    Args:
+        model: its mode is set.
+        choice: see `train.freeze`.
+    """
     model.train()
-    for module in _frozen(model, what):
+    for module in _frozen_modules(model, choice):
         module.eval()
 
 
-def make_optimizer(model: Network, train: LearningConfig, device: torch.device) -> Optimizer:
-    """The record's optimizer of what is learnt.
+def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device) -> Optimizer:
+    """The config's optimizer of all trainable parameters.
 
-    Its parameter groups have a `factor`, which the learning rate of a step is multiplied by.
+    Each parameter group has a `factor`: its learning rate is the step's learning rate times this factor.
     """
-    backbone = {id(parameter) for module in _backbone(model) for parameter in module.parameters()}
+    backbone = {id(parameter) for module in _backbone_modules(model) for parameter in module.parameters()}
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             factor = train.backbone_lr_factor if id(parameter) in backbone else 1.0
             decays = train.decay_norm_and_bias or parameter.ndim > 1
             groups.setdefault((factor, train.weight_decay if decays else 0.0), []).append(parameter)
-    made = [{"params": own, "factor": f, "weight_decay": decay} for (f, decay), own in groups.items()]
+    param_groups = [
+        {"params": parameters, "factor": factor, "weight_decay": weight_decay}
+        for (factor, weight_decay), parameters in groups.items()
+    ]
     fused = device.type in ("cpu", "cuda")  # one pass over the parameters rather than one per operation
     if train.optimizer == "adamw":
-        return AdamW(made, train.lr, fused=fused)
-    return SGD(made, train.lr, train.momentum, fused=fused)
+        return AdamW(param_groups, train.lr, fused=fused)
+    return SGD(param_groups, train.lr, train.momentum, fused=fused)
 
 
-def averaged(model: Network, decay: float) -> AveragedModel:
-    """The exponential moving average of a network's weights and of batch norm's statistics.
+def moving_average(model: Network, decay: float) -> AveragedModel:
+    """The exponential moving average of a network's weights and batch norm statistics.
 
     Args:
-        model: what is averaged.
-        decay: after n updates min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+        model: the network to average.
+        decay: upper limit; after n updates the decay is min(decay, (1 + n) / (10 + n)), so the average quickly forgets
+            the initial weights.
     """
 
-    def blend(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        own = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    def average_(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        current_decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
         if averages[0].is_floating_point():
-            torch._foreach_lerp_(list(averages), list(current), 1 - own)
-        else:  # batch norm's counts of batches
+            torch._foreach_lerp_(list(averages), list(current), 1 - current_decay)
+        else:  # batch norm's num_batches_tracked
             torch._foreach_copy_(list(averages), list(current))
 
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=average_, use_buffers=True)
 
 
-def _frozen(model: Network, what: str) -> list[nn.Module]:
-    modules = _backbone(model) if what in ("backbone", "backbone_and_norm") else []
-    if what in ("norm", "backbone_and_norm"):
+def _frozen_modules(model: Network, choice: str) -> list[nn.Module]:
+    modules = _backbone_modules(model) if choice in ("backbone", "backbone_and_norm") else []
+    if choice in ("norm", "backbone_and_norm"):
         modules += [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     return modules
 
 
-def _backbone(model: Network) -> list[nn.Module]:
-    if isinstance(model, DLASeg):
-        return [model.backbone]
+def _backbone_modules(model: Network) -> list[nn.Module]:
+    """The module `backbone` if the network has one, else everything but a classifier's `fc`."""
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        return [backbone]
     return [module for name, module in model.named_children() if name != "fc"]

@@ -1,4 +1,4 @@
-"""What to do when a step does not fit into memory."""
+"""The error message when a step runs out of memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,39 +6,40 @@ from contextlib import contextmanager
 import torch
 
 from dlaseg.config import Config
+from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
-from dlaseg.training.distributed import Processes
-from dlaseg.training.step import reduced_precision
-from dlaseg.training.task import Record
+from dlaseg.training.distributed import DistributedContext
+from dlaseg.training.task import RunConfig
 
 
 @contextmanager
-def oom_hints(config: Record, own: Processes) -> Iterator[None]:
-    """Turns the allocator's complaint into a UserError that says what takes the memory and what would take less."""
+def oom_hints(config: RunConfig, dist: DistributedContext) -> Iterator[None]:
+    """Converts an out-of-memory error to a UserError that names the config fields that reduce memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch.OutOfMemoryError on GPUs; elsewhere the allocator's, oneDNN's and the C++ library's own words
-        words = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words):
-            raise UserError(out_of_memory(config, own)) from error
+        # GPUs raise torch.OutOfMemoryError; on CPUs the allocator, oneDNN and the C++ library have their own messages
+        messages = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
+        known = any(message in str(error) for message in messages)
+        if known or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise UserError(oom_message(config, dist)) from error
         raise
 
 
-def out_of_memory(config: Record, own: Processes) -> str:
-    """The message: the figure measured, and the fields to change, those that cost no accuracy first."""
+def oom_message(config: RunConfig, dist: DistributedContext) -> str:
+    """One line: the measured memory, and the fields to change; those that cost no accuracy come first."""
     train = config.train
-    images = train.batch_size // (own.world_size * train.grad_accum_steps)
+    images = train.batch_size // (dist.world_size * train.grad_accum_steps)
     crop = config.augment.crop_size
     height, width = (crop, crop) if isinstance(crop, int) else crop
     changes = []
     if images > 1:
-        parts = next(n for n in range(2, images + 1) if images % n == 0)
+        splits = next(n for n in range(2, images + 1) if images % n == 0)
         changes.append(
-            f"train.grad_accum_steps {train.grad_accum_steps * parts} (a {_ORDINALS.get(parts, f'1/{parts}')} of it)"
+            f"train.grad_accum_steps {train.grad_accum_steps * splits} (micro-batches of {images // splits})"
         )
-    if reduced_precision(train.precision, own.device) is None:
+    if reduced_precision(train.precision, dist.device) is None:
         changes.append("train.precision bfloat16")
     changes.append(f"a smaller augment.crop_size ({height} x {width})")
     if isinstance(config, Config) and config.model.stride < 8:
@@ -46,15 +47,12 @@ def out_of_memory(config: Record, own: Processes) -> str:
     if images > 1:
         changes.append(f"a smaller train.batch_size ({train.batch_size})")
     gib = 1 << 30
-    if own.device.type == "cuda":
-        total = torch.cuda.get_device_properties(own.device).total_memory
-        figure = f"{peak_memory(own.device) / gib:.2f} GiB were taken of the {total / gib:.2f} GiB of {own.device}"
+    if dist.device.type == "cuda":
+        total = torch.cuda.get_device_properties(dist.device).total_memory
+        usage = f"peak memory {peak_memory(dist.device) / gib:.2f} GiB of the {total / gib:.2f} GiB of {dist.device}"
     else:
-        figure = f"{peak_memory(own.device) / gib:.2f} GiB were taken by this process"
+        usage = f"peak memory {peak_memory(dist.device) / gib:.2f} GiB in this process"
     return (
-        f"out of memory: {images} crops of {height} x {width} at a time do not fit; {figure}: "
+        f"out of memory: a micro-batch of {images} crops of {height} x {width} does not fit; {usage}: "
         f"use {', or '.join(changes)}"
     )
-
-
-_ORDINALS = {2: "half", 3: "third"}

@@ -1,83 +1,87 @@
-"""The run folder: whose it is, whether a run may go on in it, and what it gets to look at when numbers go wrong."""
+"""Checks before a run starts or resumes in a run folder, and the dump of a batch for debugging."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from dlaseg.config import RENAMED
+from dlaseg.config_files import flatten, read_yaml, refuse_old_names, to_dict
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
-from dlaseg.records import flatten, read_yaml, to_yaml
 from dlaseg.run_folder import CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
-from dlaseg.training.task import Record
+from dlaseg.training.task import RunConfig
 
-# A run may move to another machine and folder without becoming another run; and it may be watched otherwise.
+# A resumed run may change these fields: they depend on the machine or on how the run is monitored.
 _FREE_TO_CHANGE = (
     *("name", "data.root", "data.workers", "data.on_error"),
     *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
 
 
-def check_output(config: Record, output: Path, resume: bool) -> None:
-    """Refuses to write over another run, and to resume with another record.
+def check_output(config: RunConfig, output: Path, resume: bool) -> None:
+    """Checks that a run does not overwrite another run, and that a resumed run has the same config.
 
     Raises:
         UserError: names the folder, or the fields that differ.
     """
-    recorded = output / CONFIG
+    saved_config = output / CONFIG
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: a file stands where the run folder shall be: name another --output")
+        raise UserError(f"{output}: is a file, and the run folder cannot replace it: use another --output")
     if not resume:
-        if recorded.exists() or has_checkpoint(output):
-            raise UserError(f"{output}: holds a run already: go on with it by --resume, or name another --output")
-    elif recorded.exists():
-        check_record(config, flatten(read_yaml(recorded)), output)
+        if saved_config.exists() or has_checkpoint(output):
+            raise UserError(f"{output}: already holds a run: continue it with --resume, or use another --output")
+    elif saved_config.exists():
+        fields = flatten(read_yaml(saved_config))
+        refuse_old_names(fields, saved_config)
+        check_same_config(config, fields, output)
 
 
-def check_record(config: Record, recorded: Mapping[str, Any], output: Path) -> None:
-    """Refuses to go on with a run that was made by another record.
+def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path) -> None:
+    """Checks that a resumed run has the config that it started with.
 
     Args:
-        config: the record now.
-        recorded: the run's, see `plain_record`.
+        config: now.
+        saved: the run's config, see `flat_config`.
         output: the run folder, for the message.
 
     Raises:
         UserError: names the fields that differ.
     """
-    # A field that is younger than the run was made so that its default is what was done before
-    now, before = plain_record(config), plain_record(type(config)()) | dict(recorded)
-    if foreign := sorted(before.keys() - now.keys()):
+    # A checkpoint has the names that fields had when the run started. A field that was added later is missing there;
+    # its default keeps the earlier behaviour
+    renamed = {RENAMED.get(name, name): value for name, value in saved.items()}
+    current, original = flat_config(config), flat_config(type(config)()) | renamed
+    if unknown := sorted(original.keys() - current.keys()):
         raise UserError(
-            f"{output}: its run has the field {foreign[0]}, which is none of this command's: go on with it by the "
-            "command that started it, or name another --output"
+            f"{output}: its run has the field {unknown[0]}, which this command does not have: continue it with the "
+            "command that started it, or use another --output"
         )
-    changed = [name for name in sorted(now) if name not in _FREE_TO_CHANGE and before[name] != now[name]]
+    changed = [name for name in sorted(current) if name not in _FREE_TO_CHANGE and original[name] != current[name]]
     if changed:
-        differences = ", ".join(f"{name} {now[name]} (the run has {before[name]})" for name in changed)
+        differences = ", ".join(f"{name} {current[name]} (the run has {original[name]})" for name in changed)
         raise UserError(
-            f"{differences}: the run in {output} keeps its record: give the same values, or start a new run in another "
+            f"{differences}: the run in {output} keeps its config: use the same values, or start a new run in another "
             "--output"
         )
 
 
-def plain_record(config: Record) -> dict[str, Any]:
-    """A record as one level of plain values."""
-    return flatten(yaml.safe_load(to_yaml(config)))
+def flat_config(config: RunConfig) -> dict[str, Any]:
+    """A config as plain values by dotted name, such as `train.lr`."""
+    return flatten(to_dict(config))
 
 
 def dump_batch(folder: Path, samples: Any, keys: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
-    """Writes the samples of a batch as the network saw them, to be looked at.
+    """Writes the samples of a batch after augmentation, as images.
 
     Args:
-        folder: gets NUMBER_image.png, NUMBER_target.png (train ids) and files.txt, which names the images.
-        samples: the loader's data set, from key to (image (3, H, W) uint8, target, ...).
-        keys: the batch.
-        files: the image of each.
+        folder: receives NUMBER_image.png, NUMBER_target.png (train ids) and files.txt, which lists the image files.
+        samples: the loader's data set; maps a key to (image (3, H, W) uint8, target, ...).
+        keys: of the samples in the batch.
+        files: the image file of each sample.
     """
     lines = []
     for number, (key, file) in enumerate(zip(keys, files, strict=True)):

@@ -1,15 +1,15 @@
-"""The learning rate as a function of the step alone, so that a resumed run needs no state for it."""
+"""Learning rate schedules: functions of the step alone, so a resumed run needs no schedule state."""
 
 import math
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
 
 
 def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
     """Factor of the learning rate: linear warm-up, then (1 - step / total) ** power.
 
     Args:
-        step: 0 to total - 1, the step about to be taken.
+        step: 0 to total - 1, index of the step.
         total: steps of the whole run.
         warmup: steps over which the factor rises.
         power: 0.9 in the paper (sec. 5.3); 0 keeps the rate constant.
@@ -21,17 +21,17 @@ def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
         >>> [round(poly(step, total=4, warmup=2, power=1), 3) for step in range(4)]
         [0.5, 0.75, 0.5, 0.25]
     """
-    return float(_rise(step, warmup) * (1 - step / total) ** power)
+    return float(_warmup_factor(step, warmup) * (1 - step / total) ** power)
 
 
 def cosine(step: int, total: int, warmup: int = 0) -> float:
     """Factor of the learning rate: linear warm-up, then half a cosine wave down to 0.
 
-    SGDR without restarts (https://arxiv.org/abs/1608.03983, eq. 5). The wave begins at step 0, as `poly` does, so
-    warm-up takes nothing off the end.
+    SGDR without restarts (https://arxiv.org/abs/1608.03983, eq. 5). The wave begins at step 0, as in `poly`:
+    warm-up does not change the later learning rates.
 
     Args:
-        step: 0 to total - 1, the step about to be taken.
+        step: 0 to total - 1, index of the step.
         total: steps of the whole run.
         warmup: steps over which the factor rises.
 
@@ -42,15 +42,15 @@ def cosine(step: int, total: int, warmup: int = 0) -> float:
         >>> [round(cosine(step, total=4), 3) for step in range(4)]
         [1.0, 0.854, 0.5, 0.146]
     """
-    return _rise(step, warmup) * (1 + math.cos(math.pi * step / total)) / 2
+    return _warmup_factor(step, warmup) * (1 + math.cos(math.pi * step / total)) / 2
 
 
-def staircase(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> float:
-    """Factor of the learning rate: linear warm-up, then `factor` once more after every `period` steps.
+def step_decay(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> float:
+    """Factor of the learning rate: linear warm-up, and multiplied by `factor` after every `period` steps.
 
     Args:
-        step: from 0, the step about to be taken.
-        period: steps between two falls.
+        step: from 0, index of the step.
+        period: steps between two decays.
         warmup: steps over which the factor rises.
         factor: 0.1 in the paper (sec. 5.1); 1 keeps the rate constant.
 
@@ -58,28 +58,28 @@ def staircase(step: int, period: int, warmup: int = 0, factor: float = 0.1) -> f
         0 to 1.
 
     Example:
-        >>> [round(staircase(step, period=2, factor=0.5), 3) for step in range(6)]
+        >>> [round(step_decay(step, period=2, factor=0.5), 3) for step in range(6)]
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """
-    return float(_rise(step, warmup) * factor ** (step // period))
+    return float(_warmup_factor(step, warmup) * factor ** (step // period))
 
 
-def learning_rate(train: LearningConfig, step: int, steps_per_epoch: int) -> float:
-    """The record's learning rate of a step.
+def learning_rate(train: BaseTrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step.
 
     Args:
-        train: the schedule.
-        step: from 0, the step about to be taken.
-        steps_per_epoch: batches in an epoch.
+        train: the config.
+        step: from 0, index of the step.
+        steps_per_epoch: number of batches in an epoch.
     """
     if train.schedule == "step":
         period = train.step_epochs * steps_per_epoch
-        return train.lr * staircase(step, period, train.warmup_steps, train.step_gamma)
+        return train.lr * step_decay(step, period, train.warmup_steps, train.step_gamma)
     total = train.epochs * steps_per_epoch
     if train.schedule == "cosine":
         return train.lr * cosine(step, total, train.warmup_steps)
     return train.lr * poly(step, total, train.warmup_steps, train.poly_power)
 
 
-def _rise(step: int, warmup: int) -> float:
+def _warmup_factor(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0

@@ -1,4 +1,4 @@
-"""What changes while a run goes on, and how it is kept."""
+"""The training state, and its snapshot for checkpoints."""
 
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
@@ -8,23 +8,23 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import LearningConfig
+from dlaseg.config import BaseTrainConfig
 from dlaseg.device import memory_format
 from dlaseg.metadata import Origin
-from dlaseg.training.optimizers import Network, averaged, freeze, make_optimizer
+from dlaseg.training.optimizers import Network, freeze, make_optimizer, moving_average
 
 
 @dataclass
 class Progress:
-    """How far an epoch has come.
+    """Progress within an epoch.
 
     Attributes:
-        batches: done, those that gave no update included.
-        loss_sum: of the updates.
-        updates: done.
-        broken: images that another took the place of.
-        seconds: spent, over all attempts.
-        waited: of them for data.
+        batches: finished batches, including those without an update.
+        loss_sum: sum of the losses of the updates.
+        updates: number of updates.
+        broken: unreadable images, each replaced by the next one.
+        seconds: training time, including the time before a resume.
+        waited: seconds of it spent waiting for data.
     """
 
     batches: int = 0
@@ -37,18 +37,18 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """All that a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
         model: the network, on its device.
-        optimizer: of its parameters.
-        average: of the weights; None without.
-        scaler: of the loss, does nothing unless the precision is float16.
-        epoch: epochs done.
-        step: batches done, those that gave no update included.
+        optimizer: of the trainable parameters.
+        average: moving average of the weights; None without `train.ema_decay`.
+        scaler: scales the loss; disabled unless the precision is float16.
+        epoch: finished epochs.
+        step: finished batches, including those without an update.
         skipped: batches since the last update.
-        progress: within the epoch.
-        log: the rows of log.jsonl.
+        progress: within the current epoch.
+        log: rows of log.jsonl.
     """
 
     model: Network
@@ -63,38 +63,39 @@ class TrainState:
 
     @property
     def eval_model(self) -> Network:
-        """What is validated and saved: the average where there is one."""
+        """The network that is validated and saved: the moving average if there is one."""
         return self.model if self.average is None else cast(Network, self.average.module)
 
     def best(self, metric: str) -> float:
-        """The highest value of a metric so far, -1 before the first."""
+        """The highest value of a metric so far; -1 before the first validation."""
         return max((row[metric] for row in self.log if row.get(metric) is not None), default=-1.0)
 
     def since_best(self, metric: str) -> int:
-        """How many validations ago the best one was."""
+        """The number of validations since the best one."""
         values = [row[metric] for row in self.log if row.get(metric) is not None]
         return len(values) - 1 - values.index(max(values)) if values else 0
 
 
-def initial_state(model: Network, train: LearningConfig, device: torch.device) -> TrainState:
+def initial_state(model: Network, train: BaseTrainConfig, device: torch.device) -> TrainState:
     """The state before the first step.
 
     Args:
-        model: with the weights that it starts from; moved to the device.
-        train: the record.
-        device: to compute on.
+        model: with its initial weights; moved to the device.
+        train: the config.
+        device: to train on.
     """
     model.to(device).to(memory_format=memory_format(device))
     freeze(model, train.freeze)
-    average = averaged(model, train.ema_decay) if train.ema_decay else None
+    average = moving_average(model, train.ema_decay) if train.ema_decay else None
     scaler = GradScaler(device.type, enabled=train.precision == "float16")
     return TrainState(model, make_optimizer(model, train, device), average, scaler)
 
 
 def snapshot(state: TrainState) -> dict[str, Any]:
-    """What `restore` needs: tensors and plain values.
+    """The state as tensors and plain values, for `restore`.
 
-    No random state: order, augmentation and dropout-free network draw nothing that does not come from (seed, epoch).
+    It holds no random state: the order of the samples and their augmentation depend on (seed, epoch, index) alone, and
+    the networks have no dropout.
     """
     return {
         "model": state.model.state_dict(),
@@ -113,7 +114,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
 
 
 def restore(state: TrainState, saved: dict[str, Any]) -> None:
-    """Puts back what `snapshot` took."""
+    """Sets the state to a `snapshot`."""
     for model in {state.model, state.eval_model}:
         origin = tuple(Origin(**entry) for entry in saved["origin"])
         model.metadata = replace(model.metadata, mean=tuple(saved["mean"]), std=tuple(saved["std"]), origin=origin)

@@ -1,4 +1,4 @@
-"""The training step: forward, loss, backward, update; or none, if a number on the way is not finite."""
+"""The training step: forward, loss, backward and update; a step with a non-finite loss or gradient makes no update."""
 
 import contextlib
 import inspect
@@ -13,28 +13,28 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dlaseg.data.tensors import normalize
-from dlaseg.device import gains_from_bfloat16, memory_format
-from dlaseg.errors import UserError
-from dlaseg.training.distributed import Processes
-from dlaseg.training.optimizers import train_mode
+from dlaseg.device import memory_format, reduced_precision
+from dlaseg.models.base import TrainingOutputs
+from dlaseg.training.distributed import DistributedContext
+from dlaseg.training.optimizers import Network, train_mode
 from dlaseg.training.schedules import learning_rate
 from dlaseg.training.state import TrainState
 from dlaseg.training.task import Criterion, Task
 
-Part = tuple[Tensor, Tensor]
+MicroBatch = tuple[Tensor, Tensor]
 """Images (N, 3, H, W) uint8 and targets, integers as the task's loader gives them."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Of a step.
+class StepResult:
+    """The result of a step.
 
     Attributes:
-        loss: of the whole batch, over all processes and parts.
-        gradient: its L2 norm, before it is clipped.
-        lr: the learning rate.
-        updated: whether the weights were: not if loss or gradient is no finite number.
-        stop: whether any process was asked to stop.
+        loss: of the whole batch, over all processes and micro-batches.
+        gradient: L2 norm of the gradient before clipping.
+        lr: learning rate.
+        updated: whether the step updated the weights; False if the loss or the gradient is not finite.
+        stop: whether any process received a stop request.
     """
 
     loss: float
@@ -44,111 +44,100 @@ class Outcome:
     stop: bool
 
 
-Step = Callable[..., Outcome]
+Step = Callable[..., StepResult]
 
 
-class _Logits(nn.Module):
-    """What is computed in parallel and compiled: a module, since that is what both take."""
+class _TrainingForward(nn.Module):
+    """Calls `training_outputs`: DistributedDataParallel and torch.compile take a module's forward."""
 
-    def __init__(self, task: Task[Any, Any], model: nn.Module):
+    def __init__(self, model: Network):
         super().__init__()
         self.model = model
-        self.compute = task.logits
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.compute(self.model, inputs)
+    def forward(self, inputs: Tensor) -> TrainingOutputs:
+        return self.model.training_outputs(inputs)
 
 
 def step_function(
-    task: Task[Any, Any], state: TrainState, criterion: Criterion, batches_per_epoch: int, processes: Processes
+    task: Task[Any, Any], state: TrainState, criterion: Criterion, batches_per_epoch: int, dist: DistributedContext
 ) -> Step:
-    """Makes the training step.
+    """Builds the training step.
 
     Args:
-        task: the network's output and the record.
-        state: its model and optimizer are updated, its step counted.
+        task: its config is read.
+        state: the step updates its model and optimizer, and increments its step.
         criterion: the loss.
-        batches_per_epoch: for the schedule.
-        processes: those that each compute their share of a batch.
+        batches_per_epoch: for the learning rate schedule.
+        dist: the processes that share each batch.
 
     Returns:
-        A function from the parts of a batch, and what tells whether this process was asked to stop, to the `Outcome`.
-        One update is made of all parts of all processes.
+        A function of this process's micro-batches and of `stop_requested`, which tells whether this process received a
+        stop request. It makes one update from all micro-batches of all processes and returns a `StepResult`.
 
     Raises:
-        UserError: a precision that the device does not have.
+        UserError: the device does not support the precision.
     """
-    model, optimizer, train, device = state.model, state.optimizer, task.config.train, processes.device
+    model, optimizer, train, device = state.model, state.optimizer, task.config.train, dist.device
     train_mode(model, train.freeze)
-    lower = reduced_precision(train.precision, device)
-    dtype = next(model.parameters()).dtype
-    forward: Any = _Logits(task, model)
-    together = processes.world_size > 1
-    if together:
-        # Every process computes the same statistics, so there are no buffers to send; the option's name is torch's
+    autocast_dtype = reduced_precision(train.precision, device)
+    model_dtype = next(model.parameters()).dtype
+    forward: Any = _TrainingForward(model)
+    distributed = dist.world_size > 1
+    if distributed:
+        # All processes compute the same batch norm statistics, so DDP need not send buffers. The name of the option
+        # depends on the version of torch.
         known = inspect.signature(DistributedDataParallel).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         options: dict[str, Any] = {option: False}
         forward = DistributedDataParallel(forward, **options)
-    apart = forward.no_sync if together else contextlib.nullcontext
+    no_sync = forward.no_sync if distributed else contextlib.nullcontext
     compute = torch.compile(forward) if train.compile else forward
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    before = [buffer.clone() for buffer in statistics]
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    saved_statistics = [buffer.clone() for buffer in statistics]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def step(parts: Sequence[Part], stop: Callable[[], bool] = lambda: False) -> Outcome:
+    def step(micro_batches: Sequence[MicroBatch], stop_requested: Callable[[], bool] = lambda: False) -> StepResult:
         lr = learning_rate(train, state.step, batches_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        torch._foreach_copy_(before, statistics)
+        if statistics:  # _foreach_copy_ refuses empty lists
+            torch._foreach_copy_(saved_statistics, statistics)
         optimizer.zero_grad(set_to_none=True)
-        moved = [targets.to(device, non_blocking=True) for _, targets in parts]
-        norms = processes.sum_(torch.stack([criterion.norms(targets) for targets in moved]).sum(0))
-        total = torch.zeros((), device=device, dtype=norms.dtype)
-        for i, ((images, _), targets) in enumerate(zip(parts, moved, strict=True)):
-            with contextlib.nullcontext() if i == len(parts) - 1 else apart():
+        all_targets = [targets.to(device, non_blocking=True) for _, targets in micro_batches]
+        normalizers = torch.stack([criterion.normalizers(targets) for targets in all_targets]).sum(0)
+        dist.all_reduce_sum_(normalizers)
+        total_loss = torch.zeros((), device=device, dtype=normalizers.dtype)
+        for i, ((images, _), targets) in enumerate(zip(micro_batches, all_targets, strict=True)):
+            with contextlib.nullcontext() if i == len(micro_batches) - 1 else no_sync():
                 inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
-                inputs = inputs.to(dtype).contiguous(memory_format=memory_format(device))
-                with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
-                    logits = compute(inputs)
-                loss = criterion(logits, targets, norms)
-                # The processes' gradients are averaged, where those of the shares of one mean add up
-                state.scaler.scale(loss * processes.world_size).backward()
-            total += loss.detach()
+                inputs = inputs.to(model_dtype).contiguous(memory_format=memory_format(device))
+                with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
+                    outputs = compute(inputs)
+                loss = criterion(outputs, targets, normalizers)
+                # DDP averages the gradients over the processes. The processes' losses are shares of one mean, so their
+                # gradients must be summed: the factor turns the average into a sum.
+                state.scaler.scale(loss * dist.world_size).backward()
+            total_loss += loss.detach()
         if state.scaler.is_enabled():
             state.scaler.unscale_(optimizer)
-        gradients = [parameter.grad for parameter in learnt if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]
         norm = get_total_norm(gradients)
-        value, gradient, stops = processes.sum_(torch.stack([total, norm.to(total), total.new_tensor(stop())])).tolist()
-        gradient /= processes.world_size
-        finite = math.isfinite(value) and math.isfinite(gradient)
+        sums = torch.stack([total_loss, norm.to(total_loss), total_loss.new_tensor(stop_requested())])
+        loss_sum, norm_sum, stop_requests = dist.all_reduce_sum_(sums).tolist()
+        mean_norm = norm_sum / dist.world_size  # every process has the same gradient
+        finite = math.isfinite(loss_sum) and math.isfinite(mean_norm)
         if finite:
             if train.clip_grad_norm is not None:
-                clip_grads_with_norm_(learnt, train.clip_grad_norm, norm)
+                clip_grads_with_norm_(trainable, train.clip_grad_norm, norm)
             state.scaler.step(optimizer)
             if state.average is not None:
                 state.average.update_parameters(model)
-        else:  # batch norm has seen what must not be learnt
-            torch._foreach_copy_(statistics, before)
+        elif statistics:  # undo the forward pass's update of batch norm's running statistics
+            torch._foreach_copy_(statistics, saved_statistics)
         if state.scaler.is_enabled():
             state.scaler.update()
         state.step += 1
         state.skipped = 0 if finite else state.skipped + 1
-        return Outcome(value, gradient, lr, finite, stops > 0)
+        return StepResult(loss_sum, mean_norm, lr, finite, stop_requests > 0)
 
     return step
-
-
-def reduced_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """What autocast computes in, None for float32.
-
-    Raises:
-        UserError: float16 where there is no GPU.
-    """
-    if precision == "float16":
-        if device.type == "cpu":
-            raise UserError("train.precision float16: for GPUs alone, a CPU computes it slowly: use auto or bfloat16")
-        return torch.float16
-    if precision == "bfloat16" or (precision == "auto" and gains_from_bfloat16(device)):
-        return torch.bfloat16
-    return None

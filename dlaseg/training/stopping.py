@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT (Ctrl-C) and SIGTERM (what schedulers send)."""
+"""Stop requests by signal: SIGINT (Ctrl-C) and SIGTERM (sent by job schedulers)."""
 
 import signal
 import threading
@@ -13,53 +13,54 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Listens for the two signals while it is entered; a second one ends the process at once, as if nobody listened.
+    """A context manager that handles the two signals.
 
-    The first one raises `Stopped` where it arrives, except while `deferred`, when it is only noted.
+    The first signal raises `Stopped` where it arrives; inside `deferred` it only sets `name`. A second signal ends the
+    process at once, by the default handler.
 
     Attributes:
-        name: of the signal that arrived, such as SIGTERM; None before.
+        name: of the received signal, such as SIGTERM; None if there was none.
     """
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._deferred = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Leaves it to the caller to look at `name` and to stop where it suits."""
-        with self._set(deferred=True):
+        """Signals only set `name`; the caller checks it and stops at a suitable point."""
+        with self._set_deferred(True):
             yield
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """Within `deferred`: raises `Stopped` where the signal arrives, and at once if it has."""
-        with self._set(deferred=False):
+        """Inside `deferred`: signals raise `Stopped` again; raises at once if one has already arrived."""
+        with self._set_deferred(False):
             if self.name is not None:
                 raise Stopped(f"stopped by {self.name}")
             yield
 
     @contextmanager
-    def _set(self, deferred: bool) -> Iterator[None]:
-        before, self._deferred = self._deferred, deferred
+    def _set_deferred(self, value: bool) -> Iterator[None]:
+        previous, self._deferred = self._deferred, value
         try:
             yield
         finally:
-            self._deferred = before
+            self._deferred = previous
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - handlers are called so
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         self.name = signal.Signals(number).name
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        for handled in _SIGNALS:
+            signal.signal(handled, signal.SIG_DFL)
         if not self._deferred:
             raise Stopped(f"stopped by {self.name}")

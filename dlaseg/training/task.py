@@ -1,4 +1,4 @@
-"""What is learnt. How the learning goes on, epoch after epoch and step by step, is the trainer's."""
+"""The interface between the trainer and one kind of training: data, model, loss and validation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,33 +13,43 @@ from torch.utils.data import DataLoader
 
 from dlaseg.config import Config, PretrainConfig
 from dlaseg.data.loading import EpochBatches
-from dlaseg.training.distributed import Processes
+from dlaseg.models.base import TrainingOutputs
+from dlaseg.training.distributed import DistributedContext
 
-Record = Config | PretrainConfig
+RunConfig = Config | PretrainConfig
 Data = TypeVar("Data")
 Network = TypeVar("Network")
 
 
 class Criterion(Protocol):
-    """A loss of which the parts of a batch, in one process or in many, add up to that of the whole batch."""
+    """A loss that may be computed in micro-batches: their losses add up to the loss of the whole batch."""
 
-    def norms(self, targets: Tensor, /) -> Tensor:
-        """(K,) what these targets weigh in each of the loss's means; those of the parts add up, too."""
+    def normalizers(self, targets: Tensor, /) -> Tensor:
+        """(K,) the divisors of the loss's means, counted on these targets; those of micro-batches add up."""
         ...
 
-    def __call__(self, logits: Tensor, targets: Tensor, norms: Tensor, /) -> Tensor:
-        """A scalar in float32 or finer: the part's share of the loss of a batch whose norms are given."""
+    def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor, /) -> Tensor:
+        """Loss of a micro-batch, auxiliary outputs included.
+
+        Args:
+            outputs: logits of the micro-batch.
+            targets: integers, as the task's loader gives them.
+            normalizers: (K,) of the whole batch.
+
+        Returns:
+            A scalar, float32 or float64.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a network is worth.
+    """The result of a validation.
 
     Attributes:
-        metrics: a number or None for each of the task's.
-        details: further numbers to be drawn as curves, such as each class's IoU.
-        picture: (H, W, 3) uint8 RGB, a few images with truth and prediction; None where there is nothing to see.
+        metrics: a number or None for each of the task's metrics.
+        details: further numbers for the curves, such as the IoU of each class.
+        picture: (H, W, 3) uint8 RGB, some images with ground truth and prediction; None if there is nothing to show.
     """
 
     metrics: dict[str, float | None]
@@ -48,50 +58,48 @@ class Validation:
 
 
 class Task(ABC, Generic[Data, Network]):
-    """Something to learn.
+    """One kind of training.
+
+    The network has `metadata: ModelMetadata` and `training_outputs(inputs)`, see `dlaseg.models.base`.
 
     Attributes:
-        config: the record of the run.
-        metrics: what validation measures, from its name in the log to what people call it. More is better; the best
-            weights are chosen by the first.
+        config: of the run.
+        metrics: of the validation: the name in the log and the name for people. Higher is better; the first one decides
+            which weights are the best.
     """
 
-    config: Record
+    config: RunConfig
     metrics: ClassVar[Mapping[str, str]]
 
     @abstractmethod
     def open_splits(self) -> tuple[Data, Data]:
-        """The training and the validation split; lists files, reads no image."""
+        """The training split and the validation split; lists files, reads no image."""
 
     @abstractmethod
     def make_model(self, training: Data) -> Network:
-        """The network before the first step, fresh weights drawn from torch's random state."""
+        """A randomly initialised network; draws from torch's global generator."""
 
     @abstractmethod
     def load_weights(self, model: Network) -> None:
-        """Puts in the weights that the record starts from, if it names any; a run that is resumed does without."""
+        """Loads the weights that the config starts from, if any; a resumed run does not call it."""
 
     @abstractmethod
     def train_loader(
-        self, training: Data, model: Network, processes: Processes
+        self, training: Data, model: Network, dist: DistributedContext
     ) -> tuple[DataLoader[Any], EpochBatches]:
-        """This process's parts of the batches, and the sampler that is told the epoch."""
+        """The loader of this process's micro-batches, and its sampler, whose `epoch` the trainer sets."""
 
     @abstractmethod
-    def validator(self, validation: Data, processes: Processes) -> Callable[[Network], Validation]:
-        """Makes the function that scores a network on the whole split, all processes together, each image once."""
+    def validator(self, validation: Data, dist: DistributedContext) -> Callable[[Network], Validation]:
+        """A function that scores a network on the whole split: each image once, shared among the processes."""
 
     @abstractmethod
     def criterion(self, training: Data) -> Criterion:
         """The loss."""
 
     @abstractmethod
-    def logits(self, model: Network, inputs: Tensor) -> Tensor:
-        """What the loss is taken of, from normalised images (N, 3, H, W); may run in lower precision."""
-
-    @abstractmethod
-    def file(self, training: Data, index: int) -> Path:
-        """The image of a sample."""
+    def image_path(self, training: Data, index: int) -> Path:
+        """The image file of a sample."""
 
     def on_fit_end(self, output: Path, validation: Data) -> None:
-        """Leaves in the run folder what shows how good the best weights are; does nothing unless a task has it."""
+        """Writes what the task adds to the run folder after the last epoch; nothing by default."""

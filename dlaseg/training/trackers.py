@@ -1,4 +1,4 @@
-"""Who draws the curves of a run: TensorBoard, or anything that has the three methods of a `Tracker`."""
+"""Trackers record the curves of a run: TensorBoard, or any class with the methods of `Tracker`."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +13,18 @@ from dlaseg.errors import UserError
 
 
 class Tracker(Protocol):
-    """Gets the numbers and pictures of a run as they come; one process calls it, in the order of the steps."""
+    """Receives the numbers and pictures of a run. Only rank 0 calls it, in the order of the steps."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, such as `loss`, `miou` or `iou/road`, all finite or NaN, after so many steps."""
+        """Records numbers by name, such as `loss`, `miou` or `iou/road`, finite or NaN, at a step."""
         ...
 
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
-        """A picture, (H, W, 3) uint8 RGB, after so many steps."""
+        """Records a picture, (H, W, 3) uint8 RGB, at a step."""
         ...
 
     def close(self) -> None:
-        """The run ends, or is stopped."""
+        """Called when the run ends or stops."""
         ...
 
 
@@ -32,58 +32,60 @@ class TensorBoard:
     """Writes `events.*`, for `tensorboard --logdir FOLDER`.
 
     Args:
-        folder: of the run.
-        step: that the run goes on from; what an interrupted run drew after it is taken back.
+        folder: the run folder.
+        step: at which the run starts or resumes; events that an interrupted run recorded after it are discarded.
     """
 
     def __init__(self, folder: Path, step: int = 0):
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+        from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 
-        self._board = SummaryWriter(str(folder), purge_step=step)
+        self._writer = SummaryWriter(str(folder), purge_step=step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One curve a name."""
+        """Adds a point to the curve of each name."""
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step)
 
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
-        """One image a name, with a slider over the steps."""
-        self._board.add_image(name, picture, step, dataformats="HWC")
+        """Adds an image under the name."""
+        self._writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Writes what is still in memory."""
-        self._board.close()
+        """Flushes and closes the event file."""
+        self._writer.close()
 
 
 @contextmanager
 def open_trackers(names: Sequence[str], folder: Path, step: int) -> Iterator[list[Tracker]]:
-    """Makes the trackers of a run, and closes them in the end.
+    """Creates the trackers of a run, and closes them at the end.
 
     Args:
         names: see `train.trackers`.
-        folder: of the run.
-        step: that the run goes on from.
+        folder: the run folder.
+        step: at which the run starts or resumes.
 
     Raises:
-        UserError: a name that stands for nothing.
+        UserError: unknown tracker.
     """
-    makers = [_maker(name, step) for name in names]  # all of them before the first one writes
+    factories = [_factory(name, step) for name in names]  # all names are checked before a tracker writes
     with ExitStack() as stack:
         trackers = []
-        for make in makers:
-            tracker = make(folder)
+        for factory in factories:
+            tracker = factory(folder)
             stack.callback(tracker.close)
             trackers.append(tracker)
         yield trackers
 
 
-def _maker(name: str, step: int) -> Callable[[Path], Tracker]:
+def _factory(name: str, step: int) -> Callable[[Path], Tracker]:
     if name == "tensorboard":
         return lambda folder: TensorBoard(folder, step)
     module, _, attribute = name.partition(":")
     try:
         if not attribute:
-            raise ImportError("no such tracker")
+            raise ImportError("unknown tracker")
         return cast(Callable[[Path], Tracker], getattr(importlib.import_module(module), attribute))
     except (ImportError, AttributeError) as error:
-        raise UserError(f"train.trackers {name}: {error}: use tensorboard, or MODULE:NAME of your own") from error
+        raise UserError(
+            f"train.trackers {name}: {error}: use tensorboard, or MODULE:NAME of your own tracker"
+        ) from error

@@ -7,7 +7,7 @@ from dlaseg.training import trainer
 
 @pytest.fixture(autouse=True)
 def _plain_process(monkeypatch):
-    """One thread, since small networks lose by more; and the process's memory handling left as it is."""
+    """One thread, which is fastest for small networks; the allocator keeps its settings."""
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -17,7 +17,7 @@ def _plain_process(monkeypatch):
 
 @pytest.fixture
 def config(tmp_path_factory):
-    return dlaseg_testing.tiny(dlaseg_testing.draw(tmp_path_factory.mktemp("camvid")))
+    return dlaseg_testing.tiny_config(dlaseg_testing.write_camvid(tmp_path_factory.mktemp("camvid")))
 
 
 @pytest.fixture

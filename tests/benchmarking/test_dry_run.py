@@ -13,6 +13,7 @@ from dlaseg.benchmarking.dry_run import dry_run, pace
 from dlaseg.config import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model
+from dlaseg.models.segmenter import DLASeg
 from dlaseg.training import trainer
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.classification import Classification
@@ -20,7 +21,7 @@ from dlaseg.training.segmentation import Segmentation
 
 
 def tried(config, output: Path = Path("run"), resume: bool = False, task=Segmentation) -> dict[str, str]:
-    facts = dry_run(task(config), output, resume, report=dlaseg_testing.silent)
+    facts = dry_run(task(config), output, resume, report=dlaseg_testing.no_report)
     assert facts is not None
     return facts
 
@@ -61,7 +62,7 @@ def test_what_a_run_is_made_of_is_said_exactly_and_nothing_is_written(config, fo
 
 
 def test_parts_frozen_weights_and_lower_precision_are_said(config, folder):
-    config = dlaseg_testing.small(
+    config = dlaseg_testing.with_train(
         config, grad_accum_steps=2, precision="bfloat16", freeze="backbone", eval_every=2, patience=1
     )
     facts = tried(config)
@@ -93,7 +94,9 @@ def test_a_classifier_is_tried_too(folder, tmp_path_factory):
         model=PretrainModelConfig(name="dla46_c"),
         augment=PretrainAugmentConfig(crop_size=32, resize=32),
     )
-    facts = tried(dlaseg_testing.small(config, batch_size=2, device="cpu", precision="float32"), task=Classification)
+    facts = tried(
+        dlaseg_testing.with_train(config, batch_size=2, device="cpu", precision="float32"), task=Classification
+    )
     assert facts["targets"] == "2 int64"
     assert facts["logits"] == "2 x 2 float32"
     assert facts["batches"] == "1 an epoch, 120 in all"
@@ -109,7 +112,7 @@ def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder
         tried(config, folder / "run")
     assert str(dry.value) == str(real.value)
     with pytest.raises(UserError, match=r"train\.lr 0\.1"):
-        tried(dlaseg_testing.small(config, lr=0.1), folder / "run", resume=True)
+        tried(dlaseg_testing.with_train(config, lr=0.1), folder / "run", resume=True)
     assert contents(folder) == before
 
 
@@ -118,7 +121,7 @@ def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
     before, said = contents(folder), []
     facts = dry_run(Segmentation(config), folder / "run", resume=True, report=said.append)
     assert contents(folder) == before
-    assert said[0] == f"{folder / 'run'}: going on after epoch 1 of 3"
+    assert said[0] == f"{folder / 'run'}: resuming after epoch 1 of 3"
     assert facts["batches"] == "2 an epoch, 6 in all, 4 of them left"
     assert facts["validation"] == "2 images, 2 times"
     assert " for 4 steps," in facts["expected"]
@@ -134,7 +137,7 @@ def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, f
 
 
 def test_a_run_that_is_done_has_nothing_left(config, folder):
-    config = dlaseg_testing.small(config, epochs=1)
+    config = dlaseg_testing.with_train(config, epochs=1)
     dlaseg_testing.run(config, folder / "run")
     facts = tried(config, folder / "run", resume=True)
     assert facts["batches"] == "2 an epoch, 2 in all, 0 of them left"
@@ -147,7 +150,7 @@ def test_a_run_that_is_done_has_nothing_left(config, folder):
 )
 def test_a_record_that_cannot_be_run_is_refused(config, folder, change, part):
     with pytest.raises(UserError, match=part):
-        tried(dlaseg_testing.small(config, **change))
+        tried(dlaseg_testing.with_train(config, **change))
     assert list(folder.iterdir()) == []
 
 
@@ -164,27 +167,29 @@ def test_too_little_memory_is_explained(config, folder, monkeypatch, where):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     if where == "logits":
-        monkeypatch.setattr(Segmentation, "logits", full)
+        monkeypatch.setattr(DLASeg, "training_outputs", full)
     else:
         monkeypatch.setattr(trainer, "step_function", lambda *_: full)
-    with pytest.raises(UserError, match=r"out of memory: 2 crops of 32 x 64 .* use train\.grad_accum_steps 2"):
+    with pytest.raises(
+        UserError, match=r"out of memory: a micro-batch of 2 crops of 32 x 64 .* use train\.grad_accum_steps 2"
+    ):
         tried(config)
 
 
 @pytest.mark.parametrize("freeze", ["nothing", "norm"])
 def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
-    task = Segmentation(dlaseg_testing.small(config, freeze=freeze))
-    run = trainer.build(task, dlaseg_testing.ALONE, *task.open_splits())
+    task = Segmentation(dlaseg_testing.with_train(config, freeze=freeze))
+    run = trainer.build(task, dlaseg_testing.SINGLE_PROCESS, *task.open_splits())
     model = run.state.model
     modes, state = [module.training for module in model.modules()], model.state_dict()
     before = {name: value.clone() for name, value in state.items()}
-    module.logits_of(run, dlaseg_testing.made_batch())
+    module.logits_of(run, dlaseg_testing.make_batch())
     assert [module.training for module in model.modules()] == modes
     dlaseg_testing.assert_same_tensors(before, state)
 
 
 def test_numbers_that_are_not_finite_are_said(config, folder):
-    facts = tried(dlaseg_testing.small(config, lr=1e38, warmup_steps=0))
+    facts = tried(dlaseg_testing.with_train(config, lr=1e38, warmup_steps=0))
     assert "not finite: no update" in facts["step"]
 
 

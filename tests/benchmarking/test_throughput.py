@@ -19,7 +19,7 @@ from dlaseg.training.trainer import build
 
 def built(config):
     task = Segmentation(config)
-    return build(task, dlaseg_testing.ALONE, *task.open_splits())
+    return build(task, dlaseg_testing.SINGLE_PROCESS, *task.open_splits())
 
 
 def with_data(config, **data):
@@ -62,7 +62,7 @@ def test_a_second_draw_goes_on_to_other_epochs(config):
 
 
 def test_a_batch_in_parts_is_drawn_whole(config):
-    run = built(dlaseg_testing.small(config, grad_accum_steps=2))
+    run = built(dlaseg_testing.with_train(config, grad_accum_steps=2))
     assert [[len(images) for images, _ in parts] for parts in draw(run, 3)] == [[1, 1]] * 3
 
 
@@ -74,7 +74,7 @@ def test_what_is_loaded_ahead_is_counted_in_batches(config, workers, grad_accum_
         queued(
             built(
                 with_data(
-                    dlaseg_testing.small(config, batch_size=4, grad_accum_steps=grad_accum_steps), workers=workers
+                    dlaseg_testing.with_train(config, batch_size=4, grad_accum_steps=grad_accum_steps), workers=workers
                 )
             )
         )
@@ -83,7 +83,7 @@ def test_what_is_loaded_ahead_is_counted_in_batches(config, workers, grad_accum_
 
 
 def test_a_step_changes_the_weights_and_never_ends_the_schedule(config):
-    run = built(dlaseg_testing.small(config, warmup_steps=0))
+    run = built(dlaseg_testing.with_train(config, warmup_steps=0))
     before = {name: value.clone() for name, value in run.state.model.state_dict().items()}
     parts = next(draw(run, 1))
     for _ in range(8):  # of 6 that the run has
@@ -142,7 +142,7 @@ def test_a_classifier_is_measured_too(folder, tmp_path_factory):
         model=PretrainModelConfig(name="dla46_c"),
         augment=PretrainAugmentConfig(crop_size=32, resize=32),
     )
-    found = measure(Classification(dlaseg_testing.small(config, batch_size=2, device="cpu")), 1, rounds=1)
+    found = measure(Classification(dlaseg_testing.with_train(config, batch_size=2, device="cpu")), 1, rounds=1)
     assert found.images == "2 x 3 x 32 x 32"
     assert list(folder.iterdir()) == []
 
@@ -155,7 +155,7 @@ def test_the_median_is_each_speeds_own():
 @pytest.mark.parametrize(("config_change", "part"), [({"epochs": 0}, "train.epochs 0"), ({"device": "gpu"}, "'gpu'")])
 def test_a_bad_record_is_refused(config, config_change, part):
     with pytest.raises(UserError, match=part):
-        measure(Segmentation(dlaseg_testing.small(config, **config_change)), 1)
+        measure(Segmentation(dlaseg_testing.with_train(config, **config_change)), 1)
 
 
 def test_no_batches_are_refused(config):
@@ -170,7 +170,7 @@ def test_too_little_memory_is_explained(config, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     run.step = step
-    with pytest.raises(UserError, match="out of memory: 2 crops of 32 x 64"):
+    with pytest.raises(UserError, match="out of memory: a micro-batch of 2 crops of 32 x 64"):
         take_step(run, next(draw(run, 1)))
 
 
@@ -180,7 +180,7 @@ def test_an_image_that_is_left_out_is_named(config, caplog):
     broken.write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         skip(draw(run, 4))
-    assert f"left out, the next one taken: {broken}" in caplog.text
+    assert f"skipped, the next image replaces it: {broken}" in caplog.text
 
 
 # training, network, data, data_wait; workers, cores

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from dlaseg import LabelMap, UserError, create_model, device, save_model
-from dlaseg.data.tensors import normalize
-from dlaseg.inference.backends.torch import TorchBackend
+from dlaseg import LabelMap, UserError, create_model, device, save_model, save_pretrained
+from dlaseg.data.tensors import normalize, to_tensor
+from dlaseg.inference.backends.torch import TorchBackend, fold_batch_norm
 from dlaseg.inference.predictor import Predictor, as_rgb
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
@@ -21,7 +21,7 @@ MEAN, STD = (0.3, 0.5, 0.45), (0.2, 0.3, 0.25)
 
 
 def make_model(name="dla46_c", stride=2, **arguments):
-    """A network that sees all classes, with batch norm that does something and a mean and std that are its own."""
+    """A network that predicts every class, with batch norm that changes its input, and its own mean and std."""
     torch.manual_seed(0)
     model = create_model(name, 5, stride, **arguments)
     for module in model.modules():
@@ -100,7 +100,7 @@ def test_a_weights_file_predicts_what_its_model_does(model, predictor, tmp_path)
     assert loaded.metadata == labelled.metadata
 
 
-def test_takes_arrays_that_torch_does_not(predictor):
+def test_reversed_and_read_only_arrays_are_accepted(predictor):
     image = random_image(20, 30)
     expected = predictor(image)
     np.testing.assert_array_equal(predictor(np.ascontiguousarray(image[:, ::-1])[:, ::-1]), expected)
@@ -120,7 +120,7 @@ def test_takes_arrays_that_torch_does_not(predictor):
         np.zeros((0, 5, 3), np.uint8),
     ],
 )
-def test_refuses_what_is_no_rgb_image(predictor, image):
+def test_an_array_that_is_not_an_rgb_image_is_refused(predictor, image):
     with pytest.raises(UserError, match=r"takes \(H, W, 3\) uint8"):
         predictor(image)
 
@@ -130,7 +130,7 @@ def test_refuses_a_network_of_other_channels():
         Predictor(create_model("dla46_c", 2, in_channels=1), device="cpu")
 
 
-def test_refuses_an_unknown_backend_and_says_which_there_are(model):
+def test_an_unknown_backend_is_refused_and_the_known_ones_are_listed(model):
     with pytest.raises(UserError, match=r"backend 'tensorflow'.*torch"):
         Predictor(model, backend="tensorflow")
 
@@ -140,7 +140,7 @@ def test_refuses_missing_weights(tmp_path):
         Predictor(tmp_path / "none.safetensors")
 
 
-def test_the_callers_model_stays_as_it_was():
+def test_the_model_of_the_caller_is_not_changed():
     model = make_model().train()
     model.backbone.base_layer[1].eval()  # a frozen batch norm in a model that learns
     modes = [module.training for module in model.modules()]
@@ -154,7 +154,7 @@ def test_the_callers_model_stays_as_it_was():
     assert all(parameter.grad is not None for parameter in model.head.parameters())
 
 
-def test_a_model_that_learns_on_does_not_change_the_predictor():
+def test_training_the_model_further_does_not_change_the_predictor():
     model = make_model()
     predictor = Predictor(model, device="cpu")
     image = random_image(33, 50)
@@ -210,6 +210,21 @@ def test_a_pil_image_is_turned_as_its_exif_says_and_loses_its_alpha(predictor):
 def test_a_pil_image_of_more_than_8_bits_is_refused(predictor, mode):
     with pytest.raises(UserError, match=f"PIL image of mode {mode}: use 8 bits"):
         predictor(Image.new(mode, (8, 8)))
+
+
+def test_a_cmyk_image_is_converted(predictor):
+    image = random_image(20, 30)
+    np.testing.assert_array_equal(as_rgb(Image.fromarray(image).convert("CMYK")), image)
+
+
+def test_a_broken_pil_image_is_refused_in_one_line(predictor, tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(random_image(64, 64)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with Image.open(path) as broken, pytest.raises(UserError, match=r"^PIL image: [^\n]*truncated[^\n]*$"):
+        predictor(broken)
+    with pytest.raises(UserError, match=r"image of shape \(0, 5, 3\)"):
+        predictor(Image.new("RGB", (5, 0)))
 
 
 def test_other_inputs_are_refused_by_their_type(predictor, tmp_path):
@@ -273,7 +288,7 @@ def test_options_out_of_range_are_refused(model, options, message):
         Predictor(model, device="cpu", **options)
 
 
-def test_bfloat16_is_near_float32_and_auto_is_what_the_machine_gains_from(model, predictor, monkeypatch):
+def test_bfloat16_is_close_to_float32_and_auto_depends_on_the_device(model, predictor, monkeypatch):
     image = random_image(64, 96)
     lower = Predictor(model, device="cpu", precision="bfloat16")
     assert lower.backend.precision == "bfloat16"
@@ -285,7 +300,7 @@ def test_bfloat16_is_near_float32_and_auto_is_what_the_machine_gains_from(model,
         assert Predictor(model, device="cpu", precision="auto").backend.precision == precision
 
 
-def test_threads_may_share_a_predictor(predictor):
+def test_several_threads_can_share_a_predictor(predictor):
     images = [random_image(33, 50, seed) for seed in range(8)]
     expected = [predictor(image) for image in images]
     with ThreadPoolExecutor(4) as pool:
@@ -293,33 +308,112 @@ def test_threads_may_share_a_predictor(predictor):
             np.testing.assert_array_equal(labels, alone)
 
 
-# A family of networks that dlaseg does not know
+# Weights
 
 
-class Stripes(SegmentationModel):
-    """Class 1 where the image is bright; a stride and a resolution of its own."""
+def test_a_folder_and_a_hub_name_give_what_their_model_gives(model, predictor, tmp_path, monkeypatch):
+    save_pretrained(model, tmp_path / "folder")
+    image = random_image(33, 50)
+    np.testing.assert_array_equal(Predictor(tmp_path / "folder", device="cpu")(image), predictor(image))
+    downloads = []
 
-    def __init__(self):
+    def download(name, file, revision=None, **options):
+        downloads.append((name, revision))
+        return str(tmp_path / "folder" / file)
+
+    monkeypatch.setattr("dlaseg.weights.download.hf_hub_download", download)
+    np.testing.assert_array_equal(Predictor("someone/streets@v1", device="cpu")(image), predictor(image))
+    assert downloads == [("someone/streets", "v1")]
+
+
+# Folding of batch norm
+
+
+def batch_norms(network):
+    return sum(isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) for module in network.modules())
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_no_batch_norm_is_left_in_our_networks(model, converted):
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)) if converted else model
+    assert batch_norms(network) > 0
+    folded = fold_batch_norm(copy.deepcopy(network))
+    assert batch_norms(folded) == 0
+    x = torch.randn(1, 3, 33, 50)
+    with torch.no_grad():
+        logits, expected = folded.coarse_logits(x), model.coarse_logits(x)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
+
+
+def test_folding_draws_no_random_numbers(model):
+    state = torch.get_rng_state()
+    TorchBackend(model, "cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class TinyNetwork(SegmentationModel):
+    """A family that dlaseg does not know: stride 3, one convolution between two batch norms.
+
+    Args:
+        order: of the modules' registration; they run as `before`, `conv`, `after`, whatever it is.
+        track: whether `after` has running statistics.
+    """
+
+    def __init__(self, order=("before", "conv", "after"), track=True):
         super().__init__()
-        self.metadata = ModelMetadata.for_segmentation(2, 3)
-        self.stride, self.num_classes = 4, 2
+        torch.manual_seed(0)
+        self.metadata = ModelMetadata.for_segmentation(3, 3)
+        self.stride, self.num_classes = 3, 3
+        modules = {
+            "before": nn.BatchNorm2d(3),
+            "conv": nn.Conv2d(3, 3, 5, 3, padding=2, bias=False),
+            "after": nn.BatchNorm2d(3, track_running_stats=track),
+        }
+        for name in order:
+            self.add_module(name, modules[name])
+        for norm in (self.before, self.after):
+            nn.init.normal_(norm.bias)
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            if norm.track_running_stats:
+                nn.init.normal_(norm.running_mean)
+                nn.init.uniform_(norm.running_var, 0.5, 2)
 
     def coarse_logits(self, x):
-        mean = nn.functional.avg_pool2d(x, 4, ceil_mode=True).mean(1, keepdim=True)
-        return torch.cat([-mean, mean], dim=1)
+        return self.after(self.conv(self.before(x)))
 
 
-def test_any_network_that_keeps_the_contract_predicts():
-    image = np.zeros((30, 41, 3), np.uint8)
-    image[:, 20:] = 255
-    labels = Predictor(Stripes(), device="cpu")(image)
-    assert labels.shape == (30, 41)
-    assert (labels[:, :18] == 0).all()
-    assert (labels[:, 22:] == 1).all()
+@pytest.mark.parametrize(
+    ("network", "left"),
+    [
+        (TinyNetwork(), 1),
+        (TinyNetwork(("conv", "before", "after")), 2),
+        (TinyNetwork(("conv", "after", "before")), 1),
+        (TinyNetwork(track=False), 2),
+    ],
+)
+def test_batch_norm_is_folded_only_where_it_follows_the_convolution(network, left):
+    network.eval()
+    folded = fold_batch_norm(copy.deepcopy(network))
+    assert batch_norms(folded) == left
+    x = torch.randn(1, 3, 31, 43)
+    with torch.no_grad():
+        torch.testing.assert_close(folded.coarse_logits(x), network.coarse_logits(x))
+
+
+@pytest.mark.parametrize("order", [("before", "conv", "after"), ("conv", "before", "after")])
+def test_any_network_that_keeps_the_contract_predicts(order):
+    network = TinyNetwork(order)
+    predictor = Predictor(network, device="cpu")
+    for size in ((30, 41), (64, 32)):
+        image = random_image(*size)
+        with torch.no_grad():
+            logits = network.eval()(normalize(to_tensor(image)[None], network.metadata.mean, network.metadata.std))[0]
+        assert_winners(predictor(image), logits.numpy())
+        np.testing.assert_allclose(predictor.probabilities(image), logits.softmax(0).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:9", "meta", ""])
-def test_refuses_a_device_that_is_not_there(model, device, monkeypatch):
+def test_a_device_that_this_machine_lacks_is_refused(model, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"device '{device}'.*auto.*cpu"):
         Predictor(model, device=device)

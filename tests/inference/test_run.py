@@ -36,7 +36,7 @@ def predictor(weights):
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """The shapes of the images that the network was asked about."""
+    """The shapes of the predicted images."""
     shapes = []
     call = Predictor.__call__
 
@@ -112,7 +112,18 @@ def test_a_single_file_and_chosen_kinds(weights, tmp_path):
     assert files(tmp_path / "out") == ["color/a.png"]
 
 
-def test_broken_files_are_reported_and_the_others_are_done(weights, predictor, tmp_path):
+def test_the_precision_reaches_the_network(weights, tmp_path):
+    image = random_image(64, 96)
+    path = save(tmp_path / "a.png", image)
+    assert infer(weights, path, tmp_path / "out", ["ids"], device="cpu", precision="bfloat16").written == 1
+    lower = Predictor(weights, device="cpu", precision="bfloat16")
+    np.testing.assert_array_equal(read_label_image(tmp_path / "out/ids/a.png"), expected_ids(lower, image))
+    with pytest.raises(UserError, match="precision float16: GPUs only"):
+        infer(weights, path, tmp_path / "other", device="cpu", precision="float16")
+    assert not (tmp_path / "other").exists()
+
+
+def test_broken_files_are_reported_and_the_others_are_processed(weights, predictor, tmp_path):
     root, out = tmp_path / "in", tmp_path / "out"
     good = {f"{i}.png": random_image(10 + i, 20, seed=i) for i in range(9)}
     for name, image in good.items():
@@ -135,7 +146,7 @@ def test_broken_files_are_reported_and_the_others_are_done(weights, predictor, t
         np.testing.assert_array_equal(read_label_image(out / "ids" / name), expected_ids(predictor, image))
 
 
-def test_a_second_run_does_only_what_is_missing(weights, predicted, tmp_path):
+def test_a_second_run_writes_only_missing_results(weights, predicted, tmp_path):
     root, out = tmp_path / "in", tmp_path / "out"
     for i in range(3):
         save(root / f"{i}.png", random_image(10 + i, 9))
@@ -154,7 +165,7 @@ def test_a_second_run_does_only_what_is_missing(weights, predicted, tmp_path):
     assert [name for name in stamps if now[name] != stamps[name]] == ["ids/1.png"]
 
 
-def test_overwrite_does_all_again(weights, predictor, predicted, tmp_path):
+def test_overwrite_replaces_all_results(weights, predictor, predicted, tmp_path):
     path, out = save(tmp_path / "in" / "a.png", random_image(12, 9)), tmp_path / "out"
     infer(weights, path.parent, out, device="cpu")
     image = random_image(14, 9, seed=1)
@@ -166,7 +177,7 @@ def test_overwrite_does_all_again(weights, predictor, predicted, tmp_path):
         assert read_image(out / kind / "a.png").shape == (14, 9, 3)
 
 
-def test_output_inside_input_is_not_fed_back(weights, tmp_path):
+def test_an_output_folder_inside_the_input_is_not_searched(weights, tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "sub" / "b.png")
     out = tmp_path / "sub" / "out"
@@ -193,7 +204,7 @@ def test_wrong_use_writes_nothing(weights, predicted, tmp_path, names, output, m
     assert not (tmp_path / "out").exists()
 
 
-def test_an_input_is_never_replaced(weights, tmp_path):
+def test_an_input_is_never_overwritten(weights, tmp_path):
     path = save(tmp_path / "color" / "a.png")
     before = path.read_bytes()
     with pytest.raises(UserError, match="would replace this input"):
@@ -202,7 +213,7 @@ def test_an_input_is_never_replaced(weights, tmp_path):
     assert files(tmp_path) == ["color/a.png"]
 
 
-def test_a_full_disk_ends_the_run_soon_and_leaves_whole_files(weights, predictor, predicted, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_early_and_leaves_complete_files(weights, predictor, predicted, tmp_path, monkeypatch):
     root, out = tmp_path / "in", tmp_path / "out"
     image = random_image(9, 9)
     for i in range(4 * IN_FLIGHT):
@@ -238,7 +249,7 @@ def test_an_output_that_is_a_file_is_refused(weights, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_done(weights, tmp_path, monkeypatch):
+def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_processed(weights, tmp_path, monkeypatch):
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png", random_image(10 + i, 9))
     call = Predictor.__call__

@@ -49,7 +49,7 @@ def test_ids_above_255_are_written_with_16_bits(tmp_path):
     assert read_label_image(tmp_path / "ids/a.png").tolist() == [[300, 65535, 1], [65535, 65535, 300]]
 
 
-def test_missing_names_what_is_asked_for_and_not_there(tmp_path):
+def test_missing_lists_the_kinds_that_do_not_exist(tmp_path):
     a = source("a.jpg")
     assert Sink(tmp_path, LABELS).missing(a) == list(KINDS)
     Sink(tmp_path, LABELS, ["color"]).write(a, IMAGE, TRAIN_IDS, ["color"])
@@ -58,26 +58,26 @@ def test_missing_names_what_is_asked_for_and_not_there(tmp_path):
     assert Sink(tmp_path, LABELS, ["color"]).missing(source("sub/a.jpg")) == ["color"]
 
 
-def test_writes_only_the_kinds_it_is_told_to(tmp_path):
+def test_writes_only_the_given_kinds(tmp_path):
     Sink(tmp_path, LABELS).write(source("a.jpg"), IMAGE, TRAIN_IDS, ["overlay"])
     assert files(tmp_path) == ["overlay/a.png"]
 
 
 @pytest.mark.parametrize(("save", "what"), [([], "nothing"), (["ids", "colour"], "'colour'")])
-def test_refuses_to_save_what_it_does_not_know(save, what, tmp_path):
+def test_unknown_kinds_are_refused(save, what, tmp_path):
     with pytest.raises(UserError, match=f"save {what}.*ids, color, overlay"):
         Sink(tmp_path, LABELS, save)
     assert files(tmp_path) == []
 
 
-def test_two_sources_of_one_result_are_refused_by_name(tmp_path):
+def test_two_sources_with_the_same_result_are_refused(tmp_path):
     sink = Sink(tmp_path / "out", LABELS, ["ids"])
     with pytest.raises(UserError, match=r"in/s/a\.jpg and in/s/a\.png: both .* s/a\.png"):
         sink.check([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")])
     sink.check([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")])
 
 
-def test_a_result_that_would_replace_an_input_is_refused(tmp_path):
+def test_a_result_that_would_overwrite_an_input_is_refused(tmp_path):
     root = tmp_path / "color"
     sources = [source("s/a.jpg", root), source("s/b.png", root)]
     with pytest.raises(UserError, match=r"color/s/b\.png: a result would replace"):
@@ -88,7 +88,7 @@ def test_a_result_that_would_replace_an_input_is_refused(tmp_path):
         Sink(tmp_path / "link", LABELS).check(sources)
 
 
-def test_an_output_that_cannot_be_written_to_is_the_users_to_mend(tmp_path):
+def test_an_output_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match=r"a\.png: cannot be written \(.*another output folder"):
         Sink(tmp_path / "file", LABELS).write(source("a.jpg"), IMAGE, TRAIN_IDS, KINDS)

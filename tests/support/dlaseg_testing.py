@@ -1,4 +1,4 @@
-"""Small runs, in this process and in others that can be killed; made for the tests of training."""
+"""Small training runs for tests, in this process and in child processes."""
 
 import dataclasses
 import json
@@ -12,20 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
-from dlaseg.training.distributed import Processes
+from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, initial_state
 from dlaseg.training.step import step_function
 from dlaseg.training.trainer import fit
 
 CPU = torch.device("cpu")
-ALONE = Processes(0, 1, CPU)
+SINGLE_PROCESS = DistributedContext(0, 1, CPU)
 
 
-def draw(root: Path, train: int = 5, val: int = 2) -> Path:
-    """Images of two classes in CamVid's layout."""
+def write_camvid(root: Path, train: int = 5, val: int = 2) -> Path:
+    """Writes images of two classes in CamVid's layout."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for index in range(count):
@@ -39,8 +43,8 @@ def draw(root: Path, train: int = 5, val: int = 2) -> Path:
     return root
 
 
-def tiny(root: Path) -> Config:
-    """Three epochs of two steps over what `draw` made."""
+def tiny_config(root: Path) -> Config:
+    """Three epochs of two steps on the images of `write_camvid`."""
     return Config(
         name="tiny",
         data=DataConfig(dataset="camvid", root=str(root), workers=0),
@@ -52,20 +56,20 @@ def tiny(root: Path) -> Config:
     )
 
 
-def small(config: Config, **train: Any) -> Config:
-    """The record with other values below `train`."""
+def with_train(config: Config, **train: Any) -> Config:
+    """The config with other values in `train`."""
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
 
 
-def silent(line: str) -> None:
-    """A report that nobody reads."""
+def no_report(line: str) -> None:
+    """A report that prints nothing."""
 
 
 def run(config: Config, output: Path, resume: bool = False) -> TrainState:
-    return fit(Segmentation(config), output, resume, report=silent)
+    return fit(Segmentation(config), output, resume, report=no_report)
 
 
-def lines(output: Path) -> list[dict]:
+def log_rows(output: Path) -> list[dict]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
@@ -75,45 +79,83 @@ def assert_same_tensors(one: dict, other: dict) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
-def fresh(config: Config) -> TrainState:
+def new_state(config: Config) -> TrainState:
     """The state before the first step."""
     task = Segmentation(config)
     torch.manual_seed(config.train.seed)
     return initial_state(task.make_model(task.open_splits()[0]), config.train, CPU)
 
 
-def steps(config: Config, state: TrainState | None = None, batches_per_epoch: int = 10) -> Callable[..., Any]:
-    """The step of a record, from (images, targets), or from a list of such parts, to its outcome."""
+def make_step(config: Config, state: TrainState | None = None, batches_per_epoch: int = 10) -> Callable[..., Any]:
+    """The training step of a config; takes micro-batches (images, targets) as arguments."""
     task = Segmentation(config)
     criterion = task.criterion(task.open_splits()[0])
-    step = step_function(task, fresh(config) if state is None else state, criterion, batches_per_epoch, ALONE)
-    return lambda *parts: step(parts)
+    step = step_function(
+        task, new_state(config) if state is None else state, criterion, batches_per_epoch, SINGLE_PROCESS
+    )
+    return lambda *micro_batches: step(micro_batches)
 
 
-def made_batch(label: int = 3, size: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def make_batch(label: int = 3, size: int = 2, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (size, 3, 32, 64), dtype=torch.uint8, generator=generator)
     return images, torch.full((size, 32, 64), label, dtype=torch.uint8)
 
 
-# Processes of their own: forked from one that has imported everything but computed nothing, so they start at once
+class TwoHeads(SegmentationModel):
+    """A small family with an auxiliary head: main logits of stride 2, auxiliary logits of stride 4."""
+
+    auxiliary_weight = 0.4
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        architecture = {"name": "two_heads", "num_classes": num_classes, "in_channels": 3}
+        self.metadata = dataclasses.replace(ModelMetadata.for_segmentation(num_classes, 3), architecture=architecture)
+        self.stride, self.num_classes = 2, num_classes
+        self.backbone = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.deeper = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.auxiliary_head = nn.Conv2d(8, num_classes, 1)
+
+    def coarse_logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(x).relu())
+
+    def training_outputs(self, x: torch.Tensor) -> TrainingOutputs:
+        features = self.backbone(x).relu()
+        auxiliary = self.auxiliary_head(self.deeper(features).relu())
+        return TrainingOutputs(self.head(features), (AuxiliaryOutput(auxiliary, 4, self.auxiliary_weight),))
+
+
+class TwoHeadsTask(Segmentation):
+    """Trains `TwoHeads`; the config's model.stride must be 2."""
+
+    def make_model(self, training: SegmentationDataset) -> Any:
+        model = TwoHeads(training.label_map.num_classes)
+        model.metadata = dataclasses.replace(model.metadata, label_map=training.label_map)
+        return model
+
+    def on_fit_end(self, output: Path, validation: SegmentationDataset) -> None:
+        """No report: `load_model` knows the families of the package only."""
+
+
+# Child processes start fast: they are forked from a server that has imported everything and computed nothing
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["dlaseg_testing", "torch._dynamo", "torch.utils.tensorboard", "dlaseg.cli"])
 
 
-def start(target: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function of an importable module in a process of its own."""
+def start_process(target: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function of an importable module in a child process."""
     process = _SERVER.Process(target=target, args=arguments)
     process.start()
     return process
 
 
-def command(words: list[str], errors: Path, environment: dict[str, str] | None = None) -> None:
-    """`dlaseg WORDS`, as a process: one thread, standard error into a file, ends with the command's exit code."""
+def run_command(words: list[str], errors: Path, environment: dict[str, str] | None = None) -> None:
+    """Runs `dlaseg WORDS` in a child process: one thread, output to a file; exits with the command's exit code."""
     from dlaseg import cli
 
-    multiprocessing.set_start_method("fork", force=True)  # loading processes are this one's, not the server's
+    multiprocessing.set_start_method("fork", force=True)  # the loader's workers are children of this process
     os.environ.update(environment or {})
     torch.set_num_threads(1)
     with errors.open("a") as file:
@@ -123,10 +165,10 @@ def command(words: list[str], errors: Path, environment: dict[str, str] | None =
     sys.exit(code)
 
 
-def train_words(config: Config, output: Path, *more: str) -> list[str]:
-    """The words of `dlaseg train` for a record, which is written beside the folder."""
-    from dlaseg.records import to_yaml
+def train_arguments(config: Config, output: Path, *more: str) -> list[str]:
+    """Arguments of `dlaseg train` for a config, which is written beside the run folder."""
+    from dlaseg.config_files import to_yaml
 
-    record = output.with_suffix(".yaml")
-    record.write_text(to_yaml(config))
-    return ["train", "--config", str(record), "--output", str(output), *more]
+    config_file = output.with_suffix(".yaml")
+    config_file.write_text(to_yaml(config))
+    return ["train", "--config", str(config_file), "--output", str(output), *more]

@@ -6,7 +6,7 @@ from dlaseg.training import trainer
 
 @pytest.fixture(autouse=True)
 def _plain_process(monkeypatch):
-    """One thread, since small networks lose by more; and the process's memory handling left as it is."""
+    """One thread, which is fastest for small networks; the allocator keeps its settings."""
     monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -105,7 +105,7 @@ def test_instead_of_a_broken_one_the_one_before_it_is_taken_and_that_is_said(tmp
     assert load_latest(tmp_path)["step"] == 1
     (said,) = [record.getMessage() for record in caplog.records]
     assert "last.ckpt" in said
-    assert said.endswith("going on from previous.ckpt, step 1")
+    assert said.endswith("resuming from previous.ckpt, step 1")
 
 
 def test_a_whole_last_checkpoint_is_taken_without_a_word(tmp_path, caplog):
@@ -119,7 +119,7 @@ def test_where_both_are_broken_the_error_says_so(tmp_path):
     saved_twice(tmp_path)
     for name in ("last.ckpt", "previous.ckpt"):
         (tmp_path / name).write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"no whole checkpoint: .*last\.ckpt: broken.*previous\.ckpt: broken"):
+    with pytest.raises(UserError, match=r"no intact checkpoint: .*last\.ckpt: broken.*previous\.ckpt: broken"):
         load_latest(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_a_save_that_fails_leaves_the_old_ones_and_says_so(tmp_path, monkeypatch
         raise error
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*; the checkpoint before it is whole"):
+    with pytest.raises(UserError, match=r"last\.ckpt: cannot be written \(.*; the previous checkpoint is intact"):
         save_checkpoint(tmp_path, {"step": 3})
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.ckpt", "previous.ckpt")] == [2, 1]
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import ALONE, CPU, assert_same_tensors, lines, silent
+from dlaseg_testing import CPU, SINGLE_PROCESS, assert_same_tensors, log_rows, no_report
 from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 
 from dlaseg.config import (
-    LearningConfig,
+    BaseTrainConfig,
     PretrainAugmentConfig,
     PretrainConfig,
     PretrainDataConfig,
@@ -59,7 +59,7 @@ def tiny(root: Path, **train: object) -> PretrainConfig:
         data=PretrainDataConfig(str(root), workers=0),
         model=PretrainModelConfig("dla46_c"),
         augment=PretrainAugmentConfig(crop_size=32, resize=36, jitter=0.2),
-        train=LearningConfig(**{**learning, **train}),
+        train=BaseTrainConfig(**{**learning, **train}),
     )
 
 
@@ -75,7 +75,7 @@ def fresh(config: PretrainConfig) -> tuple[Classification, TrainState]:
 
 
 def run(config: PretrainConfig, output: Path, resume: bool = False) -> trainer.TrainState:
-    return fit(Classification(config), output, resume, report=silent)
+    return fit(Classification(config), output, resume, report=no_report)
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +111,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(one["model"], other["model"])
     for key, entry in one["optimizer"]["state"].items():
         assert torch.equal(entry["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
-    for before, after in zip(lines(whole), lines(tmp_path / "run"), strict=True):
+    for before, after in zip(log_rows(whole), log_rows(tmp_path / "run"), strict=True):
         assert all(before[name] == after[name] for name in ("epoch", "step", "loss", "lr", "top1", "top5"))
     best, resumed = (
         create_backbone("dla46_c", 2, weights=folder / "best.safetensors") for folder in (whole, tmp_path / "run")
@@ -123,7 +123,7 @@ def test_the_number_of_workers_changes_no_weight_and_no_score(straight, config, 
     output, state = straight
     config.data.workers = 2
     assert_same_tensors(run(config, tmp_path).model.state_dict(), state.model.state_dict())
-    for before, after in zip(lines(output), lines(tmp_path), strict=True):
+    for before, after in zip(log_rows(output), log_rows(tmp_path), strict=True):
         assert all(before[name] == after[name] for name in ("loss", "top1", "top5"))
 
 
@@ -146,7 +146,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
 
 
 def test_the_log_has_both_accuracies_and_the_schedules_learning_rates(straight):
-    rows = lines(straight[0])
+    rows = log_rows(straight[0])
     assert list(rows[0]) == ["epoch", "step", "loss", "lr", "images_per_second", "data_wait"] + [
         *("skipped", "broken", "top1", "top5")
     ]
@@ -159,7 +159,7 @@ def test_the_log_has_both_accuracies_and_the_schedules_learning_rates(straight):
 def test_the_report_says_both_accuracies(root, tmp_path):
     said = []
     fit(Classification(tiny(root, epochs=1)), tmp_path, report=said.append)
-    row = lines(tmp_path)[0]
+    row = log_rows(tmp_path)[0]
     assert said[0].endswith(f"  val top-1 {row['top1']:.4f}  val top-5 1.0000")
 
 
@@ -209,7 +209,7 @@ def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.metadata.mean, twin.metadata.std))
     inputs = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     expected = F.cross_entropy(twin(inputs), targets)
-    outcome = step_function(task, state, ImageCrossEntropy(), 2, ALONE)([(images, targets)])
+    outcome = step_function(task, state, ImageCrossEntropy(), 2, SINGLE_PROCESS)([(images, targets)])
     assert outcome.loss == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -219,13 +219,13 @@ def test_a_step_in_bfloat16_takes_the_loss_in_float32(config):
     types = []
 
     class Watched(ImageCrossEntropy):
-        def __call__(self, logits, targets, norms):
-            loss = super().__call__(logits, targets, norms)
-            types.extend((logits.dtype, loss.dtype))
+        def __call__(self, outputs, targets, normalizers):
+            loss = super().__call__(outputs, targets, normalizers)
+            types.extend((outputs.logits.dtype, loss.dtype))
             return loss
 
     images = torch.zeros((4, 3, 32, 32), dtype=torch.uint8)
-    step_function(task, state, Watched(), 2, ALONE)([(images, torch.tensor([0, 1, 1, 0]))])
+    step_function(task, state, Watched(), 2, SINGLE_PROCESS)([(images, torch.tensor([0, 1, 1, 0]))])
     assert types == [torch.bfloat16, torch.float32]
 
 

@@ -15,7 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import ALONE, CPU, draw, fresh, lines, run, small, start, tiny, train_words
+from dlaseg_testing import (
+    CPU,
+    SINGLE_PROCESS,
+    TwoHeadsTask,
+    log_rows,
+    new_state,
+    run,
+    start_process,
+    tiny_config,
+    train_arguments,
+    with_train,
+    write_camvid,
+)
 from PIL import Image
 from torch import distributed
 
@@ -23,7 +35,7 @@ from dlaseg.config import LossConfig
 from dlaseg.data.loading import batches
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.cpu.batch_norm import synchronize
-from dlaseg.training.distributed import Processes
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function
@@ -34,12 +46,12 @@ PATIENCE = 120  # seconds, of a loaded machine
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return draw(tmp_path_factory.mktemp("camvid"), train=12, val=5)
+    return write_camvid(tmp_path_factory.mktemp("camvid"), train=12, val=5)
 
 
 @pytest.fixture
 def config(root):
-    return small(tiny(root), batch_size=4, lr=0.005)
+    return with_train(tiny_config(root), batch_size=4, lr=0.005)
 
 
 def joined(function, rank, world_size, folder, arguments):
@@ -47,7 +59,7 @@ def joined(function, rank, world_size, folder, arguments):
     torch.set_num_threads(1)
     try:
         distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world_size)
-        result = function(Processes(rank, world_size, CPU), *arguments)
+        result = function(DistributedContext(rank, world_size, CPU), *arguments)
         torch.save(result, folder / f"{rank}.pt")
         distributed.destroy_process_group()
     except BaseException:
@@ -58,7 +70,7 @@ def joined(function, rank, world_size, folder, arguments):
 def together(function, world_size, folder, *arguments) -> list:
     """What a function returns in each of so many processes."""
     folder.mkdir()
-    children = [start(joined, function, rank, world_size, folder, arguments) for rank in range(world_size)]
+    children = [start_process(joined, function, rank, world_size, folder, arguments) for rank in range(world_size)]
     for child in children:
         child.join(PATIENCE)
     problems = "".join(path.read_text() for path in folder.glob("*.txt"))
@@ -68,17 +80,17 @@ def together(function, world_size, folder, *arguments) -> list:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 
-def curve(own: Processes, config) -> tuple[list[float], dict]:
-    """Losses and weights of an epoch in double precision, over what this process is given."""
-    task = Segmentation(config)
+def curve(dist: DistributedContext, config, kind=Segmentation) -> tuple[list[float], dict]:
+    """Losses and weights of an epoch in double precision, on this process's share of the batches."""
+    task = kind(config)
     training, _ = task.open_splits()
     torch.manual_seed(0)
     model = task.make_model(training).double()
-    if own.world_size > 1:
+    if dist.world_size > 1:
         model = synchronize(model, CPU)
     state = initial_state(model, config.train, CPU)
-    loader, sampler = task.train_loader(training, model, own)
-    step = step_function(task, state, task.criterion(training), sampler.batches, own)
+    loader, sampler = task.train_loader(training, model, dist)
+    step = step_function(task, state, task.criterion(training), sampler.batches, dist)
     losses = []
     drawn = batches(loader)
     while parts := list(islice(drawn, config.train.grad_accum_steps)):
@@ -96,7 +108,7 @@ def assert_same_curve(one, other):
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(config, tmp_path, world_size):
-    expected = curve(ALONE, config)
+    expected = curve(SINGLE_PROCESS, config)
     for found in together(curve, world_size, tmp_path / "group", config):
         assert_same_curve(expected, found)
 
@@ -104,12 +116,22 @@ def test_processes_with_a_share_of_the_batch_give_the_curve_and_weights_of_one(c
 def test_so_they_do_with_every_loss_uneven_targets_parts_clipping_and_frozen_norm(config, root, tmp_path):
     losses = [LossConfig(name, weight=0.5) for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz")]
     weights = [0.5, *[1.0] * 9, 2.0]
-    config = small(config, losses=losses, class_weights=weights, grad_accum_steps=2, clip_grad_norm=0.5, freeze="norm")
+    config = with_train(
+        config, losses=losses, class_weights=weights, grad_accum_steps=2, clip_grad_norm=0.5, freeze="norm"
+    )
     uneven(root, tmp_path / "uneven")
     config.data.root = str(tmp_path / "uneven")
-    expected = curve(ALONE, small(config, grad_accum_steps=1))
+    expected = curve(SINGLE_PROCESS, with_train(config, grad_accum_steps=1))
     for found in together(curve, 2, tmp_path / "group", config):
         assert_same_curve(expected, found)
+
+
+def test_two_processes_train_an_auxiliary_head_as_one_does(config, tmp_path):
+    config.model.stride = 2
+    expected = curve(SINGLE_PROCESS, config, TwoHeadsTask)
+    config = with_train(config, grad_accum_steps=2)
+    for result in together(curve, 2, tmp_path / "group", config, TwoHeadsTask):
+        assert_same_curve(expected, result)
 
 
 def uneven(root: Path, target: Path) -> None:
@@ -125,45 +147,45 @@ def uneven(root: Path, target: Path) -> None:
 @pytest.fixture
 def weights(config, tmp_path):
     """A file, since tensors that are handed to a process need it to be there."""
-    torch.save(fresh(config).model.state_dict(), tmp_path / "weights.pt")
+    torch.save(new_state(config).model.state_dict(), tmp_path / "weights.pt")
     return tmp_path / "weights.pt"
 
 
-def scores(own: Processes, config, weights) -> tuple[list, dict, bool]:
+def scores(dist: DistributedContext, config, weights) -> tuple[list, dict, bool]:
     """What a validation over this process's images, joined with the others', finds."""
     task = Segmentation(config)
     training, validation = task.open_splits()
     model = task.make_model(training)
     model.load_state_dict(torch.load(weights))
-    found = task.validator(validation, own)(model)
+    found = task.validator(validation, dist)(model)
     return found.metrics, found.details, found.picture is not None
 
 
 def test_one_two_and_three_processes_find_the_same_scores(config, weights, tmp_path):
-    alone = scores(ALONE, config, weights)
+    alone = scores(SINGLE_PROCESS, config, weights)
     assert alone[0]["miou"] > 0
     for world_size in (2, 3):
         for found in together(scores, world_size, tmp_path / str(world_size), config, weights):
             assert found == alone
 
 
-def matrix(own: Processes, config, weights) -> list:
+def matrix(dist: DistributedContext, config, weights) -> list:
     """The confusion matrix that all come to."""
     seen = []
 
-    class Watched(Processes):
-        def sum_(self, values):
-            seen.append(super().sum_(values).clone())
+    class Watched(DistributedContext):
+        def all_reduce_sum_(self, values):
+            seen.append(super().all_reduce_sum_(values).clone())
             return values
 
-    scores(Watched(own.rank, own.world_size, own.device), config, weights)
+    scores(Watched(dist.rank, dist.world_size, dist.device), config, weights)
     return [counts.tolist() for counts in seen]
 
 
 def test_their_confusion_matrix_is_the_same_with_more_processes_than_images_too(config, weights, tmp_path):
     config.data.val_split = "few"
     few(Path(config.data.root))
-    (alone,) = matrix(ALONE, config, weights)
+    (alone,) = matrix(SINGLE_PROCESS, config, weights)
     assert np.sum(alone) == 2 * 44 * 64  # each scored pixel once
     for world_size in (2, 3):
         for found in together(matrix, world_size, tmp_path / str(world_size), config, weights):
@@ -197,15 +219,15 @@ def finished(process) -> str:
 @pytest.mark.slow
 def test_torchrun_trains_and_one_process_writes(config, tmp_path):
     # One step: in float32, batch norm of so few values spreads the curves from the second one on
-    config = small(config, epochs=1, batch_size=12)
+    config = with_train(config, epochs=1, batch_size=12)
     output = tmp_path / "run"
-    process = torchrun(train_words(config, output), "--standalone", "--nproc-per-node", "2")
+    process = torchrun(train_arguments(config, output), "--standalone", "--nproc-per-node", "2")
     said = finished(process)
     assert process.returncode == 0, said
     assert said.count("epoch 1/1") == said.count("best val mIoU") == 1
     assert len(list(output.glob("events.*"))) == 1
     run(config, tmp_path / "alone")
-    (row,), (expected,) = lines(output), lines(tmp_path / "alone")
+    (row,), (expected,) = log_rows(output), log_rows(tmp_path / "alone")
     assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert row["step"] == expected["step"] == 1
 
@@ -217,7 +239,7 @@ save = trainer.save
 
 def dies(run):
     save(run)
-    if run.state.step == 4 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and run.processes.rank == RANK:
+    if run.state.step == 4 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and run.dist.rank == RANK:
         os.kill(os.getpid(), signal.SIGKILL)
 
 trainer.save = dies
@@ -226,41 +248,41 @@ trainer.save = dies
 
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, tmp_path, rank):
-    config = small(config, checkpoint_minutes=0)
+    config = with_train(config, checkpoint_minutes=0)
     output = tmp_path / "run"
     (tmp_path / "sitecustomize.py").write_text(DIE_ONCE.replace("== RANK", f"== {rank}"))
-    environment = {"PYTHONPATH": str(tmp_path)}
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    process = torchrun(train_words(config, output), *options, environment=environment)
+    process = torchrun(train_arguments(config, output), *options, environment=environment)
     said = finished(process)
     assert process.returncode == 0, said
-    assert "going on after epoch 1 of 3, 1 of 3 batches into the next" in said
+    assert "resuming after epoch 1 of 3 and 1 of 3 batches of the next" in said
     assert said.count("epoch 3/3") == said.count("best val mIoU") == 1
-    assert [row["epoch"] for row in lines(output)] == [1, 2, 3]
+    assert [row["epoch"] for row in log_rows(output)] == [1, 2, 3]
 
 
 @pytest.mark.slow
 def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(config, tmp_path):
-    config, output = small(config, epochs=1), tmp_path / "run"
+    config, output = with_train(config, epochs=1), tmp_path / "run"
     run(config, output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    process = torchrun(train_words(config, output), *options)
+    process = torchrun(train_arguments(config, output), *options)
     said = finished(process)
     assert process.returncode != 0
-    assert "holds a run already" in said
+    assert "already holds a run" in said
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 @pytest.mark.slow
 def test_two_nodes_train_as_one(config, tmp_path):
-    config, output = small(config, epochs=1), tmp_path / "run"
+    config, output = with_train(config, epochs=1), tmp_path / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "7"]
     options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
-    nodes = [torchrun(train_words(config, output), *options) for _ in range(2)]
+    nodes = [torchrun(train_arguments(config, output), *options) for _ in range(2)]
     said = [finished(node) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert sum(text.count("epoch 1/1") for text in said) == 1
@@ -268,8 +290,8 @@ def test_two_nodes_train_as_one(config, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(config, tmp_path):
-    config, output = small(config, epochs=500, eval_every=500, checkpoint_minutes=1000), tmp_path / "run"
-    process = torchrun(train_words(config, output), "--standalone", "--nproc-per-node", "2")
+    config, output = with_train(config, epochs=500, eval_every=500, checkpoint_minutes=1000), tmp_path / "run"
+    process = torchrun(train_arguments(config, output), "--standalone", "--nproc-per-node", "2")
     deadline = time.monotonic() + PATIENCE
     while not (output / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -12,7 +12,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 
 from dlaseg.config import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.models.base import upsample_logits
+from dlaseg.models.base import TrainingOutputs, upsample_logits
 from dlaseg.training import losses
 from dlaseg.training.losses import PixelLoss, jaccard_increments
 
@@ -72,7 +72,7 @@ def loss_and_gradient(loss, coarse):
 def batch_loss(terms, target, stride=2, weights=None, ignore_index=255):
     """The loss of a batch that is all there is."""
     loss = PixelLoss(terms, stride, weights, ignore_index)
-    return lambda coarse: loss(coarse, target, loss.norms(target))
+    return lambda coarse: loss(TrainingOutputs(coarse), target, loss.normalizers(target))
 
 
 # What the losses are by definition, in plain loops over pixels, double precision.
@@ -145,12 +145,12 @@ def plain_loss(terms, logits, target, weights):
     images = [plain_pixels(*image) for image in zip(logits.numpy(), target.numpy(), strict=True)]
     weight = sum(weights[t] for pixels in images for t, _ in pixels)
     shown = sum(bool(pixels) for pixels in images)
-    norms = {"cross_entropy": weight, "focal": sum(map(len, images))}
+    normalizers = {"cross_entropy": weight, "focal": sum(map(len, images))}
     total = 0.0
     for term in terms:
-        norm = norms.get(term.name, shown)
-        if norm:
-            total += term.weight * sum(PLAIN[term.name](pixels, weights, term) for pixels in images) / norm
+        normalizer = normalizers.get(term.name, shown)
+        if normalizer:
+            total += term.weight * sum(PLAIN[term.name](pixels, weights, term) for pixels in images) / normalizer
     return total
 
 
@@ -384,10 +384,13 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(terms, cuts, weights, ignored,
     target = target.to(dtype)
     loss = PixelLoss(terms, 2, weights)
     parts = [slice(*ends) for ends in itertools.pairwise([0, *cuts, 5])]  # some are empty
-    norms = sum(loss.norms(target[part]) for part in parts)
-    torch.testing.assert_close(norms, loss.norms(target), rtol=1e-14, atol=0)
-    value, grad = loss_and_gradient(lambda x: loss(x, target, norms), coarse)
-    found = [loss_and_gradient(lambda x, part=part: loss(x, target[part], norms), coarse[part]) for part in parts]
+    normalizers = sum(loss.normalizers(target[part]) for part in parts)
+    torch.testing.assert_close(normalizers, loss.normalizers(target), rtol=1e-14, atol=0)
+    value, grad = loss_and_gradient(lambda x: loss(TrainingOutputs(x), target, normalizers), coarse)
+    found = [
+        loss_and_gradient(lambda x, part=part: loss(TrainingOutputs(x), target[part], normalizers), coarse[part])
+        for part in parts
+    ]
     torch.testing.assert_close(sum(one for one, _ in found), value)
     assert torch.equal(torch.cat([one for _, one in found]), grad)  # an image's gradient knows of no other image
 
@@ -406,10 +409,10 @@ def test_norms_are_weights_or_pixels_or_images():
     target = torch.tensor([[[0, 1, 1], [255, 2, 255]], [[3, 3, 255], [255, 255, 255]], [[255] * 3, [255] * 3]])
     loss = PixelLoss(SUM, 2, [0.5, 2.0, 1.0, 0.25])
     expected = torch.tensor([0.5 + 2 * 2.0 + 1.0 + 2 * 0.25, 2, 6, 2, 2], dtype=torch.float64)
-    assert torch.equal(loss.norms(target), expected)
-    assert torch.equal(loss.norms(target.to(torch.uint8)), expected)
+    assert torch.equal(loss.normalizers(target), expected)
+    assert torch.equal(loss.normalizers(target.to(torch.uint8)), expected)
     expected[0] = 6
-    assert torch.equal(PixelLoss(SUM, 2).norms(target), expected)
+    assert torch.equal(PixelLoss(SUM, 2).normalizers(target), expected)
 
 
 @pytest.mark.parametrize("weights", [None, [5.0, 2.0, 1.0, 0.1]])
@@ -444,9 +447,11 @@ def test_half_precision_logits_lose_nothing_in_the_loss(terms, dtype):
 def test_half_precision_gradients_of_a_large_batch_do_not_vanish_before_the_loss_is_scaled():
     coarse, target = example()
     loss = PixelLoss(CROSS_ENTROPY, 2)
-    norms = 1e5 * loss.norms(target)  # of very many images
-    _, expected = loss_and_gradient(lambda x: 65536 * loss(x, target, norms), coarse.half().float())
-    _, grad = loss_and_gradient(lambda x: 65536 * loss(x, target, norms), coarse.half())
+    normalizers = 1e5 * loss.normalizers(target)  # of very many images
+    _, expected = loss_and_gradient(
+        lambda x: 65536 * loss(TrainingOutputs(x), target, normalizers), coarse.half().float()
+    )
+    _, grad = loss_and_gradient(lambda x: 65536 * loss(TrainingOutputs(x), target, normalizers), coarse.half())
     torch.testing.assert_close(grad, expected.half())
 
 
@@ -572,12 +577,12 @@ def test_full_size_logits_live_for_one_image_at_a_time(terms, monkeypatch):
 def test_logits_targets_and_norms_stay_as_they_were(terms):
     coarse, target = example()
     loss = PixelLoss(terms, 2)
-    norms = loss.norms(target)
-    copies = coarse.clone(), target.clone(), norms.clone()
-    loss_and_gradient(lambda x: loss(x, target, norms), coarse)
+    normalizers = loss.normalizers(target)
+    copies = coarse.clone(), target.clone(), normalizers.clone()
+    loss_and_gradient(lambda x: loss(TrainingOutputs(x), target, normalizers), coarse)
     assert torch.equal(coarse, copies[0])
     assert torch.equal(target, copies[1])
-    assert torch.equal(norms, copies[2])
+    assert torch.equal(normalizers, copies[2])
 
 
 def test_a_loss_that_does_not_exist_is_refused_by_name():
@@ -587,5 +592,5 @@ def test_a_loss_that_does_not_exist_is_refused_by_name():
 
 def test_another_number_of_class_weights_than_classes_is_refused():
     coarse, target = example()
-    with pytest.raises(UserError, match=r"3 class weights for logits of 4 classes: give one a class"):
+    with pytest.raises(UserError, match=r"3 class weights for logits of 4 classes: give one for each class"):
         batch_loss(CROSS_ENTROPY, target, 2, [1.0, 2.0, 3.0])(coarse)

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from dlaseg_testing import ALONE, CPU
+from dlaseg_testing import CPU, SINGLE_PROCESS
 
 from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import batches
-from dlaseg.rules import validate
 from dlaseg.synthetic.dataset import synthesize
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
@@ -62,14 +61,14 @@ def test_a_recipe_builds_and_takes_a_step(path, root):
     config.augment = dataclasses.replace(config.augment, crop_size=(64, 64))
     config.train = dataclasses.replace(config.train, batch_size=2, device="cpu")
     config.model = dataclasses.replace(config.model, backbone_weights=None)  # from the hub
-    validate(config)
+    config = dataclasses.replace(config)  # checks the values again
     task = Segmentation(config)
     training, _ = task.open_splits()
     torch.manual_seed(0)
     state = initial_state(task.make_model(training), config.train, CPU)
-    loader, sampler = task.train_loader(training, state.model, ALONE)
+    loader, sampler = task.train_loader(training, state.model, SINGLE_PROCESS)
     before = state.model.head.weight.clone()
-    step = step_function(task, state, task.criterion(training), sampler.batches, ALONE)
+    step = step_function(task, state, task.criterion(training), sampler.batches, SINGLE_PROCESS)
     outcome = step([next(iter(batches(loader)))])
     assert 0 < outcome.loss < 20
     assert outcome.lr == 0.01

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from dlaseg.config import LearningConfig
-from dlaseg.training.schedules import cosine, learning_rate, poly, staircase
+from dlaseg.config import BaseTrainConfig
+from dlaseg.training.schedules import cosine, learning_rate, poly, step_decay
 
 
 @pytest.mark.parametrize("step", [0, 1, 50, 99])
@@ -38,28 +38,28 @@ def test_after_warmup_the_factor_only_falls():
 
 
 def test_the_staircase_falls_after_every_period_and_not_before():
-    factors = [staircase(step, period=30) for step in (0, 29, 30, 59, 60, 89, 90, 119)]
+    factors = [step_decay(step, period=30) for step in (0, 29, 30, 59, 60, 89, 90, 119)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rel=1e-12)
 
 
 def test_warmup_multiplies_the_staircase_by_a_linear_rise():
-    factors = [staircase(step, period=2, warmup=4, factor=0.5) for step in range(6)]
+    factors = [step_decay(step, period=2, warmup=4, factor=0.5) for step in range(6)]
     assert factors == pytest.approx([0.25, 0.5, 0.75 * 0.5, 0.5, 0.25, 0.25])
 
 
 def test_a_factor_of_one_keeps_the_rate_constant():
-    assert {staircase(step, period=2, factor=1) for step in range(7)} == {1.0}
+    assert {step_decay(step, period=2, factor=1) for step in range(7)} == {1.0}
 
 
 def test_the_papers_classifier_has_the_rates_of_its_recipe():
-    train = LearningConfig(epochs=120, lr=0.1, schedule="step", step_epochs=30)
+    train = BaseTrainConfig(epochs=120, lr=0.1, schedule="step", step_epochs=30)
     rates = [learning_rate(train, epoch * 7, steps_per_epoch=7) for epoch in (0, 29, 30, 60, 90)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.0001], rel=1e-12)
     assert learning_rate(train, 30 * 7 - 1, steps_per_epoch=7) == 0.1
 
 
 def test_the_poly_rate_of_a_record_runs_over_all_its_epochs():
-    train = LearningConfig(epochs=5, lr=0.2, warmup_steps=3, poly_power=2)
+    train = BaseTrainConfig(epochs=5, lr=0.2, warmup_steps=3, poly_power=2)
     for step in range(20):
         assert learning_rate(train, step, steps_per_epoch=4) == 0.2 * poly(step, 20, warmup=3, power=2)
 
@@ -78,5 +78,5 @@ def test_cosine_warms_up_and_then_only_falls_and_never_to_zero():
 
 
 def test_a_record_can_ask_for_cosine():
-    train = LearningConfig(schedule="cosine", lr=0.2, epochs=5, warmup_steps=3)
+    train = BaseTrainConfig(schedule="cosine", lr=0.2, epochs=5, warmup_steps=3)
     assert [learning_rate(train, step, 4) for step in (0, 7)] == [0.2 * cosine(step, 20, 3) for step in (0, 7)]

@@ -7,44 +7,45 @@ import math
 import pytest
 import torch
 from dlaseg_testing import (
-    ALONE,
     CPU,
+    SINGLE_PROCESS,
     assert_same_tensors,
-    draw,
-    fresh,
-    lines,
-    made_batch,
+    log_rows,
+    make_batch,
+    make_step,
+    new_state,
+    no_report,
     run,
-    silent,
-    small,
-    steps,
-    tiny,
+    tiny_config,
+    with_train,
+    write_camvid,
 )
 from torch import nn
 
 from dlaseg.config import LossConfig, ModelConfig
+from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, restore, snapshot
-from dlaseg.training.step import reduced_precision, step_function
+from dlaseg.training.step import step_function
 from dlaseg.training.task import Validation
 from dlaseg.training.trainer import fit
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return draw(tmp_path_factory.mktemp("camvid"))
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
 
 
 @pytest.fixture
 def config(root):
-    return small(tiny(root), warmup_steps=0)
+    return with_train(tiny_config(root), warmup_steps=0)
 
 
 def double(config) -> TrainState:
     """In double precision, so that what shall be equal is."""
-    state = fresh(config)
+    state = new_state(config)
     state.model.double()
     return state
 
@@ -54,7 +55,7 @@ def weights(state: TrainState) -> dict[str, torch.Tensor]:
 
 
 def uneven_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    images, targets = made_batch(size=4)
+    images, targets = make_batch(size=4)
     targets[0, 2:] = 255
     targets[1] = 255
     targets[2, :, 9:] = 7
@@ -70,11 +71,11 @@ def halves(batch):
 def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, name):
     """But for batch norm, which each part has its own of; here it is frozen."""
     losses = [LossConfig(name), LossConfig("cross_entropy", 0.5)]
-    config = small(
+    config = with_train(
         config, losses=losses, freeze="norm", batch_size=4, lr=1e-5
     )  # fresh and frozen, it would soon explode
     whole, parts = double(config), double(config)
-    take_whole, take_parts = steps(config, whole), steps(small(config, grad_accum_steps=2), parts)
+    take_whole, take_parts = make_step(config, whole), make_step(with_train(config, grad_accum_steps=2), parts)
     for _ in range(3):
         one, other = take_whole(uneven_batch()), take_parts(*halves(uneven_batch()))
         assert other.loss == pytest.approx(one.loss, rel=1e-10)
@@ -84,8 +85,8 @@ def test_parts_one_after_the_other_make_the_update_of_the_whole_batch(config, na
 
 
 def test_a_run_in_parts_takes_as_many_updates(config, tmp_path):
-    run(small(config, batch_size=4, grad_accum_steps=2, epochs=1), tmp_path / "run")
-    (row,) = lines(tmp_path / "run")
+    run(with_train(config, batch_size=4, grad_accum_steps=2, epochs=1), tmp_path / "run")
+    (row,) = log_rows(tmp_path / "run")
     assert row["step"] == 1
 
 
@@ -93,16 +94,16 @@ def test_parts_that_do_not_divide_the_batch_are_refused(config, tmp_path):
     with pytest.raises(
         UserError, match=r"train\.batch_size 4: not a multiple of 3 .*train\.grad_accum_steps 3\): use 6"
     ):
-        run(small(config, batch_size=4, grad_accum_steps=3), tmp_path / "run")
+        run(with_train(config, batch_size=4, grad_accum_steps=3), tmp_path / "run")
 
 
 def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(config):
-    plain = small(config, momentum=0.0, weight_decay=0.0, lr=1.0, epochs=10**6)
+    plain = with_train(config, momentum=0.0, weight_decay=0.0, lr=1.0, epochs=10**6)
     updates = {}
     for limit in (None, 0.01, 1e9):
         state = double(plain)
         before = weights(state)
-        outcome = steps(small(plain, clip_grad_norm=limit), state)(made_batch())
+        outcome = make_step(with_train(plain, clip_grad_norm=limit), state)(make_batch())
         moved = {key: tensor - before[key] for key, tensor in weights(state).items()}
         updates[limit] = math.sqrt(sum(float(move.square().sum()) for move in moved.values()))
         assert outcome.gradient == pytest.approx(updates[None], rel=1e-6)  # what it was
@@ -114,11 +115,11 @@ def test_a_gradient_is_shortened_to_the_largest_norm_and_a_short_one_is_left(con
 
 
 def test_the_average_is_the_recurrence_and_forgets_its_first_weights_soon(config):
-    state = fresh(small(config, ema_decay=0.95))
-    step = steps(small(config, ema_decay=0.95), state)
+    state = new_state(with_train(config, ema_decay=0.95))
+    step = make_step(with_train(config, ema_decay=0.95), state)
     expected: dict[str, torch.Tensor] = {}
     for updates in range(6):
-        step(made_batch(seed=updates))
+        step(make_batch(seed=updates))
         decay = min(0.95, (1 + updates) / (10 + updates)) if updates else 0
         for name, tensor in state.model.state_dict().items():
             if tensor.is_floating_point():
@@ -140,7 +141,7 @@ def test_the_average_is_what_is_validated_and_saved(config, tmp_path, monkeypatc
 
     monkeypatch.setattr(Segmentation, "validator", validator)
     monkeypatch.setattr(Segmentation, "on_fit_end", lambda *arguments: None)
-    state = run(small(config, ema_decay=0.9, epochs=1), tmp_path)
+    state = run(with_train(config, ema_decay=0.9, epochs=1), tmp_path)
     assert_same_tensors(state.average.module.state_dict(), seen[0])
     assert any(not torch.equal(tensor, seen[0][name]) for name, tensor in state.model.state_dict().items())
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[0])
@@ -155,15 +156,15 @@ def backbone_and_rest(names):
 
 @pytest.mark.parametrize("freeze", ["nothing", "backbone", "norm", "backbone_and_norm"])
 def test_what_is_frozen_stays_and_the_rest_moves_also_after_a_validation(config, freeze):
-    config = small(config, freeze=freeze)
-    state = fresh(config)
+    config = with_train(config, freeze=freeze)
+    state = new_state(config)
     norms = {name for name, module in state.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
-    step = steps(config, state)
+    step = make_step(config, state)
     task = Segmentation(config)
-    step(made_batch())
-    task.validator(task.open_splits()[1], ALONE)(state.model)
-    step(made_batch())
+    step(make_batch())
+    task.validator(task.open_splits()[1], SINGLE_PROCESS)(state.model)
+    step(make_batch())
     for name, tensor in state.model.state_dict().items():
         frozen = ("backbone" in freeze and name.startswith("backbone.")) or (
             "norm" in freeze and name.rpartition(".")[0] in norms
@@ -174,10 +175,10 @@ def test_what_is_frozen_stays_and_the_rest_moves_also_after_a_validation(config,
 def test_the_backbone_learns_at_its_own_rate(config):
     moved = {}
     for factor in (1.0, 0.1, 0.0):
-        own = small(config, backbone_lr_factor=factor, momentum=0.0, weight_decay=0.0)
+        own = with_train(config, backbone_lr_factor=factor, momentum=0.0, weight_decay=0.0)
         state = double(own)
         before = weights(state)
-        steps(own, state)(made_batch())
+        make_step(own, state)(make_batch())
         after = weights(state)
         moved[factor] = {name: after[name] - before[name] for name in before}
     backbone, rest = backbone_and_rest(before)
@@ -192,8 +193,8 @@ def test_the_backbone_learns_at_its_own_rate(config):
 def test_norm_and_bias_need_not_decay(config, optimizer):
     decayed = {}
     for everything in (True, False):
-        own = small(config, optimizer=optimizer, weight_decay=0.1, decay_norm_and_bias=everything, momentum=0.0)
-        state = fresh(own)
+        own = with_train(config, optimizer=optimizer, weight_decay=0.1, decay_norm_and_bias=everything, momentum=0.0)
+        state = new_state(own)
         with torch.no_grad():
             for parameter in state.model.parameters():
                 parameter.fill_(1.0)
@@ -212,18 +213,18 @@ def test_norm_and_bias_need_not_decay(config, optimizer):
 
 
 def test_bfloat16_is_what_the_network_computes_in_and_float32_what_it_keeps(config):
-    state = fresh(small(config, precision="bfloat16"))
+    state = new_state(with_train(config, precision="bfloat16"))
     seen = []
     state.model.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    outcome = steps(small(config, precision="bfloat16"), state)(made_batch())
+    outcome = make_step(with_train(config, precision="bfloat16"), state)(make_batch())
     assert seen == [torch.bfloat16]
     assert outcome.updated
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
 
 
 def test_float16_is_refused_on_a_cpu(config, tmp_path):
-    with pytest.raises(UserError, match=r"train\.precision float16: for GPUs alone"):
-        run(small(config, precision="float16"), tmp_path / "run")
+    with pytest.raises(UserError, match=r"train\.precision float16: for GPUs only"):
+        run(with_train(config, precision="float16"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -234,39 +235,39 @@ def float16(monkeypatch):
 
 
 def test_float16_scales_the_loss_and_halves_the_scale_when_it_was_too_much(config, float16):
-    config = small(config, precision="float16", clip_grad_norm=1e9)
-    state = fresh(config)
+    config = with_train(config, precision="float16", clip_grad_norm=1e9)
+    state = new_state(config)
     assert state.scaler.is_enabled()
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 64.0})
-    step = steps(config, state)
-    assert step(made_batch()).updated
+    step = make_step(config, state)
+    assert step(make_batch()).updated
     before, scale = weights(state), state.scaler.get_scale()
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 2.0**40})
-    outcome = step(made_batch())
+    outcome = step(make_batch())
     assert (outcome.updated, state.scaler.get_scale()) == (False, 2.0**39)
     assert_same_tensors(before, weights(state))
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
-    assert step(made_batch()).updated
+    assert step(make_batch()).updated
 
 
 def test_the_scale_of_the_loss_does_not_show_in_the_update(config, float16):
-    config = small(config, precision="float16")
+    config = with_train(config, precision="float16")
     gradients = []
     for scale in (2.0**4, 2.0**10):
-        state = fresh(config)
-        step = steps(config, state)
+        state = new_state(config)
+        step = make_step(config, state)
         state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": scale})
-        gradients.append(step(made_batch()).gradient)
+        gradients.append(step(make_batch()).gradient)
     assert gradients[0] == pytest.approx(gradients[1], rel=0.05)
 
 
 def test_the_scale_is_part_of_the_state(config, float16):
-    config = small(config, precision="float16")
-    state = fresh(config)
-    step = steps(config, state)
-    step(made_batch())
+    config = with_train(config, precision="float16")
+    state = new_state(config)
+    step = make_step(config, state)
+    step(make_batch())
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 128.0})
-    other = fresh(config)
+    other = new_state(config)
     restore(other, copy.deepcopy(snapshot(state)))
     assert other.scaler.get_scale() == 128.0
 
@@ -280,10 +281,10 @@ def test_automatic_precision_is_the_hardwares(monkeypatch):
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same(config):
-    plain, compiled = fresh(config), fresh(config)
-    one, other = steps(config, plain), steps(small(config, compile=True), compiled)
-    assert other(made_batch()).loss == pytest.approx(one(made_batch()).loss, rel=1e-4)
-    before, after = weights(fresh(config)), weights(compiled)
+    plain, compiled = new_state(config), new_state(config)
+    one, other = make_step(config, plain), make_step(with_train(config, compile=True), compiled)
+    assert other(make_batch()).loss == pytest.approx(one(make_batch()).loss, rel=1e-4)
+    before, after = weights(new_state(config)), weights(compiled)
     assert all(not torch.equal(before[name], after[name]) for name in before if name.startswith("head."))
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
@@ -295,7 +296,9 @@ def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path,
     monkeypatch.setattr(
         Segmentation, "criterion", lambda *a: seen.append(torch.are_deterministic_algorithms_enabled()) or criterion(*a)
     )
-    losses = [[row["loss"] for row in run(small(config, deterministic=True), tmp_path / name).log] for name in "ab"]
+    losses = [
+        [row["loss"] for row in run(with_train(config, deterministic=True), tmp_path / name).log] for name in "ab"
+    ]
     assert seen == [True, True]
     assert losses[0] == losses[1]
     assert not torch.are_deterministic_algorithms_enabled()
@@ -319,14 +322,14 @@ def scored(values, monkeypatch):
 def test_a_run_ends_when_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
     scored([0.1, 0.3, 0.2, None, 0.3, 0.9], monkeypatch)
     said = []
-    state = fit(Segmentation(small(config, epochs=6, patience=2)), tmp_path, report=said.append)
+    state = fit(Segmentation(with_train(config, epochs=6, patience=2)), tmp_path, report=said.append)
     assert state.epoch == 5
-    assert said[-1] == "no better val mIoU in 2 validations: done"
+    assert said[-1] == "early stop: no better val mIoU in 2 validations"
 
 
 def test_a_run_that_ended_early_has_ended_when_it_is_resumed(config, tmp_path, monkeypatch):
     scored([0.3, 0.2, 0.9], monkeypatch)
-    config = small(config, epochs=3, patience=1)
+    config = with_train(config, epochs=3, patience=1)
     assert run(config, tmp_path).epoch == 2
     assert run(config, tmp_path, resume=True).epoch == 2
 
@@ -348,11 +351,11 @@ def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog
     other = create_model("dla46_c", 3, 4)
     save_model(other, tmp_path / "other.safetensors")
     config = dataclasses.replace(
-        small(config, epochs=1, lr=0.0, weight_decay=0.0, momentum=0.0),
+        with_train(config, epochs=1, lr=0.0, weight_decay=0.0, momentum=0.0),
         model=ModelConfig("dla46_c", 4, weights=str(tmp_path / "other.safetensors")),
     )
     with caplog.at_level("INFO"):
-        state = fit(Segmentation(config), tmp_path / "run", report=silent)
+        state = fit(Segmentation(config), tmp_path / "run", report=no_report)
     theirs = dict(other.named_parameters())
     for name, parameter in state.model.named_parameters():
         if name.startswith("head."):
@@ -362,26 +365,25 @@ def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog
     assert "head" in caplog.text
 
 
-def test_a_step_is_made_of_all_processes_norms(config):
-    """A criterion sees the norms that the processes came to, not its own."""
+def test_a_step_divides_by_the_normalizers_of_all_processes(config):
     seen = []
 
-    class Doubled(type(ALONE)):
-        def sum_(self, values):
+    class TwoProcesses(type(SINGLE_PROCESS)):
+        def all_reduce_sum_(self, values):
             return values.mul_(2)
 
     task = Segmentation(config)
     criterion = task.criterion(None)
-    state = fresh(config)
-    images, targets = made_batch()
-    plain = criterion.norms(targets)
+    state = new_state(config)
+    images, targets = make_batch()
+    local = criterion.normalizers(targets)
 
-    class Watched:
-        norms = staticmethod(criterion.norms)
+    class Spy:
+        normalizers = staticmethod(criterion.normalizers)
 
-        def __call__(self, logits, targets, norms):
-            seen.append(norms.clone())
-            return criterion(logits, targets, norms)
+        def __call__(self, outputs, targets, normalizers):
+            seen.append(normalizers.clone())
+            return criterion(outputs, targets, normalizers)
 
-    step_function(task, state, Watched(), 10, Doubled(0, 1, CPU))([(images, targets)])
-    assert torch.equal(seen[0], 2 * plain)
+    step_function(task, state, Spy(), 10, TwoProcesses(0, 1, CPU))([(images, targets)])
+    assert torch.equal(seen[0], 2 * local)

@@ -15,17 +15,17 @@ import pytest
 import torch
 from dlaseg_testing import (
     assert_same_tensors,
-    command,
-    draw,
-    fresh,
-    lines,
-    made_batch,
+    log_rows,
+    make_batch,
+    make_step,
+    new_state,
     run,
-    small,
-    start,
-    steps,
-    tiny,
-    train_words,
+    run_command,
+    start_process,
+    tiny_config,
+    train_arguments,
+    with_train,
+    write_camvid,
 )
 
 from dlaseg.config import LossConfig
@@ -38,21 +38,23 @@ PATIENCE = 60  # seconds, of a loaded machine
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    return draw(tmp_path_factory.mktemp("camvid"), train=10)
+    return write_camvid(tmp_path_factory.mktemp("camvid"), train=10)
 
 
 @pytest.fixture
 def config(root):
     """Three epochs of ten steps, a checkpoint after each."""
-    return small(tiny(root), epochs=3, batch_size=1, checkpoint_minutes=0, ema_decay=0.9, optimizer="adamw", lr=0.003)
+    return with_train(
+        tiny_config(root), epochs=3, batch_size=1, checkpoint_minutes=0, ema_decay=0.9, optimizer="adamw", lr=0.003
+    )
 
 
 @pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
     """The run that nobody interrupted; read only."""
     output = tmp_path_factory.mktemp("straight") / "run"
-    record = small(tiny(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
-    child = start(command, train_words(record, output), output.with_name("errors"))
+    record = with_train(tiny_config(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
+    child = start_process(run_command, train_arguments(record, output), output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
     return output
@@ -64,7 +66,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert_same_tensors(before["average"], after["average"])
     for key, entry in before["optimizer"]["state"].items():
         assert_same_tensors(entry, after["optimizer"]["state"][key])
-    for old, new in zip(lines(one), lines(other), strict=True):
+    for old, new in zip(log_rows(one), log_rows(other), strict=True):
         assert all(old[name] == new[name] for name in ("epoch", "step", "loss", "lr", "miou", "skipped", "broken"))
     assert (one / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes()
 
@@ -86,7 +88,7 @@ def kill_at_a_random_moment(words: list[str], output: Path, chance: random.Rando
     """Sometimes before the process has written anything, mostly some steps after it has begun to."""
     last = output / "last.ckpt"
     before = last.stat().st_mtime_ns if last.exists() else None
-    child = start(command, words, output.with_name("errors"))
+    child = start_process(run_command, words, output.with_name("errors"))
     if chance.random() < 0.8:
         deadline = time.monotonic() + PATIENCE
         while not changed(last, before) and child.is_alive() and time.monotonic() < deadline:
@@ -105,11 +107,11 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(config, stra
     places = []
     for attempt in range(11):
         config.data.workers = workers[attempt % len(workers)]
-        words = train_words(config, output, "--resume")
+        words = train_arguments(config, output, "--resume")
         if attempt < 10:
             kill_at_a_random_moment(words, output, chance)
             places.append(place(output) if (output / "last.ckpt").exists() else None)
-    child = start(command, words, output.with_name("errors"))
+    child = start_process(run_command, words, output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
     assert_same_run(straight, output)
@@ -121,7 +123,7 @@ def test_killed_at_ten_random_moments_it_ends_with_the_same_weights(config, stra
 
 def running(config, output: Path, *more: str):
     """A run that has written a checkpoint, and is in the midst of an epoch that never ends."""
-    child = start(command, train_words(config, output, *more), output.with_name("errors"))
+    child = start_process(run_command, train_arguments(config, output, *more), output.with_name("errors"))
     deadline = time.monotonic() + PATIENCE
     while not (output / "last.ckpt").exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -141,12 +143,12 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_it
     said = output.with_name("errors").read_text()
     assert child.exitcode == 75, said
     step = load_checkpoint(output / "last.ckpt")["step"]
-    assert f"dlaseg train: stopped by {number.name} after step {step}; go on with --resume" in said
+    assert f"dlaseg train: stopped by {number.name} after step {step}; continue with --resume" in said
     assert "Traceback" not in said
     assert not any(path.name.startswith(".") for path in output.iterdir())
     if number == signal.SIGINT:
         return  # from here on both are alike
-    child = start(command, train_words(config, output, "--resume"), output.with_name("errors"))
+    child = start_process(run_command, train_arguments(config, output, "--resume"), output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0
     assert_same_run(straight, output)
@@ -167,8 +169,8 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_second_signal_ends_it_at_once(config, tmp_path):
-    slow = small(config, epochs=1)
-    child = start(stubborn, train_words(slow, tmp_path / "run"), tmp_path / "errors", tmp_path / "in_step")
+    slow = with_train(config, epochs=1)
+    child = start_process(stubborn, train_arguments(slow, tmp_path / "run"), tmp_path / "errors", tmp_path / "in_step")
     deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "in_step").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -190,13 +192,15 @@ def stubborn(words, errors, marker):
 
     torch.Tensor.backward = backward
     assert step
-    command(words, errors)
+    run_command(words, errors)
 
 
 @pytest.mark.slow
 def test_a_signal_during_validation_loses_no_step(config, straight, tmp_path):
     output = tmp_path / "run"
-    child = start(slow_validation, train_words(config, output), tmp_path / "errors", tmp_path / "validating")
+    child = start_process(
+        slow_validation, train_arguments(config, output), tmp_path / "errors", tmp_path / "validating"
+    )
     deadline = time.monotonic() + PATIENCE
     while not (tmp_path / "validating").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -204,7 +208,7 @@ def test_a_signal_during_validation_loses_no_step(config, straight, tmp_path):
     child.join(PATIENCE)
     assert child.exitcode == 75, (tmp_path / "errors").read_text()
     assert place(output) == (0, 10)
-    child = start(command, train_words(config, output, "--resume"), tmp_path / "errors")
+    child = start_process(run_command, train_arguments(config, output, "--resume"), tmp_path / "errors")
     child.join(PATIENCE)
     assert child.exitcode == 0
     assert_same_run(straight, output)
@@ -218,7 +222,7 @@ def slow_validation(words, errors, marker):
         time.sleep(PATIENCE)
 
     segmentation.evaluate = evaluate
-    command(words, errors)
+    run_command(words, errors)
 
 
 # The disk
@@ -226,16 +230,18 @@ def slow_validation(words, errors, marker):
 
 def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(config, tmp_path):
     output = tmp_path / "run"
-    run(small(config, epochs=1), output)
+    run(with_train(config, epochs=1), output)
     before = load_checkpoint(output / "last.ckpt")["step"]
     saved = {name: (output / name).read_bytes() for name in ("last.ckpt", "previous.ckpt")}
     for name in ("config.yaml", "log.jsonl"):  # as if it had only begun
         (output / name).unlink()
-    child = start(on_a_small_disk, train_words(small(config, epochs=1), output, "--resume"), tmp_path / "errors")
+    child = start_process(
+        on_a_small_disk, train_arguments(with_train(config, epochs=1), output, "--resume"), tmp_path / "errors"
+    )
     child.join(PATIENCE)
     said = (tmp_path / "errors").read_text()
     assert child.exitcode == 2, said
-    assert "last.ckpt: cannot be written (File too large); the checkpoint before it is whole: make room" in said
+    assert "last.ckpt: cannot be written (File too large); the previous checkpoint is intact: free some space" in said
     assert "Traceback" not in said
     assert {name: (output / name).read_bytes() for name in saved} == saved
     assert load_latest(output)["step"] == before
@@ -245,28 +251,28 @@ def on_a_small_disk(words, errors):
     """Every file ends at a megabyte, where a full disk would end it."""
     from dlaseg.training import trainer
 
-    trainer.check_record = lambda *arguments: None
+    trainer.check_same_config = lambda *arguments: None
     trainer.has_checkpoint = lambda folder: False
     trainer.check_output = lambda *arguments: None
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-    command(words, errors)
+    run_command(words, errors)
 
 
 # Numbers that are not finite
 
 
 def test_a_step_that_is_not_finite_changes_nothing(config):
-    config = small(config, batch_size=2, clip_grad_norm=1.0)
-    state = fresh(config)
-    step = steps(config, state)
-    step(made_batch())
+    config = with_train(config, batch_size=2, clip_grad_norm=1.0)
+    state = new_state(config)
+    step = make_step(config, state)
+    step(make_batch())
     before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     average = {name: tensor.clone() for name, tensor in state.average.state_dict().items()}
     moments = [tensor.clone() for entry in state.optimizer.state.values() for tensor in entry.values()]
     bias = state.model.head.bias
     kept = bias.detach().clone()
     bias.data[0] = math.nan
-    outcome = step(made_batch())
+    outcome = step(make_batch())
     bias.data.copy_(kept)
     assert not outcome.updated
     assert math.isnan(outcome.loss)
@@ -275,7 +281,7 @@ def test_a_step_that_is_not_finite_changes_nothing(config):
     after = [tensor for entry in state.optimizer.state.values() for tensor in entry.values()]
     assert all(torch.equal(one, other) for one, other in zip(moments, after, strict=True))
     assert (state.step, state.skipped) == (2, 1)
-    assert step(made_batch()).updated
+    assert step(make_batch()).updated
     assert (state.step, state.skipped) == (3, 0)
 
 
@@ -285,11 +291,11 @@ def counters(before):
 
 
 def test_a_gradient_that_is_not_finite_makes_no_update_either(config):
-    config = small(config, batch_size=2)
-    state = fresh(config)
+    config = with_train(config, batch_size=2)
+    state = new_state(config)
     before = {name: parameter.detach().clone() for name, parameter in state.model.named_parameters()}
     state.model.head.weight.register_hook(lambda gradient: gradient / 0)
-    outcome = steps(config, state)(made_batch())
+    outcome = make_step(config, state)(make_batch())
     assert math.isfinite(outcome.loss)
     assert not outcome.updated
     assert_same_tensors(before, dict(state.model.named_parameters()))
@@ -309,8 +315,8 @@ def with_a_bad_loss(monkeypatch, bad):
 
 def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog):
     with_a_bad_loss(monkeypatch, lambda step: step in (2, 3, 7))
-    run(small(config, epochs=1, max_nonfinite_steps=2), tmp_path / "run")
-    (row,) = lines(tmp_path / "run")
+    run(with_train(config, epochs=1, max_nonfinite_steps=2), tmp_path / "run")
+    (row,) = log_rows(tmp_path / "run")
     assert row["skipped"] == 3
     assert math.isfinite(row["loss"])
     said = [record.getMessage() for record in caplog.records if "no update" in record.getMessage()]
@@ -321,9 +327,11 @@ def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_p
 def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, tmp_path, monkeypatch):
     with_a_bad_loss(monkeypatch, lambda step: step >= 2)
     with pytest.raises(
-        UserError, match=r"no update for 3 steps in a row, train\.max_nonfinite_steps is 2: look"
+        UserError, match=r"no update for 3 steps in a row, train\.max_nonfinite_steps is 2: check the batch"
     ) as caught:
-        run(small(config, epochs=1, batch_size=2, max_nonfinite_steps=2, checkpoint_minutes=1000), tmp_path / "run")
+        run(
+            with_train(config, epochs=1, batch_size=2, max_nonfinite_steps=2, checkpoint_minutes=1000), tmp_path / "run"
+        )
     folder = next((tmp_path / "run").glob("not_finite_step_*"))
     named = [line.split(" ", 1)[1] for line in (folder / "files.txt").read_text().splitlines()]
     assert len(named) == 2
@@ -337,10 +345,10 @@ def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, 
 
 def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(config):
     for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz"):
-        plain = small(config, losses=[LossConfig(name)], optimizer="sgd", weight_decay=0.0, batch_size=2)
-        state = fresh(plain)
+        plain = with_train(config, losses=[LossConfig(name)], optimizer="sgd", weight_decay=0.0, batch_size=2)
+        state = new_state(plain)
         before = {key: parameter.detach().clone() for key, parameter in state.model.named_parameters()}
-        outcome = steps(plain, state)(made_batch(label=255))
+        outcome = make_step(plain, state)(make_batch(label=255))
         assert (outcome.loss, outcome.gradient, outcome.updated) == (0, 0, True)
         assert_same_tensors(before, dict(state.model.named_parameters()))
 
@@ -350,15 +358,15 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(conf
 
 def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
     config.augment.crop_size = (2048, 2048)
-    big = small(config, batch_size=6, epochs=1)
-    child = start(with_little_memory, train_words(big, tmp_path / "run"), tmp_path / "errors")
+    big = with_train(config, batch_size=6, epochs=1)
+    child = start_process(with_little_memory, train_arguments(big, tmp_path / "run"), tmp_path / "errors")
     child.join(PATIENCE)
     said = (tmp_path / "errors").read_text()
     assert child.exitcode == 2, said
     assert "Traceback" not in said
     line = next(line for line in said.splitlines() if "out of memory" in line)
-    assert "6 crops of 2048 x 2048 at a time do not fit" in line
-    assert re.search(r"[1-9][0-9.]* GiB were taken by this process|0\.[0-9]*[1-9] GiB were taken", line)
+    assert "a micro-batch of 6 crops of 2048 x 2048 does not fit" in line
+    assert re.search(r"peak memory ([1-9][0-9.]*|0\.[0-9]*[1-9]) GiB in this process", line)
     for change in ("train.grad_accum_steps 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
         assert change in line
 
@@ -367,7 +375,7 @@ def with_little_memory(words, errors):
     """A gigabyte more than what is mapped now."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)
-    command(words, errors)
+    run_command(words, errors)
 
 
 # Images that cannot be read
@@ -386,22 +394,24 @@ def broken(root, config, tmp_path):
 def test_a_broken_image_stops_the_run_with_its_path(config, broken, tmp_path, workers):
     config.data.workers = workers
     with pytest.raises(UserError, match=f"^{broken}: broken"):
-        run(small(config, epochs=1), tmp_path / "run")
+        run(with_train(config, epochs=1), tmp_path / "run")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_or_it_is_left_out_counted_and_named(config, broken, tmp_path, workers, caplog):
     config.data.workers, config.data.on_error = workers, "skip"
-    run(small(config, epochs=1), tmp_path / "run")
-    (row,) = lines(tmp_path / "run")
+    run(with_train(config, epochs=1), tmp_path / "run")
+    (row,) = log_rows(tmp_path / "run")
     assert (row["broken"], row["step"]) == (1, 10)
-    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    said = [
+        record.getMessage() for record in caplog.records if "skipped, the next image replaces it" in record.getMessage()
+    ]
     assert len(said) == 1
     assert str(broken) in said[0]
 
 
 def test_a_run_may_go_on_with_broken_images_left_out(config, broken, tmp_path):
     with pytest.raises(UserError):
-        run(small(config, epochs=1), tmp_path / "run")
+        run(with_train(config, epochs=1), tmp_path / "run")
     config.data.on_error = "skip"
-    assert run(small(config, epochs=1), tmp_path / "run", resume=True).step == 10
+    assert run(with_train(config, epochs=1), tmp_path / "run", resume=True).step == 10

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import draw, run, small, tiny
+from dlaseg_testing import run, tiny_config, with_train, write_camvid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dlaseg.errors import UserError
@@ -14,12 +14,12 @@ from dlaseg.training.trackers import TensorBoard, open_trackers
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return draw(tmp_path_factory.mktemp("camvid"))
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
 
 
 @pytest.fixture
 def config(root):
-    return tiny(root)
+    return tiny_config(root)
 
 
 def board(folder):
@@ -29,7 +29,7 @@ def board(folder):
 
 
 def test_a_run_draws_losses_rates_scores_of_classes_speed_and_pictures(config, tmp_path):
-    state = run(small(config, epochs=5), tmp_path)  # of two steps
+    state = run(with_train(config, epochs=5), tmp_path)  # of two steps
     drawn = board(tmp_path)
     names = set(drawn.Tags()["scalars"])
     assert names >= {
@@ -94,7 +94,7 @@ def own(monkeypatch):
 
 
 def test_a_tracker_of_ones_own_gets_all_of_it_and_no_other_draws(config, tmp_path, own):
-    run(small(config, epochs=1, trackers=[own]), tmp_path)
+    run(with_train(config, epochs=1, trackers=[own]), tmp_path)
     (tracker,) = Listed.made
     assert tracker.folder == tmp_path
     (step, values), picture, end = tracker.calls
@@ -115,6 +115,6 @@ def test_a_tracker_is_closed_when_the_run_fails(tmp_path, own):
 @pytest.mark.parametrize("name", ["tensorbord", "nowhere:Tracker", "mine:Missing"])
 def test_a_tracker_that_is_not_there_is_refused_before_anything_is_written(config, tmp_path, name, own):
     with pytest.raises(UserError, match=rf"^train\.trackers {name}: .*use tensorboard, or MODULE:NAME"):
-        run(small(config, trackers=["tensorboard", name]), tmp_path / "run")
+        run(with_train(config, trackers=["tensorboard", name]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert torch.get_num_threads() == 1

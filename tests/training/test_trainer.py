@@ -6,14 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from dlaseg_testing import assert_same_tensors, draw, fresh, lines, made_batch, run, small, steps, tiny
+from dlaseg_testing import (
+    assert_same_tensors,
+    log_rows,
+    make_batch,
+    make_step,
+    new_state,
+    run,
+    tiny_config,
+    with_train,
+    write_camvid,
+)
 
 from dlaseg.config import Config, PretrainConfig
+from dlaseg.config_files import to_yaml
 from dlaseg.data.loading import EpochBatches
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
-from dlaseg.records import to_yaml
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.run_folder import check_output
@@ -26,12 +36,12 @@ from dlaseg.weights.files import save_model
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory) -> Path:
-    return draw(tmp_path_factory.mktemp("camvid"))
+    return write_camvid(tmp_path_factory.mktemp("camvid"))
 
 
 @pytest.fixture
 def config(root) -> Config:
-    return tiny(root)
+    return tiny_config(root)
 
 
 def interrupt_after(epoch: int):
@@ -45,7 +55,7 @@ def interrupt_after(epoch: int):
 @pytest.fixture(scope="session")
 def straight(root, tmp_path_factory):
     """An uninterrupted run of three epochs, its record, folder and last state; read only."""
-    config = tiny(root)
+    config = tiny_config(root)
     output = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "keep_freed_memory", lambda: True)
@@ -57,9 +67,9 @@ def straight(root, tmp_path_factory):
 
 
 def test_the_loss_falls_on_a_tiny_set(config):
-    config = small(config, warmup_steps=0)
-    step = steps(config)
-    losses = [step(made_batch()).loss for _ in range(8)]
+    config = with_train(config, warmup_steps=0)
+    step = make_step(config)
+    losses = [step(make_batch()).loss for _ in range(8)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -75,14 +85,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
     for key, entry in one["optimizer"]["state"].items():
         assert torch.equal(entry["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
-    for before, after in zip(lines(whole), lines(tmp_path / "run"), strict=True):
+    for before, after in zip(log_rows(whole), log_rows(tmp_path / "run"), strict=True):
         assert all(before[name] == after[name] for name in ("epoch", "step", "loss", "lr", "miou"))
     best, resumed = (load_model(folder / "best.safetensors").state_dict() for folder in (whole, tmp_path / "run"))
     assert_same_tensors(best, resumed)
 
 
 def test_a_resumed_adamw_run_equals_an_uninterrupted_one(config, tmp_path):
-    config = small(config, optimizer="adamw", lr=0.01, weight_decay=0.01)
+    config = with_train(config, optimizer="adamw", lr=0.01, weight_decay=0.01)
     run(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(Segmentation(config), tmp_path / "run", report=interrupt_after(1))
@@ -94,7 +104,7 @@ def test_a_resumed_adamw_run_equals_an_uninterrupted_one(config, tmp_path):
 
 
 def test_adamw_decays_weights_apart_from_the_gradient(config):
-    state = fresh(small(config, optimizer="adamw", lr=0.5, weight_decay=0.1))
+    state = new_state(with_train(config, optimizer="adamw", lr=0.5, weight_decay=0.1))
     weight = state.model.head.weight
     before = weight.detach().clone()
     weight.grad = torch.zeros_like(weight)
@@ -110,13 +120,13 @@ def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(c
             raise KeyboardInterrupt
         write(path, text)
 
-    config = small(config, epochs=2)
+    config = with_train(config, epochs=2)
     monkeypatch.setattr(trainer, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path)
     monkeypatch.setattr(trainer, "write_text", write)
     run(config, tmp_path, resume=True)
-    assert [row["epoch"] for row in lines(tmp_path)] == [1, 2]
+    assert [row["epoch"] for row in log_rows(tmp_path)] == [1, 2]
 
 
 def test_a_run_leaves_every_file_of_the_run_folder(straight):
@@ -132,7 +142,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
 
 def test_a_run_ends_with_the_scores_of_its_best_weights_and_their_page(straight):
     _, output, _ = straight
-    best = max(row["miou"] for row in lines(output))
+    best = max(row["miou"] for row in log_rows(output))
     assert json.loads((output / "scores.json").read_text())["miou"] == pytest.approx(best, abs=1e-12)
     page = (output / "report.html").read_text()
     assert f"{100 * best:.2f}" in page
@@ -141,7 +151,7 @@ def test_a_run_ends_with_the_scores_of_its_best_weights_and_their_page(straight)
 
 def test_the_log_has_one_row_per_epoch_with_steps_counted_on(straight):
     _, output, _ = straight
-    assert [(row["epoch"], row["step"]) for row in lines(output)] == [(1, 2), (2, 4), (3, 6)]
+    assert [(row["epoch"], row["step"]) for row in log_rows(output)] == [(1, 2), (2, 4), (3, 6)]
 
 
 def test_the_weights_file_loads_without_the_run_folder(straight, tmp_path):
@@ -175,14 +185,14 @@ def test_a_resume_with_a_changed_field_is_refused_by_its_name(straight, section,
 def test_all_fields_that_differ_are_named(straight):
     config, output, _ = straight
     with pytest.raises(UserError, match=r"^train\.epochs 9 \(the run has 3\), train\.lr 0\.01 \(the run has 0\.05\): "):
-        run(small(config, epochs=9, lr=0.01), output, resume=True)
+        run(with_train(config, epochs=9, lr=0.01), output, resume=True)
 
 
 def test_a_checkpoint_that_was_copied_from_another_run_is_refused(straight, config, tmp_path):
     _, output, _ = straight
     (tmp_path / "last.ckpt").write_bytes((output / "last.ckpt").read_bytes())
     with pytest.raises(UserError, match=r"^train\.lr 0\.01 \(the run has 0\.05\)"):
-        run(small(config, lr=0.01), tmp_path, resume=True)
+        run(with_train(config, lr=0.01), tmp_path, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -201,13 +211,15 @@ def test_a_run_that_is_older_than_a_field_is_resumed_with_the_fields_default(str
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
     check_output(config, tmp_path, resume=True)
     with pytest.raises(UserError, match=r"^train\.schedule step \(the run has poly\): the run in "):
-        check_output(small(config, schedule="step"), tmp_path, resume=True)
+        check_output(with_train(config, schedule="step"), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(("before", "now"), [(Config(), PretrainConfig()), (PretrainConfig(), Config())])
 def test_a_run_of_another_command_is_not_resumed(tmp_path, before, now):
     (tmp_path / "config.yaml").write_text(to_yaml(before))
-    with pytest.raises(UserError, match=r"none of this command's: go on with it by the command that started it"):
+    with pytest.raises(
+        UserError, match=r"which this command does not have: continue it with the command that started it"
+    ):
         check_output(now, tmp_path, resume=True)
 
 
@@ -224,39 +236,39 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, t
     _, output, _ = straight
     for name in ("config.yaml", "log.jsonl"):
         (tmp_path / name).write_bytes((output / name).read_bytes())
-    with pytest.raises(UserError, match=r"no whole checkpoint: last\.ckpt is not there; previous\.ckpt is not there"):
+    with pytest.raises(UserError, match=r"no intact checkpoint: last\.ckpt is missing; previous\.ckpt is missing"):
         run(config, tmp_path, resume=True)
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl"}
 
 
 def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
-    state = run(small(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
-    assert (state.epoch, state.step, len(lines(tmp_path / "new"))) == (1, 2, 1)
+    state = run(with_train(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
+    assert (state.epoch, state.step, len(log_rows(tmp_path / "new"))) == (1, 2, 1)
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):
     config, output, _ = straight
     before = {path.name: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(UserError, match=r"holds a run already.*--resume"):
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         run(config, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
 
 
 def test_a_file_in_the_place_of_the_run_folder_is_refused(config, tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match="a file stands where"):
+    with pytest.raises(UserError, match="is a file, and the run folder cannot replace it"):
         run(config, tmp_path / "run")
 
 
 def test_class_weights_of_another_length_than_the_classes_are_refused(config, tmp_path):
     with pytest.raises(UserError, match=r"train\.class_weights has 3 numbers, the data set 11 classes"):
-        run(small(config, class_weights=[1.0, 2.0, 3.0]), tmp_path / "run")
+        run(with_train(config, class_weights=[1.0, 2.0, 3.0]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_class_of_weight_zero_teaches_nothing(config):
-    config = small(config, class_weights=[1.0] * 3 + [0.0] + [1.0] * 7)
-    assert steps(config)(made_batch(label=3)).loss == 0
+    config = with_train(config, class_weights=[1.0] * 3 + [0.0] + [1.0] * 7)
+    assert make_step(config)(make_batch(label=3)).loss == 0
 
 
 @pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
@@ -271,14 +283,14 @@ def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, mon
         return scored
 
     monkeypatch.setattr(segmentation.Segmentation, "validator", validator)
-    state = run(small(config, epochs=2), tmp_path)
+    state = run(with_train(config, epochs=2), tmp_path)
     assert state.best("miou") == max(score for score in scores if score is not None)
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
 
 
 def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
-    run(small(config, epochs=3, eval_every=2), tmp_path)
-    assert [row["miou"] is not None for row in lines(tmp_path)] == [False, True, True]
+    run(with_train(config, epochs=3, eval_every=2), tmp_path)
+    assert [row["miou"] is not None for row in log_rows(tmp_path)] == [False, True, True]
 
 
 def test_the_number_of_workers_changes_no_weight(straight, config, tmp_path):
@@ -296,30 +308,30 @@ def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypat
         return iter(keys)
 
     monkeypatch.setattr(EpochBatches, "__iter__", watched)
-    run(small(config, epochs=2), tmp_path)
+    run(with_train(config, epochs=2), tmp_path)
     assert drawn == [{0}, {1}]
 
 
 def test_another_seed_gives_other_weights(config):
-    one, other = (fresh(small(config, seed=seed)).model.state_dict() for seed in (0, 1))
+    one, other = (new_state(with_train(config, seed=seed)).model.state_dict() for seed in (0, 1))
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_the_learning_rate_of_each_step_follows_the_schedule(config):
-    state = fresh(config)
-    step = steps(config, state, batches_per_epoch=2)  # of three epochs
+    state = new_state(config)
+    step = make_step(config, state, batches_per_epoch=2)  # of three epochs
     for index in range(3):
         expected = 0.05 * poly(index, 6, warmup=2, power=0.9)
-        assert step(made_batch()).lr == expected
+        assert step(make_batch()).lr == expected
         assert {group["lr"] for group in state.optimizer.param_groups} == {expected}
 
 
 def test_a_step_after_a_validation_is_taken_in_training_mode(config):
-    state = fresh(config)
+    state = new_state(config)
     state.model.eval()
     norm = next(m for m in state.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     before = norm.running_mean.clone()
-    steps(config, state)(made_batch())
+    make_step(config, state)(make_batch())
     assert all(module.training for module in state.model.modules())
     assert not torch.equal(norm.running_mean, before)
 
@@ -345,7 +357,7 @@ def starting(config: Config, **model: object) -> Config:
 @pytest.mark.parametrize("kind", ["weights", "backbone_weights"])
 def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started, kind, tmp_path, caplog):
     model, path = started
-    config = small(starting(config, **{kind: str(path)}), epochs=1, lr=0.0, momentum=0.0, weight_decay=0.0)
+    config = with_train(starting(config, **{kind: str(path)}), epochs=1, lr=0.0, momentum=0.0, weight_decay=0.0)
     with caplog.at_level("INFO"):
         state = run(config, tmp_path)
     drawn = {name: tensor for name, tensor in model.named_parameters() if tensor.ndim == 4 and ".up." not in name}
@@ -357,15 +369,13 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert digest in caplog.text
     best = load_model(tmp_path / "best.safetensors")
     assert [(origin.argument, origin.sha256) for origin in best.metadata.origin] == [(kind, digest)]
-    assert json.loads((tmp_path / "environment.json").read_text())["weights"] == [
-        asdict(origin) for origin in best.metadata.origin
-    ]
+    assert json.loads((tmp_path / "environment.json").read_text())["weights"] == [asdict(best.metadata.origin[0])]
     assert best.metadata.mean == (0.25, 0.5, 0.75)
-    assert best.metadata.labels.names[0] == "sky"  # the data set's, not the file's
+    assert best.metadata.label_map.names[0] == "sky"  # the data set's, not the file's
 
 
 def test_other_class_names_are_said(config, started, tmp_path, caplog):
-    run(small(starting(config, weights=str(started[1])), epochs=1), tmp_path)
+    run(with_train(starting(config, weights=str(started[1])), epochs=1), tmp_path)
     assert "its classes are class 0, class 1" in caplog.text
 
 
@@ -390,5 +400,5 @@ def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):
 
 
 def test_weights_and_backbone_weights_exclude_each_other(config, tmp_path):
-    with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would undo the other"):
+    with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would overwrite"):
         run(starting(config, weights="a", backbone_weights="b"), tmp_path / "run")

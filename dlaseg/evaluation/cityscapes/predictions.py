@@ -1,4 +1,4 @@
-"""Scores label maps that any program wrote, by the Cityscapes benchmark's protocol; needs no torch."""
+"""Scores label maps of any program by the Cityscapes benchmark's protocol; does not import torch."""
 
 import logging
 import os
@@ -38,106 +38,110 @@ def score_predictions(
     workers: int | None = None,
     measures: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Scores a folder of label id maps against the fine annotations of a split: `scores.json` and `report.html`.
+    """Scores a folder of label id maps against the fine annotations of a split; writes `scores.json` and `report.html`.
 
-    Memory does not grow with the images but for a few numbers of each.
+    Of each image, only a few numbers stay in memory.
 
     Args:
-        predictions: walked recursively; holds one `CITY_SEQUENCE_FRAME*.png` of label ids for every ground truth.
-        root: holds `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`; where it holds
-            `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`, too, the page shows these images.
+        predictions: is searched recursively for one `CITY_SEQUENCE_FRAME*.png` of label ids per ground truth.
+        root: folder with `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`. If it has
+            `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` as well, the report shows these images.
         split: such as val.
         output: folder of the two files.
-        workers: threads that decode and count; None for one a core. Changes the speed, never the result.
-        measures: further ones, see `MEASURES`; label maps do not tell their calibration.
+        workers: threads that decode and count; None for one per core. The result does not depend on it.
+        measures: optional ones, see `MEASURES`; calibration cannot be measured from label maps.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, no ground truth, a prediction that is missing or there twice, a broken file,
-            sizes that differ, or an id that the table does not have; names the file.
+        UserError: an unknown measure, no ground truth, a missing or duplicate prediction, a broken file, sizes that
+            differ, or an id that is not in the label table; names the file.
     """
     check_measures(measures)
     if "calibration" in measures:
         raise UserError(
-            "measure 'calibration': label maps do not tell how sure a program was: score weights, or leave it"
+            "measure 'calibration': label maps contain no probabilities: score weights, or leave the measure out"
         )
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
     labels = cityscapes_labels()
-    total, of_images = Counts.zero(), []
+    total, image_counts = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
     frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
-            # In order, so that sums of floats do not depend on who was first
-            done = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
-            for counts, contours in tqdm(done, total=len(pairs), unit="img", leave=False, disable=None):
+            # In order, so that sums of floats do not depend on which thread was first
+            counted = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
+            for counts, contours in tqdm(counted, total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
-                of_images.append(evaluated_class_counts(counts.confusion))
+                image_counts.append(evaluated_class_counts(counts.confusion))
                 if boundary is not None and contours is not None:
                     boundary += contours
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        found = scores(total)
-        names, classes, matrix = class_scores(found)
+        benchmark = scores(total)
+        names, classes, matrix = class_scores(benchmark)
         protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
-        images = ImageCounts.of(frames, of_images)
-        record = build_results(names, classes, matrix, images, protocol, found, boundary)
+        images = ImageCounts.of(frames, image_counts)
+        results = build_results(names, classes, matrix, images, protocol, benchmark, boundary)
 
         def pack(index: int) -> dict[str, Any]:
-            return _packed(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
+            return _pack(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
 
-        groups = select_images(record["images"]["miou"])
+        groups = select_images(results["images"]["miou"])
         gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
-    write_report(output / "report.html", record, labels.palette, gallery)
-    write_json(output / "scores.json", record)
-    return record
+    write_report(output / "report.html", results, labels.palette, gallery)
+    write_json(output / "scores.json", results)
+    return results
 
 
 def ground_truth(root: Path, split: str) -> list[Path]:
     """The label id maps of a split, sorted.
 
     Raises:
-        UserError: there are none.
+        UserError: no such file.
     """
     folder = root / "gtFine" / split
-    found = sorted(folder.glob("*/*_gtFine_labelIds.png"))
-    if not found:
-        raise UserError(f"{folder}: holds no CITY/*_gtFine_labelIds.png: give the folder with gtFine/ in it as root")
-    return found
+    files = sorted(folder.glob("*/*_gtFine_labelIds.png"))
+    if not files:
+        raise UserError(f"{folder}: no CITY/*_gtFine_labelIds.png in it: use the folder that contains gtFine/ as root")
+    return files
 
 
 def match(truths: Sequence[Path], predictions: Path) -> list[Path]:
-    """For every ground truth the one prediction whose name starts with its city, sequence and frame.
+    """Finds the prediction of every ground truth: the file whose name starts with the same city, sequence and frame.
 
     Args:
         truths: files such as `aachen_000000_000019_gtFine_labelIds.png`.
-        predictions: a folder, walked recursively.
+        predictions: a folder, searched recursively.
 
     Raises:
-        UserError: none or several for a ground truth.
+        UserError: none or several predictions of a ground truth.
     """
     if not predictions.is_dir():
-        raise UserError(f"{predictions}: no such folder: give the one with the predicted label maps")
+        raise UserError(f"{predictions}: no such folder: use the folder of the predicted label maps")
     files = sorted((path.name, path) for path in predictions.rglob("*.png") if path.is_file())
     names = [name for name, _ in files]
     matched = []
     for truth in truths:
         frame = _FRAME.fullmatch(truth.name)
         if frame is None:
-            raise UserError(f"{truth}: not named CITY_SEQUENCE_FRAME_gtFine_labelIds.png")
+            raise UserError(
+                f"{truth}: the name is not CITY_SEQUENCE_FRAME_gtFine_labelIds.png: rename or remove the file"
+            )
         first = bisect_left(names, frame[1])
         last = first
         while last < len(names) and names[last].startswith(frame[1]):
             last += 1
         if last == first:
-            raise UserError(f"{predictions}: no {frame[1]}*.png for {truth.name}: every image is scored: add it")
+            raise UserError(
+                f"{predictions}: no {frame[1]}*.png for {truth.name}: every image needs a prediction: add it"
+            )
         if last > first + 1:
             raise UserError(
-                f"{files[first][1]} and {files[first + 1][1]}: both match {frame[1]}*.png ({last - first} do): keep one"
+                f"{files[first][1]} and {files[first + 1][1]}: {last - first} files match {frame[1]}*.png: keep one"
             )
         matched.append(files[first][1])
     return matched
@@ -158,7 +162,7 @@ def count_image(truth: Path, prediction: NDArray[np.integer]) -> Counts:
 
 
 def _count_pair(pair: tuple[Path, Path], labels: LabelMap | None) -> tuple[Counts, BoundaryIoU | None]:
-    """With contours where the label map is given."""
+    """Counts a pair of ground truth and prediction; contours too if a label map is given."""
     truth, prediction = pair
     ids = read_ids(prediction)
     try:
@@ -172,8 +176,8 @@ def _count_pair(pair: tuple[Path, Path], labels: LabelMap | None) -> tuple[Count
     return counts, boundary
 
 
-def _packed(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap) -> dict[str, Any]:
-    """An image for the page, without its picture where that is not there."""
+def _pack(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap) -> dict[str, Any]:
+    """An image of the report; without its picture if the file is missing or broken."""
     target, prediction = (labels.encode(read_ids(path)) for path in pair)
     picture = images / f"{frame}_leftImg8bit.png"
     image = None
@@ -181,8 +185,8 @@ def _packed(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap)
         try:
             image = read_image(picture)
             if image.shape[:2] != target.shape:
-                raise UserError(f"{picture}: not of its label map's size")
-        except UserError as error:  # the scores need no picture
-            logger.warning("%s; the page goes without it", error)
+                raise UserError(f"{picture}: not of the size of its label map")
+        except UserError as error:  # the scores do not need the picture
+            logger.warning("%s; the report does not show it", error)
             image = None
     return pack_image(frame, image, target, prediction)

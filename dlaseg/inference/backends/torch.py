@@ -13,7 +13,7 @@ from dlaseg.models.base import SegmentationModel
 
 
 class TorchBackend:
-    """Runs a copy of a model, with batch norm folded into the convolutions, which saves 5 to 10 % of a CPU's time.
+    """Runs a copy of a model, with batch norm folded into the convolutions: 5 to 10 % less time on a CPU.
 
     Args:
         model: copied now: it keeps its mode and its device, and training it further changes nothing here.
@@ -32,7 +32,7 @@ class TorchBackend:
         self._autocast = reduced_precision(precision, self.device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
         self._memory_format = memory_format(self.device)
-        folded = _fold_batch_norm(copy.deepcopy(model).eval())
+        folded = fold_batch_norm(copy.deepcopy(model).cpu().eval())
         self._model = folded.to(self.device).to(memory_format=self._memory_format)
 
     @torch.inference_mode()
@@ -46,12 +46,34 @@ class TorchBackend:
             return self._model.coarse_logits(images).float()
 
 
-def _fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
-    """Merges every batch norm into the convolution before it, in place."""
+def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
+    """Merges every batch norm into the convolution before it, in place.
+
+    A batch norm is taken to follow the convolution that its module registers right before it. That holds in DLA, but
+    not in every family, so the logits of an image of noise are compared. Where they change by more than rounding, the
+    model keeps its batch norms.
+
+    Args:
+        model: in eval mode, on the CPU.
+
+    Returns:
+        The model.
+    """
+    noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.coarse_logits(noise)
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for module in list(model.modules()):
-        # In all our networks, a module registers a batch norm right after the convolution that it follows
         for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)):
+                continue
+            if norm.running_mean is not None and norm.num_features == conv.out_channels:
+                replaced += [(module, name, conv), (module, norm_name, norm)]
                 setattr(module, name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())
+    with torch.inference_mode():
+        logits = model.coarse_logits(noise)
+    if not torch.allclose(logits, expected, rtol=0, atol=1e-3 * float(expected.abs().max())):
+        for module, name, original in replaced:
+            setattr(module, name, original)
     return model

@@ -1,1 +1,1 @@
-"""What makes training fast or possible on CPUs, applied to a network from outside."""
+"""CPU implementations that make training faster or possible; converted networks use them."""

@@ -1,11 +1,11 @@
 """The 3x3 convolution and its weight gradient with half the multiplications, in channels_last.
 
 Along a row, the minimal filtering algorithm F(4, 3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-Networks", CVPR 2016, https://arxiv.org/abs/1509.09308, sec. 4) takes four outputs from six products rather than twelve:
-y = A (G w * B x), for a row's six inputs x, three taps w and four outputs y. Along a column the three taps are summed
-as ever. So a convolution of a map becomes six 3x1 convolutions of maps a quarter as wide, which are left to torch.
+Networks", CVPR 2016, https://arxiv.org/abs/1509.09308, sec. 4) computes four outputs from six products instead of
+twelve: y = A (G w * B x), for six inputs x, three taps w and four outputs y of a row. Along a column, the three taps
+are summed as usual. So a convolution becomes six 3x1 convolutions of maps a quarter as wide, which torch computes.
 
-Everything here has stride 1 and padding 1. Errors are about three times those of a direct convolution.
+All functions have stride 1 and padding 1. Errors are about three times those of a direct convolution.
 """
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 TILE = 4
 
-# G: six products' weights from a row's three taps.
+# G: maps the three taps of a row to the weights of six products.
 _TAPS_TO_PRODUCTS = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -55,24 +55,25 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
         (K, C, 3, 3).
     """
     batch, channels, height, _ = x.shape
-    seen = input_products(x).flatten(0, 1)  # (6 N, H, T, C)
-    answered = output_gradients(grad).flatten(0, 1)  # (6 N, H, T, K)
+    inputs = input_products(x).flatten(0, 1)  # (6 N, H, T, C)
+    gradients = output_gradients(grad).flatten(0, 1)  # (6 N, H, T, K)
     rows = []
-    for down in (-1, 0, 1):  # the tap's row: the input lies so far below the output
-        above = seen[:, max(down, 0) : height + min(down, 0)].flatten(1, 2)  # (6 N, pixels, C)
-        below = answered[:, max(-down, 0) : height + min(-down, 0)].flatten(1, 2)  # (6 N, pixels, K)
-        rows.append(torch.bmm(above.transpose(1, 2), below).view(6, batch, channels, -1).sum(1))  # (6, C, K)
+    for offset in (-1, 0, 1):  # row of the tap: input row minus output row
+        tap_inputs = inputs[:, max(offset, 0) : height + min(offset, 0)].flatten(1, 2)  # (6 N, pixels, C)
+        tap_gradients = gradients[:, max(-offset, 0) : height + min(-offset, 0)].flatten(1, 2)  # (6 N, pixels, K)
+        products = torch.bmm(tap_inputs.transpose(1, 2), tap_gradients)  # (6 N, C, K)
+        rows.append(products.view(6, batch, channels, -1).sum(1))  # (6, C, K)
     gradient = torch.tensordot(torch.stack(rows), _products(x), ([1], [0]))  # (3, C, K, 3)
     return gradient.permute(2, 1, 0, 3).contiguous(memory_format=torch.channels_last)
 
 
 def input_products(x: Tensor) -> Tensor:
-    """B x: each row's inputs to the six products, (N, C, H, W) -> (6, N, H, ceil(W / 4), C).
+    """B x: the inputs of the six products of each row, (N, C, H, W) -> (6, N, H, ceil(W / 4), C).
 
-    The tile t of a row sees x0 .. x5 at 4 t - 1 .. 4 t + 4, zero outside the map.
+    Tile t of a row uses x0 .. x5 at columns 4 t - 1 .. 4 t + 4, zero outside the map.
     """
     tiles = _tiles(x)  # (N, H, T, 4, C)
-    x1, x2, x3, x4 = tiles.unbind(3)  # x0 is the x4 of the tile before, x5 the x1 of the one after
+    x1, x2, x3, x4 = tiles.unbind(3)  # x0 is x4 of the previous tile, x5 is x1 of the next tile
     products = x.new_empty(6, *x1.shape)
     pair = torch.sub(tiles[:, :, :, 2:], tiles[:, :, :, :2], alpha=4)  # x3 - 4 x1, x4 - 4 x2
     odd, even = pair.unbind(3)
@@ -120,7 +121,7 @@ def output_gradients(grad: Tensor) -> Tensor:
 
 
 def _tiles(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, H, ceil(W / 4), 4, C), zero beyond the map."""
+    """(N, C, H, W) -> (N, H, ceil(W / 4), 4, C), padded with zeros."""
     missing = -x.shape[3] % TILE
     if missing:
         x = F.pad(x, (0, missing))

@@ -1,4 +1,4 @@
-"""Folders of label maps that any program wrote, scored without torch."""
+"""Folders of label maps of any program, scored without torch."""
 
 import json
 import re
@@ -116,7 +116,7 @@ def test_an_ignored_id_is_no_class_and_no_outline(root, predictions, tmp_path):
 
 
 @pytest.mark.parametrize("picture", ["missing", "broken", "of another size"])
-def test_scores_need_no_picture(root, predictions, tmp_path, picture, caplog):
+def test_scores_do_not_need_the_pictures(root, predictions, tmp_path, picture, caplog):
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     first = sorted(copy.glob("leftImg8bit/val/*/*.png"))[0]
@@ -172,12 +172,12 @@ def test_a_missing_prediction_is_refused(root, predictions, tmp_path, capsys):
     assert f"no {frame}*.png for {frame}_gtFine_labelIds.png" in refusal(capsys, predictions, root, tmp_path / "o")
 
 
-def test_a_prediction_that_is_there_twice_is_refused(root, predictions, tmp_path, capsys):
+def test_a_duplicate_prediction_is_refused(root, predictions, tmp_path, capsys):
     first = sorted(predictions.rglob("*.png"))[0]
     (predictions / first.name.replace("anyone", "else")).write_bytes(first.read_bytes())
     said = refusal(capsys, predictions, root, tmp_path / "o")
     assert first.name in said
-    assert "(2 do): keep one" in said
+    assert "2 files match" in said
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_prediction_that_is_there_twice_is_refused(root, predictions, tmp_path
         (b"", "the file is empty"),
     ],
 )
-def test_a_bad_prediction_is_refused_by_its_name(root, predictions, tmp_path, capsys, content, said):
+def test_a_bad_prediction_is_refused_and_named(root, predictions, tmp_path, capsys, content, said):
     bad = sorted(predictions.rglob("*.png"))[1]
     if isinstance(content, bytes):
         bad.write_bytes(content)
@@ -210,9 +210,9 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--split", "test"), "holds no CITY/*_gtFine_labelIds.png"),
+        (("--split", "test"), "no CITY/*_gtFine_labelIds.png in it"),
         (("--workers", "-1"), "--workers -1: use 0 or more"),
-        (("--measures", "calibration"), "measure 'calibration': label maps do not tell how sure"),
+        (("--measures", "calibration"), "measure 'calibration': label maps contain no probabilities"),
         (("--dataset", "camvid"), "--dataset camvid: --predictions follows the Cityscapes benchmark: use cityscapes"),
     ],
 )
@@ -228,7 +228,7 @@ def test_weights_and_predictions_exclude_each_other(root, predictions, weights, 
     words = ["--dataset", "cityscapes", "--root", str(root)]
     for given in ([], [str(weights), "--predictions", str(predictions)]):
         assert main(["eval", *given, *words]) == 2
-        assert "weights or --predictions: name the one that shall be scored" in capsys.readouterr().err
+        assert "pass exactly one of WEIGHTS and --predictions" in capsys.readouterr().err
 
 
 def test_matching_is_by_the_beginning_of_the_name(tmp_path):

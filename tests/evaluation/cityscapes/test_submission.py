@@ -69,7 +69,7 @@ def test_every_image_has_its_label_map_in_the_zip_file(submitted, root, weights)
 def test_the_number_of_images_is_told_and_that_the_server_wants_more(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--flip", "--scales", "1", "0.5") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["3 label maps, of 1525: the server takes whole splits alone", str(tmp_path / "s.zip")]
+    assert lines == ["3 label maps of 1525: the server accepts only complete splits", str(tmp_path / "s.zip")]
 
 
 def test_a_submission_is_written_over(submitted, weights, root):

@@ -199,12 +199,12 @@ def test_the_command_names_the_better_network(files, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["protocol"].update(split="test"), "is of split val, .* of test: score both on the same"),
-        (lambda c: c["protocol"].update(dataset="city"), "is of dataset camvid, .* of city"),
-        (lambda c: c.update(classes={key: {} for key in "wxya"}), "are of different classes"),
-        (lambda c: c.update(classes={key: {} for key in "wxy"}), "3 classes, counts of 4"),
-        (lambda c: c.pop("images"), "no scores.json of this release \\(KeyError: 'images'\\): score again"),
-        (lambda c: c["images"]["hits"].pop(), "no scores.json of this release"),
+        (lambda c: c["protocol"].update(split="test"), "has split val, .* has test: score both on the same split"),
+        (lambda c: c["protocol"].update(dataset="city"), "has dataset camvid, .* has city: score both"),
+        (lambda c: c.update(classes={key: {} for key in "wxya"}), "have different classes"),
+        (lambda c: c.update(classes={key: {} for key in "wxy"}), "3 classes, but counts of 4"),
+        (lambda c: c.pop("images"), "not a scores.json of this version \\(KeyError: 'images'\\): score again"),
+        (lambda c: c["images"]["hits"].pop(), "not a scores.json of this version"),
     ],
 )
 def test_files_that_cannot_be_compared_are_refused(files, capsys, change, message):
@@ -221,4 +221,4 @@ def test_files_that_cannot_be_compared_are_refused(files, capsys, change, messag
 
 def test_a_missing_file_is_refused(files, capsys):
     assert main(["compare", str(files[0]), "nowhere.json"]) == 2
-    assert "nowhere.json: No such file or directory: name a scores.json" in capsys.readouterr().err
+    assert "nowhere.json: No such file or directory: use a scores.json" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from multiprocessing import Pipe
 
 import pytest
 import torch
-from dlaseg_testing import start
+from dlaseg_testing import start_process
 from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -273,7 +273,7 @@ def together(tmp_path_factory):
     for rank in range(len(SHARDS)):
         here, there = Pipe()
         # By the file's path: under pytest's importlib mode a process could not import this module by its name
-        processes.append(start(runpy.run_path, __file__, {"rank": rank, "pipe": there}, "member"))
+        processes.append(start_process(runpy.run_path, __file__, {"rank": rank, "pipe": there}, "member"))
         there.close()
         pipes.append(here)
 

@@ -3,15 +3,19 @@ from copy import deepcopy
 
 import pytest
 import torch
+from dlaseg_testing import SINGLE_PROCESS, tiny_config, write_camvid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import create_model
+from dlaseg.models.ida import BilinearUpsample
+from dlaseg.training import trainer
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.convolution import FastConv2d, convert, strided_weight_gradient
 from dlaseg.training.cpu.winograd import weight_gradient
+from dlaseg.training.segmentation import Segmentation
 
 
 @contextmanager
@@ -63,6 +67,46 @@ def assert_equals_torchs(ours, x):
     expected = output_and_gradients(theirs, x, grad)
     for got, want in zip(output_and_gradients(ours, x, grad), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=5e-4)
+
+
+def test_a_converted_network_keeps_its_parameters_and_the_names_in_its_state_dict():
+    model = create_model("dla46_c", num_classes=5)
+    names, parameters = list(model.state_dict()), list(model.parameters())
+    plain = sum(type(module) is nn.Conv2d for module in model.modules())
+    convert(model)
+    assert list(model.state_dict()) == names
+    assert all(after is before for after, before in zip(model.parameters(), parameters, strict=True))
+    assert sum(type(module) is FastConv2d for module in model.modules()) == plain > 0
+    assert not any(type(module) is nn.Conv2d for module in model.modules())
+    assert any(type(module) is BilinearUpsample for module in model.modules())  # other classes stay
+
+
+def test_weights_go_from_a_converted_network_to_a_plain_one_and_back():
+    converted, plain = create_model("dla46_c", num_classes=5), create_model("dla46_c", num_classes=5)
+    convert(converted)
+    plain.load_state_dict(converted.state_dict())
+    converted.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(converted.eval()(x), plain.eval()(x))
+
+
+def test_a_copy_of_a_converted_network_is_converted_and_independent():
+    model = create_model("dla46_c", num_classes=5)
+    convert(model)
+    copy = deepcopy(model)
+    assert [type(module) for module in copy.modules()] == [type(module) for module in model.modules()]
+    for ours, theirs in zip(model.parameters(), copy.parameters(), strict=True):
+        assert ours is not theirs
+        assert torch.equal(ours, theirs)
+
+
+def test_the_trainer_converts_the_network_on_a_cpu(tmp_path):
+    task = Segmentation(tiny_config(write_camvid(tmp_path)))
+    run = trainer.build(task, SINGLE_PROCESS, *task.open_splits())
+    kinds = {type(module) for module in run.state.model.modules()}
+    assert FastConv2d in kinds
+    assert nn.Conv2d not in kinds
 
 
 @given(
@@ -119,6 +163,7 @@ def test_a_training_steps_gradients_are_as_exact_as_the_plain_paths():
     """Batch norm over few pixels amplifies rounding, so both are held against double precision."""
     torch.manual_seed(0)
     model = create_model("dla34", num_classes=5, stride=4).to(memory_format=torch.channels_last)
+    convert(model)
     images, target = channels_last(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
     gradients = {}
     for capability, dtype in (("AVX2", torch.float32), ("DEFAULT", torch.float32), ("DEFAULT", torch.float64)):

@@ -1,7 +1,9 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-from dlaseg.records import field_names, flatten, nearest, to_yaml
+from dlaseg.commands.config_parser import field_names
+from dlaseg.commands.parsing import nearest
+from dlaseg.config_files import flatten, to_yaml
 
 
 @dataclass
@@ -21,17 +23,17 @@ class Outer:
     derived: Derived = field(default_factory=Derived)
 
 
-def test_field_names_are_dotted_and_hold_inherited_ones():
+def test_field_names_are_dotted_and_include_inherited_ones():
     assert list(field_names(Outer)) == ["name", "inner.size", "derived.size", "derived.more"]
 
 
-def test_a_record_as_yaml_holds_plain_lists_in_the_order_of_the_fields():
+def test_yaml_contains_plain_lists_in_the_order_of_the_fields():
     assert to_yaml(Outer()).startswith("name: a\ninner:\n  size:\n  - 1\n  - 2\nderived:\n")
 
 
-def test_the_flat_names_of_a_record_are_its_field_names():
+def test_the_flat_names_of_a_config_are_its_field_names():
     assert list(flatten(dataclasses.asdict(Outer()))) == list(field_names(Outer))
 
 
-def test_of_dotted_names_the_last_part_counts_most():
+def test_the_last_part_of_a_dotted_name_counts_most():
     assert nearest("lr", ["train.lr", "lrxx", "data.root"]) == "train.lr"
