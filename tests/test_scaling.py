@@ -24,39 +24,39 @@ def networks():
     return {name: scaling.traffic(name) for name in list_models()}
 
 
-def test_the_page_is_what_the_script_prints(capsys):
+def test_page_equals_script_output(capsys):
     runpy.run_path(str(SCRIPT), run_name="__main__")
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert capsys.readouterr().out == page, "python benchmarks/scaling.py > docs/scaling.md"
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_parameters_and_channels_are_those_of_the_state_dict(networks, name):
+def test_parameters_and_channels_equal_the_state_dict(networks, name):
     with torch.device("meta"):
         state = create_model(name, 19, stride=2, root_kernel_size=3).state_dict()
-    norms = {key.rpartition(".")[0]: len(tensor) for key, tensor in state.items() if key.endswith("running_var")}
-    learnt = [tensor.numel() for key, tensor in state.items() if "running_" not in key and "num_batches" not in key]
-    assert networks[name].norms == tuple(norms.values())
-    assert networks[name].parameters == sum(learnt)
+    channels = [len(tensor) for key, tensor in state.items() if key.endswith("running_var")]
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    assert networks[name].norms == tuple(channels)
+    assert networks[name].parameters == sum(t.numel() for key, t in state.items() if not key.endswith(buffers))
 
 
-def test_a_forward_pass_is_one_over_a_crop(networks):
+def test_macs_are_for_one_crop(networks):
     assert networks["dla46x_c"].macs == segmentation_costs("dla46x_c", 19, 832, 832)[2, 3].macs
 
 
-def test_training_takes_three_forward_passes_but_for_the_image():
-    # The backbone, since torch's counter forgets the groups of the decoder's layers in the gradients of their weights
+def test_training_flop_equals_torchs_count_plus_the_image_gradient():
+    # Only the backbone: torch's counter ignores the groups of the decoder's layers in their weight gradients
     with torch.device("meta"):
         backbone, image = create_backbone("dla34"), torch.empty(1, 3, 832, 832)
     counted = scaling.Traffic("dla34", 0, (), network_cost(backbone, 832, 832).macs)
     with FlopCounterMode(display=False) as counter:
         sum(feature.sum() for feature in backbone(image)).backward()
-    of_the_image = 2 * 7 * 7 * 3 * 16 * 832 * 832
-    assert counted.training_flop == counter.get_total_flops() + of_the_image
-    assert of_the_image < 0.02 * scaling.traffic("dla46_c").training_flop
+    image_gradient = 2 * 7 * 7 * 3 * 16 * 832 * 832
+    assert counted.training_flop == counter.get_total_flops() + image_gradient
+    assert image_gradient < 0.02 * scaling.traffic("dla46_c").training_flop
 
 
-def test_batch_norm_sends_what_is_counted(monkeypatch, networks):
+def test_batch_norm_sends_the_counted_bytes(monkeypatch, networks):
     sent = []
 
     def all_gather(results, tensor):
@@ -79,17 +79,16 @@ def test_batch_norm_sends_what_is_counted(monkeypatch, networks):
     expected += [("reduce", 2 * channels) for channels in counted.norms]
     assert sorted(sent) == sorted(expected)
     assert counted.norm_calls == len(sent)
-    assert counted.norm_bytes(2) == 4 * sum(
-        numbers for _, numbers in sent
-    )  # in a ring of two, either kind is sent once
+    # In a ring of two, each process sends the numbers of both kinds once
+    assert counted.norm_bytes(2) == 4 * sum(numbers for _, numbers in sent)
 
 
 def ring(values):
-    """All-reduce of (P, P x n) numbers in a ring: each process's sums, and how many numbers each sent."""
+    """Ring all-reduce of (P, P x n) numbers; returns each process's sums, and how many numbers each process sent."""
     world_size = len(values)
     pieces = np.stack(np.split(values, world_size, axis=1), axis=1)  # (process, piece, n)
     sent = 0
-    for adds in (True, False):  # the sums are made, then passed on
+    for adds in (True, False):  # first the sums are computed, then distributed
         for turn in range(world_size - 1):
             moving = [(p, (p - turn + (not adds)) % world_size) for p in range(world_size)]
             copies = [pieces[p, piece].copy() for p, piece in moving]
@@ -100,22 +99,22 @@ def ring(values):
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 8])
-def test_a_ring_sends_as_the_formulas_say(world_size):
+def test_formulas_equal_a_simulated_ring(world_size):
     values = np.random.default_rng(0).integers(0, 9, (world_size, 5 * world_size))
     sums, sent = ring(values)
     assert (sums == values.sum(0)).all()
     assert scaling.all_reduce_bytes(values.shape[1], world_size) == pytest.approx(4 * sent)
-    # The second half of it is an all-gather of the pieces
+    # The second half of an all-reduce is an all-gather of the pieces
     assert scaling.all_gather_bytes(5, world_size) == 4 * sent / 2
 
 
-def test_a_ceiling_by_hand():
+def test_ceiling_computed_by_hand():
     network = scaling.Traffic("dla0", parameters=10**6 - 42, norms=(8, 12), macs=10**9)
     assert network.gradient_bytes(2) == 4 * (10**6 - 42)
     assert network.norm_bytes(2) == 4 * (17 + 25 + 16 + 24)
     assert network.norm_bytes(3) == pytest.approx(4 * (2 * (17 + 25) + 4 / 3 * (16 + 24)))
     assert network.step_bytes(2) == 4 * (10**6 + 40)
-    # 32 Mbit/s and a bit: one step a second
+    # A link that sends one step per second
     gbit = 32 * (10**6 + 40) / 1e9
     assert network.ceiling(gbit, world_size=2, images=4) == pytest.approx(4)
     assert network.ceiling(gbit, world_size=2, images=2) == pytest.approx(2)
@@ -124,9 +123,9 @@ def test_a_ceiling_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "text"),
     [(0.06601, "0.0660"), (0.9999, "1.00"), (1, "1.00"), (9.994, "9.99"), (99.96, "100"), (1247.3, "1250")],
 )
-def test_numbers_have_three_digits(value, shown):
-    assert scaling.figures(value) == shown
-    assert math.isclose(float(shown), value, rel_tol=0.005)
+def test_numbers_have_three_significant_digits(value, text):
+    assert scaling.figures(value) == text
+    assert math.isclose(float(text), value, rel_tol=0.005)
