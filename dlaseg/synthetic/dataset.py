@@ -16,14 +16,12 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.images import write_png
+from dlaseg.synthetic.appearance import random_light
 from dlaseg.synthetic.backdrop import paint_end_of_street, paint_sky
 from dlaseg.synthetic.canvas import SUPERSAMPLING, Canvas, Pixels
-from dlaseg.synthetic.ground import paint_ground, weather_ground
-from dlaseg.synthetic.lens import develop, paint_bonnet, paint_edges
-from dlaseg.synthetic.light import make_light
-from dlaseg.synthetic.planning import plan_houses, plan_roadside, plan_traffic
-from dlaseg.synthetic.shadows import cast_shadows
-from dlaseg.synthetic.street import plan_street
+from dlaseg.synthetic.ground import cast_shadows, paint_ground, shade_ground
+from dlaseg.synthetic.lens import paint_bonnet, paint_edges, take_photo
+from dlaseg.synthetic.planning import plan_houses, plan_roadside, plan_street, plan_traffic
 
 SMALLEST, LARGEST = (64, 64), (1024, 2048)
 CITIES = {
@@ -81,33 +79,33 @@ def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) 
         image=np.zeros((*shape, 3), np.uint8),
         codes=np.zeros(shape, np.uint16),
         focal=focal,
-        vanishing=(shape[1] * rng.uniform(0.42, 0.58), shape[0] * rng.uniform(0.42, 0.5)),
+        vanishing_point=(shape[1] * rng.uniform(0.42, 0.58), shape[0] * rng.uniform(0.42, 0.5)),
         camera_height=rng.uniform(1.25, 1.6),
-        bend=rng.uniform(-1, 1) ** 3 * 1.2e-3,
-        light=make_light(rng),
+        curvature=rng.uniform(-1, 1) ** 3 * 1.2e-3,
+        light=random_light(rng),
         # 3 of 1024 columns, and 3.5 pixels where a small network shall still see it
-        smallest=max(3 / 512 * focal / 0.9, SUPERSAMPLING * min(3.5, height / 64)),
+        min_pole_width=max(3 / 512 * focal / 0.9, SUPERSAMPLING * min(3.5, height / 64)),
     )
     street = plan_street(rng)
-    things = plan_traffic(canvas, rng, street)
+    objects = plan_traffic(canvas, rng, street)
     for road in street.sides:
-        things += plan_houses(canvas, rng, road, street.storeys) + plan_roadside(canvas, rng, road, street)
-    shadows, sunlit = cast_shadows(things, canvas.light)
+        objects += plan_houses(canvas, rng, road, street.storeys) + plan_roadside(canvas, rng, road, street)
+    shadows, sunlit = cast_shadows(objects, canvas.light)
     paint_sky(canvas, rng)
     paint_ground(canvas, rng, street)
-    weather_ground(canvas, rng, shadows)
+    shade_ground(canvas, rng, shadows)
     paint_end_of_street(canvas, rng)
-    for i in sorted(range(len(things)), key=lambda i: -things[i].depth):
-        left, right, _, far = things[i].footprint
+    for i in sorted(range(len(objects)), key=lambda i: -objects[i].depth):
+        left, right, _, far = objects[i].footprint
         # the margin leaves room for crowns and arms
-        if canvas.shows(left - 3.5, right + 3.5, far):
+        if canvas.in_view(left - 3.5, right + 3.5, far):
             canvas.sunlit = sunlit[i]
-            things[i].draw()
+            objects[i].draw()
     paint_bonnet(canvas, rng)
     paint_edges(canvas, rng)
     codes = np.ascontiguousarray(canvas.codes[1::SUPERSAMPLING, 1::SUPERSAMPLING])
     label_ids = np.where(codes >= 1000, codes // 1000, codes).astype(np.uint8)
-    return Scene(develop(canvas, rng), label_ids, codes)
+    return Scene(take_photo(canvas, rng), label_ids, codes)
 
 
 def synthesize(

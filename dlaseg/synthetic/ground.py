@@ -1,20 +1,63 @@
-"""The road, the pavements and the grass: their outlines, then their grain, shadows and haze."""
+"""The road, the pavements, the grass, and the shadows on them."""
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.synthetic.canvas import SUPERSAMPLING, Canvas, code_of
-from dlaseg.synthetic.noise import seamless_noise
-from dlaseg.synthetic.palette import Colour, choose
-from dlaseg.synthetic.shadows import MAP_HALF_WIDTH, MAP_RESOLUTION, ShadowMap
-from dlaseg.synthetic.street import BAY, LANE, Street
+from dlaseg.synthetic.appearance import Colour, Light, pick_colour, seamless_noise
+from dlaseg.synthetic.canvas import FAR, SUPERSAMPLING, Canvas, label_id
+from dlaseg.synthetic.planning import BAY, LANE, SceneObject, Street
+
+MAP_RESOLUTION = 6  # shadow map pixels per metre
+MAP_HALF_WIDTH = 32  # metres
+
+
+class ShadowMap:
+    """The street from above: where objects block the sun, and where they stand close to the ground."""
+
+    def __init__(self, light: Light) -> None:
+        shape = (int(FAR) * MAP_RESOLUTION, 2 * MAP_HALF_WIDTH * MAP_RESOLUTION)
+        self.light = light
+        self.shadow = np.zeros(shape, np.uint8)
+        self.contact = np.zeros(shape, np.uint8)
+
+    def cast(self, item: SceneObject) -> None:
+        """Adds the shadow of a box above the object's footprint."""
+        x0, x1, z0, z1 = item.footprint
+        corners = np.array([(x0, z0), (x1, z0), (x1, z1), (x0, z1)]) + np.array([MAP_HALF_WIDTH, 0])
+        away = -np.array([self.light.sun[0], self.light.sun[2]]) / self.light.sun[1]
+        swept = np.concatenate([corners + item.shadow_from * away, corners + item.height * away]) * MAP_RESOLUTION
+        cv2.fillConvexPoly(self.shadow, cv2.convexHull(np.rint(swept).astype(np.int32)), 255)
+        if item.contact_shadow:
+            below = np.rint(corners * MAP_RESOLUTION).astype(np.int32)
+            cv2.fillConvexPoly(self.contact, below, round(255 * item.contact_shadow))
+
+    def sunlit(self, x: float, z: float) -> float:
+        """1 in the sun, 0 in shadow."""
+        row, column = round(z * MAP_RESOLUTION), round((x + MAP_HALF_WIDTH) * MAP_RESOLUTION)
+        inside = 0 <= row < self.shadow.shape[0] and 0 <= column < self.shadow.shape[1]
+        return 1 - float(self.shadow[row, column]) / 255 if inside else 1.0
+
+
+def cast_shadows(objects: Sequence[SceneObject], light: Light) -> tuple[ShadowMap, list[float]]:
+    """The shadows of all objects, and for each object whether it is in the sun (1) or in a shadow (0) itself."""
+    shadows = ShadowMap(light)
+    for item in objects:
+        if item.shades_others:
+            shadows.cast(item)
+    sunlit = [1.0 if o.shades_others else shadows.sunlit(sum(o.footprint[:2]) / 2, o.depth) for o in objects]
+    # The others afterwards, so that no object is in its own shadow
+    for item in objects:
+        if not item.shades_others:
+            shadows.cast(item)
+    return shadows, sunlit
 
 
 def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
-    """Grass everywhere, pavements and the road on it, kerbs, and the paint on the road."""
+    """Paints the grass, on it pavements, kerbs and the road, and the road markings."""
     all_depths, raised = np.geomspace(0.6, 3000, 40), (0.12, 0.12)
     gain = canvas.light.gain((0, 1, 0))
 
@@ -26,15 +69,14 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         z: NDArray[np.float64] = all_depths,
         heights: tuple[float, float] = (0, 0),
     ) -> None:
-        edges = [
-            np.stack([np.full_like(z, x), np.full_like(z, y), z], -1) for x, y in zip((x0, x1), heights, strict=True)
-        ]
+        ends = ((x0, heights[0]), (x1, heights[1]))
+        edges = [np.stack([np.full_like(z, x), np.full_like(z, y), z], -1) for x, y in ends]
         corners = canvas.project(np.concatenate([edges[0], edges[1][::-1]]))
-        canvas.fill(corners, np.minimum(np.multiply(colour, gain), 255), None if name is None else code_of(name))
+        canvas.fill(corners, np.minimum(np.multiply(colour, gain), 255), None if name is None else label_id(name))
 
-    grass = choose(rng, ((92, 112, 62), (104, 116, 66), (84, 100, 56)))
-    paving = choose(rng, ((150, 146, 140), (162, 154, 144), (140, 140, 142)))
-    asphalt = choose(rng, ((92, 92, 94), (104, 102, 100), (80, 82, 86)))
+    grass = pick_colour(rng, ((92, 112, 62), (104, 116, 66), (84, 100, 56)))
+    paving = pick_colour(rng, ((150, 146, 140), (162, 154, 144), (140, 140, 142)))
+    asphalt = pick_colour(rng, ((92, 92, 94), (104, 102, 100), (80, 82, 86)))
     white = (196, 196, 190)
     (left, right), crossing = street.sides, street.crossing
     strip(-2000, 2000, grass, "terrain")
@@ -44,10 +86,10 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         strip(stone, verge, grass, "terrain", heights=raised)
         strip(kerb, stone, paving * 1.12, "sidewalk", heights=raised)
     strip(-left.kerb, right.kerb, asphalt, "road")
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(1, 5)):  # mended patches
         x, z = rng.uniform(-left.kerb + 0.5, right.kerb - 1.5), rng.uniform(5, 30)
-        mended = np.array([z, z + rng.uniform(1, 6)])
-        strip(x, x + rng.uniform(0.6, 1.6), asphalt * rng.uniform(0.8, 1.12), z=mended)
+        ends = np.array([z, z + rng.uniform(1, 6)])
+        strip(x, x + rng.uniform(0.6, 1.6), asphalt * rng.uniform(0.8, 1.12), z=ends)
     for road in street.sides:
         kerb, bay = road.side * road.kerb, road.side * (road.kerb - BAY)
         strip(kerb, kerb, paving * 0.8, "sidewalk", heights=(0, 0.12))
@@ -64,21 +106,19 @@ def paint_ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> No
         strip(-LANE / 2, right.kerb - BAY * right.parking, white, z=stop_line)
 
 
-def weather_ground(canvas: Canvas, rng: np.random.Generator, shadows: ShadowMap) -> None:
-    """Lays grain, slabs, shadows and haze over the ground that is painted so far."""
+def shade_ground(canvas: Canvas, rng: np.random.Generator, shadows: ShadowMap) -> None:
+    """Adds grain, paving slabs, shadows and haze to the ground, which must be all that is painted below the horizon."""
     step, light = SUPERSAMPLING, canvas.light
-    top = max(0, math.ceil(canvas.vanishing[1] / step) + 1)
+    top = math.ceil(canvas.vanishing_point[1] / step) + 1
     codes = canvas.codes[top * step :: step, ::step]
     rows, columns = codes.shape
-    if not rows:
-        return
-    below = np.arange(top, top + rows, dtype=np.float32) * step - np.float32(canvas.vanishing[1])
+    below = np.arange(top, top + rows, dtype=np.float32) * step - np.float32(canvas.vanishing_point[1])
     z = canvas.camera_height * canvas.focal / below
-    across = (np.arange(columns, dtype=np.float32) * step - canvas.vanishing[0]) / canvas.focal
-    x = across * z[:, None] - (canvas.bend * z * z)[:, None]
+    across = (np.arange(columns, dtype=np.float32) * step - canvas.vanishing_point[0]) / canvas.focal
+    x = across * z[:, None] - (canvas.curvature * z * z)[:, None]
     depth = np.repeat(z[:, None], columns, 1)
 
-    texel = 32 if canvas.focal < 1200 else 64  # a metre; the tiles are 8 m wide, and 128 leaves the colour as it is
+    texel = 32 if canvas.focal < 1200 else 64  # texture pixels per metre; tiles are 8 m wide, 128 keeps the colour
     size = 8 * texel
     grain = 110 + 18 * seamless_noise(rng, size, 1.3) + 18 * seamless_noise(rng, size, 60)
     slabs = np.repeat(np.repeat(rng.uniform(119, 136, (16, 16)), texel // 2, 0), texel // 2, 1).astype(np.float32)
@@ -86,11 +126,11 @@ def weather_ground(canvas: Canvas, rng: np.random.Generator, shadows: ShadowMap)
     slabs += 12 * seamless_noise(rng, size, 2) - 6
     blades = 79 + 46 * seamless_noise(rng, size, 2.5) + 51 * seamless_noise(rng, size, 40)
     tiles = cv2.merge([grain, slabs, blades]).astype(np.uint8)
-    laid = cv2.remap(tiles, x * texel, depth * texel, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    textures = cv2.remap(tiles, x * texel, depth * texel, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     gain = np.full((rows, columns), 128, np.uint8)
     for channel, name in enumerate(("road", "sidewalk", "terrain")):
-        cv2.copyTo(np.ascontiguousarray(laid[..., channel]), (codes == code_of(name)).astype(np.uint8), gain)
-    # a texel that is finer than a pixel would flicker: the texture fades where a pixel covers much of the ground
+        cv2.copyTo(np.ascontiguousarray(textures[..., channel]), (codes == label_id(name)).astype(np.uint8), gain)
+    # Texture pixels smaller than a picture's pixel would flicker: the texture fades where a pixel covers much ground
     visible = np.clip(1.4 - z * z / (canvas.camera_height * canvas.focal / step) * 6, 0, 1)[:, None]
 
     where = (x + MAP_HALF_WIDTH) * MAP_RESOLUTION, depth * MAP_RESOLUTION

@@ -1,48 +1,48 @@
-"""What the camera and the car that carries it add to the picture."""
+"""Effects of the camera and of the car that carries it."""
 
 import cv2
 import numpy as np
 
-from dlaseg.synthetic.canvas import SUPERSAMPLING, Canvas, Pixels, code_of
-from dlaseg.synthetic.palette import choose
+from dlaseg.synthetic.appearance import pick_colour
+from dlaseg.synthetic.canvas import SUPERSAMPLING, Canvas, Pixels, label_id
 
 
 def paint_bonnet(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The bonnet of the car that carries the camera: it reflects the sky."""
+    """Paints the bonnet of the camera's car, which reflects the sky."""
     height, width = canvas.codes.shape
-    paint = choose(rng, ((40, 42, 46), (30, 36, 50), (58, 60, 64)))
+    paint = pick_colour(rng, ((40, 42, 46), (30, 36, 50), (58, 60, 64)))
     t = np.linspace(-1, 1, 41)
     middle, half = width * rng.uniform(0.48, 0.52), width * rng.uniform(0.3, 0.36)
     rise = height * rng.uniform(0.075, 0.11)
-    # a dark rim, then the sky's reflection, that fades towards the windscreen
+    # A dark rim, then the reflection of the sky, which fades towards the windscreen
     for layer, mix in enumerate([0.0, *np.linspace(0.5, 0.06, 28)]):
         inset = 1 - layer * 0.032
         arch = np.stack([middle + t * half * (0.75 + 0.25 * inset), height - rise * inset * (1 - np.abs(t) ** 3.2)], -1)
         corners = np.concatenate([arch, [(middle + half, height + 4), (middle - half, height + 4)]])
         colour = paint * canvas.light.gain((0, 1, 0))[1] * (1 - mix) + np.asarray(canvas.light.haze) * mix
-        canvas.fill(corners, np.minimum(colour if layer else paint * 0.3, 255), code_of("ego vehicle"))
+        canvas.fill(corners, np.minimum(colour if layer else paint * 0.3, 255), label_id("ego vehicle"))
 
 
 def paint_edges(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The strips at the edge that calibrated cameras leave: cut by rectification, or outside the region of interest."""
+    """Paints the strips that calibration leaves at the edges: rectification border, out of region of interest."""
     height, width = canvas.codes.shape
     thin = SUPERSAMPLING * max(1, round(width / SUPERSAMPLING / 300))
-    canvas.codes[height - SUPERSAMPLING * max(1, round(height / SUPERSAMPLING / 200)) :] = code_of("out of roi")
+    canvas.codes[height - SUPERSAMPLING * max(1, round(height / SUPERSAMPLING / 200)) :] = label_id("out of roi")
     for columns, rows in (
         (slice(0, thin), slice(None)),
         (slice(width - thin, None), slice(None)),
         (slice(None), slice(0, thin)),
     ):
-        canvas.codes[rows, columns] = code_of("rectification border")
+        canvas.codes[rows, columns] = label_id("rectification border")
         canvas.image[rows, columns] = rng.integers(4, 12)
 
 
-def develop(canvas: Canvas, rng: np.random.Generator) -> Pixels:
-    """Canvas -> (H, W, 3) uint8 photograph: lens blur, vignetting, white balance, contrast and sensor noise."""
+def take_photo(canvas: Canvas, rng: np.random.Generator) -> Pixels:
+    """Returns the picture, (H, W, 3) uint8: blur, exposure, white balance, contrast, vignetting, sensor noise."""
     height, width = canvas.codes.shape[0] // SUPERSAMPLING, canvas.codes.shape[1] // SUPERSAMPLING
     image = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA)
     image = cv2.GaussianBlur(image, (0, 0), 0.3 + 0.2 * width / 1024)
-    # the camera's own exposure: it brings dark streets half the way to a common brightness
+    # Automatic exposure: brings dark streets about half way to a common brightness
     exposure = (112 / max(20.0, float(image[::4, ::4].mean()))) ** 0.6 * rng.uniform(0.94, 1.06)
     balance = 1 + rng.uniform(-0.035, 0.035) * np.array([1, 0, -1])
     levels = np.clip(np.arange(256)[:, None] / 255 * balance * exposure, 0, 1)

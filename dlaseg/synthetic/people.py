@@ -1,29 +1,29 @@
-"""Pedestrians, and the bicycles that they left at the roadside."""
+"""Pedestrians and parked bicycles."""
 
 import math
 
 import numpy as np
 
+from dlaseg.synthetic.appearance import CLOTHES, TYRE, Floats, pick_colour
 from dlaseg.synthetic.canvas import Canvas
-from dlaseg.synthetic.palette import CLOTHES, TYRE, Floats, choose
 
 SKINS = ((236, 196, 168), (214, 164, 130), (160, 112, 80), (104, 72, 54))
 
 
 def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A pedestrian, 1.6 to 1.85 m tall, standing or in mid-step."""
-    code, size = canvas.instance("person"), rng.uniform(1.6, 1.85) / 1.75
+    code, size = canvas.new_instance("person"), rng.uniform(1.6, 1.85) / 1.75
     scale = size * canvas.focal / z
     origin = canvas.project((x, 0.0 if abs(x) < 5 else 0.1, z))
-    coat, trousers = choose(rng, CLOTHES), choose(rng, CLOTHES) * 0.75
-    skin, hair = choose(rng, SKINS), choose(rng, ((40, 30, 26), (110, 80, 50), (170, 150, 120), (60, 44, 34)))
+    coat, trousers = pick_colour(rng, CLOTHES), pick_colour(rng, CLOTHES) * 0.75
+    skin, hair = pick_colour(rng, SKINS), pick_colour(rng, ((40, 30, 26), (110, 80, 50), (170, 150, 120), (60, 44, 34)))
     stride, facing = rng.uniform(0.06, 0.26), float(rng.choice((-1, 1)))
 
     def at(*points: tuple[float, float]) -> Floats:
         return origin + np.array(points) * (scale, -scale)
 
     def tone(colour: Floats, factor: float = 1.0) -> tuple[float, float, float]:
-        return canvas.seen(colour * factor, (0, 0, -1), z)
+        return canvas.shade(colour * factor, (0, 0, -1), z)
 
     for foot, factor in ((-stride, 0.8), (stride, 1.0)):
         knee = (0.5 * foot + facing * 0.04, 0.5)
@@ -50,15 +50,15 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
         canvas.stroke(at((facing * 0.025, 1.58), (facing * 0.025, 1.61)), 0.15 * scale, tone(skin), code)
     if rng.random() < 0.4:
         bag = at(*((facing * x, y) for x, y in ((0.2, 0.62), (0.2, 0.92), (0.42, 0.92), (0.42, 0.62))))
-        canvas.fill(bag, tone(choose(rng, CLOTHES)), code)
+        canvas.fill(bag, tone(pick_colour(rng, CLOTHES)), code)
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A parked bicycle; its wheels count as filled discs, as annotators outline them."""
-    code, turned = canvas.instance("bicycle"), rng.uniform(-0.5, 0.5) + (math.pi if rng.random() < 0.5 else 0)
+    """A parked bicycle; its wheels are labelled as full discs, as in Cityscapes."""
+    code, turned = canvas.new_instance("bicycle"), rng.uniform(-0.5, 0.5) + (math.pi if rng.random() < 0.5 else 0)
     scale = canvas.focal / z
-    frame = canvas.seen(choose(rng, CLOTHES) * 1.1, (0, 0, -1), z)
-    tyre = canvas.seen(TYRE, (0, 0, -1), z)
+    frame = canvas.shade(pick_colour(rng, CLOTHES) * 1.1, (0, 0, -1), z)
+    tyre = canvas.shade(TYRE, (0, 0, -1), z)
 
     def at(*points: tuple[float, float]) -> Floats:
         along, up = np.array(points).T
@@ -67,7 +67,7 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
     turn = np.linspace(0, 2 * math.pi, 24, endpoint=False)
     for hub in (-0.52, 0.52):
         rim = at(*zip((hub + 0.34 * np.cos(turn)).tolist(), (0.34 + 0.34 * np.sin(turn)).tolist(), strict=True))
-        canvas.veil(rim, (96, 98, 100), 0.45, code)
+        canvas.fill_transparent(rim, (96, 98, 100), 0.45, code)
         canvas.stroke(rim, 0.05 * scale, tyre, code, closed=True)
     for line in (
         ((-0.52, 0.34), (-0.12, 0.3), (0.36, 0.76), (-0.2, 0.78), (-0.52, 0.34)),

@@ -7,32 +7,23 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlaseg.synthetic.canvas import Canvas, upright
-from dlaseg.synthetic.palette import GLASS, MIRRORED, STEEL, TYRE, Colour, Floats
+from dlaseg.synthetic.appearance import GLASS, MIRRORED, STEEL, TYRE, Colour, Floats
+from dlaseg.synthetic.canvas import Canvas, wall_corners
 
-PAINTS = (
-    (176, 180, 184),
-    (226, 228, 230),
-    (34, 36, 40),
-    (96, 102, 110),
-    (140, 30, 34),
-    (38, 64, 116),
-    (60, 70, 84),
-    (196, 178, 140),
-    (30, 84, 74),
-)
+CAR_PAINTS = ((176, 180, 184), (226, 228, 230), (34, 36, 40), (96, 102, 110), (140, 30, 34), (38, 64, 116),
+              (60, 70, 84), (196, 178, 140), (30, 84, 74))  # fmt: skip
 BUS_PAINTS = ((196, 60, 50), (226, 190, 70), (60, 120, 170), (220, 222, 220))
 
 
 @dataclass(frozen=True)
 class Body:
-    """The shape of a vehicle: a side profile in metres, as wide at the belt as `half_width`, narrower at the roof."""
+    """The shape of a vehicle in metres: a side profile, `half_width` at the belt, narrower at the roof."""
 
     profile: tuple[tuple[float, float], ...]  # (along, up) from the rear bumper over the roof to the front bumper
     half_width: float
     roof_half_width: float
-    belt: float  # metres above the road at which the windows begin
-    panes: tuple[int, ...]  # the profile's edges that are windows
+    belt: float  # lower edge of the windows, metres above the road
+    panes: tuple[int, ...]  # indices of the profile's edges that are windows
     side_panes: tuple[tuple[tuple[float, float], ...], ...]
     wheels: tuple[float, ...]
     wheel_radius: float
@@ -80,7 +71,7 @@ BUS = Body(
 
 
 def _rounded(profile: ArrayLike) -> Floats:
-    """Cuts the corners of a profile: (N, 2) -> (2 N, 2), edge i becoming edge 2 i + 1."""
+    """Cuts the corners of a profile: (N, 2) -> (2 N, 2); edge i becomes edge 2 i + 1."""
     points = np.asarray(profile, np.float64)
     before, after = np.vstack([points[:1], points[:-1]]), np.vstack([points[1:], points[-1:]])
     return np.stack([points + 0.17 * (before - points), points + 0.17 * (after - points)], 1).reshape(-1, 2)
@@ -88,32 +79,32 @@ def _rounded(profile: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class _Vehicle:
-    """A body at its place in the street, parallel to the road."""
+    """A body placed in the street, parallel to the road."""
 
     canvas: Canvas
     body: Body
     x: float  # of its middle line, metres
-    z: float  # of its near end
-    away: bool
+    z: float  # of its near end, metres
+    away: bool  # whether the camera sees its rear
     paint: Floats
     code: int
 
     @property
     def detailed(self) -> bool:
-        """Whether it is near enough for its details to be seen."""
+        """Whether it is near enough for details to be visible."""
         return self.canvas.focal / self.z > 40
 
     def place(self, shape: ArrayLike, side: float, widen: float = 0.0) -> Floats:
-        """A drawing on the flank, (N, 2) metres along and up -> (N, 3) in the world."""
+        """Maps points on the flank, (N, 2) metres along and up, to the world, (N, 3)."""
         body, (along, up) = self.body, np.asarray(shape, np.float64).T
         half = np.interp(up, (body.belt, body.height), (body.half_width, body.roof_half_width)) + widen
         return np.array([self.x + side * half, up, self.z + (along if self.away else body.length - along)]).T
 
     def paint_hull(self) -> None:
-        """Tyres seen from the end, then the strips between the flanks, from far to near."""
+        """Paints the tyres as seen from the end, then the surfaces between the flanks, from far to near."""
         canvas, half, profile = self.canvas, self.body.half_width, _rounded(self.body.profile)
         for inner in (self.x - half + 0.02, self.x + half - 0.24):
-            tyre = upright((inner, self.z + 0.35), (inner + 0.22, self.z + 0.35), 0, 0.55)
+            tyre = wall_corners((inner, self.z + 0.35), (inner + 0.22, self.z + 0.35), 0, 0.55)
             canvas.face(tyre, TYRE, (0, 0, -1), self.code)
         left, right = self.place(profile, -1), self.place(profile, 1)
         step = np.diff(profile, axis=0) / np.linalg.norm(np.diff(profile, axis=0), axis=1, keepdims=True)
@@ -131,23 +122,22 @@ class _Vehicle:
                 canvas.face(mirrored, MIRRORED, (0, 0, -1), self.code)
 
     def paint_end(self) -> None:
-        """Bumper, lamps and plate of the end that faces the camera."""
+        """Paints bumper, lamps and number plate of the end that faces the camera."""
         half, (low, high), away = self.body.half_width, self.body.lamps, self.away
 
         def plate(x0: float, x1: float, y0: float, y1: float, tint: Colour, glow: float = 0.0) -> None:
             cut = 0.22 * min(x1 - x0, y1 - y0)
             left, right = (x0, x0 + cut), (x1, x1 - cut)
+            lower = [(right[0], y0 + cut), (right[1], y0), (left[1], y0)]
             outline = [
                 (left[0], y0 + cut),
                 (left[0], y1 - cut),
                 (left[1], y1),
                 (right[1], y1),
                 (right[0], y1 - cut),
-                (right[0], y0 + cut),
-                (right[1], y0),
-                (left[1], y0),
+                *lower,
             ]
-            seen = self.canvas.seen(tint, (0, 0, -1), self.z)
+            seen = self.canvas.shade(tint, (0, 0, -1), self.z)
             corners = self.canvas.project([(self.x + across, up, self.z - 0.02) for across, up in outline])
             self.canvas.fill(corners, [max(s, glow * t) for s, t in zip(seen, tint, strict=True)], self.code)
 
@@ -167,7 +157,7 @@ class _Vehicle:
             plate(-0.55, 0.55, 2.66, 2.82, (250, 170, 40), 0.9)
 
     def paint_flank(self, side: float) -> None:
-        """The side with its windows, doors and wheels; -1 is the left one."""
+        """Paints the side with windows, doors and wheels; -1 is the left one."""
         canvas, body, normal, scale = self.canvas, self.body, (side, 0.0, 0.0), self.canvas.focal / self.z
         profile = _rounded(body.profile)
         canvas.face(self.place(profile, side), self.paint, normal, self.code)
@@ -180,7 +170,7 @@ class _Vehicle:
                 mirrored = (corners[[1, 1, 2, 2]] + corners[[0, 1, 2, 3]]) / 2
                 canvas.face(self.place(mirrored, side, 0.006), MIRRORED, normal, self.code)
                 seam = canvas.project(self.place([(at + 0.04, up), (at + 0.04, 0.45)], side, 0.006))
-                canvas.stroke(seam, 0.02 * scale, canvas.seen(self.paint * 0.62, normal, self.z), self.code)
+                canvas.stroke(seam, 0.02 * scale, canvas.shade(self.paint * 0.62, normal, self.z), self.code)
         turn = np.linspace(0, 2 * math.pi, 20, endpoint=False)
         circle, radius = np.stack([np.cos(turn), np.sin(turn)], -1), body.wheel_radius
         rings = ((radius + 0.07, self.paint * 0.3), (radius, np.array(TYRE)), (radius * 0.6, np.array(STEEL)))
@@ -190,7 +180,7 @@ class _Vehicle:
         if self.detailed:
             along = body.side_panes[-1][-1][0] - 0.15
             mirror = canvas.project(self.place([(along, body.belt + 0.05), (along, body.belt + 0.2)], side, 0.1))
-            canvas.stroke(mirror, 0.16 * scale, canvas.seen(self.paint * 0.7, (0, 0, -1), self.z), self.code)
+            canvas.stroke(mirror, 0.16 * scale, canvas.shade(self.paint * 0.7, (0, 0, -1), self.z), self.code)
 
 
 def draw_vehicle(canvas: Canvas, body: Body, x: float, z: float, away: bool, paint: Floats, code: int) -> None:
@@ -201,13 +191,13 @@ def draw_vehicle(canvas: Canvas, body: Body, x: float, z: float, away: bool, pai
         body: its shape.
         x: of its middle line, metres.
         z: of its near end, metres.
-        away: it drives away from the camera, which therefore sees its rear.
+        away: whether it drives away from the camera, which then sees its rear.
         paint: its colour, RGB in 0-255.
         code: its instance code.
     """
     vehicle = _Vehicle(canvas, body, x, z, away, paint, code)
     vehicle.paint_hull()
     vehicle.paint_end()
-    across = x + canvas.bend * z * z
+    across = x + canvas.curvature * z * z
     if abs(across) > body.half_width:
         vehicle.paint_flank(-math.copysign(1, across))
