@@ -411,7 +411,7 @@ def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
         "targets      2 x 64 x 64 uint8",
         "logits       2 x 19 x 16 x 16 float32",
     ]
-    assert "batches      2 an epoch, 4 in all" in lines
+    assert "batches      2 per epoch, 4 in all" in lines
     assert "validation   2 images, 2 times" in lines
     assert lines[-1] == "dry run: one step to warm up, one timed; nothing is written"
     assert list(here.iterdir()) == []
@@ -458,7 +458,7 @@ def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, d
     printed = capsys.readouterr()
     assert printed.err == ""
     assert re.search(r"^\| data and network \| +\d+\.\d\d \|", printed.out, re.MULTILINE)
-    assert re.match(r"(The network is|Data are) the limit: ", printed.out.splitlines()[-1])
+    assert re.match(r"(The network|Data loading) is the limit: ", printed.out.splitlines()[-1])
     assert main([*words, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert len(results["rounds"]) == 5

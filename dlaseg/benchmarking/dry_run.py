@@ -1,4 +1,4 @@
-"""Whether a run would go, and how long it would take, before it is started."""
+"""Checks a run before it starts, and estimates its duration."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 
-from dlaseg.benchmarking.trial import draw, hardware, memory, precision, queued, shape, skip, synchronize, take_step
+from dlaseg.benchmarking.trial import (
+    device_name,
+    discard,
+    load_batches,
+    memory,
+    precision,
+    prefetched,
+    shape_text,
+    synchronize,
+    take_step,
+)
 from dlaseg.data.tensors import normalize
 from dlaseg.device import reduced_precision, reproducible
 from dlaseg.models.eval_mode import eval_mode
@@ -21,24 +31,24 @@ from dlaseg.training.trainer import Run, open_run, resume_message
 def dry_run(
     task: Task[Any, Any], output: Path, resume: bool = False, report: Callable[[str], None] = print
 ) -> dict[str, str] | None:
-    """Builds all that a run is made of, takes one step to warm up and one that is timed, and writes nothing.
+    """Builds a whole run, takes one step for warm-up and one that is timed, and writes nothing.
 
     Args:
-        task: what would be learnt, and the record.
-        output: the run folder; looked at, since a run may be refused or resumed there.
-        resume: go on from the last checkpoint.
-        report: gets one line for every fact.
+        task: the kind of training, with its config.
+        output: the run folder, which is checked: it may hold another run, or one to resume.
+        resume: resume from the last checkpoint.
+        report: called with one line for each fact.
 
     Returns:
-        What was found, by name; None where another process has it.
+        The facts by name; None in processes other than rank 0.
 
     Raises:
         UserError: what `fit` would raise before or in its first step.
     """
-    with distributed_context(task.config.train.device) as own, reproducible(task.config.train.deterministic):
-        run = open_run(task, own, output, own.broadcast(resume))
+    with distributed_context(task.config.train.device) as dist, reproducible(task.config.train.deterministic):
+        run = open_run(task, dist, output, dist.broadcast(resume))
         facts = try_out(run)
-        if not own.is_main:
+        if not dist.is_main:
             return None
         if resume:
             report(resume_message(run))
@@ -50,53 +60,53 @@ def dry_run(
 
 
 def try_out(run: Run) -> dict[str, str]:
-    """Loads a few batches, takes two steps, and says what that tells of the whole run."""
-    task, sampler, own = run.task, run.sampler, run.dist
+    """Loads a few batches, takes two steps, and describes the whole run."""
+    task, sampler, dist = run.task, run.sampler, run.dist
     train, model, workers = task.config.train, run.state.model, run.loader.num_workers
-    # With --resume, of what is left; an epoch may have been left in its midst
-    left = max(0, train.epochs * sampler.batches - run.state.epoch * sampler.batches - run.state.progress.batches)
+    # With --resume, the steps that remain; the checkpoint may be in the middle of an epoch
+    remaining = max(0, train.epochs * sampler.batches - run.state.epoch * sampler.batches - run.state.progress.batches)
     epochs = range(run.state.epoch + 1, train.epochs + 1)
     validations = sum(epoch % train.eval_every == 0 or epoch == train.epochs for epoch in epochs)
 
-    ahead = queued(run)
+    ahead = prefetched(run)
     timed = max(1, 2 * ahead)
-    drawn = draw(run, ahead + timed + 1)
-    skip(drawn, ahead)
+    loaded = load_batches(run, ahead + timed + 1)
+    discard(loaded, ahead)
     start = time.perf_counter()
-    skip(drawn, timed)
+    discard(loaded, timed)
     loading = (time.perf_counter() - start) / timed
-    parts = next(drawn)
-    logits = logits_of(run, parts[0])
-    take_step(run, parts)
-    synchronize(own.device)
+    micro_batches = next(loaded)
+    logits = eval_logits(run, micro_batches[0])
+    take_step(run, micro_batches)
+    synchronize(dist.device)
     start = time.perf_counter()
-    outcome = take_step(run, parts)
-    synchronize(own.device)
+    result = take_step(run, micro_batches)
+    synchronize(dist.device)
     step = time.perf_counter() - start
 
-    apart = "".join(
+    split = "".join(
         f", {count} {what}"
-        for count, what in ((train.grad_accum_steps, "parts"), (own.world_size, "processes"))
+        for count, what in ((train.grad_accum_steps, "micro-batches"), (dist.world_size, "processes"))
         if count > 1
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    learnt = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    (images, targets), size = parts[0], f"batches of {sampler.batch_size}{apart}"
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    (images, targets), size = micro_batches[0], f"batches of {sampler.batch_size}{split}"
     return {
-        "images": f"{shape(images)} {kind(images)} ({size})",
-        "targets": f"{shape(targets)} {kind(targets)}",
-        "logits": f"{shape(logits)} {kind(logits)}",
-        "parameters": f"{parameters:,}" + (f", {learnt:,} of them learnt" if learnt < parameters else ""),
-        "device": hardware(own.device),
+        "images": f"{shape_text(images)} {dtype_name(images)} ({size})",
+        "targets": f"{shape_text(targets)} {dtype_name(targets)}",
+        "logits": f"{shape_text(logits)} {dtype_name(logits)}",
+        "parameters": f"{parameters:,}" + (f", {trainable:,} of them trainable" if trainable < parameters else ""),
+        "device": device_name(dist.device),
         "precision": precision(run),
         "peak memory": memory(run),
-        "batches": f"{sampler.batches} an epoch, {sampler.batches * train.epochs} in all"
-        + (f", {left} of them left" if left < sampler.batches * train.epochs else ""),
+        "batches": f"{sampler.batches} per epoch, {sampler.batches * train.epochs} in all"
+        + (f", {remaining} of them remaining" if remaining < sampler.batches * train.epochs else ""),
         "validation": f"{len(run.validation)} images, {validations} times",
-        "step": f"{step:.3f} s, loss {outcome.loss:.4f}" + ("" if outcome.updated else ", not finite: no update"),
-        "loading": f"{loading:.3f} s a batch, data.workers {workers}",
-        "expected": f"about {duration(left * pace(step, loading, workers))} for {left} steps, validation not included"
-        + (", less if train.patience ends it" if train.patience is not None else ""),
+        "step": f"{step:.3f} s, loss {result.loss:.4f}" + ("" if result.updated else ", not finite: step skipped"),
+        "loading": f"{loading:.3f} s per batch, data.workers {workers}",
+        "expected": f"about {duration(remaining * pace(step, loading, workers))} for {remaining} steps, without "
+        "validation" + (", less if train.patience ends the run" if train.patience is not None else ""),
     }
 
 
@@ -106,22 +116,22 @@ def pace(step: float, loading: float, workers: int) -> float:
     Args:
         step: seconds that a step takes.
         loading: seconds from one batch to the next.
-        workers: processes that load beside the steps; without any, the two take turns.
+        workers: processes that load during the steps; without any, loading and steps alternate.
     """
     return max(step, loading) if workers else step + loading
 
 
-def logits_of(run: Run, part: MicroBatch) -> torch.Tensor:
-    """What the loss is taken of, but with batch norm's running statistics, which stay as they are."""
+def eval_logits(run: Run, micro_batch: MicroBatch) -> torch.Tensor:
+    """The logits of a micro-batch in eval mode, which leaves batch norm's statistics unchanged."""
     model, device = run.state.model, run.dist.device
-    lower = reduced_precision(run.task.config.train.precision, device)
+    dtype = reduced_precision(run.task.config.train.precision, device)
     with oom_hints(run.task.config, run.dist), eval_mode(model), torch.no_grad():
-        inputs = normalize(part[0].to(device), model.metadata.mean, model.metadata.std)
-        with torch.autocast(device.type, lower or torch.bfloat16, enabled=lower is not None):
+        inputs = normalize(micro_batch[0].to(device), model.metadata.mean, model.metadata.std)
+        with torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             return model.training_outputs(inputs).logits
 
 
-def kind(tensor: torch.Tensor) -> str:
+def dtype_name(tensor: torch.Tensor) -> str:
     """A tensor's type, such as `uint8`."""
     return str(tensor.dtype).removeprefix("torch.")
 

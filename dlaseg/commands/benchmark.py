@@ -41,9 +41,9 @@ def _parse(name: str, description: str | None, kind: type[Kind], arguments: Sequ
 
 
 def _measure(task: "Task[Any, Any]", args: Namespace) -> int:
-    from dlaseg.benchmarking.throughput import measure, record, table
+    from dlaseg.benchmarking.throughput import measure, table, to_dict
 
     throughput = measure(task, args.steps)
     if throughput is not None:
-        print(json.dumps(record(throughput), indent=2) if args.json else table(throughput))
+        print(json.dumps(to_dict(throughput), indent=2) if args.json else table(throughput))
     return 0

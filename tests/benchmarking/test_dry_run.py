@@ -54,32 +54,32 @@ def test_what_a_run_is_made_of_is_said_exactly_and_nothing_is_written(config, fo
     assert facts["parameters"] == f"{parameters:,}"
     assert facts["device"] == "cpu (1 threads)"
     assert facts["precision"] == "float32"
-    assert facts["batches"] == "2 an epoch, 6 in all"
+    assert facts["batches"] == "2 per epoch, 6 in all"
     assert facts["validation"] == "2 images, 3 times"
-    assert facts["expected"].endswith(" for 6 steps, validation not included")
+    assert facts["expected"].endswith(" for 6 steps, without validation")
     assert said[:-1] == [f"{name:<11}  {fact}" for name, fact in facts.items()]
     assert said[-1] == "dry run: one step to warm up, one timed; nothing is written"
 
 
-def test_parts_frozen_weights_and_lower_precision_are_said(config, folder):
+def test_micro_batches_frozen_weights_and_lower_precision_are_reported(config, folder):
     config = dlaseg_testing.with_train(
         config, grad_accum_steps=2, precision="bfloat16", freeze="backbone", eval_every=2, patience=1
     )
     facts = tried(config)
-    assert facts["images"] == "1 x 3 x 32 x 64 uint8 (batches of 2, 2 parts)"
+    assert facts["images"] == "1 x 3 x 32 x 64 uint8 (batches of 2, 2 micro-batches)"
     assert facts["logits"] == "1 x 11 x 8 x 16 bfloat16"
     assert facts["precision"] == "bfloat16"
     model = create_model("dla46_c", 11, 4, 3)
     total = sum(parameter.numel() for parameter in model.parameters())
-    learnt = total - sum(parameter.numel() for parameter in model.backbone.parameters())
-    assert facts["parameters"] == f"{total:,}, {learnt:,} of them learnt"
+    trainable = total - sum(parameter.numel() for parameter in model.backbone.parameters())
+    assert facts["parameters"] == f"{total:,}, {trainable:,} of them trainable"
     assert facts["validation"] == "2 images, 2 times"  # after the second epoch and the last
-    assert facts["expected"].endswith("validation not included, less if train.patience ends it")
+    assert facts["expected"].endswith("without validation, less if train.patience ends the run")
 
 
 def test_loading_processes_are_timed_too(config, folder):
     facts = tried(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2)))
-    assert facts["loading"].endswith(" s a batch, data.workers 2")
+    assert facts["loading"].endswith(" s per batch, data.workers 2")
     assert list(folder.iterdir()) == []
 
 
@@ -99,7 +99,7 @@ def test_a_classifier_is_tried_too(folder, tmp_path_factory):
     )
     assert facts["targets"] == "2 int64"
     assert facts["logits"] == "2 x 2 float32"
-    assert facts["batches"] == "1 an epoch, 120 in all"
+    assert facts["batches"] == "1 per epoch, 120 in all"
     assert list(folder.iterdir()) == []
 
 
@@ -122,7 +122,7 @@ def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
     facts = dry_run(Segmentation(config), folder / "run", resume=True, report=said.append)
     assert contents(folder) == before
     assert said[0] == f"{folder / 'run'}: resuming after epoch 1 of 3"
-    assert facts["batches"] == "2 an epoch, 6 in all, 4 of them left"
+    assert facts["batches"] == "2 per epoch, 6 in all, 4 of them remaining"
     assert facts["validation"] == "2 images, 2 times"
     assert " for 4 steps," in facts["expected"]
     assert dlaseg_testing.run(config, folder / "run", resume=True).epoch == 3
@@ -133,14 +133,14 @@ def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, f
     saved = load_checkpoint(folder / "run/last.ckpt")
     saved["progress"]["batches"], saved["step"] = 1, 3
     save_checkpoint(folder / "run", saved)
-    assert tried(config, folder / "run", resume=True)["batches"] == "2 an epoch, 6 in all, 3 of them left"
+    assert tried(config, folder / "run", resume=True)["batches"] == "2 per epoch, 6 in all, 3 of them remaining"
 
 
 def test_a_run_that_is_done_has_nothing_left(config, folder):
     config = dlaseg_testing.with_train(config, epochs=1)
     dlaseg_testing.run(config, folder / "run")
     facts = tried(config, folder / "run", resume=True)
-    assert facts["batches"] == "2 an epoch, 2 in all, 0 of them left"
+    assert facts["batches"] == "2 per epoch, 2 in all, 0 of them remaining"
     assert facts["validation"] == "2 images, 0 times"
 
 
@@ -183,14 +183,14 @@ def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
     model = run.state.model
     modes, state = [module.training for module in model.modules()], model.state_dict()
     before = {name: value.clone() for name, value in state.items()}
-    module.logits_of(run, dlaseg_testing.make_batch())
+    module.eval_logits(run, dlaseg_testing.make_batch())
     assert [module.training for module in model.modules()] == modes
     dlaseg_testing.assert_same_tensors(before, state)
 
 
 def test_numbers_that_are_not_finite_are_said(config, folder):
     facts = tried(dlaseg_testing.with_train(config, lr=1e38, warmup_steps=0))
-    assert "not finite: no update" in facts["step"]
+    assert "not finite: step skipped" in facts["step"]
 
 
 @pytest.mark.parametrize(
@@ -209,20 +209,20 @@ def test_the_expected_duration_is_that_of_all_steps(config, folder, monkeypatch)
             return self.now
 
     def slow_draw(run, count):
-        for number, parts in enumerate(trial.draw(run, count)):
+        for number, micro_batches in enumerate(trial.load_batches(run, count)):
             clock.now += 0.0 if number < 3 else 2.0  # the first three were loaded ahead
-            yield parts
+            yield micro_batches
 
-    def slow_step(run, parts):
+    def slow_step(run, micro_batches):
         clock.now += 3.0
-        return trial.take_step(run, parts)
+        return trial.take_step(run, micro_batches)
 
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(module, "queued", lambda run: 3)
-    monkeypatch.setattr(module, "draw", slow_draw)
+    monkeypatch.setattr(module, "prefetched", lambda run: 3)
+    monkeypatch.setattr(module, "load_batches", slow_draw)
     monkeypatch.setattr(module, "take_step", slow_step)
     facts = tried(config)
-    assert facts["loading"] == "2.000 s a batch, data.workers 0"
+    assert facts["loading"] == "2.000 s per batch, data.workers 0"
     assert facts["step"].startswith("3.000 s, loss ")
     assert facts["expected"].startswith("about 30 s for 6 steps")

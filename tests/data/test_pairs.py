@@ -128,7 +128,7 @@ def test_images_without_label_maps_are_neither_scored_nor_counted_nor_trained_on
     assert message.startswith(f"{root / 'val/0.png'}: image without a label map: ")
     assert refused(statistics, dataset) == message
     entry = replace(DATASETS["camvid"], find_files=unlabelled)
-    monkeypatch.setattr(datasets, "DATASETS", {"camvid": entry})
+    monkeypatch.setattr(datasets, "DATASETS", {**DATASETS, "camvid": entry})
     config = Config(data=DataConfig(dataset="camvid", root=str(root)))
     assert refused(Segmentation(config).open_splits) == message
 
