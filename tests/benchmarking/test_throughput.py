@@ -192,19 +192,22 @@ VERDICTS = [
     (
         (20, 50, 20, 0.6, 2, 8),
         "data",
-        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use data.workers 5.",
+        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use "
+        "data.workers 5.",
     ),
     (
         (20, 50, 20, 0.6, 2, 4),
         "data",
-        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use data.workers 4, the number "
-        "there are cores; 5 would be needed.",
+        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use "
+        "data.workers 4, the number "
+        "of cores; 5 would be needed.",
     ),
     (
         (20, 50, 20, 0.6, 4, 4),
         "data",
-        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0, and 4 processes load on 4 "
-        "cores: use smaller image files or a cheaper augment, or a machine with more cores.",
+        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0, and 4 processes "
+        "load on 4 "
+        "cores: use smaller image files, a cheaper augment or a machine with more cores.",
     ),
     (
         (8, 40, 10, 0.8, 0, 8),
@@ -214,7 +217,8 @@ VERDICTS = [
     (
         (10, 10, 40, 0.001, 2, 8),
         "network",
-        "The network is the limit: data can be loaded 4.0 times as fast: more data.workers do not help; a faster device, "
+        "The network is the limit: data can be loaded 4.0 times as fast: more data.workers do not help; a faster "
+        "device, "
         "train.compile or a smaller augment.crop_size would.",
     ),
     (
@@ -244,7 +248,8 @@ VERDICTS = [
     (
         (10, 10, 10, 0.0, 2, 2),
         "network",
-        "The network is the limit: data can be loaded 1.0 times as fast: more data.workers do not help; a faster device, "
+        "The network is the limit: data can be loaded 1.0 times as fast: more data.workers do not help; a faster "
+        "device, "
         "train.compile or a smaller augment.crop_size would.",
     ),
 ]
@@ -267,7 +272,8 @@ def made(*rounds: Speeds) -> Throughput:
 def test_the_table_reads_well():
     found = made(Speeds(20, 50, 20, 0.6), Speeds(21, 49, 22, 0.5), Speeds(19, 51, 18, 0.7))
     assert table(found).splitlines() == [
-        "dla34: 4 x 3 x 352 x 480 per micro-batch, 8 images per update; cpu (2 threads), bfloat16; data.workers 2, 4 cores",
+        "dla34: 4 x 3 x 352 x 480 per micro-batch, 8 images per update; cpu (2 threads), bfloat16; data.workers 2, "
+        "4 cores",
         "Images per second, median of 3 rounds of 10 batches:",
         "",
         "| measured         |   median |   lowest |  highest |",
@@ -277,8 +283,9 @@ def test_the_table_reads_well():
         "| data alone       |    20.00 |    18.00 |    22.00 |",
         "",
         "Waiting for data: 60.0% of the time. Peak memory: 1.00 GiB of this process.",
-        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use data.workers 4, the number "
-        "there are cores; 5 would be needed.",
+        "Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use "
+        "data.workers 4, the number "
+        "of cores; 5 would be needed.",
     ]
 
 
