@@ -119,7 +119,7 @@ class Classification(Task[ClassificationDataset, DLA]):
 
         return validate
 
-    def criterion(self, training: ClassificationDataset) -> ImageCrossEntropy:  # noqa: ARG002 - no class weights
+    def criterion(self, training: ClassificationDataset, model: DLA) -> ImageCrossEntropy:  # noqa: ARG002 - needs neither
         """Cross-entropy."""
         return ImageCrossEntropy()
 

@@ -8,6 +8,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from dlaseg.config import BaseTrainConfig
+from dlaseg.errors import UserError
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA
 
@@ -20,7 +21,12 @@ def freeze(model: Network, choice: str) -> None:
     Args:
         model: `requires_grad` of its parameters is set.
         choice: see `train.freeze`.
+
+    Raises:
+        UserError: the backbone of a network that has none by that name.
     """
+    if choice.startswith("backbone") and not _backbone_modules(model):
+        raise UserError(f"train.freeze {choice}: this network has no module `backbone`: use nothing or norm")
     for module in _frozen_modules(model, choice):
         module.requires_grad_(False)
 
@@ -86,8 +92,8 @@ def _frozen_modules(model: Network, choice: str) -> list[nn.Module]:
 
 
 def _backbone_modules(model: Network) -> list[nn.Module]:
-    """The module `backbone` if the network has one, else everything but a classifier's `fc`."""
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        return [backbone]
-    return [module for name, module in model.named_children() if name != "fc"]
+    """The module `backbone`, or of a classifier everything but `fc`; nothing for networks with neither."""
+    modules = dict(model.named_children())
+    if "backbone" in modules:
+        return [modules["backbone"]]
+    return [module for name, module in modules.items() if name != "fc"] if "fc" in modules else []

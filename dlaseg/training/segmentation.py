@@ -140,14 +140,14 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             workers, device = min(self.config.data.workers, 1), self.config.train.device
             score(best, validation, output, workers=workers, device=device)
 
-    def criterion(self, training: SegmentationDataset) -> PixelLoss:
+    def criterion(self, training: SegmentationDataset, model: SegmentationModel) -> PixelLoss:
         """The config's losses; counts the pixels of the training split if the class weights depend on them."""
         train, weights = self.config.train, self.config.train.class_weights
         if weights == "median_frequency":
             weights = median_frequency(statistics(training))
             pairs = zip(training.label_map.names, weights, strict=True)
             logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in pairs))
-        return PixelLoss(train.losses, self.config.model.stride, weights)
+        return PixelLoss(train.losses, model.stride, weights)
 
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""

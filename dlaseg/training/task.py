@@ -94,7 +94,7 @@ class Task(ABC, Generic[Data, Network]):
         """A function that scores a network on the whole split: each image once, shared among the processes."""
 
     @abstractmethod
-    def criterion(self, training: Data) -> Criterion:
+    def criterion(self, training: Data, model: Network) -> Criterion:
         """The loss."""
 
     @abstractmethod

@@ -173,7 +173,7 @@ def build(
     elif dist.world_size > 1:
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
-    step = step_function(task, state, task.criterion(training), sampler.batches, dist)
+    step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)
 
 

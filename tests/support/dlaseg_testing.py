@@ -89,10 +89,9 @@ def new_state(config: Config) -> TrainState:
 def make_step(config: Config, state: TrainState | None = None, batches_per_epoch: int = 10) -> Callable[..., Any]:
     """The training step of a config; takes micro-batches (images, targets) as arguments."""
     task = Segmentation(config)
-    criterion = task.criterion(task.open_splits()[0])
-    step = step_function(
-        task, new_state(config) if state is None else state, criterion, batches_per_epoch, SINGLE_PROCESS
-    )
+    state = new_state(config) if state is None else state
+    criterion = task.criterion(task.open_splits()[0], state.model)
+    step = step_function(task, state, criterion, batches_per_epoch, SINGLE_PROCESS)
     return lambda *micro_batches: step(micro_batches)
 
 
@@ -127,7 +126,7 @@ class TwoHeads(SegmentationModel):
 
 
 class TwoHeadsTask(Segmentation):
-    """Trains `TwoHeads`; the config's model.stride must be 2."""
+    """Trains `TwoHeads`, whatever network the config names."""
 
     def make_model(self, training: SegmentationDataset) -> Any:
         model = TwoHeads(training.label_map.num_classes)

@@ -16,14 +16,19 @@ from dlaseg_testing import (
     write_camvid,
 )
 from safetensors.torch import load_file
+from torch import nn
 from torch.nn import functional as F
 
+from dlaseg import UserError, create_backbone
 from dlaseg.benchmarking.dry_run import dry_run
 from dlaseg.config import LossConfig
 from dlaseg.data.tensors import normalize
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
+from dlaseg.models.segmenter import DLASeg
 from dlaseg.training.classification import ImageCrossEntropy
 from dlaseg.training.losses import PixelLoss
+from dlaseg.training.optimizers import freeze
+from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function
 from dlaseg.training.trainer import fit
@@ -36,8 +41,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def config(root):
-    config = with_train(tiny_config(root), warmup_steps=0, momentum=0.0, weight_decay=0.0)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, stride=2))
+    return with_train(tiny_config(root), warmup_steps=0, momentum=0.0, weight_decay=0.0)
 
 
 def new_step(config, double=True):
@@ -47,7 +51,7 @@ def new_step(config, double=True):
     torch.manual_seed(0)
     model = task.make_model(training)
     state = initial_state(model.double() if double else model, config.train, CPU)
-    return state, step_function(task, state, task.criterion(training), 10, SINGLE_PROCESS)
+    return state, step_function(task, state, task.criterion(training, state.model), 10, SINGLE_PROCESS)
 
 
 def test_a_run_trains_both_heads_and_saves_them(config, tmp_path):
@@ -142,3 +146,42 @@ def test_a_dry_run_reports_the_main_logits(config, tmp_path):
     facts = dry_run(TwoHeadsTask(config), tmp_path / "run", report=no_report)
     assert facts["logits"].startswith("2 x 11 x 16 x 32")
     assert not (tmp_path / "run").exists()
+
+
+class Gate(nn.Module):
+    """A decoder's node without concatenation."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.gate = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, x, deeper):
+        share = self.gate(x).sigmoid()
+        return share * x + (1 - share) * deeper
+
+
+class GateTask(Segmentation):
+    """Trains a DLA whose decoder has nodes of its own."""
+
+    def make_model(self, training):
+        model = DLASeg(create_backbone("dla46_c"), training.label_map.num_classes, stride=4, node=Gate)
+        architecture = {"name": "gated", "num_classes": model.num_classes, "in_channels": 3}
+        model.metadata = dataclasses.replace(model.metadata, label_map=training.label_map, architecture=architecture)
+        return model
+
+    def on_fit_end(self, output, validation):
+        pass
+
+
+def test_a_decoder_with_nodes_of_its_own_trains(config, tmp_path):
+    state = fit(GateTask(with_train(config, epochs=1)), tmp_path / "run", report=no_report)
+    gates = [tensor for name, tensor in state.model.state_dict().items() if name.endswith("gate.bias")]
+    assert len(gates) == 6
+    assert all(gate.abs().sum() > 0 for gate in gates)  # biases are 0 before training
+    assert log_rows(tmp_path / "run")[0]["miou"] is not None
+
+
+@pytest.mark.parametrize("choice", ["backbone", "backbone_and_norm"])
+def test_a_backbone_that_the_network_does_not_name_cannot_be_frozen(config, choice):
+    with pytest.raises(UserError, match=f"train.freeze {choice}: this network has no module `backbone`"):
+        freeze(nn.Sequential(nn.Conv2d(3, 3, 1)), choice)

@@ -68,7 +68,7 @@ def test_a_recipe_builds_and_takes_a_step(path, root):
     state = initial_state(task.make_model(training), config.train, CPU)
     loader, sampler = task.train_loader(training, state.model, SINGLE_PROCESS)
     before = state.model.head.weight.clone()
-    step = step_function(task, state, task.criterion(training), sampler.batches, SINGLE_PROCESS)
+    step = step_function(task, state, task.criterion(training, state.model), sampler.batches, SINGLE_PROCESS)
     result = step([next(iter(batches(loader)))])
     assert 0 < result.loss < 20
     assert result.lr == 0.01

@@ -375,8 +375,8 @@ def test_a_step_divides_by_the_normalizers_of_all_processes(config):
             return values.mul_(2)
 
     task = Segmentation(config)
-    criterion = task.criterion(None)
     state = new_state(config)
+    criterion = task.criterion(None, state.model)
     images, targets = make_batch()
     local = criterion.normalizers(targets)
 
