@@ -28,13 +28,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "weights convert": weights.convert,
 }
 
-FAMILIES = {
-    "benchmark": "Measure speed",
-    "data": "Draw data sets, and count what they contain",
-    "weights": "Describe and convert weights files",
-}
-"""Summaries of the families, the first words of commands that have two."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -83,14 +76,14 @@ def make_parser() -> CommandParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, with any command")
     families = {"": parser.add_subparsers(title="commands", metavar="COMMAND")}
+    summaries = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
     for name, command in COMMANDS.items():
         family, _, leaf = name.rpartition(" ")
-        summary = (command.__doc__ or "").partition("\n")[0]
         if family not in families:
-            names = ", ".join(name for name in COMMANDS if name.startswith(f"{family} "))
-            family_parser = families[""].add_parser(family, help=f"{FAMILIES[family]}: {names}.")
+            members = [member for member in COMMANDS if member.startswith(f"{family} ")]
+            family_parser = families[""].add_parser(family, help=" ".join(f"{m}: {summaries[m]}" for m in members))
             families[family] = family_parser.add_subparsers(title="commands", metavar="COMMAND")
-        families[family].add_parser(leaf, run=command, help=summary)
+        families[family].add_parser(leaf, run=command, help=summaries[name])
     return parser
 
 

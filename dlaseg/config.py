@@ -55,7 +55,7 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        _at_least("data.workers", self.workers, 0)
+        _within("data", self, 0, math.inf, "workers")
 
 
 @dataclass
@@ -104,9 +104,8 @@ class AugmentConfig:
     flip: float = 0.5
 
     def __post_init__(self) -> None:
-        _within("augment.rotation", self.rotation, 0, 180)
-        _within("augment.jitter", self.jitter, 0, 1)
-        _within("augment.flip", self.flip, 0, 1)
+        _within("augment", self, 0, 180, "rotation")
+        _within("augment", self, 0, 1, "jitter", "flip")
         if not 0 < self.scale[0] <= self.scale[1] <= 10:
             raise UserError(f"augment.scale {list(self.scale)}: use 0 < smallest <= largest <= 10")
         _check_crop_size(*self.crop_size)
@@ -181,18 +180,12 @@ class BaseTrainConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accum_steps", "step_epochs", "eval_every"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("max_nonfinite_steps", "warmup_steps", "seed"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
-        for name in ("lr", "backbone_lr_factor", "checkpoint_minutes", "weight_decay", "poly_power"):
-            _within(f"train.{name}", getattr(self, name), 0, math.inf)
-        for name in ("momentum", "step_gamma"):
-            _within(f"train.{name}", getattr(self, name), 0, 1)
-        if self.patience is not None:
-            _at_least("train.patience", self.patience, 1)
-        if self.clip_grad_norm is not None:
-            _above_zero("train.clip_grad_norm", self.clip_grad_norm)
+        at_least_1 = ("epochs", "batch_size", "grad_accum_steps", "step_epochs", "eval_every", "patience")
+        _within("train", self, 1, math.inf, *at_least_1)
+        _within("train", self, 0, math.inf, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes", "seed")
+        _within("train", self, 0, math.inf, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
+        _within("train", self, 0, 1, "momentum", "step_gamma")
+        _above_zero("train", self, "clip_grad_norm")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay {self.ema_decay}: use 0 (no average) or a decay below 1, such as 0.999")
 
@@ -236,10 +229,9 @@ class TrainConfig(BaseTrainConfig):
         if not self.losses:
             raise UserError("train.losses []: there is nothing to minimise: use [{name: cross_entropy}]")
         for i, loss in enumerate(self.losses):
-            _above_zero(f"train.losses[{i}].weight", loss.weight)
-            for name in ("label_smoothing", "threshold", "min_kept"):
-                _within(f"train.losses[{i}].{name}", getattr(loss, name), 0, 1)
-            _within(f"train.losses[{i}].gamma", loss.gamma, 0, math.inf)
+            _above_zero(f"train.losses[{i}]", loss, "weight")
+            _within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
+            _within(f"train.losses[{i}]", loss, 0, math.inf, "gamma")
         weights = self.class_weights
         if isinstance(weights, list) and not all(w >= 0 and math.isfinite(w) for w in weights):
             raise UserError(f"train.class_weights {weights}: use finite numbers, 0 or more")
@@ -288,7 +280,7 @@ class PretrainDataConfig:
     on_error: Literal["stop", "skip"] = "stop"
 
     def __post_init__(self) -> None:
-        _at_least("data.workers", self.workers, 0)
+        _within("data", self, 0, math.inf, "workers")
 
 
 @dataclass
@@ -327,8 +319,7 @@ class PretrainAugmentConfig:
     flip: float = 0.5
 
     def __post_init__(self) -> None:
-        _within("augment.jitter", self.jitter, 0, 1)
-        _within("augment.flip", self.flip, 0, 1)
+        _within("augment", self, 0, 1, "jitter", "flip")
         _check_crop_size(self.crop_size, self.crop_size)
         if self.resize < self.crop_size:
             raise UserError(
@@ -382,17 +373,16 @@ def _check_batch_norm(batch_size: int, height: int, width: int) -> None:
         raise UserError("train.batch_size 1 with a crop of 32 x 32: batch norm needs more than one value: use 2")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} {value}: use {least} or more")
+def _above_zero(section: str, config: object, name: str) -> None:
+    value = getattr(config, name)
+    if value is not None and not 0 < value < math.inf:
+        raise UserError(f"{section}.{name} {value}: use a number above 0")
 
 
-def _above_zero(name: str, number: float) -> None:
-    if not 0 < number < math.inf:
-        raise UserError(f"{name} {number}: use a number above 0")
-
-
-def _within(name: str, number: float, low: float, high: float) -> None:
-    if not low <= number <= high or math.isinf(number):
-        allowed = f"a finite number, {low} or more" if math.isinf(high) else f"a number from {low} to {high}"
-        raise UserError(f"{name} {number}: use {allowed}")
+def _within(section: str, config: object, low: float, high: float, *names: str) -> None:
+    """Refuses numbers that are not finite or not from `low` to `high`, both included."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            allowed = f"a finite number, {low} or more" if math.isinf(high) else f"a number from {low} to {high}"
+            raise UserError(f"{section}.{name} {value}: use {allowed}")

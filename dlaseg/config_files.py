@@ -48,16 +48,8 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def refuse_old_names(fields: Iterable[str], file: Path | str) -> None:
-    """Refuses a field's former name.
-
-    Args:
-        fields: dotted names of the fields in the file.
-        file: the YAML file, for the message.
-
-    Raises:
-        UserError: the old and the new name.
-    """
+def refuse_old_names(fields: Iterable[str], source: Path | str) -> None:
+    """Refuses a field's former name; the error names the source, the old and the new name."""
     for field in fields:
         if field in RENAMED:
-            raise UserError(f"{file}: {field} is now {RENAMED[field]}: rename it")
+            raise UserError(f"{source}: {field} is now {RENAMED[field]}: rename it")

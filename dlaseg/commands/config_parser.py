@@ -5,7 +5,7 @@ import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import jsonargparse
 
@@ -14,7 +14,8 @@ from dlaseg.config import RENAMED, Config, PretrainConfig
 from dlaseg.config_files import flatten, read_yaml, refuse_old_names
 from dlaseg.errors import UserError
 
-Kind = TypeVar("Kind", Config, PretrainConfig)
+if TYPE_CHECKING:
+    from dlaseg.training.task import Task
 
 # jsonargparse reports a value of the wrong type as text alone, with Python's own names of types
 _REWORDED = (
@@ -31,33 +32,48 @@ _REWORDED = (
 class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
     """The parser of a command that takes a config."""
 
-    def parse_config(self, kind: type[Kind], arguments: Sequence[str]) -> tuple[Kind, Namespace]:
-        """Adds `--config` and an option for each field of the config, and parses.
-
-        Args:
-            kind: class of the config.
-            arguments: as typed after the command.
+    def parse_task(
+        self, kind: type[Config | PretrainConfig], arguments: Sequence[str]
+    ) -> "tuple[Task[Any, Any], Namespace]":
+        """Parses the config, from `--config` and an option for each field, and the command's other options.
 
         Returns:
-            The config, and the values of the command's other options.
+            The task that the config describes, and the other options.
 
         Raises:
             UserError: an unknown or renamed field or option, or a wrong value.
         """
+        config, args = self._parse_config(kind, arguments)
+        if isinstance(config, PretrainConfig):
+            from dlaseg.training.classification import Classification
+
+            return Classification(config), args
+
+        from dlaseg.data.datasets import DATASETS
+
+        if config.data.dataset not in DATASETS:  # here, before the slow imports of training
+            raise UserError(f"data.dataset {config.data.dataset}: unknown: use one of {', '.join(DATASETS)}")
+
+        from dlaseg.training.segmentation import Segmentation
+
+        return Segmentation(config), args
+
+    def _parse_config(
+        self, kind: type[Config | PretrainConfig], arguments: Sequence[str]
+    ) -> tuple[Config | PretrainConfig, Namespace]:
         self.add_argument("--config", action="config", help="YAML file with the config of the run, see configs/")
         self.add_class_arguments(kind, as_group=False)
         files = CommandParser(prog=self.prog, add_help=False)
         files.add_argument("--config", action="append", type=Path, default=[])
         for path in files.parse_known_args(arguments)[0].config:
-            _check_file(path, kind, family=self.prog.rpartition(" ")[0])
+            check_keys(read_yaml(path), path, kind, self.prog)
         parsed = self.parse_args(arguments)
         fields = [field.name for field in dataclasses.fields(kind)]
-        check_keys({name: parsed.as_dict()[name] for name in fields}, "command line", kind)  # null in a list's entry
+        check_keys(
+            {name: parsed.as_dict()[name] for name in fields}, "command line", kind
+        )  # null in an entry of a list
         args = self.instantiate(parsed)
-        config = kind(**{name: args[name] for name in fields})
-        if isinstance(config, Config):
-            _check_dataset(config.data.dataset)
-        return config, args
+        return kind(**{name: args[name] for name in fields}), args
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raises `UserError` in plain words."""
@@ -71,21 +87,25 @@ class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
         return f"--{name} is now --{RENAMED[name]}: rename it" if name in RENAMED else super().unknown_option(name)
 
 
-def check_keys(content: Any, file: Path | str, kind: type[Config | PretrainConfig]) -> None:
-    """Refuses a key that is not a field, and names the nearest field.
+def check_keys(content: Any, source: Path | str, kind: type[Config | PretrainConfig], prog: str = "") -> None:
+    """Refuses a key that is not a field, and names the nearest field, or the command that has such fields.
 
     Args:
-        content: of the YAML file.
-        file: for the message.
+        content: a config as YAML holds it.
+        source: the file, for the message.
         kind: class of the config.
+        prog: the command.
 
     Raises:
-        UserError: the content is not a config, or has an unknown or renamed field, or a field without a value.
+        UserError: see `unknown_fields`; or an unknown or renamed field.
     """
-    unknown = dict(unknown_fields(content, kind, file))
-    refuse_old_names(unknown, file)
+    unknown = dict(unknown_fields(content, kind, source))
+    command, other = ("pretrain", PretrainConfig) if kind is Config else ("train", Config)
+    if unknown and not any(unknown_fields(content, other, source)):
+        raise UserError(f"{source}: a config of another command: use {prog.rpartition(' ')[0]} {command}")
+    refuse_old_names(unknown, source)
     for name, known in unknown.items():
-        raise UserError(f"{file}: unknown field {name!r}: did you mean {nearest(name, known)!r}?")
+        raise UserError(f"{source}: unknown field {name!r}: did you mean {nearest(name, known)!r}?")
 
 
 def field_names(kind: type, prefix: str = "") -> Iterator[str]:
@@ -98,23 +118,16 @@ def field_names(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_fields(
-    content: Any, kind: type, file: Path | str, prefix: str = "", known: Sequence[str] = ()
+    content: Any, kind: type, source: Path | str, prefix: str = "", known: Sequence[str] = ()
 ) -> Iterator[tuple[str, Sequence[str]]]:
     """Dotted names of keys that are not fields, each with the names of fields to suggest instead.
-
-    Args:
-        content: of a YAML file, or of a section of it.
-        kind: dataclass of the content.
-        file: for messages.
-        prefix: dotted name of the section, with a dot at the end.
-        known: names to suggest; all of `kind` by default.
 
     Raises:
         UserError: a section is not a mapping, or a field has no value.
     """
     if not isinstance(content, Mapping):
         example = f"{{{dataclasses.fields(kind)[0].name}: ...}}"
-        raise UserError(f"{file}: {prefix[:-1] or 'content'} {content!r}: expected a mapping such as {example}")
+        raise UserError(f"{source}: {prefix[:-1] or 'content'} {content!r}: expected a mapping such as {example}")
     known = known or list(field_names(kind, prefix))
     types = {field.name: field.type for field in dataclasses.fields(kind)}
     for key, value in content.items():
@@ -123,27 +136,9 @@ def unknown_fields(
         if of is None:
             yield from ((unknown, known) for unknown in flatten({name: value}))
         elif isinstance(of, type) and dataclasses.is_dataclass(of):
-            yield from unknown_fields(value, of, file, f"{name}.", known)
+            yield from unknown_fields(value, of, source, f"{name}.", known)
         elif isinstance(item, type) and dataclasses.is_dataclass(item) and isinstance(value, list):
             for i, entry in enumerate(value):
-                yield from unknown_fields(entry, item, file, f"{name}[{i}].")
+                yield from unknown_fields(entry, item, source, f"{name}[{i}].")
         elif value is None and type(None) not in get_args(of):
-            raise UserError(f"{file}: {name} has no value: give it one, or remove it to get the default")
-
-
-def _check_dataset(name: str) -> None:
-    """Refuses an unknown data set before the slow imports of training."""
-    from dlaseg.data.datasets import DATASETS  # here, so that --help and errors come at once
-
-    if name not in DATASETS:
-        raise UserError(f"data.dataset {name}: unknown: use one of {', '.join(DATASETS)}")
-
-
-def _check_file(path: Path, kind: type[Config | PretrainConfig], family: str) -> None:
-    """Refuses a file with unknown fields; if it is a config of another command, the error names that."""
-    content = read_yaml(path)
-    if isinstance(content, Mapping) and any(unknown_fields(content, kind, path)):
-        for command, other in (("train", Config), ("pretrain", PretrainConfig)):
-            if not any(unknown_fields(content, other, path)):
-                raise UserError(f"{path}: a config of another command: use {family} {command}")
-    check_keys(content, path, kind)
+            raise UserError(f"{source}: {name} has no value: give it one, or remove it to get the default")
