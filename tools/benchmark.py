@@ -1,4 +1,4 @@
-"""The same as `dlaseg benchmark`."""
+"""Run `dlaseg benchmark`."""
 
 import sys
 

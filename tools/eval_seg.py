@@ -1,4 +1,4 @@
-"""The same as `dlaseg eval`."""
+"""Run `dlaseg eval`."""
 
 import sys
 

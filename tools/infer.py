@@ -1,4 +1,4 @@
-"""The same as `dlaseg infer`."""
+"""Run `dlaseg infer`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The same as `dlaseg data`."""
+"""Run `dlaseg data`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The same as `dlaseg pretrain`."""
+"""Run `dlaseg pretrain`."""
 
 import sys
 

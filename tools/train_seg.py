@@ -1,4 +1,4 @@
-"""The same as `dlaseg train`."""
+"""Run `dlaseg train`."""
 
 import sys
 
