@@ -12,10 +12,11 @@ from PIL import Image
 
 import dlaseg
 from dlaseg.cli import COMMANDS, main
-from dlaseg.commands import evaluate, train
+from dlaseg.commands import train
 from dlaseg.config import RENAMED
 from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
+from dlaseg.inference.predictor import Predictor
 from dlaseg.models import cost
 from dlaseg.training import trainer
 
@@ -187,6 +188,8 @@ def test_an_argument_too_many_is_named(capsys):
         ("eval w --predictions p --dataset camvid --root .", "pass exactly one of WEIGHTS and --predictions"),
         ("eval w --workers few --dataset camvid --root .", "--workers: invalid int value: 'few'"),
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
+        ("eval w --precision half --dataset camvid --root .", "--precision: invalid choice: 'half'"),
+        ("infer w in out --precision half", "--precision: invalid choice: 'half'"),
         ("infer nowhere.safetensors", "required"),
         ("infer nowhere.safetensors nothing out", "no such file"),
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
@@ -332,24 +335,47 @@ def test_inference_of_good_images_exits_with_0_and_skips_existing_results(capsys
     assert counts == [written, skipped, written]
 
 
-def test_precision_is_an_option_of_eval_and_infer(capsys, run, data, tmp_path):
-    weights, scores = str(run / "best.safetensors"), tmp_path / "scores"
-    words = ["eval", weights, "--dataset", "cityscapes", "--root", str(data), "--workers", "0", "--device", "cpu"]
-    assert main([*words, "--precision", "bfloat16", "--output", str(scores)]) == 0
-    assert json.loads((scores / "scores.json").read_text())["protocol"]["precision"] == "bfloat16"
-    Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / "a.png")
-    infer = ["infer", weights, str(tmp_path / "a.png"), str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*infer, "--precision", "bfloat16"]) == 0
-    capsys.readouterr()
-    assert "precision float16: GPUs only" in refused(capsys, *words, "--precision", "float16", "--output", str(scores))
-    assert "precision 'half': use one of auto, float32" in refused(capsys, *infer, "--precision", "half")
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_eval_and_infer_compute_in_the_precision_of_the_option(run, data, tmp_path, monkeypatch, precision):
+    predictors = []
+    original = Predictor.__init__
+
+    def recording(self, *arguments, **options):
+        original(self, *arguments, **options)
+        predictors.append(self)
+
+    monkeypatch.setattr(Predictor, "__init__", recording)
+    options = ["--device", "cpu", *([] if precision is None else ["--precision", precision])]
+    weights, expected = str(run / "best.safetensors"), precision or "float32"
+    words = ["eval", weights, "--dataset", "cityscapes", "--root", str(data)]
+    assert main([*words, "--output", str(tmp_path), "--workers", "0", *options]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["protocol"]["precision"] == expected
+    assert main([*words, "--submission", str(tmp_path / "submission"), *options]) == 0
+    assert main(["infer", weights, str(data / "leftImg8bit/val"), str(tmp_path / "out"), *options]) == 0
+    assert [predictor.backend.precision for predictor in predictors] == [expected] * 3
 
 
-def test_scores_of_a_folder_and_of_a_hub_name_are_not_written_into_the_cache(tmp_path):
-    (tmp_path / "model.safetensors").touch()
-    assert evaluate._folder_of(str(tmp_path)) == tmp_path
-    assert evaluate._folder_of(str(tmp_path / "model.safetensors")) == tmp_path
-    assert evaluate._folder_of("hf-hub:me/leaves@v1") == Path("runs/me--leaves@v1")
+def test_a_precision_that_is_not_available_is_refused(capsys, run, data, tmp_path):
+    weights = str(run / "best.safetensors")
+    infer = ["infer", weights, str(data / "leftImg8bit/val"), str(tmp_path / "out"), "--device", "cpu"]
+    assert "precision float16: GPUs only" in refused(capsys, *infer, "--precision", "float16")
+    assert "--precision: invalid choice: 'half'" in refused(capsys, *infer, "--precision", "half")
+    assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_weights_on_the_hub_go_to_the_working_folder(monkeypatch, run, data, here):
+    seen = []
+
+    def score(weights, dataset, output, *_):
+        seen.append((weights, output))
+        return {}
+
+    monkeypatch.setattr("dlaseg.evaluation.scoring.score", score)
+    monkeypatch.setattr("dlaseg.evaluation.report.tables.scores_table", lambda results: "")
+    for weights in ("user/name", str(run), str(run / "best.safetensors")):
+        assert main(["eval", weights, "--dataset", "cityscapes", "--root", str(data)]) == 0
+    folders = [Path("name-cityscapes-val"), run / "cityscapes-val", run / "cityscapes-val"]
+    assert seen == list(zip(["user/name", str(run), str(run / "best.safetensors")], folders, strict=True))
 
 
 def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys, run, data):
@@ -434,7 +460,7 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
 
     monkeypatch.setattr(trainer, "step_function", lambda *_: full)
     line = refused(capsys, *training(data, here / "run", "--dry-run"))
-    assert "out of memory: a micro-batch of 2 crops of 64 x 64 does not fit" in line
+    assert "out of memory: a micro-batch of 2 crops of 64 x 64" in line
     assert "use train.grad_accum_steps 2" in line
     assert list(here.iterdir()) == []
 

@@ -69,9 +69,8 @@ class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
             check_keys(read_yaml(path), path, kind, self.prog)
         parsed = self.parse_args(arguments)
         fields = [field.name for field in dataclasses.fields(kind)]
-        check_keys(
-            {name: parsed.as_dict()[name] for name in fields}, "command line", kind
-        )  # null in an entry of a list
+        # Again with the options: jsonargparse takes null for the value of any field in an entry of a list
+        check_keys({name: parsed.as_dict()[name] for name in fields}, "command line", kind)
         args = self.instantiate(parsed)
         return kind(**{name: args[name] for name in fields}), args
 

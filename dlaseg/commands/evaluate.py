@@ -22,8 +22,8 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: DATASET-SPLIT "
-                        "beside the weights file; in runs/ for weights from the hub)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
+                        "DATASET-SPLIT beside the weights file; for a hub name NAME-DATASET-SPLIT here)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -42,7 +42,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from dlaseg.evaluation.scoring import score
 
     dataset = open_split(args, args.split)
-    output = args.output or _folder_of(args.weights) / f"{dataset.name}-{dataset.split}"
+    output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = score(
         args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures, args.precision
@@ -51,12 +51,12 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _folder_of(weights: str) -> Path:
-    """Where scores of weights are written by default: beside the file, never in the hub's cache."""
+def _output_folder(weights: str, name: str) -> Path:
+    """The folder `name` beside a weights file; for a hub name, in the working folder instead of the hub's cache."""
     path = Path(weights)
-    if path.exists():
-        return path if path.is_dir() else path.parent
-    return Path("runs") / weights.removeprefix("hf-hub:").replace("/", "--")
+    if path.is_dir():
+        return path / name
+    return path.parent / name if path.exists() else Path(f"{path.name}-{name}")
 
 
 def _evaluate_predictions(args: Namespace) -> int:

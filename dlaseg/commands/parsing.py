@@ -71,9 +71,10 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, root: str) -> None:
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds `--precision`; float32 by default, since scores and label maps are exact in it."""
-    parser.add_argument("--precision", default="float32", help="float32, bfloat16, float16 (GPUs), or auto: what "
-                        "training takes on this machine (default: float32)")  # fmt: skip
+    """Adds `--precision`; float32 by default, because scores must be exact."""
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="float32",
+                        help="float16 needs a GPU; auto is the precision that training uses on this device (default: "
+                        "float32)")  # fmt: skip
 
 
 def open_split(args: argparse.Namespace, split: str) -> "SegmentationDataset":
