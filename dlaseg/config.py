@@ -34,9 +34,9 @@ class DataConfig:
         val_split: split to validate on; the best weights are those with the highest score on it.
         train_list: text file that lists the images to train on, one name per line; null for the whole split.
         val_list: text file that lists the images to validate on.
-        images: for dataset folder: path of the images below root; null for images/{split}.
-        labels: for dataset folder: path of the label maps below root; null for labels/{split}.
-        classes: for dataset folder: path of the classes file (YAML) below root; null for classes.yaml.
+        images: for dataset folder: path of the images below root; {split} stands for the split.
+        labels: for dataset folder: path of the label maps below root.
+        classes: for dataset folder: path of the classes file (YAML) below root.
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
             instead, and counts and logs it. Validation always stops: its score covers the whole split.
@@ -48,9 +48,9 @@ class DataConfig:
     val_split: str = "val"
     train_list: str | None = None
     val_list: str | None = None
-    images: str | None = None
-    labels: str | None = None
-    classes: str | None = None
+    images: str = "images/{split}"
+    labels: str = "labels/{split}"
+    classes: str = "classes.yaml"
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
 

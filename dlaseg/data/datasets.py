@@ -35,14 +35,15 @@ class DatasetEntry:
     benchmark: Literal["cityscapes"] | None = None
 
     def check_options(self, options: Mapping[str, str | None]) -> None:
-        """Raises a UserError for an option that is set, though the data set does not have it."""
+        """Raises a UserError for an option that is not the data set's and not at its default."""
         for option, value in options.items():
-            if value is not None and option not in self.options:
-                suitable = " or ".join(entry.name for entry in DATASETS.values() if option in entry.options)
-                raise UserError(
-                    f"{option} {value!r}: dataset {self.name} has no such option: leave it out, or use dataset "
-                    f"{suitable}"
-                )
+            entries = [entry for entry in DATASETS.values() if option in entry.options]
+            if self in entries or value in (None, *(entry.options[option] for entry in entries)):
+                continue  # configs hold every field, also those of other data sets
+            suitable = " or ".join(entry.name for entry in entries)
+            raise UserError(
+                f"{option} {value!r}: dataset {self.name} has no such option: leave it out, or use dataset {suitable}"
+            )
 
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -124,8 +125,8 @@ def open_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
-    given = {option: value for option, value in options.items() if value is not None}
-    files = entry.find_files(root, split, with_labels, **{**entry.options, **given})
+    own = {option: options[option] or default for option, default in entry.options.items()}
+    files = entry.find_files(root, split, with_labels, **own)
     if names is not None:
         files, split = files.listed(Path(names)), f"{split}-{Path(names).stem}"
     return SegmentationDataset(name, split, files.pairs(), files.label_map, entry.benchmark)

@@ -1,10 +1,12 @@
 import ast
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dlaseg.config import DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, label_map_of, open_dataset, open_images
 from dlaseg.data.sets.camvid import camvid_labels
@@ -193,6 +195,15 @@ def test_a_broken_image_is_refused_with_its_path(root):
 def test_a_list_of_another_split_is_refused(root):
     (root / "few.txt").write_text("b\n")
     assert refused("folder", root, "train", names=root / "few.txt").startswith(f"{root / 'few.txt'}, line 1: 'b' ")
+
+
+@pytest.mark.parametrize("name", list(DATASETS))
+def test_a_config_with_every_field_at_its_default_fits_every_data_set(name):
+    # A run folder's config holds all fields, also those of other data sets
+    defaults = {field.name: field.default for field in dataclasses.fields(DataConfig)}
+    options = {option: defaults[option] for option in ("images", "labels", "classes")}
+    assert options == DATASETS["folder"].options
+    DATASETS[name].check_options(options)
 
 
 def test_options_have_the_defaults_that_the_table_tells(root):

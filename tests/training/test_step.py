@@ -225,7 +225,7 @@ def test_bfloat16_is_what_the_network_computes_in_and_float32_what_it_keeps(conf
 
 
 def test_float16_is_refused_on_a_cpu(config, tmp_path):
-    with pytest.raises(UserError, match=r"train\.precision float16: for GPUs only"):
+    with pytest.raises(UserError, match=r"train\.precision float16: GPUs only"):
         run(with_train(config, precision="float16"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -276,7 +276,7 @@ def test_the_scale_is_part_of_the_state(config, float16):
 
 def test_automatic_precision_is_the_hardwares(monkeypatch):
     for gains, expected in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr("dlaseg.training.step.gains_from_bfloat16", lambda device, gains=gains: gains)
+        monkeypatch.setattr("dlaseg.device.gains_from_bfloat16", lambda device, gains=gains: gains)
         assert reduced_precision("auto", CPU) == expected
     assert reduced_precision("float32", CPU) is None
 
