@@ -1,8 +1,8 @@
-"""`dlaseg eval --predictions` against the benchmark's own script, on the same files, taking turns.
+"""Compares `dlaseg eval --predictions` with the benchmark's own script, on the same files, in turns.
 
-Scenes are drawn at 1024 x 2048 and copied to as many pairs as asked for; the predictions are the ground truth, wrong in
-blobs and along borders. Both score in processes of their own, start to end, with what they import; ours writes its
-page, too. Files are written by OpenCV, or by Pillow, whose rows take longer to put together.
+The pairs are copies of drawn scenes of 1024 x 2048; the predictions are the ground truth with errors in blobs and along
+borders. Each program scores in a process of its own, imports included; ours also writes its page. The files are written
+by OpenCV, or by Pillow, whose rows take longer to decode.
 
     python benchmarks/cityscapes_scoring.py [--pairs 100] [--scenes 10] [--rounds 3] [--writer opencv] [--folder DIR]
 """

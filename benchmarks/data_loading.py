@@ -1,12 +1,13 @@
-"""Training data alone: images per second of two loading processes, and where the time goes, against the plain way.
+"""Speed of data loading: images per second of loading processes, compared with plain OpenCV and albumentations.
 
-Scenes are drawn at 1024 x 2048 and smoothed until their PNGs are as large as photographs' (2.3 MB by Pillow, 3.1 MB by
-OpenCV, whose rows are filtered in one way only); the label maps hold Cityscapes' ids. What is done to them is the
-paper's recipe: scale 0.5 to 2, rotation 10 degrees, jitter 0.4, flip, crop 832 x 832.
+The images are drawn scenes of 1024 x 2048, smoothed until their PNGs are as large as those of photographs (2.3 MB by
+Pillow, 3.1 MB by OpenCV, which filters all rows in one way); the label maps hold Cityscapes ids. The augmentation is
+the paper's: scale 0.5 to 2, rotation 10 degrees, jitter 0.4, flip, crop 832 x 832.
 
-Plain: OpenCV and Pillow decode, NumPy looks the ids up, albumentations scales the whole image, then crops and turns.
-Ours: what `dlaseg train` does. Both go through the same loader and take turns. The files are in the system's cache, so
-that the disk is not measured.
+plain: OpenCV and Pillow decode, NumPy maps the ids, albumentations scales the whole image, then crops and rotates
+ours:  what `dlaseg train` does
+
+Both use the same loader and are measured in turns. The files are in the system's cache: the disk is not measured.
 
     python benchmarks/data_loading.py [--writer pillow] [--images 64] [--rounds 7] [--workers 2] [--folder DIR]
 """
@@ -18,15 +19,13 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -35,17 +34,15 @@ from dlaseg.config import AugmentConfig
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.loading import EpochBatches, batches, train_loader
 from dlaseg.data.pairs import Pair, SegmentationDataset
-from dlaseg.data.tensors import to_tensor
 from dlaseg.data.transforms import Augmentation
-from dlaseg.images import read_image, read_label_image
 from dlaseg.synthetic.dataset import synthesize
 
 FILL = (124, 116, 104)
 RECIPE = AugmentConfig()
 
 
-def make(folder: Path, scenes: int, writer: str) -> None:
-    """Draws the scenes and writes them again, smoothed."""
+def write_scenes(folder: Path, scenes: int, writer: str) -> None:
+    """Draws the scenes, smooths them and writes them again."""
     synthesize(folder, {"train": scenes}, 1024, 2048, 0)
     for path in folder.rglob("*.png"):
         pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
@@ -58,7 +55,7 @@ def make(folder: Path, scenes: int, writer: str) -> None:
 
 
 class PlainDataset(SegmentationDataset):
-    """Read the plain way."""
+    """A split that is read by OpenCV and Pillow."""
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image and train ids."""
@@ -78,12 +75,12 @@ class PlainDataset(SegmentationDataset):
 
 
 def plain_image(path: Path) -> NDArray[np.uint8]:
-    """By OpenCV."""
+    """Reads an image by OpenCV."""
     return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def plain_labels(path: Path) -> NDArray[np.uint8]:
-    """By Pillow, checksums and all."""
+    """Reads a label map by Pillow, with its checksums."""
     with Image.open(path) as picture:
         picture.verify()
     with Image.open(path) as picture:
@@ -91,7 +88,7 @@ def plain_labels(path: Path) -> NDArray[np.uint8]:
 
 
 class PlainAugmentation:
-    """The whole image is scaled; a crop with a margin is turned and the margin cut away."""
+    """Scales the whole image, crops with a margin, rotates, and removes the margin."""
 
     def __init__(self) -> None:
         height, width = RECIPE.crop_size
@@ -118,70 +115,10 @@ class PlainAugmentation:
         )
 
     def __call__(self, image: NDArray[np.uint8], target: Any, seed: Sequence[int]) -> tuple[NDArray[np.uint8], Any]:
-        """One sample."""
+        """Augments one sample."""
         self.compose.set_random_seed(seed[-1])
         result = self.compose(image=image, mask=target)
         return result["image"], result["mask"]
-
-
-STAGES = {
-    "RandomScale": "scale, crop, rotate",
-    "RandomCrop": "scale, crop, rotate",
-    "Rotate": "scale, crop, rotate",
-    "CenterCrop": "scale, crop, rotate",
-    "ColorJitter": "brightness, contrast",
-    "OneOf": "sharpness",
-    "HorizontalFlip": "flip",
-}
-
-
-def print_stages(plain: PlainDataset, ours: SegmentationDataset, samples: int, batch: int) -> None:
-    """Prints what each stage of a sample takes on one core."""
-    seconds: dict[str, dict[str, float]] = defaultdict(lambda: {"plain": 0.0, "ours": 0.0})
-
-    def timed(stage: str, kind: str, call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        start = time.thread_time()
-        result = call(*arguments, **named)
-        seconds[stage][kind] += time.thread_time() - start
-        return result
-
-    theirs, augmentation = PlainAugmentation(), Augmentation(RECIPE, FILL)
-    crops: dict[str, list[torch.Tensor]] = {"plain": [], "ours": []}
-    for index in range(-2, samples):
-        if index == 0:  # the first ones warm up
-            seconds.clear()
-        pair = ours.pairs[index]
-        rng = np.random.default_rng(index + 2)
-        for kind, dataset, read, read_labels in (
-            ("plain", plain, plain_image, plain_labels),
-            ("ours", ours, read_image, read_label_image),
-        ):
-            timed(
-                "(of both below: reading the file)",
-                kind,
-                lambda pair=pair: (pair.image.read_bytes(), pair.label.read_bytes()),
-            )
-            image = timed("decode the image", kind, read, pair.image)
-            labels = timed("decode the label map", kind, read_labels, pair.label)
-            target = timed("ids to train ids", kind, dataset.encode, labels, pair)
-            if kind == "ours":
-                image, target = timed("scale, crop, rotate", kind, augmentation._place, image, target, rng)
-            compose = theirs.compose if kind == "plain" else augmentation._compose
-            sample = {"image": image, "mask": target}
-            for transform in compose.transforms:
-                transform.set_random_seed(index + 2)
-                sample = timed(STAGES[type(transform).__name__], kind, transform, **sample)
-            crops[kind] = [to_tensor(sample["image"]), *crops[kind][: batch - 1]]
-            timed("collate", kind, torch.stack, crops[kind])
-    print(f"{'milliseconds on one core, mean of ' + str(samples):<40} {'plain':>7} {'ours':>7}")
-    total = {"plain": 0.0, "ours": 0.0}
-    for stage, took in seconds.items():
-        share = batch if stage == "collate" else 1
-        each = {kind: took[kind] / samples / share * 1e3 for kind in total}
-        print(f"{stage:<40} {each['plain']:7.2f} {each['ours']:7.2f}")
-        if not stage.startswith("("):
-            total = {kind: total[kind] + each[kind] for kind in total}
-    print(f"{'sum':<40} {total['plain']:7.2f} {total['ours']:7.2f}")
 
 
 def pass_over(loader: DataLoader[Any], sampler: EpochBatches, epoch: int) -> float:
@@ -195,7 +132,7 @@ def pass_over(loader: DataLoader[Any], sampler: EpochBatches, epoch: int) -> flo
 
 
 def main() -> None:
-    """Prints the stages, every round, and the medians."""
+    """Prints every round and the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--writer", choices=("pillow", "opencv"), default="pillow")
     parser.add_argument("--scenes", type=int, default=4)
@@ -207,19 +144,13 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="loading-"))
     if not (folder / "leftImg8bit").exists():
-        make(folder, options.scenes, options.writer)
+        write_scenes(folder, options.scenes, options.writer)
     opened = open_dataset("cityscapes", folder, "train")
     for pair in opened.pairs:
         print(f"{pair.image.stat().st_size / 1e6:.2f} MB, labels {pair.label.stat().st_size / 1e3:.0f} kB")
     pairs = (opened.pairs * options.images)[: options.images]
     ours = dataclasses.replace(opened, pairs=pairs)
     plain = PlainDataset(opened.name, opened.split, pairs, opened.label_map)
-    threads = cv2.getNumThreads(), torch.get_num_threads()
-    cv2.setNumThreads(0)  # as in a loading process
-    torch.set_num_threads(1)
-    print_stages(plain, ours, options.images, options.batch)
-    cv2.setNumThreads(threads[0])
-    torch.set_num_threads(threads[1])
     loaders = {
         "plain": train_loader(plain, PlainAugmentation(), options.batch, seed=0, workers=options.workers),
         "ours": train_loader(ours, Augmentation(RECIPE, FILL), options.batch, seed=0, workers=options.workers),

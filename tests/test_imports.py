@@ -1,6 +1,7 @@
 """Every part of the package imports only from the floors below it, and no files import each other in a circle."""
 
 import ast
+import importlib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -121,6 +122,17 @@ def test_packages_are_empty_but_for_their_docstring():
     for path in (ROOT / "dlaseg").rglob("*/__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body
         assert len(body) == 1, path
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_exists(script):
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlaseg"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or is_module(
+                    ROOT / "dlaseg", [*node.module.split(".")[1:], alias.name]
+                )
 
 
 def test_tools_import_the_command_line_alone():

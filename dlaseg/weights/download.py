@@ -32,7 +32,7 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
         return path / FILE
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
-        return path  # whoever opens it refuses a missing one
+        return path  # the reader refuses a missing file
     name, revision = match.groups()
     try:
         return Path(hf_hub_download(name, FILE, revision=revision, local_files_only=True))
