@@ -43,9 +43,9 @@ def begun(config, output: Path) -> None:
         trainer.fit(Segmentation(config), output, report=report)
 
 
-def test_what_a_run_is_made_of_is_said_exactly_and_nothing_is_written(config, folder):
-    said = []
-    facts = dry_run(Segmentation(config), folder / "run", report=said.append)
+def test_the_run_is_described_exactly_and_nothing_is_written(config, folder):
+    message = []
+    facts = dry_run(Segmentation(config), folder / "run", report=message.append)
     assert list(folder.iterdir()) == []
     assert facts["images"] == "2 x 3 x 32 x 64 uint8 (batches of 2)"
     assert facts["targets"] == "2 x 32 x 64 uint8"
@@ -57,8 +57,8 @@ def test_what_a_run_is_made_of_is_said_exactly_and_nothing_is_written(config, fo
     assert facts["batches"] == "2 per epoch, 6 in all"
     assert facts["validation"] == "2 images, 3 times"
     assert facts["expected"].endswith(" for 6 steps, without validation")
-    assert said[:-1] == [f"{name:<11}  {fact}" for name, fact in facts.items()]
-    assert said[-1] == "dry run: one step to warm up, one timed; nothing is written"
+    assert message[:-1] == [f"{name:<11}  {fact}" for name, fact in facts.items()]
+    assert message[-1] == "dry run: one step to warm up, one timed; nothing is written"
 
 
 def test_micro_batches_frozen_weights_and_lower_precision_are_reported(config, folder):
@@ -118,10 +118,10 @@ def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder
 
 def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
     begun(config, folder / "run")
-    before, said = contents(folder), []
-    facts = dry_run(Segmentation(config), folder / "run", resume=True, report=said.append)
+    before, message = contents(folder), []
+    facts = dry_run(Segmentation(config), folder / "run", resume=True, report=message.append)
     assert contents(folder) == before
-    assert said[0] == f"{folder / 'run'}: resuming after epoch 1 of 3"
+    assert message[0] == f"{folder / 'run'}: resuming after epoch 1 of 3"
     assert facts["batches"] == "2 per epoch, 6 in all, 4 of them remaining"
     assert facts["validation"] == "2 images, 2 times"
     assert " for 4 steps," in facts["expected"]
@@ -188,7 +188,7 @@ def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
     dlaseg_testing.assert_same_tensors(before, state)
 
 
-def test_numbers_that_are_not_finite_are_said(config, folder):
+def test_nonfinite_numbers_are_reported(config, folder):
     facts = tried(dlaseg_testing.with_train(config, lr=1e38, warmup_steps=0))
     assert "not finite: step skipped" in facts["step"]
 

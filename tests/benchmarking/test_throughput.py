@@ -255,11 +255,11 @@ VERDICTS = [
 ]
 
 
-@pytest.mark.parametrize(("figures", "which", "said"), VERDICTS)
-def test_the_verdict_follows_from_the_figures(figures, which, said):
+@pytest.mark.parametrize(("figures", "which", "message"), VERDICTS)
+def test_the_verdict_follows_from_the_figures(figures, which, message):
     *speeds, workers, cores = figures
     assert limit(Speeds(*speeds)) == which
-    assert advice(Speeds(*speeds), workers, cores) == said
+    assert advice(Speeds(*speeds), workers, cores) == message
 
 
 def made(*rounds: Speeds) -> Throughput:

@@ -73,7 +73,7 @@ def test_a_part_of_a_split_has_a_name_of_its_own(root, names):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("0\n\n7\n", ", line 3: '7' is not the name of an image of this split: use names such as '0'"),
         ("0\nx\n", ", line 2: 'x' is not the name"),
@@ -84,9 +84,9 @@ def test_a_part_of_a_split_has_a_name_of_its_own(root, names):
         (b"\xff\xfe0", ": not UTF-8 text: "),
     ],
 )
-def test_a_list_that_does_not_fit_is_refused_by_file_and_line(root, names, content, said):
+def test_a_list_that_does_not_fit_is_refused_by_file_and_line(root, names, content, message):
     path = names(content)
-    assert refused(open_dataset, "camvid", root, "val", names=path).startswith(f"{path}{said}")
+    assert refused(open_dataset, "camvid", root, "val", names=path).startswith(f"{path}{message}")
 
 
 def test_a_missing_list_is_refused(root, tmp_path):

@@ -68,6 +68,6 @@ def test_a_label_outside_the_label_map_is_refused_by_file(root, capsys, tmp_path
     Image.new("RGB", (8, 8)).save(tmp_path / "leftImg8bit/val/a/a_0_0_leftImg8bit.png")
     Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "gtFine/val/a/a_0_0_gtFine_labelIds.png")
     assert main(["data", "stats", str(tmp_path), "--dataset", "cityscapes", "--splits", "val"]) == 2
-    said = capsys.readouterr().err
-    assert "a_0_0_gtFine_labelIds.png: " in said
-    assert "77" in said
+    message = capsys.readouterr().err
+    assert "a_0_0_gtFine_labelIds.png: " in message
+    assert "77" in message

@@ -103,7 +103,7 @@ def test_upsampling_keeps_the_top_left():
     assert torch.equal(upsample_logits(coarse, 2, 5, 3), upsample_logits(coarse, 2, 8, 8)[:, :, :5, :3])
 
 
-def test_a_model_has_stride_2_and_3x3_roots_unless_told_otherwise():
+def test_a_model_has_stride_2_and_3x3_roots_by_default():
     model = create_model("dla46_c", num_classes=3)
     assert model.stride == 2
     assert model.backbone.level2.root.conv.kernel_size == (3, 3)
@@ -123,7 +123,7 @@ def test_a_model_of_its_arguments_has_the_same_layout():
     assert shapes[0] == shapes[1]
 
 
-def test_a_backbone_has_1x1_roots_and_no_classifier_unless_told_otherwise():
+def test_a_backbone_has_1x1_roots_and_no_classifier_by_default():
     backbone = create_backbone("dla46_c")
     assert backbone.fc is None
     assert backbone.level2.root.conv.kernel_size == (1, 1)

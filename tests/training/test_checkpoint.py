@@ -94,7 +94,7 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "changed", "emptied", "gone"])
-def test_instead_of_a_broken_one_the_one_before_it_is_taken_and_that_is_said(tmp_path, harm, caplog):
+def test_a_broken_checkpoint_is_replaced_by_the_previous_one_and_logged(tmp_path, harm, caplog):
     saved_twice(tmp_path)
     path = tmp_path / "last.ckpt"
     content = path.read_bytes()

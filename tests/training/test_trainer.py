@@ -374,7 +374,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert best.metadata.label_map.names[0] == "sky"  # the data set's, not the file's
 
 
-def test_other_class_names_are_said(config, started, tmp_path, caplog):
+def test_other_class_names_are_logged(config, started, tmp_path, caplog):
     run(with_train(starting(config, weights=str(started[1])), epochs=1), tmp_path)
     assert "its classes are class 0, class 1" in caplog.text
 

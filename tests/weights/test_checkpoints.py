@@ -94,20 +94,20 @@ def refusal(path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (argparse.Namespace(lr=1), "argparse.Namespace"),
         (np.float64(3), "numpy"),
         (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
     ],
 )
-def test_what_a_pickle_holds_beside_tensors_is_named(content, said, tmp_path):
+def test_what_a_pickle_holds_beside_tensors_is_named(content, message, tmp_path):
     torch.save({"state_dict": STATE, "extra": content}, tmp_path / "x")
-    assert said in refusal(tmp_path / "x")
+    assert message in refusal(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (torch.ones(3), "holds a tensor of shape (3,), not tensors by name"),
         ([torch.ones(3)], "holds list of 1, not tensors by name"),
@@ -116,13 +116,13 @@ def test_what_a_pickle_holds_beside_tensors_is_named(content, said, tmp_path):
         ({"weights": STATE, "epoch": 3}, "weights, epoch: not tensors, and no state_dict or model beside them"),
     ],
 )
-def test_a_pickle_without_tensors_by_name_is_refused(content, said, tmp_path):
+def test_a_pickle_without_tensors_by_name_is_refused(content, message, tmp_path):
     torch.save(content, tmp_path / "x")
-    assert said in refusal(tmp_path / "x")
+    assert message in refusal(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"<!DOCTYPE html>\n<html>", "a web page, not weights"),
@@ -136,9 +136,9 @@ def test_a_pickle_without_tensors_by_name_is_refused(content, said, tmp_path):
         (b"\x80\x04" + bytes(99), "damaged, or a pickle that torch.save did not write"),
     ],
 )
-def test_what_is_no_weights_file_is_refused_with_what_it_is(content, said, tmp_path):
+def test_what_is_no_weights_file_is_refused_with_what_it_is(content, message, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
-    assert said in refusal(tmp_path / "x.pth")
+    assert message in refusal(tmp_path / "x.pth")
 
 
 def test_a_torchscript_program_is_refused_with_what_it_is(tmp_path):

@@ -106,7 +106,7 @@ def test_another_suffix_is_refused_before_anything_is_written(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_may_read_the_folders_files_may_read_the_weights(saved, tmp_path):
+def test_weights_have_the_permissions_of_other_files(saved, tmp_path):
     (tmp_path / "other").touch()
     assert saved.stat().st_mode == (tmp_path / "other").stat().st_mode
 

@@ -159,17 +159,17 @@ def test_what_is_in_the_cache_is_not_asked_for(fake_hub, cache, timm_file):
     assert fake_hub.asked == []
 
 
-def test_without_network_and_cache_it_is_said_what_to_do(offline):
+def test_without_network_and_cache_the_message_has_the_remedy(offline):
     with pytest.raises(UserError) as error:
         create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
-    said = str(error.value)
-    assert "\n" not in said
-    assert str(offline) in said
-    assert f"download {constants.ENDPOINT}/timm/dla34.in1k/resolve/main/model.safetensors elsewhere" in said
-    assert said.endswith("give its path as backbone_weights (--model.backbone_weights)")
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(offline) in message
+    assert f"download {constants.ENDPOINT}/timm/dla34.in1k/resolve/main/model.safetensors elsewhere" in message
+    assert message.endswith("give its path as backbone_weights (--model.backbone_weights)")
 
 
-def test_an_unreachable_hub_is_said_as_well(cache, monkeypatch):
+def test_an_unreachable_hub_is_reported(cache, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
     template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

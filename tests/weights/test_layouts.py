@@ -296,21 +296,21 @@ def test_an_original_segmentation_network_that_is_not_quite_one_is_refused(fault
     state = original_segmentation("dla34", 2)
     if fault == "kernel":
         state["up.weight"][3, 0, 1, 1] += 0.01
-        said = r"up\.weight of shape \(5, 1, 4, 4\) is not bilinear"
+        message = r"up\.weight of shape \(5, 1, 4, 4\) is not bilinear"
     elif fault == "size":
         state["up.weight"] = state["up.weight"][:, :, :2, :2].clone()
-        said = r"up\.weight of shape \(5, 1, 2, 2\) is not bilinear"
+        message = r"up\.weight of shape \(5, 1, 2, 2\) is not bilinear"
     elif fault == "stray":
         state["aux.0.weight"] = torch.zeros(1)
-        said = r"aux\.0\.weight unexpected"
+        message = r"aux\.0\.weight unexpected"
     elif fault == "missing":
         del state["dla_up.ida_1.node_2.1.running_var"]
-        said = r"dla_up\.ida_1\.node_2\.1\.running_var missing"
+        message = r"dla_up\.ida_1\.node_2\.1\.running_var missing"
     else:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("dla_up.ida_3.")}
-        said = r"fc\.0\.weight of shape \(5, 32, 1, 1\) instead of \(5, 64, 1, 1\)"
+        message = r"fc\.0\.weight of shape \(5, 32, 1, 1\) instead of \(5, 64, 1, 1\)"
     path = as_checkpoint(state, "dla34", tmp_path / "w")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         create_model("dla34", CLASSES, 2, 1, weights=path)
 
 
@@ -453,7 +453,7 @@ CONV = "level1.0.weight"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lose("level5.root.bn.running_mean"), r"nearest to dla34, but level5\.root\.bn\.running_mean missing"),
         (put("level9.x", torch.zeros(1)), r"level9\.x unexpected"),
@@ -466,13 +466,13 @@ CONV = "level1.0.weight"
         (put("fc.weight", torch.zeros(CLASSES, 512)), r"fc\.weight of shape \(5, 512\) instead of \(5, 512, 1, 1\)"),
     ],
 )
-def test_what_does_not_match_is_refused_by_its_name_and_changes_nothing(change, said, tmp_path):
+def test_what_does_not_match_is_refused_by_its_name_and_changes_nothing(change, message, tmp_path):
     state = dict(theirs("dla34").state_dict())
     change(state)
     torch.save(state, tmp_path / "w")
     model = create_model("dla34", 3)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    refused(said, load_backbone_weights, model, tmp_path / "w")
+    refused(message, load_backbone_weights, model, tmp_path / "w")
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert model.metadata.origin == ()
 

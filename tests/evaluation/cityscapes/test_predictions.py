@@ -159,10 +159,10 @@ def test_a_palette_is_read_as_its_indices_and_16_bits_as_they_are(root, predicti
 def refusal(capsys, predictions, root, output, *more):
     words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
     assert main([*words, "--output", str(output), *more]) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
     assert not output.exists()
-    return said
+    return message
 
 
 def test_a_missing_prediction_is_refused(root, predictions, tmp_path, capsys):
@@ -175,13 +175,13 @@ def test_a_missing_prediction_is_refused(root, predictions, tmp_path, capsys):
 def test_a_duplicate_prediction_is_refused(root, predictions, tmp_path, capsys):
     first = sorted(predictions.rglob("*.png"))[0]
     (predictions / first.name.replace("anyone", "else")).write_bytes(first.read_bytes())
-    said = refusal(capsys, predictions, root, tmp_path / "o")
-    assert first.name in said
-    assert "2 files match" in said
+    message = refusal(capsys, predictions, root, tmp_path / "o")
+    assert first.name in message
+    assert "2 files match" in message
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (np.zeros((64, 127), np.uint8), "prediction 64 x 127, ground truth 64 x 128"),
         (np.zeros((64, 128, 3), np.uint8), "RGB pixels: label ids have one channel"),
@@ -190,14 +190,14 @@ def test_a_duplicate_prediction_is_refused(root, predictions, tmp_path, capsys):
         (b"", "the file is empty"),
     ],
 )
-def test_a_bad_prediction_is_refused_and_named(root, predictions, tmp_path, capsys, content, said):
+def test_a_bad_prediction_is_refused_and_named(root, predictions, tmp_path, capsys, content, message):
     bad = sorted(predictions.rglob("*.png"))[1]
     if isinstance(content, bytes):
         bad.write_bytes(content)
     else:
         Image.fromarray(content).save(bad)
     refused = refusal(capsys, predictions, root, tmp_path / "o")
-    assert said in refused
+    assert message in refused
     assert str(bad) in refused
 
 
@@ -208,7 +208,7 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (("--split", "test"), "no CITY/*_gtFine_labelIds.png in it"),
         (("--workers", "-1"), "--workers -1: use 0 or more"),
@@ -216,8 +216,8 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
         (("--dataset", "camvid"), "--dataset camvid: --predictions follows the Cityscapes benchmark: use cityscapes"),
     ],
 )
-def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, said):
-    assert said in refusal(capsys, predictions, root, tmp_path / "o", *more)
+def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, message):
+    assert message in refusal(capsys, predictions, root, tmp_path / "o", *more)
 
 
 def test_a_missing_folder_of_predictions_is_refused(root, tmp_path, capsys):

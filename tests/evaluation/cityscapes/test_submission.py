@@ -66,7 +66,7 @@ def test_every_image_has_its_label_map_in_the_zip_file(submitted, root, weights)
             assert np.array_equal(ids, LABELS.decode(predict(read_image(path))))
 
 
-def test_the_number_of_images_is_told_and_that_the_server_wants_more(weights, root, tmp_path, capsys):
+def test_the_number_of_images_is_printed_and_that_the_server_wants_more(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--flip", "--scales", "1", "0.5") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["3 label maps of 1525: the server accepts only complete splits", str(tmp_path / "s.zip")]
@@ -96,21 +96,21 @@ def test_what_the_server_would_refuse_is_refused_before(copy, root, fault):
     ids = np.asarray(Image.open(first)).copy()
     if fault == "missing":
         first.unlink()
-        said = f"{first}: missing prediction of "
+        message = f"{first}: missing prediction of "
     elif fault == "stranger":
         (copy / "notes.txt").write_text("")
-        said = "notes.txt: not part of this submission \\(1 such files\\)"
+        message = "notes.txt: not part of this submission \\(1 such files\\)"
     elif fault == "size":
         Image.fromarray(ids[1:]).save(first)
-        said = "63 x 96, its image has 64 x 96"
+        message = "63 x 96, its image has 64 x 96"
     elif fault == "broken":
         first.write_bytes(first.read_bytes()[:-100])
-        said = "broken or not an image"
+        message = "broken or not an image"
     else:
         ids[3, 4] = 4 if fault == "ignored id" else 1
         Image.fromarray(ids).save(first)
-        said = f"id {ids[3, 4]} is not the label id of an evaluated class"
-    with pytest.raises(UserError, match=said):
+        message = f"id {ids[3, 4]} is not the label id of an evaluated class"
+    with pytest.raises(UserError, match=message):
         check_and_zip(copy, images_of(root))
     assert not copy.with_name("copy.zip").exists()
 
