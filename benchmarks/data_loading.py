@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from dlaseg.config import AugmentConfig
+from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.loading import EpochBatches, batches, train_loader
 from dlaseg.data.pairs import Pair, SegmentationDataset

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import profile
 
-from dlaseg.config import Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.config.segmentation import Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import EpochBatches
 from dlaseg.data.tensors import normalize
 from dlaseg.factory import create_model

@@ -13,7 +13,7 @@ from PIL import Image
 import dlaseg
 from dlaseg.cli import COMMANDS, main
 from dlaseg.commands import train
-from dlaseg.config import RENAMED
+from dlaseg.config.training import RENAMED
 from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
 from dlaseg.inference.predictor import Predictor

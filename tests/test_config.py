@@ -7,21 +7,10 @@ import yaml
 
 from dlaseg import cli
 from dlaseg.commands.config_parser import check_keys, field_names
-from dlaseg.config import (
-    RENAMED,
-    AugmentConfig,
-    BaseTrainConfig,
-    Config,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PretrainAugmentConfig,
-    PretrainConfig,
-    PretrainDataConfig,
-    PretrainModelConfig,
-    TrainConfig,
-)
-from dlaseg.config_files import flatten, read_yaml, to_yaml
+from dlaseg.config.files import flatten, read_yaml, to_yaml
+from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
+from dlaseg.config.training import RENAMED, BaseTrainConfig
 from dlaseg.errors import UserError
 from dlaseg.training import trainer
 from dlaseg.training.state import TrainState

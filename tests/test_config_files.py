@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 from dlaseg.commands.config_parser import field_names
 from dlaseg.commands.parsing import nearest
-from dlaseg.config_files import flatten, to_yaml
+from dlaseg.config.files import flatten, to_yaml
 
 
 @dataclass

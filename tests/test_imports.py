@@ -15,7 +15,7 @@ FLOORS = (
     {"files", "device"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
-    {"config_files", "visualize", "synthetic"},
+    {"visualize", "synthetic"},
     {"data"},
     {"models"},
     {"weights"},

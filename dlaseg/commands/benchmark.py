@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 
-from dlaseg.config import Config, PretrainConfig
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
 
 
 def train(arguments: Sequence[str]) -> int:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import jsonargparse
 
 from dlaseg.commands.parsing import CommandParser, nearest
-from dlaseg.config import RENAMED, Config, PretrainConfig
-from dlaseg.config_files import flatten, read_yaml, refuse_old_names
+from dlaseg.config.files import flatten, read_yaml, refuse_old_names
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
+from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dlaseg.config import Config, PretrainConfig
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
 
 
 def train(arguments: Sequence[str]) -> int:

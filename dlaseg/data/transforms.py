@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.config import AugmentConfig, PretrainAugmentConfig
+from dlaseg.config.pretraining import PretrainAugmentConfig
+from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data.geometry import RandomAffineCrop
 
 # Unless this is set, albumentations checks the network for a newer release when it is imported.

@@ -1,6 +1,7 @@
 """The contract of a segmentation network, and the step from its coarse logits to pixels."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class TrainingOutputs(NamedTuple):
     auxiliary: tuple[AuxiliaryOutput, ...] = ()
 
 
-class SegmentationModel(nn.Module):
+class SegmentationModel(nn.Module, ABC):
     """The contract that training, scoring, inference and export rely on; they ask for nothing else.
 
     A subclass implements `coarse_logits`; one with auxiliary heads overrides `training_outputs`.
@@ -51,6 +52,7 @@ class SegmentationModel(nn.Module):
     stride: int
     num_classes: int
 
+    @abstractmethod
     def coarse_logits(self, x: Tensor) -> Tensor:
         """Logits at the decoder's resolution, before upsampling.
 
@@ -60,7 +62,6 @@ class SegmentationModel(nn.Module):
         Returns:
             (N, num_classes, h, w) float with h * stride >= H and w * stride >= W.
         """
-        raise NotImplementedError
 
     def training_outputs(self, x: Tensor) -> TrainingOutputs:
         """The main coarse logits, and auxiliary ones where the network has them.

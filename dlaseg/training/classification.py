@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from dlaseg.config import PretrainConfig
+from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.data.classification import CenterCroppedDataset, ClassificationDataset, open_class_folders
 from dlaseg.data.loading import BatchShard, EpochBatches, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from dlaseg.config import LossConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import TrainingOutputs, upsample_logits
 

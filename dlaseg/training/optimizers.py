@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import BaseTrainConfig
+from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dlaseg.config import Config
+from dlaseg.config.segmentation import Config
 from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dlaseg.config import RENAMED
-from dlaseg.config_files import flatten, read_yaml, refuse_old_names, to_dict
+from dlaseg.config.files import flatten, read_yaml, refuse_old_names, to_dict
+from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png

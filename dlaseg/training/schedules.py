@@ -2,7 +2,7 @@
 
 import math
 
-from dlaseg.config import BaseTrainConfig
+from dlaseg.config.training import BaseTrainConfig
 
 
 def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from dlaseg.config import Config
+from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.statistics import statistics

@@ -8,7 +8,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from dlaseg.config import BaseTrainConfig
+from dlaseg.config.training import BaseTrainConfig
 from dlaseg.device import memory_format
 from dlaseg.metadata import Origin
 from dlaseg.training.optimizers import Network, freeze, make_optimizer, moving_average

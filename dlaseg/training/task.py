@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dlaseg.config import Config, PretrainConfig
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
 from dlaseg.data.loading import EpochBatches
 from dlaseg.models.base import TrainingOutputs
 from dlaseg.training.distributed import DistributedContext

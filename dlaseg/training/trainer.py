@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dlaseg.config_files import to_yaml
+from dlaseg.config.files import to_yaml
 from dlaseg.data.loading import EpochBatches, batches
 from dlaseg.device import reproducible
 from dlaseg.errors import Stopped, UserError

@@ -10,7 +10,7 @@ from PIL import Image
 from dlaseg.benchmarking import dry_run as module
 from dlaseg.benchmarking import trial
 from dlaseg.benchmarking.dry_run import dry_run, pace
-from dlaseg.config import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model
 from dlaseg.models.segmenter import DLASeg

@@ -10,7 +10,7 @@ from PIL import Image
 from dlaseg.benchmarking import throughput, trial
 from dlaseg.benchmarking.throughput import Speeds, Throughput, advice, limit, measure, measure_round, table, to_dict
 from dlaseg.benchmarking.trial import discard, load_batches, prefetched, take_step
-from dlaseg.config import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.errors import UserError
 from dlaseg.training.classification import Classification
 from dlaseg.training.segmentation import Segmentation

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from dlaseg.config import PretrainAugmentConfig
+from dlaseg.config.pretraining import PretrainAugmentConfig
 from dlaseg.data.classification import CenterCroppedDataset, open_class_folders, open_split
 from dlaseg.data.loading import batches, ordered_loader, train_loader
 from dlaseg.data.transforms import CenterCrop, CropAugmentation

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlaseg.config import DataConfig
+from dlaseg.config.segmentation import DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, label_map_of, open_dataset, open_images
 from dlaseg.data.sets.camvid import camvid_labels

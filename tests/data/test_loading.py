@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dlaseg.config import AugmentConfig
+from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.loading import EpochBatches, batches, train_loader, whole_image_loader
 from dlaseg.data.transforms import Augmentation

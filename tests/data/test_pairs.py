@@ -9,7 +9,7 @@ from PIL import Image
 
 from dlaseg import UserError, create_model, save_model
 from dlaseg.cli import main
-from dlaseg.config import Config, DataConfig
+from dlaseg.config.segmentation import Config, DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, open_dataset, open_images
 from dlaseg.data.pairs import SplitFiles

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torchvision.transforms import functional as F
 
-from dlaseg.config import AugmentConfig, PretrainAugmentConfig
+from dlaseg.config.pretraining import PretrainAugmentConfig
+from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data import transforms
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.data.transforms import Augmentation, CenterCrop, CropAugmentation

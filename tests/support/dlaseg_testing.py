@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
@@ -166,7 +166,7 @@ def run_command(words: list[str], errors: Path, environment: dict[str, str] | No
 
 def train_arguments(config: Config, output: Path, *more: str) -> list[str]:
     """Arguments of `dlaseg train` for a config, which is written beside the run folder."""
-    from dlaseg.config_files import to_yaml
+    from dlaseg.config.files import to_yaml
 
     config_file = output.with_suffix(".yaml")
     config_file.write_text(to_yaml(config))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dlaseg import UserError, create_backbone
 from dlaseg.benchmarking.dry_run import dry_run
-from dlaseg.config import LossConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.data.tensors import normalize
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
 from dlaseg.models.segmenter import DLASeg

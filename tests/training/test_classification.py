@@ -10,13 +10,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
 
-from dlaseg.config import (
-    BaseTrainConfig,
-    PretrainAugmentConfig,
-    PretrainConfig,
-    PretrainDataConfig,
-    PretrainModelConfig,
-)
+from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.accuracy import Accuracies
 from dlaseg.factory import create_backbone

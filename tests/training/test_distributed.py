@@ -31,7 +31,7 @@ from dlaseg_testing import (
 from PIL import Image
 from torch import distributed
 
-from dlaseg.config import LossConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.data.loading import batches
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.cpu.batch_norm import synchronize

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
-from dlaseg.config import LossConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import TrainingOutputs, upsample_logits
 from dlaseg.training import losses

@@ -8,7 +8,7 @@ import torch
 import yaml
 from dlaseg_testing import CPU, SINGLE_PROCESS
 
-from dlaseg.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.loading import batches
 from dlaseg.synthetic.dataset import synthesize
 from dlaseg.training.segmentation import Segmentation

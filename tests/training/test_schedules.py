@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from dlaseg.config import BaseTrainConfig
+from dlaseg.config.training import BaseTrainConfig
 from dlaseg.training.schedules import cosine, learning_rate, poly, step_decay
 
 

@@ -22,7 +22,7 @@ from dlaseg_testing import (
 )
 from torch import nn
 
-from dlaseg.config import LossConfig, ModelConfig
+from dlaseg.config.segmentation import LossConfig, ModelConfig
 from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model

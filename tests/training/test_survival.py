@@ -28,7 +28,7 @@ from dlaseg_testing import (
     write_camvid,
 )
 
-from dlaseg.config import LossConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.images import read_image, read_label_image
 from dlaseg.training.checkpoint import load_checkpoint, load_latest

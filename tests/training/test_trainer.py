@@ -18,8 +18,9 @@ from dlaseg_testing import (
     write_camvid,
 )
 
-from dlaseg.config import Config, PretrainConfig
-from dlaseg.config_files import to_yaml
+from dlaseg.config.files import to_yaml
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
 from dlaseg.data.loading import EpochBatches
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model, load_model

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
-from dlaseg.config import RENAMED, Config, PretrainConfig
+from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.segmentation import Config
+from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 
 

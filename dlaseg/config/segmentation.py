@@ -1,0 +1,171 @@
+"""The config of a run: one YAML file is one run.
+
+Every field can be set on the command line by its dotted name, `--train.lr 0.02`. Each dataclass checks its own values
+when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. What it does not
+check is types: the command line does. Whether a data set of the given name exists is checked where data sets are known.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dlaseg.config.checks import above_zero, check_batch_norm, check_crop_size, within
+from dlaseg.config.training import BaseTrainConfig
+from dlaseg.errors import UserError
+
+
+@dataclass
+class DataConfig:
+    """Images and labels.
+
+    Args:
+        dataset: name of the data set; `dlaseg eval --help` lists them.
+        root: folder of the data set.
+        train_split: split to train on.
+        val_split: split to validate on; the best weights are those with the highest score on it.
+        train_list: text file that lists the images to train on, one name per line; null for the whole split.
+        val_list: text file that lists the images to validate on.
+        images: for dataset folder: path of the images below root; {split} stands for the split.
+        labels: for dataset folder: path of the label maps below root.
+        classes: for dataset folder: path of the classes file (YAML) below root.
+        workers: processes that load images; affects the speed, never the result.
+        on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
+            instead, and counts and logs it. Validation always stops: its score covers the whole split.
+    """
+
+    dataset: str = "cityscapes"
+    root: str = "data/cityscapes"
+    train_split: str = "train"
+    val_split: str = "val"
+    train_list: str | None = None
+    val_list: str | None = None
+    images: str = "images/{split}"
+    labels: str = "labels/{split}"
+    classes: str = "classes.yaml"
+    workers: int = 2
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        within("data", self, 0, math.inf, "workers")
+
+
+@dataclass
+class ModelConfig:
+    """Segmentation network.
+
+    Args:
+        name: backbone variant, see `dlaseg models`.
+        stride: output stride of the decoder: 2, 4 or 8.
+        root_kernel_size: kernel size of the backbone's aggregation nodes: 3, or 1 as in published weights.
+        weights: weights of a whole network to start from: a file, or a repository on the Hugging Face hub.
+        backbone_weights: weights of the backbone to start from, such as timm/dla34.in1k or the result of
+            `dlaseg pretrain`.
+    """
+
+    name: str = "dla34"
+    stride: int = 2
+    root_kernel_size: int = 3
+    weights: str | None = None
+    backbone_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.backbone_weights is not None:
+            raise UserError(
+                f"model.weights {self.weights} and model.backbone_weights {self.backbone_weights}: one would overwrite "
+                "the other: set only one of them"
+            )
+
+
+@dataclass
+class AugmentConfig:
+    """Random augmentation of training images, in the order of the fields.
+
+    Args:
+        scale: smallest and largest random scale.
+        crop_size: height and width of the crop in pixels, multiples of 32; smaller images are padded.
+        rotation: largest angle in degrees, in either direction.
+        jitter: strength of brightness, contrast and sharpness changes, 0 to 1; 0.4 means factors 0.6 to 1.4.
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    crop_size: tuple[int, int] = (832, 832)
+    rotation: float = 10.0
+    jitter: float = 0.4
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        within("augment", self, 0, 180, "rotation")
+        within("augment", self, 0, 1, "jitter", "flip")
+        if not 0 < self.scale[0] <= self.scale[1] <= 10:
+            raise UserError(f"augment.scale {list(self.scale)}: use 0 < smallest <= largest <= 10")
+        check_crop_size(*self.crop_size)
+
+
+@dataclass
+class LossConfig:
+    """A term of the loss. `TrainConfig` checks it, because only that knows the position for the message.
+
+    Args:
+        name: cross_entropy; ohem, the cross-entropy of each image's hardest pixels; focal; dice; lovasz.
+        weight: factor of this term in the sum.
+        label_smoothing: for cross_entropy: share of the target that is spread over all classes, 0 to 1.
+        threshold: for ohem: pixels whose true class has a lower probability are hard.
+        min_kept: for ohem: least share of an image's scored pixels that is kept, 0 to 1.
+        gamma: for focal: how much less well-classified pixels count; 0 is cross-entropy.
+    """
+
+    name: Literal["cross_entropy", "ohem", "focal", "dice", "lovasz"] = "cross_entropy"
+    weight: float = 1.0
+    label_smoothing: float = 0.0
+    threshold: float = 0.7
+    min_kept: float = 0.0625
+    gamma: float = 2.0
+
+
+@dataclass
+class TrainConfig(BaseTrainConfig):
+    """Training of a segmentation network.
+
+    Args:
+        losses: terms whose weighted sum is minimised.
+        class_weights: for cross_entropy, ohem and focal: one number per class; median_frequency, computed from the
+            pixels of the training split; or null for equal weights.
+    """
+
+    losses: list[LossConfig] = field(default_factory=lambda: [LossConfig()])
+    class_weights: list[float] | Literal["median_frequency"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.losses:
+            raise UserError("train.losses []: there is nothing to minimise: use [{name: cross_entropy}]")
+        for i, loss in enumerate(self.losses):
+            above_zero(f"train.losses[{i}]", loss, "weight")
+            within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
+            within(f"train.losses[{i}]", loss, 0, math.inf, "gamma")
+        weights = self.class_weights
+        if isinstance(weights, list) and not all(w >= 0 and math.isfinite(w) for w in weights):
+            raise UserError(f"train.class_weights {weights}: use finite numbers, 0 or more")
+
+
+@dataclass
+class Config:
+    """A segmentation run.
+
+    Args:
+        name: name of the run; its folder is runs/NAME unless --output names another.
+        data: images and labels.
+        model: the network.
+        augment: augmentation of training images.
+        train: training.
+    """
+
+    name: str = "run"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        check_batch_norm(self.train.batch_size, *self.augment.crop_size)
