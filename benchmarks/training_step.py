@@ -34,11 +34,12 @@ from dlaseg.factory import create_model
 from dlaseg.labels import LabelMap
 from dlaseg.models.cost import network_cost
 from dlaseg.training.distributed import distributed_context
+from dlaseg.training.run import Run, build
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import Progress
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.trackers import open_trackers
-from dlaseg.training.trainer import Run, build, save, train_one_epoch
+from dlaseg.training.trainer import save, train_one_epoch
 
 CLASSES, LR, WEIGHT_DECAY = 11, 0.001, 0.01
 MATRIX = 2048  # side of the matrices whose product measures the peak

@@ -28,7 +28,7 @@ def _plain_process():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "keep_freed_memory", lambda: True)
+        patch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
         yield
     torch.set_num_threads(threads)
 
@@ -458,7 +458,7 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer, "step_function", lambda *_: full)
+    monkeypatch.setattr("dlaseg.training.run.step_function", lambda *_: full)
     line = refused(capsys, *training(data, here / "run", "--dry-run"))
     assert "out of memory: a micro-batch of 2 crops of 64 x 64" in line
     assert "use train.grad_accum_steps 2" in line

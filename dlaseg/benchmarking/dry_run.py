@@ -23,9 +23,10 @@ from dlaseg.device import reduced_precision, reproducible
 from dlaseg.models.eval_mode import eval_mode
 from dlaseg.training.distributed import distributed_context
 from dlaseg.training.out_of_memory import oom_hints
+from dlaseg.training.run import Run, open_run
 from dlaseg.training.step import MicroBatch
 from dlaseg.training.task import Task
-from dlaseg.training.trainer import Run, open_run, resume_message
+from dlaseg.training.trainer import resume_message
 
 
 def dry_run(

@@ -26,8 +26,8 @@ from dlaseg.device import reproducible
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
 from dlaseg.training.distributed import distributed_context
+from dlaseg.training.run import Run, build
 from dlaseg.training.task import Task
-from dlaseg.training.trainer import Run, build
 
 ROUNDS = 5
 """Rounds, in each of which training, network and data are measured once."""

@@ -10,9 +10,10 @@ from dlaseg.data.loading import batches
 from dlaseg.device import reduced_precision
 from dlaseg.memory import peak_memory
 from dlaseg.training.out_of_memory import oom_hints
+from dlaseg.training.run import Run
 from dlaseg.training.state import Progress
 from dlaseg.training.step import MicroBatch, StepResult
-from dlaseg.training.trainer import Run, broken_counter
+from dlaseg.training.trainer import broken_counter
 
 
 def load_batches(run: Run, count: int) -> Iterator[list[MicroBatch]]:

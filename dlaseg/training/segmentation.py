@@ -26,7 +26,7 @@ from dlaseg.models.segmenter import DLASeg
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.training.class_weights import median_frequency
 from dlaseg.training.distributed import DistributedContext
-from dlaseg.training.losses import PixelLoss
+from dlaseg.training.pixel_loss import PixelLoss
 from dlaseg.training.task import Task, Validation
 from dlaseg.visualize import Row, comparison_grid
 from dlaseg.weights.loading import load_backbone_weights, load_weights

@@ -5,37 +5,33 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dlaseg.config.files import to_yaml
-from dlaseg.data.loading import EpochBatches, batches
+from dlaseg.data.loading import batches
 from dlaseg.device import reproducible
 from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
-from dlaseg.memory import keep_freed_memory
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LOG
-from dlaseg.training.checkpoint import has_checkpoint, load_latest, save_checkpoint
-from dlaseg.training.cpu import convolution
-from dlaseg.training.cpu.batch_norm import synchronize
+from dlaseg.training.checkpoint import save_checkpoint
 from dlaseg.training.distributed import (
-    DistributedContext,
     distributed_context,
     restarted_by_torchrun,
     torchrun_job_id,
 )
 from dlaseg.training.environment import environment
 from dlaseg.training.out_of_memory import oom_hints
-from dlaseg.training.run_folder import check_output, check_same_config, dump_batch, flat_config
+from dlaseg.training.run import Run, open_run
+from dlaseg.training.run_folder import dump_batch, flat_config
 from dlaseg.training.schedules import learning_rate
-from dlaseg.training.state import Progress, TrainState, initial_state, restore, snapshot
-from dlaseg.training.step import Step, StepResult, step_function
+from dlaseg.training.state import Progress, TrainState, snapshot
+from dlaseg.training.step import StepResult
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.task import Task, Validation
 from dlaseg.training.trackers import Tracker, open_trackers
@@ -45,33 +41,6 @@ logger = logging.getLogger(__name__)
 
 CURVE_EVERY = 10
 """Steps between two points of the curves within an epoch."""
-
-
-@dataclass
-class Run:
-    """Everything that a run works with.
-
-    Attributes:
-        task: the kind of training.
-        dist: the processes that share the work.
-        output: the run folder.
-        training: the training split.
-        validation: the validation split.
-        state: what a checkpoint holds.
-        loader: loads this process's micro-batches.
-        sampler: of the loader.
-        step: takes the micro-batches of one batch.
-    """
-
-    task: Task[Any, Any]
-    dist: DistributedContext
-    output: Path
-    training: Any
-    validation: Any
-    state: TrainState
-    loader: DataLoader[Any]
-    sampler: EpochBatches
-    step: Step
 
 
 def fit(
@@ -111,70 +80,6 @@ def fit(
         if dist.is_main:  # outside the process group: the other processes need not wait
             task.on_fit_end(output, run.validation)
     return run.state
-
-
-def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resume: bool) -> Run:
-    """Builds a run at its beginning or from its last checkpoint; writes nothing.
-
-    Args:
-        task: the kind of training.
-        dist: the processes that train.
-        output: the run folder.
-        resume: whether to resume from a checkpoint in the run folder, if there is one.
-
-    Raises:
-        UserError: the folder or its checkpoint belongs to another run, invalid data, or weights that do not fit.
-    """
-    training, validation = task.open_splits()
-
-    def read_checkpoint() -> dict[str, Any] | None:
-        check_output(task.config, output, resume)
-        if not resume or not (has_checkpoint(output) or (output / LOG).exists()):
-            return None  # the run stopped before its first checkpoint
-        checkpoint = load_latest(output)
-        check_same_config(task.config, checkpoint["config"], output)
-        return checkpoint
-
-    return build(task, dist, training, validation, output, dist.run_on_rank0(read_checkpoint))
-
-
-def build(
-    task: Task[Any, Any],
-    dist: DistributedContext,
-    training: Any,
-    validation: Any,
-    output: Path = Path(),
-    checkpoint: dict[str, Any] | None = None,
-) -> Run:
-    """Builds model, optimizer, loader and step.
-
-    Args:
-        task: the kind of training.
-        dist: the processes that train.
-        training: the training split.
-        validation: the validation split.
-        output: the run folder; nothing is written.
-        checkpoint: to resume from; None for the beginning.
-    """
-    train = task.config.train
-    if dist.device.type == "cpu":
-        keep_freed_memory()
-    torch.manual_seed(train.seed)
-    model = task.make_model(training)
-    if dist.device.type == "cpu":
-        convolution.convert(model)
-    if checkpoint is None:
-        dist.run_on_rank0(lambda: task.load_weights(model))
-    if dist.world_size > 1:
-        model = synchronize(model, dist.device)
-    state = initial_state(model, train, dist.device)
-    if checkpoint is not None:
-        restore(state, checkpoint)
-    elif dist.world_size > 1:
-        restore(state, dist.broadcast(snapshot(state)))
-    loader, sampler = task.train_loader(training, model, dist)
-    step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
-    return Run(task, dist, output, training, validation, state, loader, sampler, step)
 
 
 def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:

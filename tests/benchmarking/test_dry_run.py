@@ -17,6 +17,7 @@ from dlaseg.models.segmenter import DLASeg
 from dlaseg.training import trainer
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.classification import Classification
+from dlaseg.training.run import build
 from dlaseg.training.segmentation import Segmentation
 
 
@@ -169,7 +170,7 @@ def test_too_little_memory_is_explained(config, folder, monkeypatch, where):
     if where == "logits":
         monkeypatch.setattr(DLASeg, "training_outputs", full)
     else:
-        monkeypatch.setattr(trainer, "step_function", lambda *_: full)
+        monkeypatch.setattr("dlaseg.training.run.step_function", lambda *_: full)
     with pytest.raises(
         UserError, match=r"out of memory: a micro-batch of 2 crops of 32 x 64 .* use train\.grad_accum_steps 2"
     ):
@@ -179,7 +180,7 @@ def test_too_little_memory_is_explained(config, folder, monkeypatch, where):
 @pytest.mark.parametrize("freeze", ["nothing", "norm"])
 def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
     task = Segmentation(dlaseg_testing.with_train(config, freeze=freeze))
-    run = trainer.build(task, dlaseg_testing.SINGLE_PROCESS, *task.open_splits())
+    run = build(task, dlaseg_testing.SINGLE_PROCESS, *task.open_splits())
     model = run.state.model
     modes, state = [module.training for module in model.modules()], model.state_dict()
     before = {name: value.clone() for name, value in state.items()}

@@ -13,8 +13,8 @@ from dlaseg.benchmarking.trial import discard, load_batches, prefetched, take_st
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.errors import UserError
 from dlaseg.training.classification import Classification
+from dlaseg.training.run import build
 from dlaseg.training.segmentation import Segmentation
-from dlaseg.training.trainer import build
 
 
 def built(config):

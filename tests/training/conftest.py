@@ -1,13 +1,11 @@
 import pytest
 import torch
 
-from dlaseg.training import trainer
-
 
 @pytest.fixture(autouse=True)
 def _plain_process(monkeypatch):
     """One thread, which is fastest for small networks; the allocator keeps its settings."""
-    monkeypatch.setattr(trainer, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

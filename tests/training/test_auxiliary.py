@@ -26,8 +26,8 @@ from dlaseg.data.tensors import normalize
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.training.classification import ImageCrossEntropy
-from dlaseg.training.losses import PixelLoss
 from dlaseg.training.optimizers import freeze
+from dlaseg.training.pixel_loss import PixelLoss
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function

@@ -78,7 +78,7 @@ def straight(root, tmp_path_factory):
     """An uninterrupted run of three epochs, its folder and last state; read only."""
     output = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "keep_freed_memory", lambda: True)
+        patch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         state = run(tiny_config(root), output)

@@ -13,8 +13,9 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import TrainingOutputs, upsample_logits
-from dlaseg.training import losses
-from dlaseg.training.losses import PixelLoss, jaccard_increments
+from dlaseg.training import pixel_loss
+from dlaseg.training.losses import jaccard_increments
+from dlaseg.training.pixel_loss import PixelLoss
 
 CLASSES = 4
 
@@ -566,7 +567,7 @@ def test_full_size_logits_live_for_one_image_at_a_time(terms, monkeypatch):
         full.append(weakref.ref(logits))
         return logits
 
-    monkeypatch.setattr(losses, "upsample_logits", spy)
+    monkeypatch.setattr(pixel_loss, "upsample_logits", spy)
     loss = batch_loss(terms, target)(coarse.requires_grad_())
     assert len(full) == 3
     assert all(reference() is None for reference in full)

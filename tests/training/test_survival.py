@@ -249,11 +249,11 @@ def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(confi
 
 def on_a_small_disk(words, errors):
     """Every file ends at a megabyte, where a full disk would end it."""
-    from dlaseg.training import trainer
+    from dlaseg.training import run
 
-    trainer.check_same_config = lambda *arguments: None
-    trainer.has_checkpoint = lambda folder: False
-    trainer.check_output = lambda *arguments: None
+    run.check_same_config = lambda *arguments: None
+    run.has_checkpoint = lambda folder: False
+    run.check_output = lambda *arguments: None
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
     run_command(words, errors)
 
@@ -303,14 +303,14 @@ def test_a_gradient_that_is_not_finite_makes_no_update_either(config):
 
 def with_a_bad_loss(monkeypatch, bad):
     """The loss is NaN in the steps of which the function says so."""
-    from dlaseg.training import losses
+    from dlaseg.training.pixel_loss import PixelLoss
 
-    loss, count = losses.PixelLoss.__call__, iter(range(10**6))
+    loss, count = PixelLoss.__call__, iter(range(10**6))
 
     def spoilt(self, *arguments):
         return loss(self, *arguments) * (math.nan if bad(next(count)) else 1)
 
-    monkeypatch.setattr(losses.PixelLoss, "__call__", spoilt)
+    monkeypatch.setattr(PixelLoss, "__call__", spoilt)
 
 
 def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog):

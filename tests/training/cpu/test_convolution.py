@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from dlaseg import create_model
 from dlaseg.models.ida import BilinearUpsample
-from dlaseg.training import trainer
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.convolution import FastConv2d, convert, strided_weight_gradient
 from dlaseg.training.cpu.winograd import weight_gradient
+from dlaseg.training.run import build
 from dlaseg.training.segmentation import Segmentation
 
 
@@ -103,7 +103,7 @@ def test_a_copy_of_a_converted_network_is_converted_and_independent():
 
 def test_the_trainer_converts_the_network_on_a_cpu(tmp_path):
     task = Segmentation(tiny_config(write_camvid(tmp_path)))
-    run = trainer.build(task, SINGLE_PROCESS, *task.open_splits())
+    run = build(task, SINGLE_PROCESS, *task.open_splits())
     kinds = {type(module) for module in run.state.model.modules()}
     assert FastConv2d in kinds
     assert nn.Conv2d not in kinds

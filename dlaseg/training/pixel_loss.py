@@ -1,0 +1,168 @@
+"""The loss of a segmentation network: a weighted sum of terms, each computed at the resolution of the targets.
+
+A term is a sum over images, divided by a normalizer that depends on the targets alone. So a batch can be split into
+micro-batches, over processes or over time: with the normalizers of the whole batch, the losses and gradients of the
+micro-batches add up to those of the whole batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dlaseg.config.segmentation import LossConfig
+from dlaseg.errors import UserError
+from dlaseg.models.base import TrainingOutputs, upsample_logits
+from dlaseg.training.losses import cross_entropy_sum, dice_loss, focal_sum, lovasz_loss, ohem_mean
+
+NORMALIZERS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", "dice": "images", "lovasz": "images"}
+"""What each term is divided by: the sum of the class weights of all scored pixels, the number of scored pixels, or the
+number of images with a scored pixel. Scored pixels are those that are not ignored."""
+
+
+class _SumOverImages(torch.autograd.Function):
+    """Sums a loss over the images and computes its gradient in the forward pass.
+
+    Only tensors at the decoder's resolution outlive the call. Full-size tensors exist for one image at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, coarse: Tensor, targets: Tensor, stride: int, image_loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        dtype = _loss_dtype(coarse)
+        needs_grad = ctx.needs_input_grad[0]
+        # float16 cannot hold the gradient of one pixel in a large batch: it stays in float32 until `backward` has
+        # multiplied it with the scale of the loss
+        grad = torch.empty_like(coarse, dtype=dtype) if needs_grad else None
+        total = torch.zeros((), dtype=dtype, device=coarse.device)
+        for i in range(len(coarse)):
+            with torch.set_grad_enabled(needs_grad):
+                image = coarse[i : i + 1].detach().to(dtype).requires_grad_(needs_grad)
+                # No variable holds the full-size logits: they are freed before those of the next image are computed
+                loss = image_loss(upsample_logits(image, stride, *targets.shape[1:]), targets[i : i + 1].long())
+                if grad is not None:
+                    grad[i : i + 1] = torch.autograd.grad(loss, image)[0]
+            total += loss.detach()
+        ctx.grad, ctx.dtype = grad, coarse.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        return (ctx.grad * grad_output).to(ctx.dtype), None, None, None
+
+
+def _loss_dtype(logits: Tensor) -> torch.dtype:
+    """The loss is never computed in half precision."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+class PixelLoss:
+    """The weighted sum of a segmentation network's losses.
+
+    Args:
+        terms: the losses to sum.
+        stride: of the main logits, pixels of the target per logit.
+        class_weights: of cross_entropy, ohem and focal, one number for each class; None for equal weights.
+        ignore_index: train id of ignored pixels; they change neither the loss nor its gradient.
+
+    Raises:
+        UserError: unknown loss.
+
+    Example:
+        >>> loss = PixelLoss([LossConfig("cross_entropy"), LossConfig("lovasz", weight=0.5)], stride=2)
+        >>> logits, targets = torch.randn(4, 19, 16, 16), torch.randint(0, 19, (4, 32, 32))
+        >>> normalizers = loss.normalizers(targets)
+        >>> whole = loss(TrainingOutputs(logits), targets, normalizers)
+        >>> first = loss(TrainingOutputs(logits[:3]), targets[:3], normalizers)
+        >>> second = loss(TrainingOutputs(logits[3:]), targets[3:], normalizers)
+        >>> torch.testing.assert_close(first + second, whole)
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[LossConfig],
+        stride: int,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int = 255,
+    ):
+        for term in terms:
+            if term.name not in NORMALIZERS:
+                raise UserError(f"loss {term.name}: use one of {', '.join(NORMALIZERS)}")
+        self.terms = list(terms)
+        self.stride = stride
+        self.class_weights = None if class_weights is None else list(class_weights)
+        self.ignore_index = ignore_index
+
+    def normalizers(self, targets: Tensor) -> Tensor:
+        """The divisor of each term, counted on these targets; those of micro-batches add up to the batch's.
+
+        Args:
+            targets: (N, H, W) uint8 or int64 train ids.
+
+        Returns:
+            (K,) float64, one for each term; float32 on MPS, which has no float64.
+        """
+        dtype = torch.float32 if targets.device.type == "mps" else torch.float64
+        pixels = (targets != self.ignore_index).flatten(1).count_nonzero(1)  # (N,)
+        normalizers = {"pixels": pixels.sum().to(dtype), "images": pixels.count_nonzero().to(dtype)}
+        normalizers["weights"] = normalizers["pixels"]
+        if self.class_weights is not None:
+            normalizers["weights"] = torch.zeros_like(normalizers["pixels"])
+            counts = targets.flatten().bincount(minlength=len(self.class_weights))
+            for c, weight in enumerate(self.class_weights):
+                if c != self.ignore_index:
+                    normalizers["weights"] += weight * counts[c].to(dtype)
+        return torch.stack([normalizers[NORMALIZERS[term.name]] for term in self.terms])
+
+    def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor) -> Tensor:
+        """The loss of a micro-batch: loss of the main logits plus weight * loss of each auxiliary output.
+
+        Args:
+            outputs: logits of the micro-batch.
+            targets: (N, H, W) uint8 or int64 train ids; H <= h * stride, W <= w * stride for all logits.
+            normalizers: (K,) of the whole batch, the sum over its micro-batches.
+
+        Returns:
+            A scalar, float32, or float64 for float64 logits; a term whose normalizer is 0 is 0.
+
+        Raises:
+            UserError: the number of class weights differs from the number of classes.
+        """
+        loss = self._of_logits(outputs.logits, self.stride, targets, normalizers)
+        for logits, stride, weight in outputs.auxiliary:
+            loss = loss + weight * self._of_logits(logits, stride, targets, normalizers)
+        return loss
+
+    def _of_logits(self, coarse: Tensor, stride: int, targets: Tensor, normalizers: Tensor) -> Tensor:
+        """The loss of logits (N, C, h, w) of any float type; half precision is converted to float32 first."""
+        dtype, weights = _loss_dtype(coarse), None
+        if self.class_weights is not None:
+            count, classes = len(self.class_weights), coarse.shape[1]
+            if count != classes:
+                raise UserError(f"{count} class weights for logits of {classes} classes: give one for each class")
+            weights = torch.tensor(self.class_weights, dtype=dtype, device=coarse.device)
+        factors = torch.tensor([term.weight for term in self.terms], dtype=normalizers.dtype, device=normalizers.device)
+        factors = torch.where(normalizers > 0, factors / normalizers, 0).to(dtype).to(coarse.device)
+
+        def image_loss(logits: Tensor, target: Tensor) -> Tensor:
+            terms = [self._term_of_image(term, logits, target, weights) for term in self.terms]
+            return (torch.stack(terms) * factors).sum()
+
+        return _SumOverImages.apply(coarse, targets, stride, image_loss)
+
+    def _term_of_image(self, term: LossConfig, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        match term.name:
+            case "cross_entropy":
+                return cross_entropy_sum(logits, target, weights, self.ignore_index, term.label_smoothing)
+            case "focal":
+                return focal_sum(logits, target, weights, self.ignore_index, term.gamma)
+            case "ohem":
+                return ohem_mean(logits, target, weights, self.ignore_index, term.threshold, term.min_kept)
+            case "dice":
+                return dice_loss(logits, target, self.ignore_index)
+            case "lovasz":
+                return lovasz_loss(logits, target, self.ignore_index)
