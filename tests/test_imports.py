@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"errors", "version", "memory"},
-    {"files", "device"},
+    {"errors", "version", "memory", "text"},
+    {"files", "device", "image_header"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
@@ -34,7 +34,7 @@ ONLY = {
     "models": {"metadata", "errors"},
     "metadata": {"errors", "labels"},
     "config": {"errors"},
-    "cli": {"commands", "errors", "version"},
+    "cli": {"commands", "errors", "text", "version"},
 }
 
 # The package's own surface gathers names for users; nothing in the package imports it
