@@ -137,18 +137,16 @@ def _count_frames(name: str, picture: Any) -> int:
 
 def _png_header(content: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", content, 16)
-    # https://www.w3.org/TR/png-3/#apng-frame-based-animation: a frame each has its fcTL; a first image that has none is
-    # shown by programs that know no animation
-    kinds, end = [], 8
+    # https://www.w3.org/TR/png-3/#apng-frame-based-animation: acTL, before the pixels, makes an animation; each of its
+    # frames has an fcTL
+    animated, frames, end = False, 0, 8
     while end + 8 <= len(content):
         kind = content[end + 4 : end + 8]
-        if kind == b"IDAT" and b"acTL" not in kinds:
+        if kind == b"IDAT" and not animated:
             break
-        kinds.append(kind)
+        animated |= kind == b"acTL"
+        frames += kind == b"fcTL"
         end += 12 + int.from_bytes(content[end : end + 4], "big")
-    frames = kinds.count(b"fcTL")
-    if frames and b"IDAT" in kinds and kinds.index(b"IDAT") < kinds.index(b"fcTL"):
-        frames += 1
     return ImageHeader("PNG", height, width, max(1, frames))
 
 

@@ -124,7 +124,9 @@ class ImageFile:
         """Decodes the first frames; ends early at one that is broken."""
         try:
             with open_with_pillow(self.content) as picture:
-                for frame in range(frames):
+                # A PNG may have an image that only programs without animations show
+                first = int(getattr(picture, "default_image", False))
+                for frame in range(first, first + frames):
                     picture.seek(frame)
                     upright = ImageOps.exif_transpose(picture)
                     if upright.mode not in EIGHT_BIT_MODES:
