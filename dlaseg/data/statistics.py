@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.errors import UnreadableFileError
 from dlaseg.images import read_label_image
 from dlaseg.labels import IGNORE_INDEX
 
@@ -35,8 +36,12 @@ class SplitStatistics:
     ignored: int
 
 
-def statistics(dataset: SegmentationDataset) -> SplitStatistics:
+def statistics(dataset: SegmentationDataset, skip_unreadable: bool = False) -> SplitStatistics:
     """Reads every label map of a split.
+
+    Args:
+        dataset: the split.
+        skip_unreadable: whether label maps that cannot be decoded are left out of the pixel counts.
 
     Raises:
         UserError: an image without a label map, a broken file, or a label outside the label map; names the file.
@@ -47,7 +52,13 @@ def statistics(dataset: SegmentationDataset) -> SplitStatistics:
     groups = Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs)
     sizes: Counter[tuple[int, int]] = Counter()
     for index, pair in enumerate(tqdm(dataset.pairs, desc=dataset.split, unit="img", leave=False, disable=None)):
-        train_ids = dataset.encode(read_label_image(dataset.label_file(index)), pair)
+        try:
+            labels = read_label_image(dataset.label_file(index))
+        except UnreadableFileError:
+            if not skip_unreadable:
+                raise
+            continue
+        train_ids = dataset.encode(labels, pair)
         counts = np.bincount(train_ids.ravel(), minlength=256)
         pixels += counts
         images += counts > 0

@@ -144,7 +144,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """The config's losses; counts the pixels of the training split if the class weights depend on them."""
         train, weights = self.config.train, self.config.train.class_weights
         if weights == "median_frequency":
-            weights = median_frequency(statistics(training))
+            weights = median_frequency(statistics(training, skip_unreadable=self.config.data.on_error == "skip"))
             pairs = zip(training.label_map.names, weights, strict=True)
             logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in pairs))
         return PixelLoss(train.losses, model.stride, weights)

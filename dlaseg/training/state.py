@@ -1,6 +1,6 @@
 """The training state, and its snapshot for checkpoints."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 import torch
@@ -22,7 +22,6 @@ class Progress:
         batches: finished batches, including those without an update.
         loss_sum: sum of the losses of the updates.
         updates: number of updates.
-        broken: unreadable images, each replaced by the next one.
         seconds: training time, including the time before a resume.
         waited: seconds of it spent waiting for data.
     """
@@ -30,7 +29,6 @@ class Progress:
     batches: int = 0
     loss_sum: float = 0.0
     updates: int = 0
-    broken: int = 0
     seconds: float = 0.0
     waited: float = 0.0
 
@@ -49,6 +47,7 @@ class TrainState:
         skipped: batches since the last update.
         progress: within the current epoch.
         log: rows of log.jsonl.
+        unreadable: samples that were skipped since the run began, and why: index -> message.
     """
 
     model: Network
@@ -60,6 +59,7 @@ class TrainState:
     skipped: int = 0
     progress: Progress = field(default_factory=Progress)
     log: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     @property
     def eval_model(self) -> Network:
@@ -110,6 +110,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
         "skipped": state.skipped,
         "progress": asdict(state.progress),
         "log": state.log,
+        "unreadable": state.unreadable,
     }
 
 
@@ -124,4 +125,6 @@ def restore(state: TrainState, saved: dict[str, Any]) -> None:
         state.average.load_state_dict(saved["average"])
     state.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.step, state.skipped = saved["epoch"], saved["step"], saved["skipped"]
-    state.progress, state.log = Progress(**saved["progress"]), saved["log"]
+    names = {entry.name for entry in fields(Progress)}  # checkpoints of earlier commits have one more
+    state.progress = Progress(**{name: value for name, value in saved["progress"].items() if name in names})
+    state.log, state.unreadable = saved["log"], saved.get("unreadable", {})
