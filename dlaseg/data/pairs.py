@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.image_header import MAX_PIXELS
 from dlaseg.images import IMAGE_SUFFIXES, read_image, read_label_image
 from dlaseg.labels import LabelMap
+from dlaseg.text import printable
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SegmentationDataset:
         pairs: sorted by name.
         label_map: maps stored ids to train ids.
         benchmark: name of the benchmark whose protocol scores the data set, if there is one.
+        max_pixels: larger images and label maps are refused, see `read_image`.
     """
 
     name: str
@@ -43,6 +46,7 @@ class SegmentationDataset:
     pairs: tuple[Pair, ...]
     label_map: LabelMap
     benchmark: str | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -57,8 +61,8 @@ class SegmentationDataset:
             UserError: no label map, a broken file, sizes that differ, or a label outside the label map; names the file.
         """
         pair, label = self.pairs[index], self.label_file(index)
-        image = read_image(pair.image)
-        labels = read_label_image(label)
+        image = read_image(pair.image, self.max_pixels)
+        labels = read_label_image(label, self.max_pixels)
         if image.shape[:2] != labels.shape[:2]:
             raise UserError(
                 f"{label}: {labels.shape[0]} x {labels.shape[1]} pixels, but its image {pair.image} has "
@@ -156,7 +160,7 @@ def files_below(
         suffixes: lower-case suffixes of the files.
 
     Returns:
-        The files by name: the path below `folder` without `ending` and suffix.
+        The files by name: the path below `folder` without `ending` and suffix, with escapes if it is not UTF-8.
 
     Raises:
         UserError: no such folder, no such file in it, or two files of the same name.
@@ -171,7 +175,7 @@ def files_below(
             or any(part.startswith(".") for part in path.relative_to(folder).parts)
         ):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+        name = printable(path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending))
         if name in files:
             raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
         files[name] = path

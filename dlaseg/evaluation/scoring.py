@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
-from dlaseg.evaluation.cityscapes.predictions import count_image
+from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
@@ -56,12 +56,16 @@ def score(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, and as `Predictor` and `evaluate`.
+        UserError: an unknown measure, instance maps of some images only, and as `Predictor` and `evaluate`.
     """
     check_measures(measures)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
-    counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
+    counts, with_instances = None, False
+    if dataset.benchmark == BENCHMARK:
+        dataset.require_labels()
+        with_instances = has_instances([dataset.label_file(index) for index in range(len(dataset))])
+        counts = Counts.zero()
     file = resolve(weights)
     predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
@@ -75,7 +79,7 @@ def score(
             calibration.update(scored.target, scored.prediction, scored.confidence)
         if counts is not None:
             label_ids = dataset.label_map.decode(scored.prediction)
-            counts += count_image(dataset.label_file(scored.index), label_ids)
+            counts += count_image(dataset.label_file(scored.index), label_ids, with_instances, dataset.max_pixels)
 
     confusion = evaluate(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol = {
@@ -96,7 +100,7 @@ def score(
         confusion.matrix,
         ImageCounts.of([pair.name for pair in dataset.pairs], image_counts),
         protocol,
-        None if counts is None else benchmark_scores(counts),
+        None if counts is None else benchmark_scores(counts, with_instances),
         boundary,
         calibration,
     )
