@@ -4,6 +4,7 @@ Results go to standard output, progress and errors to standard error. Wrong use 
 `--debug` shows the traceback.
 """
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.errors import Stopped, UserError
+from dlaseg.text import ESCAPE
 from dlaseg.version import __version__
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         parser.print_help()
         return 2
-    _log_to_standard_error()
+    _prepare_streams()
     prog = parser.prog
     try:
         args, unknown = parser.parse_known_args(words)
@@ -101,8 +103,11 @@ class _StandardError(logging.StreamHandler):
         super().emit(record)
 
 
-def _log_to_standard_error() -> None:
-    """Shows the package's log, such as which weights were loaded, one line per message."""
+def _prepare_streams() -> None:
+    """Shows the package's log on standard error, one line per message; a file name of any bytes can be printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ESCAPE)
     logger = logging.getLogger("dlaseg")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _StandardError) for handler in logger.handlers):

@@ -98,12 +98,9 @@ def infer(
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
-    if isinstance(weights, str | Path):
-        weights = resolve(weights)
-        weights_sha256 = sha256(weights)
-    else:
-        weights_sha256 = model_sha256(weights)
+    weights = resolve(weights) if isinstance(weights, str | Path) else weights
     predictor = Predictor(weights, backend, device, precision)
+    weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
