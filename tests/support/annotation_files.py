@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dlaseg.cli import main
+from dlaseg.data.convert.annotations import Patch
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
 
@@ -35,6 +36,14 @@ def as_ids(drawing: str) -> list[list[int]]:
     """A label map that is drawn with one character for each pixel: digits are ids, `.` is 0, `#` is 255."""
     values = {".": 0, "#": 255}
     return [[int(values.get(pixel, pixel)) for pixel in row] for row in drawing.split()]
+
+
+def whole(patch: Patch, height: int, width: int) -> Any:
+    """The mask of an object in the whole image, (H, W) bool."""
+    labels = np.zeros((height, width), np.uint8)
+    patch.paint(labels, 1)
+    assert labels.sum() == patch.area
+    return labels == 1
 
 
 def converted(format: str, inputs: list[Path], output: Path, *options: str, split: str = "train") -> dict[str, Any]:

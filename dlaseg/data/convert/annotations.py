@@ -13,8 +13,34 @@ from numpy.typing import NDArray
 from dlaseg.errors import UserError
 from dlaseg.labels import Color
 
-Mask = Callable[[int, int], NDArray[np.bool_]]
-"""Draws an object: takes height and width of the image, gives (H, W) bool; a UserError says what is wrong with it."""
+
+@dataclass(frozen=True)
+class Patch:
+    """The pixels of an object, in a part of the image: images are large and objects small.
+
+    Attributes:
+        mask: (h, w) bool, inside the image.
+        top: row of the image where the mask begins.
+        left: column of the image where the mask begins.
+    """
+
+    mask: NDArray[np.bool_]
+    top: int = 0
+    left: int = 0
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(np.count_nonzero(self.mask))
+
+    def paint(self, labels: NDArray[np.uint8], value: int) -> None:
+        """Sets the object's pixels of a label map, (H, W), in place."""
+        height, width = self.mask.shape
+        labels[self.top : self.top + height, self.left : self.left + width][self.mask] = value
+
+
+Draw = Callable[[int, int], Patch]
+"""Draws an object; takes height and width of the image. A `UserError` says what is wrong with the annotation."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +49,12 @@ class AnnotatedObject:
 
     Attributes:
         label: name of its class; None for pixels that are ignored.
-        mask: draws it.
+        draw: draws it.
         source: file and id of the annotation, for messages.
     """
 
     label: str | None
-    mask: Mask
+    draw: Draw
     source: str
 
 
@@ -109,14 +135,14 @@ class Source:
     skipped: Skipped = field(default_factory=Skipped)
 
 
-def whole_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask that is stored for the whole image; with its first argument given, it is a `Mask`.
+def draw_stored(mask: NDArray[np.bool_], height: int, width: int) -> Patch:
+    """Draws an object whose mask is stored for the whole image.
 
     Raises:
         UserError: the image has another size.
     """
     check_size(mask.shape[0], mask.shape[1], height, width)
-    return mask
+    return Patch(mask)
 
 
 def check_size(annotated_height: int, annotated_width: int, height: int, width: int) -> None:

@@ -22,7 +22,7 @@ class Classes:
         ids: by name.
 
     Raises:
-        UserError: an empty or unprintable name, names that differ only in case or spaces, or too many classes.
+        UserError: an empty, long or unprintable name, names that differ only in case or spaces, or too many classes.
     """
 
     def __init__(self, listed: Iterable[dict[str, Color | None]], with_background: bool):
@@ -33,8 +33,8 @@ class Classes:
         known: dict[str, str] = {}
         for name in colors:
             key = name.strip().casefold()
-            if not key or not name.isprintable():
-                raise UserError(f"class name {shown(name)}: use printable characters, at least one: rename the class")
+            if not key or len(name) > 100 or not name.isprintable():
+                raise UserError(f"class name {shown(name)}: use 1 to 100 printable characters: rename the class")
             if key in known:
                 raise UserError(
                     f"classes {shown(known[key])} and {shown(name)} differ only in case or spaces: rename one of them"

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import FiniteFloat
 
-from dlaseg.data.convert.annotations import AnnotatedObject, Annotations, Skipped, Source, check_size
+from dlaseg.data.convert.annotations import AnnotatedObject, Annotations, Patch, Skipped, Source, check_size
 from dlaseg.data.convert.coco_file import CocoFile
 from dlaseg.data.convert.coco_panoptic import read_panoptic
 from dlaseg.data.convert.documents import Entry, check
-from dlaseg.data.convert.run_lengths import counts_of_string, mask_of_counts
+from dlaseg.data.convert.run_lengths import counts_of_string, patch_of_counts
 from dlaseg.data.convert.shapes import draw_polygons
 from dlaseg.errors import UserError
 
@@ -70,11 +69,11 @@ def _object(annotation: Annotation, label: str | None, where: str, skipped: Skip
     for part in parts:
         if len(part) % 2:
             raise UserError(f"{where}: segmentation: a polygon of {len(part)} numbers: use pairs of x and y")
-    corners = [list(zip(part[::2], part[1::2], strict=True)) for part in parts]
+    corners = [np.array(part, np.float64).reshape(-1, 2) for part in parts]  # half the memory of lists
     return AnnotatedObject(label, partial(draw_polygons, corners), where)
 
 
-def _draw_runs(lengths: RunLengths, height: int, width: int) -> NDArray[np.bool_]:
+def _draw_runs(lengths: RunLengths, height: int, width: int) -> Patch:
     check_size(*lengths.size, height, width)
     counts = counts_of_string(lengths.counts) if isinstance(lengths.counts, str) else lengths.counts
-    return mask_of_counts(counts, height, width, by_columns=True)
+    return patch_of_counts(counts, height, width)

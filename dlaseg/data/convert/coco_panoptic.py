@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlaseg.data.convert.annotations import AnnotatedObject, Annotations, Source, located, whole_mask
+from dlaseg.data.convert.annotations import AnnotatedObject, Annotations, Source, draw_stored, located
 from dlaseg.data.convert.coco_file import CocoFile
 from dlaseg.data.convert.documents import Entry, check, id_of, shown
 from dlaseg.data.convert.image_files import ImageFolder
@@ -61,7 +61,7 @@ class Segments:
         if unknown := [i for i in found if i not in self.labels]:
             raise UserError(f"{self.file}: segment {unknown[0]} is not in segments_info of {self.source}: correct it")
         for i in found:
-            yield AnnotatedObject(self.labels[i], partial(whole_mask, ids == i), f"{self.source}: segment {i}")
+            yield AnnotatedObject(self.labels[i], partial(draw_stored, ids == i), f"{self.source}: segment {i}")
 
 
 def read_panoptic(source: Source, file: CocoFile) -> Annotations:

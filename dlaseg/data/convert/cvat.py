@@ -5,10 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, located
+from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Patch, Source, located
 from dlaseg.data.convert.documents import shown
 from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.data.convert.run_lengths import mask_of_counts, place
@@ -104,30 +101,30 @@ def _objects(image: Any, classes: dict[str, Any], where: str, source: Source) ->
     return [drawn for _, drawn in sorted(ordered, key=lambda pair: pair[0])]  # keeps the order of equal ones
 
 
-def _draw_polygon(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _draw_polygon(shape: Any, height: int, width: int) -> Patch:
     pairs = [pair.split(",") for pair in (shape.get("points") or "").split(";")]
     if any(len(pair) != 2 for pair in pairs):
         raise UserError(f"points {shown(shape.get('points'))}: write x,y;x,y;...")
     return draw_polygons([[(_number(x, "points"), _number(y, "points")) for x, y in pairs]], height, width)
 
 
-def _draw_box(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _draw_box(shape: Any, height: int, width: int) -> Patch:
     left, top, right, bottom = (_float(shape, name) for name in ("xtl", "ytl", "xbr", "ybr"))
     degrees = _float(shape, "rotation", "0")
     return draw_rectangle(left, top, (bottom - top, right - left), height, width, degrees, about_corner=False)
 
 
-def _draw_ellipse(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _draw_ellipse(shape: Any, height: int, width: int) -> Patch:
     center, radii = (_float(shape, "cx"), _float(shape, "cy")), (_float(shape, "rx"), _float(shape, "ry"))
     return draw_ellipse(center, radii, height, width, _float(shape, "rotation", "0"))
 
 
-def _draw_mask(shape: Any, height: int, width: int) -> NDArray[np.bool_]:
+def _draw_mask(shape: Any, height: int, width: int) -> Patch:
     top, left, rows, columns = (_whole(shape, name) for name in ("top", "left", "height", "width"))
     if not (0 < rows <= height and 0 < columns <= width):
         raise UserError(f"a mask of {rows} x {columns} pixels in an image of {height} x {width}: correct it")
     counts = [_integer(word, "rle") for word in (shape.get("rle") or "").split(",")]
-    return place(mask_of_counts(counts, rows, columns, by_columns=False), top, left, height, width)
+    return place(mask_of_counts(counts, rows, columns), top, left, height, width)
 
 
 _DRAW = {"polygon": _draw_polygon, "box": _draw_box, "ellipse": _draw_ellipse, "mask": _draw_mask}

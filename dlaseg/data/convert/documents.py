@@ -63,10 +63,11 @@ def check(kind: type[T], entry: Any, source: str) -> T:
         checked: T = _adapter(cast(Hashable, kind)).validate_python(entry)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(word) for word in first["loc"])
+        # Of a value of several types, pydantic names the one that it tried last
+        field = ".".join(str(word) for word in first["loc"] if word not in ("int", "str", "list[int]", "list[str]"))
         value = "" if first["type"] == "missing" else shown(first["input"])
         place = " ".join(word for word in (source, field, value) if word)
-        message = first["msg"][:1].lower() + first["msg"][1:]
+        message = first["msg"][:1].lower() + first["msg"][1:].partition(" or instance of ")[0]
         raise UserError(f"{place}: {message}: correct the entry or export the file again") from error
     return checked
 

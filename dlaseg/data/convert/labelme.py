@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import FiniteFloat
 
-from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, located
+from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Patch, Source, located
 from dlaseg.data.convert.documents import Entry, check, read_json, shown
 from dlaseg.data.convert.image_files import ImageFolder, is_hidden
 from dlaseg.data.convert.run_lengths import place
@@ -110,7 +110,7 @@ def _embedded_image(path: Path) -> bytes:
     return _from_base64(check(Embedded, read_json(path), str(path)).imageData or "", f"{path}: imageData")
 
 
-def _draw(shape: Shape, height: int, width: int) -> NDArray[np.bool_]:
+def _draw(shape: Shape, height: int, width: int) -> Patch:
     points = shape.points
     kind = shape.shape_type or "polygon"
     needed = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4}

@@ -7,11 +7,17 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat
 
-from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, check_size, located
+from dlaseg.data.convert.annotations import (
+    AnnotatedImage,
+    AnnotatedObject,
+    Annotations,
+    Patch,
+    Source,
+    check_size,
+    located,
+)
 from dlaseg.data.convert.documents import Entry, check, id_of, read_json, shown
 from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.data.convert.run_lengths import mask_of_brush
@@ -200,13 +206,13 @@ def _region(result: Result, place: str) -> Region | None:
     return check(Rectangle, result.value, place) if {"width", "height"} <= fields else None
 
 
-def _draw(shape: Region, size: tuple[int, int], height: int, width: int) -> NDArray[np.bool_]:
+def _draw(shape: Region, size: tuple[int, int], height: int, width: int) -> Patch:
     check_size(*size, height, width)
     across, down = width / 100, height / 100
     if isinstance(shape, Polygon):
         return draw_polygons([shape.points], height, width, scale=(across, down))
     if isinstance(shape, Brush):
-        return mask_of_brush(shape.rle, height, width)
+        return Patch(mask_of_brush(shape.rle, height, width))
     if isinstance(shape, Ellipse):
         center, radii = (shape.x * across, shape.y * down), (shape.radiusX * across, shape.radiusY * down)
         return draw_ellipse(center, radii, height, width, shape.rotation)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.data.convert.annotations import Patch
 from dlaseg.errors import UserError
 
 
@@ -39,14 +40,34 @@ def counts_of_string(string: str) -> list[int]:
     return counts
 
 
-def mask_of_counts(counts: Sequence[int], height: int, width: int, by_columns: bool) -> NDArray[np.bool_]:
-    """Draws a mask from the lengths of its runs, which begin with one of zeros.
+def patch_of_counts(counts: Sequence[int], height: int, width: int) -> Patch:
+    """The object of COCO's run lengths, which go down the columns of the image and begin with a run of zeros.
+
+    Args:
+        counts: lengths of the runs.
+        height: of the image.
+        width: of the image.
+
+    Raises:
+        UserError: a negative length, or lengths that do not add up to the number of pixels.
+    """
+    _check_counts(counts, height, width)
+    end = height * width - (counts[-1] if len(counts) % 2 else 0)
+    if len(counts) < 2 or counts[0] == end:
+        return Patch(np.zeros((0, 0), bool))
+    # Only the columns that the object reaches
+    left, right = counts[0] // height, -(-end // height)
+    inner = [counts[0] - left * height, *counts[1 : len(counts) // 2 * 2], right * height - end]
+    return Patch(np.ascontiguousarray(_repeat(inner).reshape(right - left, height).T), 0, left)
+
+
+def mask_of_counts(counts: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
+    """The mask of CVAT's run lengths, which go along the rows and begin with a run of zeros.
 
     Args:
         counts: lengths of the runs.
         height: of the mask.
         width: of the mask.
-        by_columns: whether the runs go down the columns (COCO) rather than along the rows (CVAT).
 
     Returns:
         (height, width) bool.
@@ -54,6 +75,16 @@ def mask_of_counts(counts: Sequence[int], height: int, width: int, by_columns: b
     Raises:
         UserError: a negative length, or lengths that do not add up to the number of pixels.
     """
+    _check_counts(counts, height, width)
+    return _repeat(counts).reshape(height, width)
+
+
+def _repeat(counts: Sequence[int]) -> NDArray[np.bool_]:
+    """Zeros and ones in turn, each as often as its count says."""
+    return np.repeat(np.arange(len(counts)) % 2 == 1, np.asarray(counts, np.int64))
+
+
+def _check_counts(counts: Sequence[int], height: int, width: int) -> None:
     total = 0
     for count in counts:
         if count < 0:
@@ -64,12 +95,10 @@ def mask_of_counts(counts: Sequence[int], height: int, width: int, by_columns: b
             f"counts: the runs cover {total} pixels, but the mask has {height} x {width} = {height * width}: export "
             "the file again"
         )
-    values = np.repeat(np.arange(len(counts)) % 2 == 1, np.asarray(counts, np.int64))
-    return values.reshape((height, width), order="F" if by_columns else "C")
 
 
-def place(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> NDArray[np.bool_]:
-    """Puts the mask of a box into an image.
+def place(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> Patch:
+    """The object whose mask is stored for a box in the image.
 
     Args:
         mask: (h, w) bool.
@@ -77,9 +106,6 @@ def place(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int)
         left: column of the image where the mask begins.
         height: of the image.
         width: of the image.
-
-    Returns:
-        (height, width) bool.
 
     Raises:
         UserError: the box is not inside the image.
@@ -90,9 +116,7 @@ def place(mask: NDArray[np.bool_], top: int, left: int, height: int, width: int)
             f"a mask of rows {top} to {bottom} and columns {left} to {right}, but the image has {height} x {width} "
             "pixels: use the image that was annotated"
         )
-    whole = np.zeros((height, width), bool)
-    whole[top:bottom, left:right] = mask
-    return whole
+    return Patch(mask, top, left)
 
 
 def mask_of_brush(data: Iterable[int], height: int, width: int) -> NDArray[np.bool_]:

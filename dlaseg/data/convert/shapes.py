@@ -8,9 +8,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from dlaseg.data.convert.run_lengths import counts_of_string, mask_of_counts
+from dlaseg.data.convert.annotations import Patch
+from dlaseg.data.convert.run_lengths import counts_of_string, patch_of_counts
 from dlaseg.errors import UserError
 
 LARGEST = 1e6
@@ -25,22 +26,17 @@ _quiet = np.errstate(over="ignore", invalid="ignore")
 
 
 @_quiet
-def draw_polygons(
-    parts: Sequence[Sequence[Sequence[float]]], height: int, width: int, scale: tuple[float, float] = (1, 1)
-) -> NDArray[np.bool_]:
+def draw_polygons(parts: Sequence[ArrayLike], height: int, width: int, scale: tuple[float, float] = (1, 1)) -> Patch:
     """Draws an object of one or several polygons as pycocotools does, to the pixel.
 
     An object is the union of its parts. Where a part crosses itself, even-odd decides. Vertices are rounded to a fifth
     of a pixel.
 
     Args:
-        parts: the corners (x, y) of each polygon. A part with fewer than three corners covers nothing.
+        parts: the corners (x, y) of each polygon, (N, 2). A part with fewer than three corners covers nothing.
         height: of the image, in pixels.
         width: of the image, in pixels.
         scale: factors by which x and y become pixels.
-
-    Returns:
-        (H, W) bool.
 
     Raises:
         UserError: a coordinate that is not finite or absurd, or an outline that is too long to be meant.
@@ -57,15 +53,15 @@ def draw_polygons(
         if len(points) >= 3:
             outlines.append(points.ravel().tolist())
     if not outlines:
-        return np.zeros((height, width), bool)
+        return Patch(np.zeros((0, 0), bool))
     # Not coco.decode, whose use of NumPy is deprecated since NumPy 2
     counts = counts_of_string(coco.merge(coco.frPyObjects(outlines, height, width))["counts"].decode())
-    return mask_of_counts(counts, height, width, by_columns=True)
+    return patch_of_counts(counts, height, width)
 
 
 def draw_rectangle(
     x: float, y: float, box: tuple[float, float], height: int, width: int, degrees: float = 0, about_corner: bool = True
-) -> NDArray[np.bool_]:
+) -> Patch:
     """Draws a rectangle.
 
     Args:
@@ -76,9 +72,6 @@ def draw_rectangle(
         width: of the image, in pixels.
         degrees: rotation, clockwise.
         about_corner: whether the upper left corner stays in place, rather than the centre.
-
-    Returns:
-        (H, W) bool.
 
     Raises:
         UserError: a negative side, or coordinates as in `draw_polygons`.
@@ -95,7 +88,7 @@ def draw_rectangle(
 @_quiet
 def draw_ellipse(
     center: tuple[float, float], radii: tuple[float, float], height: int, width: int, degrees: float = 0
-) -> NDArray[np.bool_]:
+) -> Patch:
     """Draws an ellipse.
 
     Args:
@@ -105,28 +98,20 @@ def draw_ellipse(
         width: of the image, in pixels.
         degrees: rotation about the centre, clockwise.
 
-    Returns:
-        (H, W) bool.
-
     Raises:
         UserError: a negative radius, or a number that is not finite or absurd.
     """
     _check_finite(np.array([*center, *radii, degrees]))
     if min(radii) < 0:
         raise UserError(f"an ellipse with radii {radii[0]:g} and {radii[1]:g}: radii are 0 or longer: correct it")
-    mask = np.zeros((height, width), bool)
-    if min(radii) == 0:
-        return mask
-    # The circle around it holds every pixel of it
+    # The box around its circle holds every pixel of it
     left, top = (max(0, math.floor(c - max(radii))) for c in center)
     right, bottom = (min(end, math.ceil(c + max(radii))) for c, end in zip(center, (width, height), strict=True))
-    if left < right and top < bottom:
-        x, y = np.arange(left, right) + 0.5 - center[0], np.arange(top, bottom)[:, None] + 0.5 - center[1]
-        (cos, sin), _ = _rotation(degrees)
-        mask[top:bottom, left:right] = ((x * cos + y * sin) / radii[0]) ** 2 + (
-            (y * cos - x * sin) / radii[1]
-        ) ** 2 <= 1
-    return mask
+    if left >= right or top >= bottom or min(radii) == 0:
+        return Patch(np.zeros((0, 0), bool))
+    x, y = np.arange(left, right) + 0.5 - center[0], np.arange(top, bottom)[:, None] + 0.5 - center[1]
+    (cos, sin), _ = _rotation(degrees)
+    return Patch(((x * cos + y * sin) / radii[0]) ** 2 + ((y * cos - x * sin) / radii[1]) ** 2 <= 1, top, left)
 
 
 def _rotation(degrees: float) -> NDArray[np.float64]:

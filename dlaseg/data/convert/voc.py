@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, whole_mask
+from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, draw_stored
 from dlaseg.data.convert.documents import read_text, shown
 from dlaseg.data.convert.splits import split_name
 from dlaseg.data.pairs import files_below
@@ -72,7 +72,7 @@ class LabelImage:
                     f"{self.file}: {shown(values[row, column].tolist())} at row {row}, column {column} is no class: "
                     "correct it, or list the class in labelmap.txt"
                 )
-            yield AnnotatedObject(names[value], partial(whole_mask, packed == value), str(self.file))
+            yield AnnotatedObject(names[value], partial(draw_stored, packed == value), str(self.file))
 
 
 def read(source: Source) -> Annotations:

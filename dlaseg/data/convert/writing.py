@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.convert.annotations import AnnotatedImage, Skipped, check_size, located
+from dlaseg.data.convert.annotations import AnnotatedImage, Patch, Skipped, check_size, located
 from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
 from dlaseg.images import read_image, write_png
@@ -115,23 +115,21 @@ class FolderWriter:
 
     def _draw(self, image: AnnotatedImage, height: int, width: int, unlabelled: int, ignored: int) -> NDArray[np.uint8]:
         labels = np.full((height, width), unlabelled, np.uint8)
-        for mask, label, source in self._masks(image, height, width):
-            if not mask.any():
+        for patch, label, source in self._patches(image, height, width):
+            if not patch.area:
                 self._skipped.add("a shape that covers the centre of no pixel", source)
                 continue
             self.drawn += 1
-            labels[mask] = ignored if label is None else self._ids[label]
+            patch.paint(labels, ignored if label is None else self._ids[label])
         return labels
 
-    def _masks(
-        self, image: AnnotatedImage, height: int, width: int
-    ) -> Iterable[tuple[NDArray[np.bool_], str | None, str]]:
-        """The objects in drawing order."""
+    def _patches(self, image: AnnotatedImage, height: int, width: int) -> Iterable[tuple[Patch, str | None, str]]:
+        """The objects in drawing order, each with its class and its source."""
 
-        def masks() -> Iterator[tuple[NDArray[np.bool_], str | None, str]]:
+        def patches() -> Iterator[tuple[Patch, str | None, str]]:
             for drawn in image.objects:
                 with located(drawn.source):
-                    mask = drawn.mask(height, width)
-                yield mask, drawn.label, drawn.source
+                    patch = drawn.draw(height, width)
+                yield patch, drawn.label, drawn.source
 
-        return sorted(masks(), key=lambda entry: -int(entry[0].sum())) if self._by_area else masks()
+        return sorted(patches(), key=lambda entry: -entry[0].area) if self._by_area else patches()

@@ -8,11 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dlaseg.config.files import read_yaml
-from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Skipped, Source, located
+from dlaseg.data.convert.annotations import (
+    AnnotatedImage,
+    AnnotatedObject,
+    Annotations,
+    Patch,
+    Skipped,
+    Source,
+    located,
+)
 from dlaseg.data.convert.documents import Entry, check, read_text, shown
 from dlaseg.data.convert.image_files import ImageFolder, is_hidden
 from dlaseg.data.convert.shapes import draw_polygons
@@ -173,5 +178,5 @@ def _number(word: str, where: str) -> float:
     return number
 
 
-def _draw(corners: list[tuple[float, float]], height: int, width: int) -> NDArray[np.bool_]:
+def _draw(corners: list[tuple[float, float]], height: int, width: int) -> Patch:
     return draw_polygons([corners], height, width, scale=(width, height))

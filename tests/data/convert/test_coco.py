@@ -335,6 +335,7 @@ BROKEN = {
     "case": (changed("categories", [*CATEGORIES, {"id": 1, "name": "DOG"}]), "'DOG' and 'dog' differ only in case"),
     "unnamed": (changed("categories", [*CATEGORIES, {"id": 1, "name": " "}]), "class name ' '"),
     "unprintable": (changed("categories", [*CATEGORIES, {"id": 1, "name": "a\nb"}]), "class name 'a"),
+    "long name": (changed("categories", [*CATEGORIES, {"id": 1, "name": "x" * 101}]), "class name 'xxx"),
     "surrogate": (changed("categories", [*CATEGORIES, {"id": 1, "name": "\ud800"}]), "class name"),
     "many": (changed("categories", [*CATEGORIES, *({"id": i, "name": str(i)} for i in range(20, 273))]), "256 classes"),
     "nothing drawn": (changed("annotations", []), "no annotation with an area"),
@@ -347,7 +348,7 @@ def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path,
     path = save_json(root / "annotations/instances_train2017.json", content)
     line = refused(capsys, "coco", [path], tmp_path / "out")
     assert expected in line
-    if case not in ("case", "unnamed", "unprintable", "surrogate", "many"):
+    if case not in ("case", "unnamed", "unprintable", "surrogate", "long name", "many"):
         assert str(path) in line
 
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from annotation_files import message
+from annotation_files import message, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from dlaseg.data.convert.run_lengths import counts_of_string, mask_of_brush, mask_of_counts, place
+from dlaseg.data.convert.run_lengths import counts_of_string, mask_of_brush, mask_of_counts, patch_of_counts, place
 
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12), st.data())
 
@@ -54,7 +54,9 @@ def test_strings_of_coco_are_decoded_as_pycocotools_encodes_them(size_and_data):
     string = coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
     counts = counts_of_string(string)
     assert counts == run_lengths(mask.T.ravel())
-    assert (mask_of_counts(counts, height, width, by_columns=True) == mask).all()
+    patch = patch_of_counts(counts, height, width)
+    assert (whole(patch, height, width) == mask).all()
+    assert patch.mask.shape[1] == (0 if not mask.any() else np.ptp(np.nonzero(mask)[1]) + 1)
 
 
 def test_strings_of_large_masks_are_decoded_too():
@@ -62,7 +64,8 @@ def test_strings_of_large_masks_are_decoded_too():
     mask[17:2900, 3:1990] = 1
     mask[1500, 1000] = 0
     string = coco.encode(np.asfortranarray(mask))["counts"].decode()
-    assert (mask_of_counts(counts_of_string(string), 3000, 2000, by_columns=True) == mask).all()
+    patch = patch_of_counts(counts_of_string(string), 3000, 2000)
+    assert (whole(patch, 3000, 2000) == mask).all()
 
 
 @settings(deadline=None)
@@ -70,7 +73,7 @@ def test_strings_of_large_masks_are_decoded_too():
 def test_counts_along_rows_are_those_of_cvat(size_and_data):
     height, width, data = size_and_data
     mask = random_mask(data, height, width)
-    assert (mask_of_counts(run_lengths(mask.ravel()), height, width, by_columns=False) == mask).all()
+    assert (mask_of_counts(run_lengths(mask.ravel()), height, width) == mask).all()
 
 
 @pytest.mark.parametrize("string", ["P", "0P", "p", " ", "/", "oooooooo0", "é", "1\n", "PPPPPPP0"])
@@ -80,11 +83,12 @@ def test_a_string_that_is_none_of_coco_is_refused(string):
 
 @pytest.mark.parametrize("counts", [[], [5], [3, 4], [2**40], [-3, 9], [9, -3], [10, -4]])
 def test_counts_that_do_not_cover_the_mask_are_refused(counts):
-    assert "runs" in message(mask_of_counts, counts, 2, 3, by_columns=True)
+    assert "runs" in message(patch_of_counts, counts, 2, 3)
+    assert "runs" in message(mask_of_counts, counts, 2, 3)
 
 
 def test_a_mask_is_placed_where_its_box_is():
-    assert place(np.array([[True, False]]), 1, 2, 3, 4).tolist() == [
+    assert whole(place(np.array([[True, False]]), 1, 2, 3, 4), 3, 4).tolist() == [
         [False] * 4,
         [False, False, True, False],
         [False] * 4,
