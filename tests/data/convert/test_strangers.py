@@ -144,15 +144,15 @@ def attempt(tmp_path):
         path = tmp_path / "in" / (name or FILES[format][0])
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
         output = tmp_path / f"out{next(outputs)}"
+        refusal = None
         try:
             convert(format, [tmp_path / "in/data.yaml" if format == "yolo" else path], output)
         except UserError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 1000
-            assert not output.exists()
-            assert not any(entry.name.startswith(".") for entry in tmp_path.iterdir())
-            return False
-        return True
+            refusal = str(error)
+        assert not any(entry.name.startswith(".") for entry in tmp_path.iterdir())
+        assert output.exists() == (refusal is None)
+        assert refusal is None or ("\n" not in refusal and len(refusal) < 1000)
+        return refusal is None
 
     return convert_or_refuse
 
