@@ -113,6 +113,12 @@ def test_images_that_opencv_cannot_open_are_refused(root, tmp_path, capsys):
     assert "one.jpg: broken or not an image" in refused(capsys, "labelme", [root], tmp_path / "out")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(root, tmp_path):
+    path = root / "one/one.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    converted("labelme", [root], tmp_path / "out")
+
+
 def test_16_bits_and_grey_are_images_too(tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("I;16", (6, 4)).save(tmp_path / "in/a.png")
@@ -151,6 +157,7 @@ def test_classes_have_ids_without_gaps_and_background_first():
     assert classes.ids == {"background": 0, "b": 1, "a": 2, "c": 3}
     assert "{name: b, id: 1, color: [4, 5, 6]}" in classes.to_yaml()
     assert Classes([{"b": None, "BackGround": None}], with_background=True).ids == {"BackGround": 0, "b": 1}
+    assert "{name: b, id: 0, color: [1, 2, 3]}" in Classes([{"b": (1, 2, 3)}, {"b": None}], False).to_yaml()
     assert Classes([{"b": None}], with_background=False).ids == {"b": 0}
     assert "differ only in case or spaces" in message(Classes, [{"a": None}, {"A ": None}], with_background=True)
     assert "differ only in case or spaces" in message(Classes, [{"background": None, "Background": None}], True)

@@ -105,6 +105,7 @@ BROKEN = {
     "nested": ("<a>" * 50_000, "not XML"),
     "bomb": (document(image(GOOD, "&b;"), before=BOMB), "document type or entities"),
     "file": (document(image(GOOD, "&a;"), before=FILE), "document type or entities"),
+    "document type": (document(image(GOOD), before="<!DOCTYPE annotations>"), "document type or entities"),
     "unknown entity": (document(image(GOOD, "&a;")), "not XML"),
     "encoding": ('<?xml version="1.0" encoding="nope"?><annotations/>', "not XML"),
     "other": ("<osm/>", "<'osm'> at the top"),

@@ -69,10 +69,14 @@ def test_a_label_that_stands_apart_from_its_shape(root, tmp_path):
     box = {"x": 0, "y": 0, "width": 10, "height": 25, "rotation": 0}
     regions = [
         {**SIZE, "id": "r1", "type": "rectangle", "value": box},
+        region("rectanglelabels", "stem", "r2", **box),
+        # repeats the shape, but is not drawn once more, over the second region
         {**SIZE, "id": "r1", "type": "labels", "value": {**box, "labels": ["leaf"]}},
     ]
     path = save_json(root / "export.json", [task(*regions)])
-    assert converted("labelstudio", [path], tmp_path / "out") == {"a": as_ids("1......... " + ".......... " * 3)}
+    assert converted("labelstudio", [path], tmp_path / "out") == {"a": as_ids("2......... " + ".......... " * 3)}
+    save_json(path, [task(regions[0], regions[2])])
+    assert converted("labelstudio", [path], tmp_path / "one") == {"a": as_ids("1......... " + ".......... " * 3)}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,12 @@ def test_images_are_found_by_the_names_in_their_urls(root, tmp_path, image):
     path = save_json(root / "export.json", [task(LEFT_HALF, image=image)])
     found = converted("labelstudio", [path], tmp_path / "out", "--images", str(root / "photos"))
     assert [name.rpartition("/")[2] for name in found] == ["a"]
+
+
+def test_names_in_urls_are_unescaped(root, tmp_path):
+    save_image(root / "photos/b ü.jpg", 4, 10)
+    path = save_json(root / "export.json", [task(LEFT_HALF, image="/data/upload/3/b%20%C3%BC.jpg")])
+    assert list(converted("labelstudio", [path], tmp_path / "out")) == ["b ü"]
 
 
 def test_of_images_of_one_name_the_folder_decides(root, tmp_path, capsys):
