@@ -15,6 +15,7 @@ CONFIG = "config.yaml"
 LOG = "log.jsonl"
 ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
+LABEL_COUNTS = "label_counts.json"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_split
+from dlaseg.errors import UserError
 
 
 def synthesize(arguments: Sequence[str]) -> int:
@@ -34,8 +35,16 @@ def stats(arguments: Sequence[str]) -> int:
                         "val); cityscapes also has train_extra, the coarse annotations")  # fmt: skip
     args = parser.parse_args(arguments)
 
+    from dlaseg.data.label_check import has_own_classes, ignored_foreground, too_few_classes
     from dlaseg.data.statistics import statistics, statistics_table
 
     splits = [open_split(args, split) for split in args.splits]
-    print(statistics_table(splits[0].label_map.names, [statistics(split) for split in splits]))
+    counted = [statistics(split) for split in splits]
+    print(statistics_table(splits[0].label_map.names, counted))
+    if has_own_classes(splits[0]):
+        problems = [ignored_foreground(split, found) for split, found in zip(splits, counted, strict=True)]
+        # A single split may hold one class alone
+        for problem in (*problems, too_few_classes(splits[0], *counted)):
+            if problem is not None:
+                raise UserError(problem)
     return 0

@@ -80,7 +80,7 @@ def build(
     output: Path = Path(),
     checkpoint: dict[str, Any] | None = None,
 ) -> Run:
-    """Builds model, optimizer, loader and step.
+    """Checks the data and builds model, optimizer, loader and step.
 
     Args:
         task: the kind of training.
@@ -90,6 +90,7 @@ def build(
         output: the run folder; nothing is written.
         checkpoint: to resume from; None for the beginning.
     """
+    task.check_data(training, validation, output, dist)
     train = task.config.train
     if dist.device.type == "cpu":
         keep_freed_memory()

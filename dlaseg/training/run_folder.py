@@ -18,7 +18,7 @@ from dlaseg.yaml_file import read_yaml
 
 # A resumed run may change these fields: they depend on the machine or on how the run is monitored.
 _FREE_TO_CHANGE = (
-    *("name", "data.root", "data.workers", "data.on_error"),
+    *("name", "data.root", "data.workers", "data.on_error", "data.on_missing_class"),
     *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
 

@@ -76,6 +76,16 @@ class Task(ABC, Generic[Data, Network]):
     def open_splits(self) -> tuple[Data, Data]:
         """The training split and the validation split; lists files, reads no image."""
 
+    def check_data(self, training: Data, validation: Data, output: Path, dist: DistributedContext) -> None:
+        """Checks the content of both splits before anything is built; writes nothing. By default, no check.
+
+        Args:
+            training: the training split.
+            validation: the validation split.
+            output: the run folder, which may hold results of an earlier check.
+            dist: the processes that train.
+        """
+
     @abstractmethod
     def make_model(self, training: Data) -> Network:
         """A randomly initialised network; draws from torch's global generator."""
@@ -101,6 +111,9 @@ class Task(ABC, Generic[Data, Network]):
     @abstractmethod
     def image_path(self, training: Data, index: int) -> Path:
         """The image file of a sample."""
+
+    def on_fit_start(self, output: Path) -> None:
+        """Writes what the task adds to the run folder before the first epoch; nothing by default."""
 
     def on_fit_end(self, output: Path, validation: Data) -> None:
         """Writes what the task adds to the run folder after the last epoch; nothing by default."""
