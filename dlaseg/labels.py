@@ -144,10 +144,11 @@ class LabelMap:
         differing = by_id != by_color
         if _first_unknown(by_id) is None and differing.any():
             place = tuple(np.argwhere(differing)[0])
-            as_color, as_id = self._meaning(by_color[place]), self._meaning(by_id[place])
+            value, as_color, as_id = values[place], self._meaning(by_color[place]), self._meaning(by_id[place])
             raise UserError(
-                f"value {values[place]} in all three channels at {_place(place)}: as a color it is {as_color}, as an "
-                f"id {as_id}: save label maps of ids with one channel, or let ids and colors in the classes file agree"
+                f"value {value} in all three channels at {_place(place)}: as a color it is {as_color}, as an id "
+                f"{as_id}: if ids are meant, save label maps with one channel; if colors are, list the id {value} as "
+                f"{as_color}"
             )
         return by_color.astype(np.uint8)
 

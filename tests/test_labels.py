@@ -329,12 +329,12 @@ def test_three_equal_channels_that_mean_two_things_are_refused():
     with pytest.raises(
         UserError,
         match=r"^value 255 in all three channels at row 0, column 1: as a color it is class 'b', as an id ignored: "
-        "save label maps of ids with one channel, or let ids and colors in the classes file agree$",
+        "if ids are meant, save label maps with one channel; if colors are, list the id 255 as class 'b'$",
     ):
         labels.encode(grey([[0, 255]]))
     assert labels.encode(grey([[0, 0]])).tolist() == [[0, 0]]
     swapped = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), ((1,), (0,)))
-    with pytest.raises(UserError, match="as a color it is class 'a', as an id class 'b': save"):
+    with pytest.raises(UserError, match="as a color it is class 'a', as an id class 'b': if"):
         swapped.encode(grey([[0, 1]]))
 
 

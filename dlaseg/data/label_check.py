@@ -89,11 +89,12 @@ def too_few_classes(dataset: SegmentationDataset, *statistics: SplitStatistics) 
         return None
     label_map = dataset.label_map
     only = f"only class {_class(dataset, present[0])} has pixels" if present else "no class has a pixel"
-    return (
-        f"{labels_folder(dataset)}: {only}, {_share(*statistics)} of the pixels are ignored (ids "
-        f"{', '.join(map(str, label_map.ignored)) or 'none'}): training needs two classes: list the ids that the label "
-        "maps hold in the classes file, or add label maps with other classes"
-    )
+    remedy = "add label maps that show other classes"
+    if any(split.ignored for split in statistics):
+        ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
+        only += f", and {_share(*statistics)} of the pixels are ignored ({ignored})"
+        remedy = f"list an ignored value that is a class as that class in the classes file, or {remedy}"
+    return f"{labels_folder(dataset)}: {only}: training needs two classes: {remedy}"
 
 
 def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:

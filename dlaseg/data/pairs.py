@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, read_image, read_label_image
+from dlaseg.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES, read_image, read_label_image
 from dlaseg.labels import LabelMap
 
 
@@ -176,6 +176,8 @@ def files_below(
             raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
         files[name] = path
     if not files:
+        if lossy := [path for path in folder.rglob("*") if path.suffix.lower() in LOSSY_SUFFIXES - suffixes]:
+            raise UserError(f"{min(lossy)}: lossy formats such as JPEG change label values: save label maps as PNG")
         raise UserError(f"{folder}: no file named NAME{ending}{{{','.join(sorted(suffixes))}}} in it")
     return files
 

@@ -80,7 +80,7 @@ def build(
     output: Path = Path(),
     checkpoint: dict[str, Any] | None = None,
 ) -> Run:
-    """Checks the data and builds model, optimizer, loader and step.
+    """Builds model, optimizer, loader and step.
 
     Args:
         task: the kind of training.
@@ -90,7 +90,6 @@ def build(
         output: the run folder; nothing is written.
         checkpoint: to resume from; None for the beginning.
     """
-    task.check_data(training, validation, output, dist)
     train = task.config.train
     if dist.device.type == "cpu":
         keep_freed_memory()
@@ -108,5 +107,6 @@ def build(
     elif dist.world_size > 1:
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
+    task.check_data(training, validation, output, dist)  # last, since it may take long
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)

@@ -77,7 +77,7 @@ class Task(ABC, Generic[Data, Network]):
         """The training split and the validation split; lists files, reads no image."""
 
     def check_data(self, training: Data, validation: Data, output: Path, dist: DistributedContext) -> None:
-        """Checks the content of both splits before anything is built; writes nothing. By default, no check.
+        """Checks the content of both splits before `criterion` is called; writes nothing. By default, no check.
 
         Args:
             training: the training split.
