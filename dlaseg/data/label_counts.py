@@ -22,7 +22,7 @@ from dlaseg.labels import LabelMap
 logger = logging.getLogger(__name__)
 
 THREADS = 4
-"""Most threads. Decoding holds Python's lock for part of the time, so that further ones gain nothing."""
+"""Most threads. They share the time of waiting for files; more gain nothing, since decoding holds Python's lock."""
 
 PIXELS_PER_HISTOGRAM = 1 << 24
 """OpenCV's histograms are float32, which counts exactly up to here."""
