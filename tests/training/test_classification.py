@@ -136,7 +136,9 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
     output, _ = straight
     names = {"events" if path.name.startswith("events") else path.name for path in output.iterdir()}
     assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"} | {
-        "previous.ckpt"
+        "train.txt",
+        "val.txt",
+        "previous.ckpt",
     }
 
 
