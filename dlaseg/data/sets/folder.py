@@ -77,8 +77,9 @@ def _pattern(option: str, path: str, root: Path, split: str) -> FilePattern:
     elif "*" in path and ("{name}" not in path or "*" in path.removesuffix(".*")):
         problem = "* stands only for a suffix, as in {name}.*, and {name} for the name of an image"
     elif "{name}" in path and not path.endswith(("{name}", ".*")) and suffix.lower() not in suffixes:
-        lossy = "; lossy compression would change label values" if suffix.lower() in LOSSY_SUFFIXES else ""
-        problem = f"does not end in .* or one of {', '.join(sorted(suffixes))}{lossy}"
+        problem = f"does not end in .* or one of {', '.join(sorted(suffixes))}"
+        if suffix.lower() in LOSSY_SUFFIXES:
+            problem = "lossy compression changes label values"
     if problem is not None:
         raise UserError(f"{option} {path!r}: {problem}: use a folder, or a pattern such as {_EXAMPLES[option]}")
     number = next((i for i, part in enumerate(parts) if "{name}" in part), len(parts))
