@@ -52,6 +52,7 @@ LAYOUTS = [
     ("{name}/{name}.png", "{name}/{name}_gt.png", ["1/1.png", "1/1_gt.png", "1/2.png"], ["1"], "all"),
     ("img/{name}", "ann/{name}.png", ["img/1.jpg", "img/2.png", "ann/1.jpg.png", "ann/2.png.png"],
      ["1.jpg", "2.png"], "all"),
+    ("a/img_{name}.png", "a/{name}/m.png", ["a/img_1.png", "a/1/m.png", "a/img_/2.png"], ["1"], "all"),
     (".", "masks", ["1.png", "masks/1.png", "x/2.png", "masks/x/2.png"], ["1", "x/2"], "all"),
     ("./{name}+({split}).png", "labels[{split}]/{name}.png",
      ["1+(train).png", "labels[train]/1.png"], ["1"], "train"),
