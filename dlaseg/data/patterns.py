@@ -36,8 +36,8 @@ class FilePattern:
         """Finds the files.
 
         Args:
-            other: of the other kind of file. A file that fits both is the one's with the shorter name for it, so that
-                `{name}.png` leaves `7_mask.png` to `{name}_mask.png`.
+            other: of the other kind of file. A file that fits both belongs to the pattern that gives it the shorter
+                name: `{name}.png` leaves `7_mask.png` to `{name}_mask.png`.
 
         Returns:
             The files by name.
