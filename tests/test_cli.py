@@ -431,7 +431,7 @@ def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
     assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
     printed = capsys.readouterr()
     (missing,) = printed.err.splitlines()
-    assert "gtFine/train: classes 'wall' (id 12)" in missing
+    assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     lines = printed.out.splitlines()
     assert lines[:3] == [
         "images       2 x 3 x 64 x 64 uint8 (batches of 2)",
@@ -486,7 +486,7 @@ def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, d
     assert main(words) == 0
     printed = capsys.readouterr()
     (missing,) = printed.err.splitlines()
-    assert "gtFine/train: classes 'wall' (id 12)" in missing
+    assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     assert re.search(r"^\| data and network \| +\d+\.\d\d \|", printed.out, re.MULTILINE)
     assert re.match(r"(The network|Data loading) is the limit: ", printed.out.splitlines()[-1])
     assert main([*words, "--json"]) == 0
@@ -513,7 +513,9 @@ def test_pretraining_ends_with_its_best_top1_and_can_be_resumed(capsys, tmp_path
     assert "--resume" in refused(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
-    assert "train.epochs 3 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "3")
+    assert "train.epochs 1 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "1")
+    assert main([*words, "--resume", "--train.epochs", "3"]) == 0  # its schedule, step, allows more epochs
+    assert "epoch 3/3" in capsys.readouterr().out
 
 
 def test_a_segmentation_network_starts_from_a_pretrained_backbone(capsys, data, tmp_path):

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from dlaseg.data.datasets import DATASETS
@@ -70,7 +69,7 @@ def ignored_foreground(dataset: SegmentationDataset, statistics: SplitStatistics
         return None
     name = dataset.label_map.names[missing[0]]
     return (
-        f"{labels_folder(dataset)}: {IGNORE_INDEX} fills {_share(statistics)} of the pixels and is ignored by default, "
+        f"{_where(dataset)}: {IGNORE_INDEX} fills {_share(statistics)} of the pixels and is ignored by default, "
         f"and {_described(dataset, missing)}: in the classes file, write {{name: {json.dumps(name, ensure_ascii=False)}"
         f", id: {IGNORE_INDEX}}} if {IGNORE_INDEX} is {name}, or ignore: [{IGNORE_INDEX}] if it is void"
     )
@@ -94,18 +93,19 @@ def too_few_classes(dataset: SegmentationDataset, *statistics: SplitStatistics) 
         ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
         only += f", and {_share(*statistics)} of the pixels are ignored ({ignored})"
         remedy = f"list an ignored value that is a class as that class in the classes file, or {remedy}"
-    return f"{labels_folder(dataset)}: {only}: training needs two classes: {remedy}"
+    return f"{_where(dataset)}: {only}: training needs two classes: {remedy}"
 
 
 def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
     """The message about classes without a pixel; None if there are none."""
     missing = _missing(statistics)
-    return f"{labels_folder(dataset)}: {_described(dataset, missing)}" if missing else None
+    return f"{_where(dataset)}: {_described(dataset, missing)}" if missing else None
 
 
-def labels_folder(dataset: SegmentationDataset) -> Path:
-    """The innermost folder that contains all label maps of a split."""
-    return Path(os.path.commonpath([dataset.label_file(index).parent for index in range(len(dataset))]))
+def _where(dataset: SegmentationDataset) -> str:
+    """The innermost folder that contains all label maps of a split, and the split, which may share it with others."""
+    folder = os.path.commonpath([dataset.label_file(index).parent for index in range(len(dataset))])
+    return f"{folder} (split {dataset.split})"
 
 
 def _missing(statistics: SplitStatistics) -> list[int]:

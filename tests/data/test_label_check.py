@@ -82,7 +82,7 @@ FOREGROUND = (
 def test_foreground_of_255_that_nobody_listed_stops_training(write, capsys, tmp_path, grey_as_rgb):
     root = write(TWO, leaf=255, grey_as_rgb=grey_as_rgb)
     run = tmp_path / "run"
-    expected = f"{root}/labels/train{FOREGROUND}; --data.on_missing_class warn continues anyway"
+    expected = f"{root}/labels/train (split train){FOREGROUND}; --data.on_missing_class warn continues anyway"
     for more in ([], ["--dry-run"], ["--resume"]):
         assert refused(capsys, *training(root, run, *more)) == (f"dlaseg train: {expected}", "")
     words = ["benchmark", "train", *training(root, run)[3:]]
@@ -106,7 +106,7 @@ def test_training_goes_on_with_a_warning_if_told_so(write, capsys, tmp_path, cap
     with caplog.at_level(logging.WARNING):
         assert main(training(root, tmp_path / "run", "--data.on_missing_class", "warn")) == 0
     for split in ("train", "val"):
-        assert any(message == f"{root}/labels/{split}{FOREGROUND}" for message in caplog.messages)
+        assert any(message == f"{root}/labels/{split} (split {split}){FOREGROUND}" for message in caplog.messages)
     # the field is free to change when a run is resumed
     assert "255 fills" in refused(capsys, *training(root, tmp_path / "run", "--resume"))[0]
 
@@ -122,7 +122,7 @@ def test_training_goes_on_with_a_warning_if_told_so(write, capsys, tmp_path, cap
 def test_fewer_than_two_classes_stop_training(write, capsys, tmp_path, classes, leaf, message):
     root = write(classes, leaf)
     line, _ = refused(capsys, *training(root, tmp_path / "run"))
-    assert line.startswith(f"dlaseg train: {root}/labels/train: ")
+    assert line.startswith(f"dlaseg train: {root}/labels/train (split train): ")
     assert message in line
     assert line.endswith("; --data.on_missing_class warn continues anyway")
     line, table = refused(capsys, "data", "stats", str(root), "--dataset", "folder")
@@ -133,7 +133,7 @@ def test_fewer_than_two_classes_stop_training(write, capsys, tmp_path, classes, 
 def test_validation_label_maps_are_checked_as_well(write, capsys, tmp_path):
     root = write(TWO, leaf=1, val_leaf=255)
     line, _ = refused(capsys, *training(root, tmp_path / "run"))
-    assert line.startswith(f"dlaseg train: {root}/labels/val: 255 fills 23.4 % ")
+    assert line.startswith(f"dlaseg train: {root}/labels/val (split val): 255 fills 23.4 % ")
 
 
 def test_a_listed_void_and_a_missing_class_are_a_warning(write, capsys, tmp_path, caplog):
@@ -141,7 +141,7 @@ def test_a_listed_void_and_a_missing_class_are_a_warning(write, capsys, tmp_path
     with caplog.at_level(logging.WARNING):
         assert main(training(root, tmp_path / "run", "--dry-run")) == 0
     missing = "classes 'stem' (id 2), 'root' (id 3) have no pixel"
-    assert caplog.messages[:2] == [f"{root}/labels/{split}: {missing}" for split in ("train", "val")]
+    assert caplog.messages[:2] == [f"{root}/labels/{split} (split {split}): {missing}" for split in ("train", "val")]
     assert main(["data", "stats", str(root), "--dataset", "folder"]) == 0
 
 
@@ -163,7 +163,7 @@ def test_many_missing_classes_are_counted(write, capsys, tmp_path):
 def test_scoring_stops_before_it_predicts(write, capsys, weights, monkeypatch):
     root = write(TWO, leaf=255)
     line, out = refused(capsys, *scoring(weights, root))
-    assert line == f"dlaseg eval: {root}/labels/val{FOREGROUND}; --on-missing-class warn continues anyway"
+    assert line == f"dlaseg eval: {root}/labels/val (split val){FOREGROUND}; --on-missing-class warn continues anyway"
     assert out == ""
     assert not (root.parent / "scores").exists()
     assert main(scoring(weights, root, "--on-missing-class", "warn")) == 0
@@ -173,7 +173,7 @@ def test_scoring_a_split_of_one_class_is_a_warning(write, capsys, weights, caplo
     root = write(TWO, leaf=1, val_leaf=0)
     with caplog.at_level(logging.WARNING):
         assert main(scoring(weights, root)) == 0
-    assert caplog.messages == [f"{root}/labels/val: class 'leaf' (id 1) has no pixel"]
+    assert caplog.messages == [f"{root}/labels/val (split val): class 'leaf' (id 1) has no pixel"]
     assert main(["data", "stats", str(root), "--dataset", "folder"]) == 0  # training has both
     assert refused(capsys, "data", "stats", str(root), "--dataset", "folder", "--splits", "val")[0]
 
@@ -181,7 +181,7 @@ def test_scoring_a_split_of_one_class_is_a_warning(write, capsys, weights, caplo
 def test_stats_print_their_table_and_then_the_error(write, capsys):
     root = write(TWO, leaf=255)
     line, table = refused(capsys, "data", "stats", str(root), "--dataset", "folder")
-    assert line == f"dlaseg data stats: {root}/labels/train{FOREGROUND}"
+    assert line == f"dlaseg data stats: {root}/labels/train (split train){FOREGROUND}"
     assert [row.split()[1] for row in table.splitlines() if row.startswith(("background", "leaf"))] == [
         "100.000%",
         "0.000%",
