@@ -42,9 +42,11 @@ def stats(arguments: Sequence[str]) -> int:
     counted = [statistics(split) for split in splits]
     print(statistics_table(splits[0].label_map.names, counted))
     if has_own_classes(splits[0]):
-        problems = [ignored_foreground(split, found) for split, found in zip(splits, counted, strict=True)]
-        # A single split may hold one class alone
-        for problem in (*problems, too_few_classes(splits[0], *counted)):
-            if problem is not None:
-                raise UserError(problem)
+        found = list(zip(splits, counted, strict=True))
+        problems = [problem for pair in found if (problem := ignored_foreground(*pair))]
+        few = [problem for pair in found if (problem := too_few_classes(*pair))]
+        if len(few) == len(splits):  # one split of several may hold one class alone
+            problems += few
+        if problems:
+            raise UserError(problems[0])
     return 0

@@ -75,23 +75,17 @@ def ignored_foreground(dataset: SegmentationDataset, statistics: SplitStatistics
     )
 
 
-def too_few_classes(dataset: SegmentationDataset, *statistics: SplitStatistics) -> str | None:
-    """The message about label maps of fewer than two classes; else None.
-
-    Args:
-        dataset: the split.
-        statistics: of the split; if there are several, classes count that occur in any of them.
-    """
-    pixels = [sum(counts) for counts in zip(*(split.pixels for split in statistics), strict=True)]
-    present = [label for label, count in enumerate(pixels) if count]
+def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
+    """The message about label maps of fewer than two classes; else None."""
+    present = [label for label, count in enumerate(statistics.pixels) if count]
     if len(present) > 1:
         return None
     label_map = dataset.label_map
     only = f"only class {_class(dataset, present[0])} has pixels" if present else "no class has a pixel"
     remedy = "add label maps that show other classes"
-    if any(split.ignored for split in statistics):
+    if statistics.ignored:
         ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
-        only += f", and {_share(*statistics)} of the pixels are ignored ({ignored})"
+        only += f", and {_share(statistics)} of the pixels are ignored ({ignored})"
         remedy = f"list an ignored value that is a class as that class in the classes file, or {remedy}"
     return f"{_where(dataset)}: {only}: training needs two classes: {remedy}"
 
@@ -126,8 +120,6 @@ def _class(dataset: SegmentationDataset, label: int) -> str:
     return f"{dataset.label_map.names[label]!r} (id {' or '.join(map(str, ids))})"
 
 
-def _share(*statistics: SplitStatistics) -> str:
+def _share(statistics: SplitStatistics) -> str:
     """Share of the ignored pixels."""
-    ignored = sum(split.ignored for split in statistics)
-    total = ignored + sum(sum(split.pixels) for split in statistics)
-    return f"{100 * ignored / total if total else 0:.3g} %"
+    return f"{100 * statistics.ignored / (statistics.ignored + sum(statistics.pixels)):.3g} %"
