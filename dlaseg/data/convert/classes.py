@@ -22,7 +22,8 @@ class Classes:
         ids: by name.
 
     Raises:
-        UserError: an empty, long or unprintable name, names that differ only in case or spaces, or too many classes.
+        UserError: an empty, long or unprintable name, names that differ only in case or spaces, one class alone, or too
+            many classes.
     """
 
     def __init__(self, listed: Iterable[dict[str, Color | None]], with_background: bool):
@@ -46,6 +47,11 @@ class Classes:
         elif with_background:
             names.insert(0, BACKGROUND)
             colors[BACKGROUND] = (0, 0, 0)
+        if len(names) == 1:
+            raise UserError(
+                f"one class, {shown(names[0])}: every pixel would get it: annotate a second class, or do not use "
+                "--unlabelled ignore"
+            )
         if len(names) > IGNORE_INDEX:
             raise UserError(
                 f"{len(names)} classes, background included; a label map of 8 bits has up to {IGNORE_INDEX}: join or "

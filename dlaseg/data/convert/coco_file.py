@@ -8,6 +8,7 @@ from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Sou
 from dlaseg.data.convert.documents import Entry, check, id_of, read_json, shown
 from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.data.convert.splits import split_of_file
+from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
 
 
@@ -104,7 +105,11 @@ def find_files(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    files = sorted(path for path in folder.rglob("*.json") if path.name.startswith(("instances_", "_annotations.coco")))
+    files = [
+        path
+        for path in files_below(folder)
+        if path.suffix == ".json" and path.name.startswith(("instances_", "_annotations.coco"))
+    ]
     if not files:
         raise UserError(
             f"{folder}: no instances_*.json or _annotations.coco.json in it: name the JSON files themselves, and their "

@@ -65,20 +65,26 @@ def convert(
     sources = _sources(format, inputs, images, splits, crowd == "ignore")
     with new_folder(output) as root:
         read = [READERS[format](source) for source in sources]
+        skipped = sources[0].skipped
+        nothing = f"{inputs[0]}: no annotation with an area"
+        if not any(annotations.classes for annotations in read):
+            raise UserError(f"{nothing}{_reasons(skipped)}")
         fills = [unlabelled or annotations.unlabelled for annotations in read]
         classes = Classes((annotations.classes for annotations in read), BACKGROUND in fills)
         write_text(root / "classes.yaml", classes.to_yaml())
-        skipped = sources[0].skipped
         writer = FolderWriter(root, classes.ids, order == "area", link, skipped)
         jobs = [(image, fill) for annotations, fill in zip(read, fills, strict=True) for image in annotations.images]
         for image, fill in tqdm(jobs, desc="convert", unit="img", leave=False, disable=None):
             writer.write(image, 0 if fill == BACKGROUND else IGNORE_INDEX, IGNORE_INDEX)
         if not writer.drawn:
-            reasons = "; ".join(skipped.lines()) or "there is none"
-            raise UserError(f"{inputs[0]}: no annotation with an area ({reasons}): nothing could be learnt from it")
+            raise UserError(f"{nothing}{_reasons(skipped)}")
         datasets = [open_dataset("folder", root, split) for split in writer.splits]
         table = statistics_table(list(classes.ids), [statistics(dataset) for dataset in datasets])
     return "\n".join([table, *([""] + skipped.lines() if skipped.counts else [])])
+
+
+def _reasons(skipped: Skipped) -> str:
+    return f": {'; '.join(skipped.lines()) or 'it is empty'}: annotate polygons or masks"
 
 
 def _sources(

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlaseg.data.convert.documents import shown
+from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
 from dlaseg.images import IMAGE_SUFFIXES
 
@@ -65,16 +66,14 @@ class ImageFolder:
     def _by_name(self) -> dict[str, list[Path]]:
         """Paths below the folder, by file name."""
         files = defaultdict(list)
-        for path in sorted(self.root.rglob("*")):
-            relative = path.relative_to(self.root)
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not is_hidden(relative):
-                files[path.name].append(relative)
+        for path in images_below(self.root):
+            files[path.name].append(path.relative_to(self.root))
         return dict(files)
 
 
-def is_hidden(relative: Path) -> bool:
-    """Whether a file or one of its folders begins with a dot; data sets leave such files out."""
-    return any(part.startswith(".") for part in relative.parts)
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders."""
+    return [path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def _common(path: tuple[str, ...], words: tuple[str, ...]) -> int:

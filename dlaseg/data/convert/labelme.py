@@ -14,9 +14,10 @@ from pydantic import FiniteFloat
 
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Patch, Source, located
 from dlaseg.data.convert.documents import Entry, check, read_json, shown
-from dlaseg.data.convert.image_files import ImageFolder, is_hidden
+from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.data.convert.run_lengths import place
 from dlaseg.data.convert.shapes import draw_ellipse, draw_polygons, draw_rectangle
+from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
 from dlaseg.images import IMAGE_SUFFIXES
 
@@ -61,8 +62,9 @@ def read(source: Source) -> Annotations:
         UserError: a broken file; names it and the shape, counted from 0.
     """
     root = source.path if source.path.is_dir() else source.path.parent
-    files = sorted(root.rglob("*.json")) if source.path.is_dir() else [source.path]
-    files = [path for path in files if not is_hidden(path.relative_to(root))]
+    files = [source.path]
+    if source.path.is_dir():
+        files = [path for path in files_below(root) if path.suffix.lower() == ".json"]
     if not files:
         raise UserError(f"{root}: no JSON file in it: name the folder in which LabelMe saved its files")
     folder = ImageFolder(source.images or root)

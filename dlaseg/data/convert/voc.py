@@ -16,7 +16,7 @@ from PIL import Image
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, draw_stored
 from dlaseg.data.convert.documents import read_text, shown
 from dlaseg.data.convert.splits import split_name
-from dlaseg.data.pairs import files_below
+from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
 from dlaseg.images import read_label_image
 from dlaseg.labels import IGNORE_INDEX, Color
@@ -88,8 +88,8 @@ def read(source: Source) -> Annotations:
         raise UserError(f"{root}: no folder SegmentationClass in it: name the folder that holds it, such as VOC2012")
     labelmap = root / "labelmap.txt"
     classes, colors = _read_labelmap(labelmap) if labelmap.is_file() else _challenge()
-    labels = files_below(root / "SegmentationClass", suffixes={".png"})
-    files = files_below(source.images or root / "JPEGImages")
+    labels = FilePattern(root / "SegmentationClass", suffixes=frozenset({".png"})).find()
+    files = FilePattern(source.images or root / "JPEGImages").find()
     images = []
     for split, names, list_file in _splits(root, sorted(labels)):
         for name in names:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dlaseg.config.files import read_yaml
 from dlaseg.data.convert.annotations import (
     AnnotatedImage,
     AnnotatedObject,
@@ -19,10 +18,10 @@ from dlaseg.data.convert.annotations import (
     located,
 )
 from dlaseg.data.convert.documents import Entry, check, read_text, shown
-from dlaseg.data.convert.image_files import ImageFolder, is_hidden
+from dlaseg.data.convert.image_files import ImageFolder, images_below
 from dlaseg.data.convert.shapes import draw_polygons
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.yaml_file import read_yaml
 
 TOLERANCE = 0.01
 """Tools round, so that coordinates may lie this far outside of 0 to 1."""
@@ -89,7 +88,7 @@ def read(source: Source) -> Annotations:
         UserError: a broken file; names it and the line.
     """
     path = source.path if source.path.is_file() else source.path / "data.yaml"
-    data = check(DataFile, _read_yaml(path), str(path))
+    data = check(DataFile, read_yaml(path, "a data.yaml of YOLO"), str(path))
     names = dict(sorted(data.names.items() if isinstance(data.names, dict) else enumerate(data.names)))
     for number, name in names.items():
         if isinstance(name, bool) or not isinstance(name, (str, int)):  # YAML reads no, yes, on and off as booleans
@@ -115,13 +114,6 @@ def read(source: Source) -> Annotations:
     return Annotations(dict.fromkeys(names.values()), images)
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return read_yaml(path)
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply: export the file again") from error
-
-
 def _listed(places: str | list[str] | None) -> list[str]:
     return [places] if isinstance(places, str) else places or []
 
@@ -133,8 +125,7 @@ def _find_images(root: Path, base: str, place: str, where: str) -> list[tuple[Pa
         index = ImageFolder(root)
         with located(f"{where}: {folder}"):
             return [index.find(line.strip()) for line in read_text(folder).splitlines() if line.strip()]
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    named = [(path, path.relative_to(folder)) for path in files if not is_hidden(path.relative_to(folder))]
+    named = [(path, path.relative_to(folder)) for path in images_below(folder)]
     if not named:
         raise UserError(f"{where}: no image in {folder}: add the images, or leave the split out")
     return named

@@ -157,8 +157,10 @@ def test_classes_have_ids_without_gaps_and_background_first():
     assert classes.ids == {"background": 0, "b": 1, "a": 2, "c": 3}
     assert "{name: b, id: 1, color: [4, 5, 6]}" in classes.to_yaml()
     assert Classes([{"b": None, "BackGround": None}], with_background=True).ids == {"BackGround": 0, "b": 1}
-    assert "{name: b, id: 0, color: [1, 2, 3]}" in Classes([{"b": (1, 2, 3)}, {"b": None}], False).to_yaml()
-    assert Classes([{"b": None}], with_background=False).ids == {"b": 0}
+    assert "{name: b, id: 0, color: [1, 2, 3]}" in Classes([{"b": (1, 2, 3), "a": None}, {"b": None}], False).to_yaml()
+    assert Classes([{"b": None, "a": None}], with_background=False).ids == {"b": 0, "a": 1}
+    assert Classes([{"b": None}], with_background=True).ids == {"background": 0, "b": 1}
+    assert "one class, 'b'" in message(Classes, [{"b": None}], with_background=False)
     assert "differ only in case or spaces" in message(Classes, [{"a": None}, {"A ": None}], with_background=True)
     assert "differ only in case or spaces" in message(Classes, [{"background": None, "Background": None}], True)
     full = {str(i): None for i in range(255)}
