@@ -9,10 +9,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
 """The train id of pixels that neither training nor scoring uses."""
@@ -159,12 +159,9 @@ class LabelMap:
         Raises:
             UserError: a missing or broken file; names it.
         """
+        content = read_yaml(path, "a classes file (YAML)")
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}: use a classes file (YAML) that can be read") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+            return cls.from_dict(content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dlaseg.errors import UserError
+from dlaseg.yaml_file import parse_yaml
 
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
@@ -43,7 +44,7 @@ class RunFolder:
         """
         try:
             text = (path / CONFIG).read_text(encoding="utf-8")
-            config = _with_keys(yaml.safe_load(text), "data")
+            config = _with_keys(parse_yaml(text), "data")
             _with_keys(config["data"], "train_split", "val_split")
             lines = (path / LOG).read_text(encoding="utf-8").splitlines() if (path / LOG).exists() else []
             log = [_with_keys(json.loads(line), "epoch", "loss", "lr") for line in lines]

@@ -7,7 +7,7 @@ import yaml
 
 from dlaseg import cli
 from dlaseg.commands.config_parser import check_keys, field_names
-from dlaseg.config.files import flatten, read_yaml, to_yaml
+from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import RENAMED, BaseTrainConfig
@@ -398,6 +398,23 @@ def test_an_error_of_a_config_reaches_the_command_line_as_it_is(parse):
         parse("--train.losses", "[{name: focal, gamma: -1}]")
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.yaml: No such file or directory: use a YAML file that can be read"):
-        read_yaml(tmp_path / "nowhere.yaml")
+def test_a_key_that_occurs_twice_is_refused_in_a_file_and_in_an_option(parse, parse_text):
+    with pytest.raises(
+        UserError, match=r"run\.yaml, line 3, column 3: key 'lr' occurs twice, first in line 2: keep one"
+    ):
+        parse_text("train:\n  lr: 0.1\n  lr: 0.2\n")
+    with pytest.raises(UserError, match=r"^train\.losses: .*: key 'name' occurs twice"):
+        parse("--train.losses", "[{name: ohem, name: dice}]")
+    with pytest.raises(UserError, match=r"key 'epochs' occurs twice"):
+        parse("--train", "{epochs: 1, epochs: 2}")
+
+
+def test_deeply_nested_values_are_refused_in_a_file_and_in_an_option(parse, parse_text):
+    with pytest.raises(UserError, match=r"run\.yaml, line 1, .*nested more than 20 levels deep"):
+        parse_text("train: " + "[" * 50_000)
+    with pytest.raises(UserError, match=r"^train\.losses: .*nested more than 20 levels deep"):
+        parse("--train.losses", "[" * 5_000 + "]" * 5_000)
+
+
+def test_braces_in_a_text_are_text(parse):
+    assert parse("--data.root", "{a: 1, a: 2}", "--data.dataset", "camvid").data.root == "{a: 1, a: 2}"

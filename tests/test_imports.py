@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
     {"errors", "version", "memory"},
-    {"files", "device"},
+    {"files", "device", "yaml_file"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
     {"visualize", "synthetic"},

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import jsonargparse
+import yaml
 
 from dlaseg.commands.parsing import CommandParser, nearest
-from dlaseg.config.files import flatten, read_yaml, refuse_old_names
+from dlaseg.config.files import flatten, refuse_old_names
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
 from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
+from dlaseg.yaml_file import RefusedYAML, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from dlaseg.training.task import Task
@@ -31,8 +33,25 @@ _REWORDED = (
 )
 
 
+def _load_value(text: str) -> Any:
+    """Reads YAML as jsonargparse does, except for what `dlaseg.yaml_file` refuses."""
+    try:
+        parse_yaml(text)
+    except RefusedYAML as error:
+        raise UserError(f"{text:.80}: {error.problem}") from error
+    except yaml.YAMLError:
+        pass  # not YAML: the loader below says so, and the text counts as a string
+    return jsonargparse.get_loader("yaml")(text)
+
+
+jsonargparse.set_loader("dlaseg", _load_value, exceptions=(yaml.YAMLError,))
+
+
 class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
     """The parser of a command that takes a config."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**{"parser_mode": "dlaseg", **kwargs})
 
     def parse_task(
         self, kind: type[Config | PretrainConfig], arguments: Sequence[str]
@@ -68,7 +87,7 @@ class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
         files = CommandParser(prog=self.prog, add_help=False)
         files.add_argument("--config", action="append", type=Path, default=[])
         for path in files.parse_known_args(arguments)[0].config:
-            check_keys(read_yaml(path), path, kind, self.prog)
+            check_keys(read_yaml(path, "a config (YAML)"), path, kind, self.prog)
         parsed = self.parse_args(arguments)
         fields = [field.name for field in dataclasses.fields(kind)]
         # Again with the options: jsonargparse takes null for the value of any field in an entry of a list

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dlaseg.config.files import flatten, read_yaml, refuse_old_names, to_dict
+from dlaseg.config.files import flatten, refuse_old_names, to_dict
 from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
@@ -14,6 +14,7 @@ from dlaseg.images import write_png
 from dlaseg.run_folder import CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.task import RunConfig
+from dlaseg.yaml_file import read_yaml
 
 # A resumed run may change these fields: they depend on the machine or on how the run is monitored.
 _FREE_TO_CHANGE = (
@@ -35,7 +36,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
         if saved_config.exists() or has_checkpoint(output):
             raise UserError(f"{output}: already holds a run: continue it with --resume, or use another --output")
     elif saved_config.exists():
-        fields = flatten(read_yaml(saved_config))
+        fields = flatten(read_yaml(saved_config, "a config (YAML)"))
         refuse_old_names(fields, saved_config)
         check_same_config(config, fields, output)
 
