@@ -81,7 +81,7 @@ def make_parser() -> CommandParser:
         family, _, leaf = name.rpartition(" ")
         if family not in families:
             members = [member for member in COMMANDS if member.startswith(f"{family} ")]
-            family_parser = families[""].add_parser(family, help=" ".join(f"{m}: {summaries[m]}" for m in members))
+            family_parser = families[""].add_parser(family, help="\n".join(f"{m}: {summaries[m]}" for m in members))
             families[family] = family_parser.add_subparsers(title="commands", metavar="COMMAND")
         families[family].add_parser(leaf, run=command, help=summaries[name])
     return parser

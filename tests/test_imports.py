@@ -33,7 +33,7 @@ HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}
 ONLY = {
     "models": {"metadata", "errors"},
     "metadata": {"errors", "labels"},
-    "config": {"errors"},
+    "config": {"errors", "yaml_file"},
     "cli": {"commands", "errors", "version"},
 }
 

@@ -22,10 +22,10 @@ def _measure(
 ) -> int:
     from dlaseg.commands.config_parser import ConfigParser
 
-    parser = ConfigParser(prog=f"dlaseg benchmark {name}", description=command.__doc__)
+    parser = ConfigParser(kind, prog=f"dlaseg benchmark {name}", description=command.__doc__)
     parser.add_argument("--steps", type=int, default=10, help="batches per measurement, in each of 5 rounds")
     parser.add_argument("--json", action="store_true", help="print all results, round by round, as JSON")
-    task, args = parser.parse_task(kind, arguments)
+    task, args = parser.parse_task(arguments)
 
     from dlaseg.benchmarking.throughput import measure, table, to_dict
 

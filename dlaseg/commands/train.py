@@ -20,13 +20,13 @@ def pretrain(arguments: Sequence[str]) -> int:
 def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainConfig], arguments: Sequence[str]) -> int:
     from dlaseg.commands.config_parser import ConfigParser
 
-    parser = ConfigParser(prog=f"dlaseg {name}", description=command.__doc__)
-    parser.add_argument("--output", type=Path | None, help="run folder; runs/NAME by default")
+    parser = ConfigParser(kind, prog=f"dlaseg {name}", description=command.__doc__)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder, if "
                         "there is one")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, report what the run "
                         "needs, and write nothing")  # fmt: skip
-    task, args = parser.parse_task(kind, arguments)
+    task, args = parser.parse_task(arguments)
     output = args.output or Path("runs") / task.config.name
     if args.dry_run:
         from dlaseg.benchmarking.dry_run import dry_run

@@ -2,7 +2,7 @@
 
 Every field can be set on the command line by its dotted name, `--train.lr 0.02`. Each dataclass checks its own values
 when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. What it does not
-check is types: the command line does. Whether a data set of the given name exists is checked where data sets are known.
+check is types: `dlaseg.config.reading` does. Whether a data set of the given name exists is checked where data sets are known.
 """
 
 import math
