@@ -11,6 +11,13 @@ class UserError(ValueError):
     """
 
 
+class UnreadableFileError(UserError):
+    """A file that is missing, or whose content cannot be decoded. `data.on_error: skip` skips such files and no others.
+
+    A sound file with wrong content, such as a label outside the label map, is a plain `UserError`.
+    """
+
+
 class Stopped(BaseException):
     """A signal stopped a run, after it wrote its checkpoint; the message is one line.
 

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"errors", "version", "memory"},
-    {"files", "device", "yaml_file"},
+    {"errors", "version", "memory", "text"},
+    {"files", "device", "image_header", "yaml_file"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
@@ -34,7 +34,7 @@ ONLY = {
     "models": {"metadata", "errors"},
     "metadata": {"errors", "labels"},
     "config": {"errors", "yaml_file"},
-    "cli": {"commands", "errors", "version"},
+    "cli": {"commands", "errors", "text", "version"},
 }
 
 # The package's own surface gathers names for users; nothing in the package imports it

@@ -136,6 +136,14 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
                         "float32)")  # fmt: skip
 
 
+def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--max-pixels`."""
+    from dlaseg.image_header import MAX_PIXELS
+
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images before they are "
+                        f"decoded (default: {MAX_PIXELS:_})")  # fmt: skip
+
+
 def open_split(args: argparse.Namespace, split: str) -> "SegmentationDataset":
     """Opens a split of the data set that the arguments name, see `add_dataset_arguments`."""
     from dlaseg.data.datasets import open_dataset
