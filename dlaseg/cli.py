@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
+from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.errors import Stopped, UserError
 from dlaseg.version import __version__
 
@@ -39,6 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 success, 2 wrong use or broken input, 75 a run was stopped by a signal and continues with
         --resume, 130 interrupted.
     """
+    with standard_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run()
         return code
     except _one_line_errors() as error:
-        if debug:
+        if debug or (isinstance(error, BrokenPipeError) and reader_is_gone()):
             raise
         print(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
