@@ -22,7 +22,8 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"
 
 def command_of(path: Path) -> str:
     """The command in a config's header."""
-    return re.search(rf"^#   dlaseg (\w+) --config configs/{path.name} ", path.read_text(), re.MULTILINE)[1]
+    text = path.read_text(encoding="utf-8")
+    return re.search(rf"^#   dlaseg (\w+) --config configs/{path.name} ", text, re.MULTILINE)[1]
 
 
 def field_names(kind: type) -> list[str]:
