@@ -40,7 +40,7 @@ def parse(monkeypatch):
     def parsed(*arguments: str, command: str = "train") -> Config | PretrainConfig:
         seen = []
 
-        def fit(task, output, resume):
+        def fit(task, output, resume, report):
             seen.append(task.config)
             return TrainState(None, None)
 

@@ -6,7 +6,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.config.fields import Field, WrongTypeError, convert, fields_of, in_words, inline, is_section, meanings_of
@@ -15,9 +15,6 @@ from dlaseg.config.reading import expectation, make_config, read_values, shown, 
 from dlaseg.config.segmentation import Config
 from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
-
-if TYPE_CHECKING:
-    from dlaseg.training.task import Task
 
 
 class ConfigParser(CommandParser):
@@ -42,32 +39,15 @@ class ConfigParser(CommandParser):
                           "the config of the run, see configs/; a later one overrides an earlier one, and the options "
                           "below override all")  # fmt: skip
 
-    def parse_task(self, arguments: Sequence[str]) -> "tuple[Task[Any, Any], Namespace]":
+    def parse(self, arguments: Sequence[str]) -> tuple[Config | PretrainConfig, Namespace]:
         """Parses the config, from `--config` and an option for each field, and the command's other options.
 
         Returns:
-            The task that the config describes, and the other options.
+            The config, and the other options.
 
         Raises:
             UserError: an unknown or renamed field or option, or a wrong value.
         """
-        config, args = self.parse_config(arguments)
-        if isinstance(config, PretrainConfig):
-            from dlaseg.training.classification import Classification
-
-            return Classification(config), args
-
-        from dlaseg.data.datasets import DATASETS
-
-        if config.data.dataset not in DATASETS:  # here, before the slow imports of training
-            raise UserError(f"data.dataset {config.data.dataset}: unknown: use one of {', '.join(DATASETS)}")
-
-        from dlaseg.training.segmentation import Segmentation
-
-        return Segmentation(config), args
-
-    def parse_config(self, arguments: Sequence[str]) -> tuple[Config | PretrainConfig, Namespace]:
-        """Parses the config alone; see `parse_task`."""
         self._add_fields()
         args = self.parse_args(arguments)
         values: dict[str, Any] = {}
@@ -77,7 +57,13 @@ class ConfigParser(CommandParser):
             if name in args:
                 written = vars(args).pop(name)
                 values[name] = _convert_option(field, " ".join(written) if isinstance(written, list) else written)
-        return make_config(self.kind, values), args
+        config = make_config(self.kind, values)
+        if isinstance(config, Config):
+            from dlaseg.data.datasets import DATASETS
+
+            if config.data.dataset not in DATASETS:  # here, before the slow imports of training
+                raise UserError(f"data.dataset {config.data.dataset}: unknown: use one of {', '.join(DATASETS)}")
+        return config, args
 
     def _add_fields(self) -> None:
         """Adds an option for each field, in a group for each section."""

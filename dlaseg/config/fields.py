@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -85,7 +86,7 @@ def convert(field: Field, value: Any) -> Any:
 
     Args:
         field: the field.
-        value: from YAML, or text of the command line.
+        value: from YAML or Python, or text of the command line.
 
     Raises:
         WrongTypeError: the value is of another type.
@@ -100,6 +101,8 @@ def convert(field: Field, value: Any) -> Any:
 
 def _convert(value: Any, kind: Any, name: str) -> Any:
     origin, members = get_origin(kind), get_args(kind)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if origin in (Union, UnionType):
         return _convert_to_any_of(value, members, name)
     if kind is NoneType and value in (None, "null"):
@@ -119,9 +122,9 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         value = _parsed(value)
     if kind is bool and isinstance(value, bool):
         return value
-    if isinstance(value, list) and origin is list:
+    if isinstance(value, list | tuple) and origin is list:
         return [_convert_item(entry, members[0], f"{name}[{i}]") for i, entry in enumerate(value)]
-    if isinstance(value, list) and origin is tuple and len(value) == len(members):
+    if isinstance(value, list | tuple) and origin is tuple and len(value) == len(members):
         return tuple(_convert(entry, member, name) for entry, member in zip(value, members, strict=True))
     raise ValueError(f"{value!r} is not {in_words(kind)}")
 
@@ -211,7 +214,7 @@ def _candidates(kind: Any, value: Any) -> Iterator[Any]:
         with suppress(RefusedYAML):
             yield [_parsed(word) for word in words if word]
             value = _parsed(value)
-    entries = value if isinstance(value, list) else [value]
+    entries = list(value) if isinstance(value, list | tuple) else [value]
     yield entries
     item = get_args(lists[0])[0]
     if is_section(item):

@@ -18,18 +18,33 @@ LONGEST = 80
 """Most characters of a value that a message shows."""
 
 
-def read_config(path: Path, kind: type[AnyConfig], prog: str = "dlaseg") -> AnyConfig:
+def read_config(path: Path | str) -> Config | PretrainConfig:
     """Reads the config of a run; fields that the file leaves out keep their defaults.
 
     Args:
         path: a YAML file.
-        kind: class of the config.
-        prog: the program, for the message about a config of another command.
+
+    Returns:
+        A `PretrainConfig` if all fields of the file are fields of it, and not all are fields of `Config`.
 
     Raises:
-        UserError: as `read_values`; or a value out of its range.
+        UserError: the file cannot be read, an unknown or renamed field, a value of the wrong type or out of its range.
     """
-    return make_config(kind, read_values(path, kind, prog))
+    path = Path(path)
+    content = read_yaml(path, "a config (YAML)")
+    kinds = [kind for kind in (Config, PretrainConfig) if not any(unknown_fields(content, kind, path))]
+    kind = kinds[0] if kinds else Config
+    return make_config(kind, values_of(content, path, kind))
+
+
+def checked(config: AnyConfig) -> AnyConfig:
+    """The config, after a check of all types and values, which an assignment to a field does not check.
+
+    Raises:
+        UserError: a value of the wrong type or out of its range.
+    """
+    kind = type(config)
+    return make_config(kind, values_of(dataclasses.asdict(config), "config", kind))
 
 
 def read_values(path: Path, kind: type[AnyConfig], prog: str = "dlaseg") -> dict[str, Any]:
@@ -38,7 +53,7 @@ def read_values(path: Path, kind: type[AnyConfig], prog: str = "dlaseg") -> dict
     Args:
         path: the file.
         kind: class of the config.
-        prog: as for `read_config`.
+        prog: the program, for the message about a config of another command.
 
     Raises:
         UserError: the file cannot be read, an unknown or renamed field, or a value of the wrong type.
@@ -53,7 +68,7 @@ def values_of(content: Any, source: Path | str, kind: type[AnyConfig], prog: str
         content: the config.
         source: where it comes from, for messages.
         kind: class of the config.
-        prog: as for `read_config`.
+        prog: as for `read_values`.
 
     Raises:
         UserError: as `read_values`.
