@@ -3,14 +3,15 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from dlaseg import cli
-from dlaseg.config.fields import fields_of
+from dlaseg.config.fields import WrongTypeError, convert, fields_of
 from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
-from dlaseg.config.reading import check_keys
+from dlaseg.config.reading import check_keys, wrong_type_message
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import RENAMED, BaseTrainConfig
 from dlaseg.errors import UserError
@@ -367,6 +368,32 @@ def test_values_keep_their_types(parse, parse_text):
     assert (config.augment.scale, config.train.lr, config.train.class_weights) == ((1.0, 2.0), 1.0, [1.0, 2.0])
     assert all(type(value) is float for value in (*config.augment.scale, config.train.lr, *config.train.class_weights))
     assert config.train.compile is True
+
+
+GARBAGE = [
+    *("", " ", "x", "[", "]", "{", "[]", "{}", "{a: 1}", "[{a: 1}]", "[[1]]", "[null]", "null", "1.5", "-1", "true"),
+    *("1e999", "nan", "2024-05-01", "64 96", "!!python/object:x", "&a [*a]", "\u0000", "ß", 5, 1.5, True, None),
+    *([1, "a", None], {"name": 5}, (1, 2, 3), float("nan"), np.float64(1.5), Path("x"), b"x", {1, 2}),
+]
+
+
+def refusal(field, value) -> str | None:
+    try:
+        convert(field, value)
+    except WrongTypeError as error:
+        return wrong_type_message(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_whatever_is_written_the_message_is_plain(kind):
+    lines = [(field.name, refusal(field, value)) for field in fields_of(kind()) for value in GARBAGE]
+    refused = [(name, line) for name, line in lines if line is not None]
+    assert len(refused) > len(GARBAGE)
+    for name, line in refused:
+        assert line.startswith(name)
+        assert any(part in line for part in (": expected ", ": unknown field: ", ": nested more than ")), line
+        assert not re.search(r"<class|NoneType|typing|Union|Literal|dataclass|Traceback|object at", line), line
 
 
 def test_a_long_value_is_shortened(parse):

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import yaml
 
-from dlaseg.errors import nearest
+from dlaseg.errors import UserError, nearest
 from dlaseg.yaml_file import RefusedYAML, parse_yaml
 
 
@@ -44,7 +44,7 @@ def fields_of(config: Any, prefix: str = "") -> Iterator[Field]:
 
     Args:
         config: an instance of a dataclass, whose values are the defaults.
-        prefix: of the names.
+        prefix: what the names begin with.
     """
     meanings = meanings_of(type(config))
     for field in dataclasses.fields(config):
@@ -90,9 +90,12 @@ def convert(field: Field, value: Any) -> Any:
 
     Raises:
         WrongTypeError: the value is of another type.
+        UserError: an entry of a list has a value out of its range.
     """
     try:
         return _convert(value, field.type, field.name)
+    except UserError:
+        raise
     except RefusedYAML as error:
         raise WrongTypeError(field.name, value, in_words(field.type), reason=f"{error.problem}") from error
     except (ValueError, OverflowError) as error:
@@ -232,7 +235,7 @@ def inline(value: Any) -> str:
         return "{" + ", ".join(f"{inline(key)}: {inline(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(inline, value)) + "]"
-    if not isinstance(value, str | int | float | bool | NoneType):
+    if type(value) not in (str, int, float, bool, NoneType):
         return str(value)
     flow = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=2**30)
     return flow.strip()[1:-1]
