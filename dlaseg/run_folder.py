@@ -17,6 +17,7 @@ ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
 TRAIN_NAMES = "train.txt"
 VAL_NAMES = "val.txt"
+LABEL_COUNTS = "label_counts.json"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
 

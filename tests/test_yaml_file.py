@@ -1,5 +1,7 @@
 """What a YAML file may hold."""
 
+from itertools import pairwise
+
 import pytest
 import yaml
 
@@ -75,7 +77,7 @@ def test_nesting_without_end_is_refused(refused, text):
 
 
 def test_aliases_that_repeat_each_other_are_refused(refused):
-    lines = (f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip(LETTERS, LETTERS[1:], strict=False))
+    lines = (f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise(LETTERS))
     assert "more than 100000 values, repetitions by aliases included" in refused("a: &a [x]\n" + "\n".join(lines))
 
 

@@ -30,8 +30,11 @@ class DLASeg(SegmentationModel):
 
     def __init__(self, backbone: DLA, num_classes: int, stride: int = 2, node: NodeBuilder = ConcatNode):
         super().__init__()
-        if num_classes < 1:
-            raise UserError(f"num_classes {num_classes}: a segmentation network has at least 1 class")
+        if num_classes < 2:
+            raise UserError(
+                f"num_classes {num_classes}: every pixel would get the same class: use two classes, such as background "
+                "and NAME"
+            )
         if stride not in STRIDES:
             raise UserError(f"stride {stride}: the output stride is 2, 4 or 8")
         self.metadata = replace(

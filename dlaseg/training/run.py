@@ -127,5 +127,6 @@ def build(
     elif dist.world_size > 1:
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
+    task.check_data(training, validation, output, dist)  # last, since it may take long
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)

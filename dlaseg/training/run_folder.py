@@ -21,7 +21,7 @@ from dlaseg.yaml_file import read_yaml
 # A resumed run may change these fields: they depend on the machine or on how the run is monitored. `check_epochs` is
 # about train.epochs.
 _FREE_TO_CHANGE = (
-    *("name", "data.root", "data.workers", "data.on_error", "data.on_changed_files"),
+    *("name", "data.root", "data.workers", "data.on_error", "data.on_changed_files", "data.on_missing_class"),
     *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
 _EPOCHS = "train.epochs"
