@@ -1,8 +1,8 @@
 """The config of a run: one YAML file is one run.
 
 Every field can be set on the command line by its dotted name, `--train.lr 0.02`. Each dataclass checks its own values
-when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. What it does not
-check is types: the command line does. Whether a data set of the given name exists is checked where data sets are known.
+when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. It does not check
+types: `dlaseg.config.reading` does. Whether a data set of the given name exists is checked where data sets are known.
 """
 
 import math

@@ -31,7 +31,7 @@ from dlaseg.weights.download import resolve
 def score(
     weights: str | Path,
     dataset: SegmentationDataset,
-    output: Path,
+    output: str | Path,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     workers: int = 1,
@@ -64,6 +64,7 @@ def score(
         UserError: an unknown measure, and as `Predictor`, `check_labels` and `evaluate`.
     """
     check_measures(measures)
+    output = Path(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
     counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
