@@ -1,5 +1,8 @@
 """Errors that are raised on purpose."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Wrong input; the message is one line that names the value, the rule and the remedy.
@@ -20,3 +23,19 @@ class Stopped(BaseException):
 
     The command line prints the message and exits with code 75, which sysexits.h calls a temporary failure: try again.
     """
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The known name that is most like `name`. In dotted names the last part counts double; initials match, too."""
+
+    def likeness(candidate: str) -> float:
+        last, last_known = name.split(".")[-1], candidate.split(".")[-1]
+        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
+        same = last in (_initials(last_known), last_known) or last_known == _initials(last)  # wd, learning_rate
+        return whole + (2 if same else difflib.SequenceMatcher(None, last, last_known).ratio())
+
+    return max(known, key=likeness)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))

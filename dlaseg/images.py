@@ -213,7 +213,7 @@ def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
         UserError: a missing or broken file, or a format with lossy compression.
     """
     if path.suffix.lower() in LOSSY_SUFFIXES:
-        raise UserError(f"{path}: lossy compression changes label values: save label maps as PNG")
+        raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
     content = _read_label_bytes(path, max_pixels)
     depth, color_type = content[24:26] if _is_png(content) and len(content) > 25 else (8, 0)
     if depth == 16 and color_type != 0:

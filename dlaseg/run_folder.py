@@ -9,11 +9,15 @@ from typing import Any
 import yaml
 
 from dlaseg.errors import UserError
+from dlaseg.yaml_file import parse_yaml
 
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
 ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
+TRAIN_NAMES = "train.txt"
+VAL_NAMES = "val.txt"
+LABEL_COUNTS = "label_counts.json"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
 
@@ -43,7 +47,7 @@ class RunFolder:
         """
         try:
             text = (path / CONFIG).read_text(encoding="utf-8")
-            config = _with_keys(yaml.safe_load(text), "data")
+            config = _with_keys(parse_yaml(text), "data")
             _with_keys(config["data"], "train_split", "val_split")
             lines = (path / LOG).read_text(encoding="utf-8").splitlines() if (path / LOG).exists() else []
             log = [_with_keys(json.loads(line), "epoch", "loss", "lr") for line in lines]

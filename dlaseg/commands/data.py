@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_split
+from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
+from dlaseg.errors import UserError
 
 
 def synthesize(arguments: Sequence[str]) -> int:
@@ -30,12 +31,52 @@ def stats(arguments: Sequence[str]) -> int:
     """Count what a data set contains: images, folders or cities, sizes, and pixels and images of each class."""
     parser = command_parser("data stats", stats)
     add_dataset_arguments(parser, "root")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="such as train val test (default: train "
-                        "val); cityscapes also has train_extra, the coarse annotations")  # fmt: skip
+    parser.add_argument("--splits", nargs="+", help="such as train val test (default: train val); cityscapes "
+                        "also has train_extra, the coarse annotations")  # fmt: skip
     args = parser.parse_args(arguments)
 
+    from dlaseg.data.label_check import has_own_classes, ignored_foreground, too_few_classes
     from dlaseg.data.statistics import statistics, statistics_table
 
-    splits = [open_split(args, split) for split in args.splits]
-    print(statistics_table(splits[0].label_map.names, [statistics(split) for split in splits]))
+    splits = open_splits(args, "--splits", args.splits, ("train", "val"))
+    counted = [statistics(split) for split in splits]
+    print(statistics_table(splits[0].label_map.names, counted))
+    if has_own_classes(splits[0]):
+        found = list(zip(splits, counted, strict=True))
+        problems = [problem for pair in found if (problem := ignored_foreground(*pair))]
+        few = [problem for pair in found if (problem := too_few_classes(*pair))]
+        if len(few) == len(splits):  # one split of several may hold one class alone
+            problems += few
+        if problems:
+            raise UserError(problems[0])
+    return 0
+
+
+def convert(arguments: Sequence[str]) -> int:
+    """Convert annotations of COCO, PASCAL VOC, LabelMe, YOLO, CVAT or Label Studio to a data set `folder`."""
+    from dlaseg.data.convert.formats import FORMATS, require_packages
+
+    parser = command_parser("data convert", convert)
+    parser.add_argument("--from", dest="format", choices=tuple(FORMATS), required=True,
+                        help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()))  # fmt: skip
+    parser.add_argument("input", type=Path, nargs="+", help="annotation files or folders, see --from")
+    parser.add_argument("output", type=Path, help="a folder that does not exist or is empty")
+    parser.add_argument("--images", type=Path, help="folder of the images, also in subfolders (default: near INPUT)")
+    parser.add_argument("--split", nargs="+", help="name of the split of each INPUT, such as train val (default: what "
+                        "the annotations or the name of their file say, else train)")  # fmt: skip
+    parser.add_argument("--unlabelled", choices=("background", "ignore"), help="what pixels without an object become "
+                        "(default: background; COCO panoptic: ignore)")  # fmt: skip
+    parser.add_argument("--order", choices=("file", "area"), default="file", help="which objects cover others: later "
+                        "ones (CVAT: those of higher z_order), or smaller ones (default: file)")  # fmt: skip
+    parser.add_argument("--crowd", choices=("class", "ignore"), default="class", help="what COCO's crowd regions "
+                        "become (default: class)")  # fmt: skip
+    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
+    args = vars(parser.parse_args(arguments))
+    require_packages()
+
+    from dlaseg.data.convert.conversion import convert as convert_annotations
+
+    inputs, splits = args.pop("input"), args.pop("split")
+    print(convert_annotations(inputs=inputs, splits=splits, **args))
+    print(args["output"])
     return 0

@@ -10,7 +10,7 @@ from dlaseg.commands.parsing import (
     add_max_pixels_argument,
     add_precision_argument,
     command_parser,
-    open_split,
+    open_splits,
 )
 from dlaseg.errors import UserError
 
@@ -22,7 +22,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")
-    parser.add_argument("--split", default="val", help="such as val or test (default: val)")
+    parser.add_argument("--split", help="such as val or test (default: val)")
+    parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
+                        "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
@@ -41,6 +43,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise UserError("pass exactly one of WEIGHTS and --predictions")
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: use 0 or more")
+    if args.predictions is not None or args.submission is not None:
+        args.split = args.split or "val"
     if args.predictions is not None:
         return _evaluate_predictions(args)
     if args.submission is not None:
@@ -51,11 +55,20 @@ def evaluate(arguments: Sequence[str]) -> int:
     from dlaseg.images import check_max_pixels
 
     check_max_pixels(args.max_pixels)
-    dataset = replace(open_split(args, args.split), max_pixels=args.max_pixels)
+    (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = score(
-        args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures, args.precision
+        args.weights,
+        replace(dataset, max_pixels=args.max_pixels),
+        output,
+        args.scales,
+        args.flip,
+        workers,
+        args.device,
+        args.measures,
+        args.precision,
+        args.on_missing_class,
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
+from dlaseg.data.names import escape_name
+from dlaseg.data.statistics import statistics
 from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
@@ -29,13 +32,14 @@ from dlaseg.weights.download import resolve
 def score(
     weights: str | Path,
     dataset: SegmentationDataset,
-    output: Path,
+    output: str | Path,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     workers: int = 1,
     device: str = "auto",
     measures: Sequence[str] = (),
     precision: str = "float32",
+    on_missing_class: OnMissingClass | None = None,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -51,14 +55,18 @@ def score(
         device: see `Predictor`.
         measures: optional ones, see `MEASURES`.
         precision: see `Predictor`; with others than float32 the scores change in the last digits.
+        on_missing_class: what follows if label maps of the user's own classes look misread, see `check_labels`; None if
+            they have been checked.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, instance maps of some images only, and as `Predictor` and `evaluate`.
+        UserError: an unknown measure, instance maps of some images only, and as `Predictor`, `check_labels` and
+            `evaluate`.
     """
     check_measures(measures)
+    output = Path(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
     counts, with_instances = None, False
@@ -69,6 +77,9 @@ def score(
     file = resolve(weights)
     predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
+    # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
+    if on_missing_class is not None and has_own_classes(dataset):
+        check_labels(dataset, statistics(dataset), False, on_missing_class, "--on-missing-class")
 
     def on_image(scored: ScoredImage) -> None:
         nonlocal counts
@@ -98,7 +109,7 @@ def score(
         dataset.label_map.names,
         confusion.scores(),
         confusion.matrix,
-        ImageCounts.of([pair.name for pair in dataset.pairs], image_counts),
+        ImageCounts.of([escape_name(pair.name) for pair in dataset.pairs], image_counts),
         protocol,
         None if counts is None else benchmark_scores(counts, with_instances),
         boundary,
@@ -112,7 +123,8 @@ def score(
         gallery[heading] = images
 
         def pack(scored: ScoredImage, pairs: Any = pairs, images: Any = images) -> None:
-            images.append(pack_image(pairs[scored.index].name, scored.image, scored.target, scored.prediction))
+            name = escape_name(pairs[scored.index].name)
+            images.append(pack_image(name, scored.image, scored.target, scored.prediction))
 
         evaluate(predictor, replace(dataset, pairs=pairs), on_image=pack)
     run = file.parent if (file.parent / LOG).exists() else None

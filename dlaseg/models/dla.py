@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import TrainingOutputs
+from dlaseg.models.resizing import max_pool
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""
@@ -170,8 +171,7 @@ class Tree(nn.Module):
             x: the input, float.
             passed: outputs of the subtrees before this one, for the root; each of the output's height and width.
         """
-        # ceil_mode: an odd size halves to the same number as under a strided 3x3 convolution with padding 1
-        bottom = F.max_pool2d(x, self.stride, self.stride, ceil_mode=True) if self.stride > 1 else x
+        bottom = max_pool(x, self.stride) if self.stride > 1 else x
         if self.level_root:
             passed = (*passed, bottom)
         if self.depth == 1:

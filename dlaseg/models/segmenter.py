@@ -4,13 +4,13 @@ import math
 from dataclasses import replace
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA, build_backbone, initialize
 from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
+from dlaseg.models.resizing import pad, round_up
 
 STRIDES = (2, 4, 8)
 
@@ -30,8 +30,11 @@ class DLASeg(SegmentationModel):
 
     def __init__(self, backbone: DLA, num_classes: int, stride: int = 2, node: NodeBuilder = ConcatNode):
         super().__init__()
-        if num_classes < 1:
-            raise UserError(f"num_classes {num_classes}: a segmentation network has at least 1 class")
+        if num_classes < 2:
+            raise UserError(
+                f"num_classes {num_classes}: every pixel would get the same class: use two classes, such as background "
+                "and NAME"
+            )
         if stride not in STRIDES:
             raise UserError(f"stride {stride}: the output stride is 2, 4 or 8")
         self.metadata = replace(
@@ -60,10 +63,7 @@ class DLASeg(SegmentationModel):
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
         self.backbone.check_input(x)
-        height, width = x.shape[-2:]
-        pad_bottom, pad_right = -height % MULTIPLE, -width % MULTIPLE
-        if pad_bottom or pad_right:
-            x = F.pad(x, (0, pad_right, 0, pad_bottom), mode="replicate")
+        x = pad(x, *(round_up(size, MULTIPLE) for size in x.shape[-2:]))
         features = self.backbone.features(x)
         return self.head(self.decoder(features[self.first_level :]))
 

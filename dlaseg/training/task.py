@@ -1,7 +1,7 @@
 """The interface between the trainer and one kind of training: data, model, loss and validation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -73,8 +73,27 @@ class Task(ABC, Generic[Data, Network]):
     metrics: ClassVar[Mapping[str, str]]
 
     @abstractmethod
-    def open_splits(self) -> tuple[Data, Data]:
-        """The training split and the validation split; lists files, reads no image."""
+    def open_splits(self, val_names: Collection[str] | None = None) -> tuple[Data, Data]:
+        """The training split and the validation split; lists files, reads no image.
+
+        Args:
+            val_names: of a run that resumes, the names of the images that it validates on. A task that draws these
+                images itself draws them no second time.
+        """
+
+    @abstractmethod
+    def names(self, split: Data) -> list[str]:
+        """The names of a split's images, in its order; they do not depend on where the data set is."""
+
+    def check_data(self, training: Data, validation: Data, output: Path, dist: DistributedContext) -> None:
+        """Checks the content of both splits before `criterion` is called; writes nothing. By default, no check.
+
+        Args:
+            training: the training split.
+            validation: the validation split.
+            output: the run folder, which may hold results of an earlier check.
+            dist: the processes that train.
+        """
 
     @abstractmethod
     def make_model(self, training: Data) -> Network:
@@ -101,6 +120,9 @@ class Task(ABC, Generic[Data, Network]):
     @abstractmethod
     def image_path(self, training: Data, index: int) -> Path:
         """The image file of a sample."""
+
+    def on_fit_start(self, output: Path) -> None:
+        """Writes what the task adds to the run folder before the first epoch; nothing by default."""
 
     def on_fit_end(self, output: Path, validation: Data) -> None:
         """Writes what the task adds to the run folder after the last epoch; nothing by default."""

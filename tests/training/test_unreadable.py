@@ -46,7 +46,7 @@ def skipped(caplog):
 def test_a_broken_image_stops_the_run_with_its_path(config, root, tmp_path, workers):
     break_files(root, 2)
     config.data.workers, config.data.on_error = workers, "stop"
-    with pytest.raises(UnreadableFileError, match=r"/train(annot)?/[01]\.png: broken"):
+    with pytest.raises(UserError, match=r"/train(annot)?/[01]\.png: broken"):
         run(config, tmp_path / "run")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dlaseg.data.names import escape_name
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
@@ -25,7 +26,6 @@ from dlaseg.files import write_json
 from dlaseg.image_header import MAX_PIXELS
 from dlaseg.images import check_max_pixels, read_ids, read_image
 from dlaseg.labels import LabelMap
-from dlaseg.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def score_predictions(
     labels = cityscapes_labels()
     total, image_counts = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
-    frames = [printable(f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}") for truth in truths]
+    frames = [escape_name(f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}") for truth in truths]
     contoured = labels if boundary is not None else None
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
