@@ -24,16 +24,17 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
+
+from dlaseg.png import chunks
 
 MAX_PIXELS = 256_000_000
 """Pixels of the largest image that is decoded by default: 768 MB of RGB."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, DecompressionBombError),
 )
 """What Pillow raises for a broken file, on purpose or not."""
 
@@ -139,14 +140,13 @@ def _png_header(content: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", content, 16)
     # https://www.w3.org/TR/png-3/#apng-frame-based-animation: acTL, before the pixels, makes an animation; each of its
     # frames has an fcTL
-    animated, frames, end = False, 0, 8
-    while end + 8 <= len(content):
-        kind = content[end + 4 : end + 8]
+    animated, frames = False, 0
+    for start, _ in chunks(content):
+        kind = content[start + 4 : start + 8]
         if kind == b"IDAT" and not animated:
             break
         animated |= kind == b"acTL"
         frames += kind == b"fcTL"
-        end += 12 + int.from_bytes(content[end : end + 4], "big")
     return ImageHeader("PNG", height, width, max(1, frames))
 
 

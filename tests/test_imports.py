@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"errors", "version", "memory", "text"},
+    {"errors", "version", "memory", "png", "text"},
     {"files", "device", "image_header", "yaml_file"},
     {"labels", "images", "run_folder"},
     {"metadata", "config"},
