@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
+from dlaseg.text import printable
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
@@ -89,8 +90,11 @@ def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with path.open("rb") as opened:
+            # safetensors takes no path that is not UTF-8, which exists on Linux only
+            is_utf8 = printable(str(path)) == str(path)
+            with safe_open(path if is_utf8 else f"/dev/fd/{opened.fileno()}", "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise UserError(f"{path}: damaged or cut off ({error}): download or copy it again") from error
 
