@@ -267,7 +267,7 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
-            raise UnreadableFileError(f"{path}: not a file: replace or remove it")
+            raise UnreadableFileError(f"{path}: not a regular file: replace or remove it")
         if status.st_size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
             raise UserError(
                 f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "

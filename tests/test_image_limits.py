@@ -111,7 +111,7 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_what_never_ends_is_not_read(tmp_path, make):
     make(tmp_path / "a.png")
-    with pytest.raises(UnreadableFileError, match=r"a\.png: not a file"):
+    with pytest.raises(UnreadableFileError, match=r"a\.png: not a regular file"):
         read_image(tmp_path / "a.png")
 
 

@@ -106,11 +106,11 @@ def infer(
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
-    conflicts = sink.conflicts(sources)
-    sources = [source for source in sources if source.path not in conflicts]
+    unnameable = sink.unnameable(sources)
+    sources = [source for source in sources if source.path not in unnameable]
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
-    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(conflicts.items()))
+    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
     _process(predictor, sink, todo, overwrite, max_pixels, summary)
     return summary
 

@@ -78,9 +78,9 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        ({"precision": "bfloat16"}, "precision float32 (now bfloat16)"),
-        ({"keep_suffix": True}, "keep_suffix False (now True)"),
-        ({"all_frames": True}, "all_frames False (now True)"),
+        ({"precision": "bfloat16"}, "other options (precision float32, now bfloat16)"),
+        ({"keep_suffix": True}, "(keep_suffix False, now True)"),
+        ({"all_frames": True}, "(all_frames False, now True)"),
     ],
 )
 def test_results_of_other_options_are_refused_and_the_option_is_named(network, images, tmp_path, options, difference):
