@@ -170,6 +170,7 @@ def _predict(
         memory.check(path, height, width)
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
+            memory.check(path, height, width)
             yield source, image, predictor(image)
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))

@@ -240,3 +240,12 @@ def test_a_tiff_of_floats_is_not_called_broken(network, tmp_path):
     Image.fromarray(np.ones((4, 5), np.float32)).save(tmp_path / "in/a.tif")
     summary = infer(network, tmp_path / "in", tmp_path / "out", device="cpu")
     assert "a.tif: pixels of type float32; images have 8 or 16 bits per channel: convert" in summary.failed[0][1]
+
+
+def test_every_page_is_checked_for_the_memory_it_needs(network, tmp_path, monkeypatch):
+    pages = [Image.fromarray(noise(*size)) for size in ((20, 30), (300, 500), (20, 30))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    summary = infer(network, tmp_path / "a.tif", tmp_path / "out", ["ids"], device="cpu", all_frames=True)
+    assert "a.tif: 300 x 500 pixels: not enough memory; the network needs about" in summary.failed[0][1]
+    assert files(tmp_path / "out") == ["ids/a/0000.png"]
