@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.errors import Stopped, UserError
+from dlaseg.terminal import one_line
 from dlaseg.version import __version__
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _one_line_errors() as error:
         if debug:
             raise
-        print(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"{prog}: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
@@ -94,7 +95,10 @@ def _one_line_errors() -> tuple[type[Exception], ...]:
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to the current sys.stderr."""
+    """Writes to the current sys.stderr; a message may name what a file contains, such as its classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

@@ -11,9 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"errors", "version", "memory"},
-    {"files", "device"},
-    {"labels", "images", "run_folder"},
+    {"terminal", "version", "memory"},
+    {"errors"},
+    {"files", "device", "strict_json"},
+    {"labels", "images", "run_folder", "scores_file"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
     {"data"},
@@ -34,7 +35,7 @@ ONLY = {
     "models": {"metadata", "errors"},
     "metadata": {"errors", "labels"},
     "config": {"errors"},
-    "cli": {"commands", "errors", "version"},
+    "cli": {"commands", "errors", "terminal", "version"},
 }
 
 # The package's own surface gathers names for users; nothing in the package imports it

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.images import read_label_image
 from dlaseg.labels import IGNORE_INDEX
+from dlaseg.terminal import escaped
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
         names: names of the classes.
         splits: statistics of data with these classes.
     """
-    width = max(len(name) for name in (*names, "ignored"))
+    names = list(map(escaped, names))
+    width = max(map(len, (*names, "ignored")))
     lines = [f"{'':<{width}}" + "".join(f"  {split.split:>20}" for split in splits)]
     lines.append(f"{'images':<{width}}" + "".join(f"  {sum(split.groups.values()):>20}" for split in splits))
     lines += ["", f"{'class':<{width}}" + "".join(f"  {'pixels':>9}  {'images':>9}" for _ in splits)]
@@ -84,7 +86,7 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
         sizes = ", ".join(f"{height} x {width} ({count})" for (height, width), count in split.sizes.items())
         lines += ["", f"{split.split}: height x width {sizes}"]
         if list(split.groups) != ["."]:
-            groups = ", ".join(f"{group} {count}" for group, count in split.groups.items())
+            groups = ", ".join(f"{escaped(group)} {count}" for group, count in split.groups.items())
             lines.append(f"{split.split}: folders ({len(split.groups)}): {groups}")
     return "\n".join(lines)
 
