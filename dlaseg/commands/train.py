@@ -24,6 +24,8 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
     parser.add_argument("--output", type=Path | None, help="run folder; runs/NAME by default")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder, if "
                         "there is one")  # fmt: skip
+    parser.add_argument("--allow-trackers", action="store_true", help="import the trackers that the config names as "
+                        "MODULE:NAME, which runs their code")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, report what the run "
                         "needs, and write nothing")  # fmt: skip
     task, args = parser.parse_task(kind, arguments)
@@ -31,13 +33,13 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
     if args.dry_run:
         from dlaseg.benchmarking.dry_run import dry_run
 
-        dry_run(task, output, args.resume)
+        dry_run(task, output, args.resume, allow_trackers=args.allow_trackers)
         return 0
 
     from dlaseg.training.distributed import is_main_process
     from dlaseg.training.trainer import fit
 
-    state = fit(task, output, args.resume)
+    state = fit(task, output, args.resume, allow_trackers=args.allow_trackers)
     if not is_main_process():
         return 0
     metric, title = next(iter(task.metrics.items()))

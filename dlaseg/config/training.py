@@ -55,8 +55,8 @@ class BaseTrainConfig:
         deterministic: whether to use deterministic algorithms only; on CPUs all are.
         device: auto, cpu, cuda, cuda:1, mps, ...
         seed: seed of the initial weights, the order of the images and the augmentation.
-        trackers: writers of the curves: tensorboard, or MODULE:NAME of your own class or function that makes a
-            `dlaseg.training.trackers.Tracker` from the run folder.
+        trackers: writers of the curves: tensorboard, or MODULE:NAME of your own subclass of
+            `dlaseg.training.trackers.Tracker`, which is imported only with --allow-trackers.
     """
 
     epochs: int = 500
