@@ -13,6 +13,8 @@ CONFIG = "config.yaml"
 LOG = "log.jsonl"
 ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
+TRAIN_NAMES = "train.txt"
+VAL_NAMES = "val.txt"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
 

@@ -509,7 +509,9 @@ def test_pretraining_ends_with_its_best_top1_and_can_be_resumed(capsys, tmp_path
     assert "--resume" in refused(capsys, *words)
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == last
-    assert "train.epochs 3 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "3")
+    assert "train.epochs 1 (the run has 2): " in refused(capsys, *words, "--resume", "--train.epochs", "1")
+    assert main([*words, "--resume", "--train.epochs", "3"]) == 0  # its schedule, step, allows more epochs
+    assert "epoch 3/3" in capsys.readouterr().out
 
 
 def test_a_segmentation_network_starts_from_a_pretrained_backbone(capsys, data, tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_split
+from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
 
 
 def synthesize(arguments: Sequence[str]) -> int:
@@ -30,12 +30,12 @@ def stats(arguments: Sequence[str]) -> int:
     """Count what a data set contains: images, folders or cities, sizes, and pixels and images of each class."""
     parser = command_parser("data stats", stats)
     add_dataset_arguments(parser, "root")
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="such as train val test (default: train "
-                        "val); cityscapes also has train_extra, the coarse annotations")  # fmt: skip
+    parser.add_argument("--splits", nargs="+", help="such as train val test (default: train val); cityscapes "
+                        "also has train_extra, the coarse annotations")  # fmt: skip
     args = parser.parse_args(arguments)
 
     from dlaseg.data.statistics import statistics, statistics_table
 
-    splits = [open_split(args, split) for split in args.splits]
+    splits = open_splits(args, "--splits", args.splits, ("train", "val"))
     print(statistics_table(splits[0].label_map.names, [statistics(split) for split in splits]))
     return 0

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_dataset_arguments, add_precision_argument, command_parser, open_split
+from dlaseg.commands.parsing import add_dataset_arguments, add_precision_argument, command_parser, open_splits
 from dlaseg.errors import UserError
 
 
@@ -15,7 +15,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")
-    parser.add_argument("--split", default="val", help="such as val or test (default: val)")
+    parser.add_argument("--split", help="such as val or test (default: val)")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
@@ -33,6 +33,8 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise UserError("pass exactly one of WEIGHTS and --predictions")
     if args.workers is not None and args.workers < 0:
         raise UserError(f"--workers {args.workers}: use 0 or more")
+    if args.predictions is not None or args.submission is not None:
+        args.split = args.split or "val"
     if args.predictions is not None:
         return _evaluate_predictions(args)
     if args.submission is not None:
@@ -41,7 +43,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
 
-    dataset = open_split(args, args.split)
+    (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = score(

@@ -62,11 +62,13 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, root: str) -> None:
 
     parser.add_argument("--dataset", choices=tuple(DATASETS), required=True, help="name of the data set")
     parser.add_argument(root, type=Path, help="folder of the data set").required = True
-    parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use")
+    parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use, one "
+                        "name per line, such as runs/NAME/val.txt")  # fmt: skip
     for name, what in (("images", "images"), ("labels", "label maps"), ("classes", "classes file (YAML)")):
         parser.add_argument(
             f"--{name}",
-            help=f"for dataset folder: path of the {what} below root (default: {DATASETS['folder'].options[name]})",
+            help=f"for dataset folder: path of the {what} below root (default: {DATASETS['folder'].options[name]})"
+            + (", or a pattern such as masks/{split}/{name}_mask.png" if name == "labels" else ""),
         )
 
 
@@ -77,11 +79,33 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
                         "float32)")  # fmt: skip
 
 
-def open_split(args: argparse.Namespace, split: str) -> "SegmentationDataset":
-    """Opens a split of the data set that the arguments name, see `add_dataset_arguments`."""
-    from dlaseg.data.datasets import open_dataset
+def open_splits(
+    args: argparse.Namespace, option: str, named: Sequence[str] | None, default: Sequence[str]
+) -> "list[SegmentationDataset]":
+    """Opens splits of the data set that the arguments name, see `add_dataset_arguments`.
 
-    return open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
+    Args:
+        args: the arguments.
+        option: that names the splits, for the message.
+        named: the splits that the user named; None for `default`.
+        default: the splits to open then. A pool, which has none, is opened once.
+
+    Raises:
+        UserError: a split of a pool, and as `open_dataset`.
+    """
+    from dlaseg.data.datasets import dataset_entry, open_dataset
+
+    if not dataset_entry(args.dataset).has_splits({"images": args.images, "labels": args.labels}):
+        if named is not None:
+            raise UserError(
+                f"{option} {' '.join(named)}: there is no {{split}} in --images {args.images} and --labels "
+                f"{args.labels}, so all images are one pool: leave {option} out; --list chooses a part"
+            )
+        default = default[:1]
+    return [
+        open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
+        for split in (default if named is None else named)
+    ]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ class PretrainDataConfig:
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
             instead, and counts and logs it.
+        on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present
+            ones.
     """
 
     root: str = "data/imagenet"
@@ -28,6 +30,7 @@ class PretrainDataConfig:
     val_split: str = "val"
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
+    on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
         within("data", self, 0, math.inf, "workers")

@@ -25,12 +25,18 @@ class DataConfig:
         val_split: split to validate on; the best weights are those with the highest score on it.
         train_list: text file that lists the images to train on, one name per line; null for the whole split.
         val_list: text file that lists the images to validate on.
-        images: for dataset folder: path of the images below root; {split} stands for the split.
-        labels: for dataset folder: path of the label maps below root.
+        val_share: share of the images of train_split that are validated on instead of val_split, such as 0.1; they are
+            drawn by split_seed. null to use val_split.
+        split_seed: seed of the images that val_share draws.
+        images: for dataset folder: path of the images below root, a folder or a pattern; {split} stands for the split,
+            {name} for the name of an image, .* at the end for any suffix.
+        labels: for dataset folder: path of the label maps below root, such as masks/{split}/{name}_mask.png.
         classes: for dataset folder: path of the classes file (YAML) below root.
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
             instead, and counts and logs it. Validation always stops: its score covers the whole split.
+        on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present
+            ones.
     """
 
     dataset: str = "cityscapes"
@@ -39,14 +45,24 @@ class DataConfig:
     val_split: str = "val"
     train_list: str | None = None
     val_list: str | None = None
+    val_share: float | None = None
+    split_seed: int = 0
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     classes: str = "classes.yaml"
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
+    on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
         within("data", self, 0, math.inf, "workers")
+        if self.val_share is not None and not 0 < self.val_share < 1:
+            raise UserError(f"data.val_share {self.val_share}: use a number above 0 and below 1, such as 0.1")
+        if self.val_share is not None and self.val_list is not None:
+            raise UserError(
+                f"data.val_share {self.val_share} and data.val_list {self.val_list}: both choose the images to "
+                "validate on: set only one of them"
+            )
 
 
 @dataclass

@@ -34,6 +34,16 @@ class DatasetEntry:
     options: Mapping[str, str] = field(default_factory=dict)
     benchmark: Literal["cityscapes"] | None = None
 
+    def with_defaults(self, options: Mapping[str, str | None]) -> dict[str, str]:
+        """The data set's options, each from `options` or, where that is None, its default."""
+        given = {option: options.get(option) for option in self.options}
+        return {option: self.options[option] if value is None else value for option, value in given.items()}
+
+    def has_splits(self, options: Mapping[str, str | None]) -> bool:
+        """Whether images or label maps lie in splits; otherwise, all images are one pool, whatever the split's name."""
+        places = [value for name, value in self.with_defaults(options).items() if name in ("images", "labels")]
+        return not places or any("{split}" in path for path in places)
+
     def check_options(self, options: Mapping[str, str | None]) -> None:
         """Raises a UserError for an option that is not the data set's and not at its default."""
         for option, value in options.items():
@@ -59,7 +69,7 @@ DATASETS: dict[str, DatasetEntry] = {
         DatasetEntry("camvid", "SPLIT/*.png with SPLITannot/*.png; 11 classes", find_camvid, camvid_labels),
         DatasetEntry(
             "folder",
-            "images/SPLIT/* with labels/SPLIT/*; classes.yaml defines the classes",
+            "images/SPLIT/* with labels/SPLIT/*, or paths of your own; classes.yaml defines the classes",
             find_folder,
             options={"images": "images/{split}", "labels": "labels/{split}", "classes": "classes.yaml"},
         ),
@@ -108,7 +118,8 @@ def open_dataset(
     Args:
         name: a name in `DATASETS`.
         root: folder of the data set.
-        split: such as train or val.
+        split: such as train or val. Without {split} in `images` and `labels`, all images are one pool, and their
+            split is called all.
         images: an option of the data set `folder`, see `find_folder`; None for its default.
         labels: an option of the data set `folder`; None for its default.
         classes: an option of the data set `folder`; None for its default.
@@ -125,8 +136,9 @@ def open_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
-    own = {option: options[option] or default for option, default in entry.options.items()}
-    files = entry.find_files(root, split, with_labels, **own)
+    files = entry.find_files(root, split, with_labels, **entry.with_defaults(options))
+    if not entry.has_splits(options):
+        split = "all"
     if names is not None:
         files, split = files.listed(Path(names)), f"{split}-{Path(names).stem}"
     return SegmentationDataset(name, split, files.pairs(), files.label_map, entry.benchmark)

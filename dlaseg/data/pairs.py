@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.data.names import read_names
+from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, read_image, read_label_image
+from dlaseg.images import read_image, read_label_image
 from dlaseg.labels import LabelMap
 
 
@@ -16,7 +18,8 @@ class Pair:
     """An image and its label map.
 
     Attributes:
-        name: path of the image below its folder, without the suffix and the ending that all images have.
+        name: what {name} stands for in the paths of image and label map, see `FilePattern`; in most data sets the path
+            below the folder of the images, without suffix.
         image: image file.
         label: label map file; None for an image without annotation.
     """
@@ -102,11 +105,25 @@ class SplitFiles:
         images: image files by name.
         labels: label map files by name; None if the split has none, or if they are not needed.
         label_map: maps stored ids to train ids.
+        image_pattern: where an image is expected.
+        label_pattern: where a label map is expected.
     """
 
     images: dict[str, Path]
     labels: dict[str, Path] | None
     label_map: LabelMap
+    image_pattern: FilePattern
+    label_pattern: FilePattern
+
+    @classmethod
+    def find(cls, images: FilePattern, labels: FilePattern, label_map: LabelMap, with_labels: bool) -> "SplitFiles":
+        """Finds the files of both patterns; without `with_labels`, those of the label maps may be missing.
+
+        Raises:
+            UserError: as `FilePattern.find`.
+        """
+        image_files = images.find(labels)
+        return cls(image_files, labels.find(images) if with_labels else None, label_map, images, labels)
 
     def pairs(self) -> tuple[Pair, ...]:
         """Matches images and label maps by name.
@@ -116,25 +133,29 @@ class SplitFiles:
         """
         if self.labels is None:
             return tuple(Pair(name, image) for name, image in sorted(self.images.items()))
-        for kind, unmatched, files in (
-            ("image without a label map", self.images.keys() - self.labels.keys(), self.images),
-            ("label map without an image", self.labels.keys() - self.images.keys(), self.labels),
+        for kind, files, others, pattern in (
+            ("image without a label map", self.images, self.labels, self.label_pattern),
+            ("label map without an image", self.labels, self.images, self.image_pattern),
         ):
-            if unmatched:
-                first = files[min(unmatched)]
-                raise UserError(f"{first}: {kind} ({len(unmatched)} in all): add the missing file or remove this one")
+            if unmatched := files.keys() - others.keys():
+                name = min(unmatched)
+                expected = pattern.path_of(name, next((file.suffix for file in others.values()), ".png"))
+                raise UserError(
+                    f"{files[name]}: {kind} ({len(unmatched)} in all): add the missing file, {expected}, or remove "
+                    "this one"
+                )
         return tuple(Pair(name, image, self.labels[name]) for name, image in sorted(self.images.items()))
 
     def listed(self, path: Path) -> "SplitFiles":
         """Keeps only the files whose names a text file lists.
 
         Args:
-            path: one name per line; blank lines and lines that start with # are skipped. The order has no effect.
+            path: see `read_names`. The order has no effect.
 
         Raises:
-            UserError: a file that cannot be read, no name, a name listed twice, or a name without an image.
+            UserError: as `read_names`, or a name without an image.
         """
-        lines = _read_names(path)
+        lines = read_names(path)
         for name, line in lines.items():
             if name not in self.images:
                 raise UserError(
@@ -143,58 +164,3 @@ class SplitFiles:
                 )
         labels = None if self.labels is None else {name: self.labels[name] for name in lines if name in self.labels}
         return replace(self, images={name: self.images[name] for name in lines}, labels=labels)
-
-
-def files_below(
-    folder: Path, ending: str = "", suffixes: frozenset[str] | set[str] = IMAGE_SUFFIXES
-) -> dict[str, Path]:
-    """Finds the files in a folder and its subfolders; hidden ones are skipped.
-
-    Args:
-        folder: is searched recursively.
-        ending: end of the file names before the suffix, such as `_leftImg8bit`.
-        suffixes: lower-case suffixes of the files.
-
-    Returns:
-        The files by name: the path below `folder` without `ending` and suffix.
-
-    Raises:
-        UserError: no such folder, no such file in it, or two files of the same name.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected files such as {folder}/NAME{ending}.png")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob(f"*{ending}.*")):
-        if (
-            path.suffix.lower() not in suffixes
-            or not path.is_file()
-            or any(part.startswith(".") for part in path.relative_to(folder).parts)
-        ):
-            continue
-        name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
-        if name in files:
-            raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
-        files[name] = path
-    if not files:
-        raise UserError(f"{folder}: no file named NAME{ending}{{{','.join(sorted(suffixes))}}} in it")
-    return files
-
-
-def _read_names(path: Path) -> dict[str, int]:
-    """The names that a text file lists, each with its line number."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: {reason}: use a text file with one image name per line") from error
-    names: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        name = line.strip()
-        if not name or name.startswith("#"):
-            continue
-        if name in names:
-            raise UserError(f"{path}, line {number}: {name!r} is also in line {names[name]}: list each name once")
-        names[name] = number
-    if not names:
-        raise UserError(f"{path}: lists no image: write one image name per line")
-    return names

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.metadata import ModelMetadata
+from dlaseg.models.resizing import crop
 
 
 class AuxiliaryOutput(NamedTuple):
@@ -96,7 +97,7 @@ def upsample_logits(coarse: Tensor, stride: int, height: int, width: int) -> Ten
         (N, C, height, width) float.
     """
     full = F.interpolate(coarse, scale_factor=float(stride), mode="bilinear", align_corners=False)
-    return full[:, :, :height, :width]
+    return crop(full, height, width)
 
 
 def argmax_logits(coarse: Tensor, stride: int, height: int, width: int, rows: int = 64) -> Tensor:

@@ -19,6 +19,7 @@ from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_CHANNELS, MAX_CLASSES, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import TrainingOutputs
+from dlaseg.models.resizing import max_pool
 
 Block = Callable[[int, int, int], nn.Module]
 """Makes a residual block from (in_channels, out_channels, stride)."""
@@ -172,8 +173,7 @@ class Tree(nn.Module):
             x: the input, float.
             passed: outputs of the subtrees before this one, for the root; each of the output's height and width.
         """
-        # ceil_mode: an odd size halves to the same number as under a strided 3x3 convolution with padding 1
-        bottom = F.max_pool2d(x, self.stride, self.stride, ceil_mode=True) if self.stride > 1 else x
+        bottom = max_pool(x, self.stride) if self.stride > 1 else x
         if self.level_root:
             passed = (*passed, bottom)
         if self.depth == 1:

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA, build_backbone, check_backbone, initialize
 from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
+from dlaseg.models.resizing import pad, round_up
 
 STRIDES = (2, 4, 8)
 
@@ -58,10 +58,7 @@ class DLASeg(SegmentationModel):
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
         self.backbone.check_input(x)
-        height, width = x.shape[-2:]
-        pad_bottom, pad_right = -height % MULTIPLE, -width % MULTIPLE
-        if pad_bottom or pad_right:
-            x = F.pad(x, (0, pad_right, 0, pad_bottom), mode="replicate")
+        x = pad(x, *(round_up(size, MULTIPLE) for size in x.shape[-2:]))
         features = self.backbone.features(x)
         return self.head(self.decoder(features[self.first_level :]))
 

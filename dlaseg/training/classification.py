@@ -1,7 +1,7 @@
 """The classification task, which pretrains backbones: a class for each image, scored by top-1 and top-5."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,10 +64,17 @@ class Classification(Task[ClassificationDataset, DLA]):
     def __init__(self, config: PretrainConfig):
         self.config = config
 
-    def open_splits(self) -> tuple[ClassificationDataset, ClassificationDataset]:
+    def open_splits(
+        self,
+        val_names: Collection[str] | None = None,  # noqa: ARG002 - both splits are folders
+    ) -> tuple[ClassificationDataset, ClassificationDataset]:
         """The config's training and validation split, which have the same classes."""
         data = self.config.data
         return open_class_folders(data.root, data.train_split, data.val_split)
+
+    def names(self, split: ClassificationDataset) -> list[str]:
+        """Paths below the folder of the split."""
+        return [os.fsdecode(file) for file in split.files]
 
     def make_model(self, training: ClassificationDataset) -> DLA:
         """The config's classifier, randomly initialised, with the data set's class names."""

@@ -1,6 +1,7 @@
 """A run at its beginning or from its last checkpoint: model, optimizer, loader and step."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from torch.utils.data import DataLoader
 
 from dlaseg.data.loading import EpochBatches
 from dlaseg.memory import keep_freed_memory
-from dlaseg.run_folder import LOG
+from dlaseg.run_folder import LOG, VAL_NAMES
 from dlaseg.training.checkpoint import has_checkpoint, load_latest
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import DistributedContext
-from dlaseg.training.run_folder import check_output, check_same_config
+from dlaseg.training.recorded_files import check_files, recorded_names
+from dlaseg.training.run_folder import check_epochs, check_output, check_same_config
 from dlaseg.training.state import TrainState, initial_state, restore, snapshot
 from dlaseg.training.step import Step, step_function
 from dlaseg.training.task import Task
@@ -34,6 +36,7 @@ class Run:
         loader: loads this process's micro-batches.
         sampler: of the loader.
         step: takes the micro-batches of one batch.
+        changed: whether the run resumes with other training images than those that its checkpoint saw.
     """
 
     task: Task[Any, Any]
@@ -45,6 +48,7 @@ class Run:
     loader: DataLoader[Any]
     sampler: EpochBatches
     step: Step
+    changed: bool = False
 
 
 def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resume: bool) -> Run:
@@ -57,19 +61,35 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
         resume: whether to resume from a checkpoint in the run folder, if there is one.
 
     Raises:
-        UserError: the folder or its checkpoint belongs to another run, invalid data, or weights that do not fit.
+        UserError: the folder or its checkpoint belongs to another run, invalid data, images that came or went, or
+            weights that do not fit.
     """
-    training, validation = task.open_splits()
 
-    def read_checkpoint() -> dict[str, Any] | None:
+    def read_checkpoint() -> tuple[dict[str, Any] | None, Collection[str] | None]:
         check_output(task.config, output, resume)
         if not resume or not (has_checkpoint(output) or (output / LOG).exists()):
-            return None  # the run stopped before its first checkpoint
+            return None, None  # the run stopped before its first checkpoint
         checkpoint = load_latest(output)
         check_same_config(task.config, checkpoint["config"], output)
-        return checkpoint
+        return checkpoint, recorded_names(output / VAL_NAMES)
 
-    return build(task, dist, training, validation, output, dist.run_on_rank0(read_checkpoint))
+    checkpoint, val_names = dist.run_on_rank0(read_checkpoint)
+    training, validation = task.open_splits(val_names)
+
+    def check_progress() -> bool:
+        if checkpoint is None:
+            return False
+        batches = len(training) // task.config.train.batch_size
+        check_epochs(task.config, checkpoint, batches, output)
+        same = checkpoint["step"] == checkpoint["epoch"] * batches + checkpoint["progress"]["batches"]
+        proceed = task.config.data.on_changed_files == "go"
+        return check_files(output, task.names(training), task.names(validation), same, proceed)
+
+    changed = dist.run_on_rank0(check_progress)
+    run = build(task, dist, training, validation, output, checkpoint)
+    if changed:  # the order of an epoch depends on the number of images
+        run.state.begin_epoch_again(run.sampler.batches)
+    return replace(run, changed=changed)
 
 
 def build(

@@ -1,6 +1,7 @@
 """Checks before a run starts or resumes in a run folder, and the dump of a batch for debugging."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
-from dlaseg.run_folder import CONFIG
+from dlaseg.run_folder import BEST_WEIGHTS, CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
+from dlaseg.training.schedules import depends_on_epochs, learning_rate
 from dlaseg.training.task import RunConfig
 
-# A resumed run may change these fields: they depend on the machine or on how the run is monitored.
+# A resumed run may change these fields: they depend on the machine or on how the run is monitored. `check_epochs` is
+# about train.epochs.
 _FREE_TO_CHANGE = (
-    *("name", "data.root", "data.workers", "data.on_error"),
+    *("name", "data.root", "data.workers", "data.on_error", "data.on_changed_files"),
     *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
+_EPOCHS = "train.epochs"
 
 
 def check_output(config: RunConfig, output: Path, resume: bool) -> None:
@@ -41,7 +45,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
 
 
 def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path) -> None:
-    """Checks that a resumed run has the config that it started with.
+    """Checks that a resumed run has the config that it started with; train.epochs alone may differ, see `check_epochs`.
 
     Args:
         config: now.
@@ -51,22 +55,64 @@ def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path)
     Raises:
         UserError: names the fields that differ.
     """
-    # A checkpoint has the names that fields had when the run started. A field that was added later is missing there;
-    # its default keeps the earlier behaviour
-    renamed = {RENAMED.get(name, name): value for name, value in saved.items()}
-    current, original = flat_config(config), flat_config(type(config)()) | renamed
+    current, original = flat_config(config), _original(config, saved)
     if unknown := sorted(original.keys() - current.keys()):
         raise UserError(
             f"{output}: its run has the field {unknown[0]}, which this command does not have: continue it with the "
             "command that started it, or use another --output"
         )
-    changed = [name for name in sorted(current) if name not in _FREE_TO_CHANGE and original[name] != current[name]]
-    if changed:
+    free = _FREE_TO_CHANGE if depends_on_epochs(config.train) else (*_FREE_TO_CHANGE, _EPOCHS)
+    changed = [name for name in sorted(current) if name not in free and original[name] != current[name]]
+    if changed and changed != [_EPOCHS]:
         differences = ", ".join(f"{name} {current[name]} (the run has {original[name]})" for name in changed)
         raise UserError(
             f"{differences}: the run in {output} keeps its config: use the same values, or start a new run in another "
             "--output"
         )
+
+
+def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int, output: Path) -> None:
+    """Checks that a resumed run can go on to train.epochs.
+
+    Args:
+        config: now.
+        checkpoint: that the run resumes from.
+        batches: number of batches per epoch.
+        output: the run folder, for the message.
+
+    Raises:
+        UserError: fewer epochs than are finished, or another number of epochs than before with a schedule that depends
+            on it.
+    """
+    train, before = config.train, _original(config, checkpoint["config"])[_EPOCHS]
+    finished, begun = checkpoint["epoch"], checkpoint["progress"]["batches"]
+    if train.epochs == before:
+        return
+    difference = f"{_EPOCHS} {train.epochs} (the run has {before})"
+    if train.epochs < finished + bool(begun):
+        part = " and a part of the next" if begun else ""
+        raise UserError(
+            f"{difference}: the run in {output} has already trained for {finished} epochs{part}: use "
+            f"{finished + bool(begun)} or more"
+        )
+    if not depends_on_epochs(train):
+        return
+    step = finished * batches + min(begun, batches)
+    rates = (learning_rate(replace(train, epochs=epochs), step, batches) for epochs in (before, train.epochs))
+    old, new = (f"{rate:.3g}" for rate in rates)
+    keep = " --model.backbone_weights null" if getattr(config.model, "backbone_weights", None) else ""
+    raise UserError(
+        f"{difference}: the schedule {train.schedule} depends on it: the next learning rate would be {new} instead of "
+        f"{old}, and the epochs so far were trained with other rates than in a run of {train.epochs}: start a new run "
+        f"from its weights: --model.weights {output / BEST_WEIGHTS}{keep} and another --output"
+    )
+
+
+def _original(config: RunConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The config that a run started with, with the present names of its fields."""
+    # A checkpoint has the names that fields had when the run started. A field that was added later is missing there;
+    # its default keeps the earlier behaviour
+    return flat_config(type(config)()) | {RENAMED.get(name, name): value for name, value in saved.items()}
 
 
 def flat_config(config: RunConfig) -> dict[str, Any]:

@@ -81,5 +81,10 @@ def learning_rate(train: BaseTrainConfig, step: int, steps_per_epoch: int) -> fl
     return train.lr * poly(step, total, train.warmup_steps, train.poly_power)
 
 
+def depends_on_epochs(train: BaseTrainConfig) -> bool:
+    """Whether the learning rates of the first steps depend on how many epochs follow."""
+    return train.schedule == "cosine" or (train.schedule == "poly" and train.poly_power != 0)
+
+
 def _warmup_factor(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0

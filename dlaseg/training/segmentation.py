@@ -1,7 +1,7 @@
 """The segmentation task: a class for each pixel, scored by mIoU."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
+from dlaseg.data.splits import check_no_common_image, divide
 from dlaseg.data.statistics import statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
@@ -50,16 +51,26 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def __init__(self, config: Config):
         self.config = config
 
-    def open_splits(self) -> tuple[SegmentationDataset, SegmentationDataset]:
-        """The config's training and validation split."""
+    def open_splits(self, val_names: Collection[str] | None = None) -> tuple[SegmentationDataset, SegmentationDataset]:
+        """The config's training and validation split, which have no image in common."""
         data = self.config.data
-        training, validation = (
-            open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes, names)
-            for split, names in ((data.train_split, data.train_list), (data.val_split, data.val_list))
-        )
+        training = self._open_split(data.train_split, data.train_list)
+        if data.val_share is None:
+            validation = self._open_split(data.val_split, data.val_list)
+        else:
+            training, validation = divide(training, data.val_share, data.split_seed, val_names)
+        check_no_common_image(training, validation)
         training.require_labels()
         validation.require_labels()
         return training, validation
+
+    def _open_split(self, split: str, names: str | None) -> SegmentationDataset:
+        data = self.config.data
+        return open_dataset(data.dataset, data.root, split, data.images, data.labels, data.classes, names)
+
+    def names(self, split: SegmentationDataset) -> list[str]:
+        """The names of the pairs."""
+        return [pair.name for pair in split.pairs]
 
     def make_model(self, training: SegmentationDataset) -> DLASeg:
         """The config's network, randomly initialised, with the data set's label map.

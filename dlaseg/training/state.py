@@ -70,10 +70,23 @@ class TrainState:
         """The highest value of a metric so far; -1 before the first validation."""
         return max((row[metric] for row in self.log if row.get(metric) is not None), default=-1.0)
 
-    def since_best(self, metric: str) -> int:
-        """The number of validations since the best one."""
-        values = [row[metric] for row in self.log if row.get(metric) is not None]
+    def since_best(self, metric: str, every: int) -> int:
+        """The number of validations since the best one.
+
+        Args:
+            metric: the first of the task.
+            every: epochs between validations. Others, of the last epoch before a run was extended, do not count, so an
+                extended run ends where a run of that length would.
+        """
+        values = [row[metric] for row in self.log if row.get(metric) is not None and row["epoch"] % every == 0]
         return len(values) - 1 - values.index(max(values)) if values else 0
+
+    def begin_epoch_again(self, batches: int) -> None:
+        """Sets the state to the beginning of the unfinished epoch, of so many batches; the weights stay as they are.
+
+        The step becomes that of a run with so many batches in every epoch: the learning rate depends on it.
+        """
+        self.step, self.progress = self.epoch * batches, Progress()
 
 
 def initial_state(model: Network, train: BaseTrainConfig, device: torch.device) -> TrainState:

@@ -1,7 +1,7 @@
 """The interface between the trainer and one kind of training: data, model, loss and validation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -73,8 +73,17 @@ class Task(ABC, Generic[Data, Network]):
     metrics: ClassVar[Mapping[str, str]]
 
     @abstractmethod
-    def open_splits(self) -> tuple[Data, Data]:
-        """The training split and the validation split; lists files, reads no image."""
+    def open_splits(self, val_names: Collection[str] | None = None) -> tuple[Data, Data]:
+        """The training split and the validation split; lists files, reads no image.
+
+        Args:
+            val_names: of a run that resumes, the names of the images that it validates on. A task that draws these
+                images itself draws them no second time.
+        """
+
+    @abstractmethod
+    def names(self, split: Data) -> list[str]:
+        """The names of a split's images, in its order; they do not depend on where the data set is."""
 
     @abstractmethod
     def make_model(self, training: Data) -> Network:

@@ -27,6 +27,7 @@ from dlaseg.training.distributed import (
 )
 from dlaseg.training.environment import environment
 from dlaseg.training.out_of_memory import oom_hints
+from dlaseg.training.recorded_files import record_files
 from dlaseg.training.run import Run, open_run
 from dlaseg.training.run_folder import dump_batch, flat_config
 from dlaseg.training.schedules import learning_rate
@@ -57,8 +58,8 @@ def fit(
 
     Args:
         task: the kind of training, with its config.
-        output: the run folder: config.yaml, log.jsonl, events.*, last.ckpt, best.safetensors, environment.json, and the
-            files of the task's `on_fit_end`.
+        output: the run folder: config.yaml, train.txt, val.txt, log.jsonl, events.*, last.ckpt, best.safetensors,
+            environment.json, and the files of the task's `on_fit_end`.
         resume: resume from the last checkpoint; start from the beginning if there is none yet.
         report: called with one line for each epoch.
         allow_trackers: whether trackers of your own, which the config names as MODULE:NAME, are imported.
@@ -96,6 +97,9 @@ def train(
         trackers: list[Tracker] = []
         if is_main:
             trackers = stack.enter_context(open_trackers(tracker_kinds, output, state.step))
+            if run.changed:
+                save(run)  # first: until the names are recorded, the next resume sees that the images have changed
+            record_files(output, task.names(run.training), task.names(run.validation))
             write_text(output / CONFIG, to_yaml(config))
             origin = [asdict(entry) for entry in state.model.metadata.origin]
             write_json(output / ENVIRONMENT, environment() | {"weights": origin, "job": torchrun_job_id()})
@@ -230,8 +234,8 @@ def broken_counter(progress: Progress) -> Callable[[str], None]:
 
 def should_stop_early(run: Run) -> bool:
     """Whether the validation metric has not improved for `train.patience` validations."""
-    patience = run.task.config.train.patience
-    return patience is not None and run.state.since_best(next(iter(run.task.metrics))) >= patience
+    patience, every = run.task.config.train.patience, run.task.config.train.eval_every
+    return patience is not None and run.state.since_best(next(iter(run.task.metrics)), every) >= patience
 
 
 def track_epoch(trackers: Sequence[Tracker], row: dict[str, Any], validation: Validation | None) -> None:

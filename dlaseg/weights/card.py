@@ -73,9 +73,11 @@ def _training(path: Path) -> dict[str, Any]:
     data = run.config["data"]
     if not run.log or not all(isinstance(data.get(key), str) for key in ("dataset", "train_split", "val_split")):
         raise UserError(f"{path}: not a run folder of dlaseg train with a finished epoch: give the folder of a run")
+    val_share = data.get("val_share")  # missing in configs of earlier releases
+    val_images = data["val_split"] if type(val_share) is not float else f"{val_share:.3g} of its images, left out of training"
     return {
         "dataset": escaped(data["dataset"]),
-        "splits": escaped(f"{data['train_split']}; best weights selected on {data['val_split']}"),
+        "splits": escaped(f"{data['train_split']}; best weights selected on {val_images}"),
         "config": run.config_text,
         "command": shlex.join(run.environment["command"]),
         "versions": run.environment["packages"],

@@ -13,6 +13,7 @@ from dlaseg.config.segmentation import Config, DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, open_dataset, open_images
 from dlaseg.data.pairs import SplitFiles
+from dlaseg.data.patterns import FilePattern
 from dlaseg.data.statistics import statistics
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.inference.predictor import Predictor
@@ -135,7 +136,8 @@ def test_images_without_label_maps_are_neither_scored_nor_counted_nor_trained_on
 
 def test_pairs_of_a_single_label_map_too_many_are_refused(root):
     label_map = DATASETS["camvid"].label_map()
-    files = SplitFiles({"a": root / "a.png"}, {"a": root / "b.png", "c": root / "c.png"}, label_map)
+    images, labels = {"a": root / "a.png"}, {"a": root / "b.png", "c": root / "c.png"}
+    files = SplitFiles(images, labels, label_map, FilePattern(root), FilePattern(root / "annotations"))
     assert refused(files.pairs).startswith(f"{root / 'c.png'}: label map without an image (1 in all)")
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,11 +133,31 @@ def test_two_colours_are_told_apart(tmp_path):
     assert [row["top1"] is None for row in state.log] == [True] * 14 + [False]
 
 
+def test_a_resumed_run_notices_images_that_came(root, tmp_path):
+    shutil.copytree(root, tmp_path / "images")
+    config = tiny_config(tmp_path / "images", epochs=1)
+    run(config, tmp_path / "run")
+    assert (tmp_path / "run/val.txt").read_text().split() == [
+        *("blue/0.png", "blue/1.png", "red/0.png", "red/1.png", "red/2.png"),
+    ]
+    for name in "xyzw":
+        shutil.copy(root / "train/red/0.png", tmp_path / f"images/train/red/{name}.png")
+    longer = tiny_config(tmp_path / "images", epochs=2)
+    with pytest.raises(
+        UserError, match=r"train: 4 new \(red/w\.png, red/x\.png, red/y\.png and 1 more\): restore them"
+    ):
+        run(longer, tmp_path / "run", resume=True)
+    longer.data.on_changed_files = "go"
+    assert run(longer, tmp_path / "run", resume=True).step == 6
+
+
 def test_a_run_leaves_every_file_of_the_run_folder(straight):
     output, _ = straight
     names = {"events" if path.name.startswith("events") else path.name for path in output.iterdir()}
     assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"} | {
-        "previous.ckpt"
+        "train.txt",
+        "val.txt",
+        "previous.ckpt",
     }
 
 

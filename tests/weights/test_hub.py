@@ -309,6 +309,14 @@ def scores(tmp_path):
     return path
 
 
+def test_the_card_of_a_run_without_a_validation_split_says_where_its_images_came_from(model, run, tmp_path):
+    with (run / "config.yaml").open("a") as file:
+        file.write("  val_share: 0.1\n")
+    save_pretrained(model, tmp_path / "m", run)
+    text = (tmp_path / "m/README.md").read_text()
+    assert "folder, train; best weights selected on 0.1 of its images, left out of training." in text
+
+
 def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, run, scores, tmp_path):
     save_pretrained(model, tmp_path / "m", run, scores, "cc-by-4.0")
     card = ModelCard.load(tmp_path / "m" / "README.md")

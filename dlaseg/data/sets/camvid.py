@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dlaseg.data.pairs import SplitFiles, files_below
+from dlaseg.data.pairs import SplitFiles
+from dlaseg.data.patterns import FilePattern
 from dlaseg.labels import Color, LabelMap
 
 
@@ -32,6 +33,5 @@ def find_camvid(root: Path, split: str, with_labels: bool) -> SplitFiles:
         split: train, val or test.
         with_labels: whether label maps are needed; without them, `SPLITannot` may be missing.
     """
-    images = files_below(root / split)
-    labels = files_below(root / f"{split}annot") if with_labels else None
-    return SplitFiles(images, labels, camvid_labels())
+    images, labels = FilePattern(root / split), FilePattern(root / f"{split}annot")
+    return SplitFiles.find(images, labels, camvid_labels(), with_labels)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dlaseg.data.pairs import SplitFiles, files_below
+from dlaseg.data.pairs import SplitFiles
+from dlaseg.data.patterns import FilePattern
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 
@@ -28,6 +29,6 @@ def find_cityscapes(root: Path, split: str, with_labels: bool) -> SplitFiles:
         with_labels: whether label maps are needed; without them, the folder of annotations may be missing.
     """
     annotation = "gtCoarse" if split == "train_extra" else "gtFine"
-    images = files_below(root / "leftImg8bit" / split, "_leftImg8bit")
-    labels = files_below(root / annotation / split, f"_{annotation}_labelIds") if with_labels else None
-    return SplitFiles(images, labels, cityscapes_labels())
+    images = FilePattern(root / "leftImg8bit" / split, "{name}_leftImg8bit.*")
+    labels = FilePattern(root / annotation / split, f"{{name}}_{annotation}_labelIds.*")
+    return SplitFiles.find(images, labels, cityscapes_labels(), with_labels)

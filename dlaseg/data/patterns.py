@@ -1,0 +1,112 @@
+"""Where the images or the label maps of a split are: paths in which {name} stands for the name of an image."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dlaseg.errors import UserError
+from dlaseg.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class FilePattern:
+    """The paths of the images or of the label maps of a split.
+
+    A path fits in one way only, because all but {name} is fixed: {name} may contain slashes, and be there twice.
+
+    Attributes:
+        folder: is searched with its subfolders, also through symbolic links; hidden files and folders are skipped.
+        below: the paths below `folder`, with {name}; `.*` at the end stands for any suffix.
+        suffixes: lower-case suffixes of the files.
+
+    Example:
+        >>> masks = FilePattern(Path("masks"), "{name}/{name}_mask.*")
+        >>> masks.name_of(Path("masks/a/7/a/7_mask.tif")), masks.path_of("7", ".png").as_posix()
+        ('a/7', 'masks/7/7_mask.png')
+    """
+
+    folder: Path
+    below: str = "{name}.*"
+    suffixes: frozenset[str] = IMAGE_SUFFIXES
+
+    def find(self, other: "FilePattern | None" = None) -> dict[str, Path]:
+        """Finds the files.
+
+        Args:
+            other: of the other kind of file. A file that fits both belongs to the pattern that gives it the shorter
+                name: `{name}.png` leaves `7_mask.png` to `{name}_mask.png`.
+
+        Returns:
+            The files by name.
+
+        Raises:
+            UserError: no such folder, a folder that cannot be read, no such file in it, or two files of the same name.
+        """
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder; expected files such as {self.path_of('NAME', '.png')}")
+        files: dict[str, Path] = {}
+        unfit = None
+        try:
+            for path in _files_below(self.folder):
+                if path.suffix.lower() not in self.suffixes:
+                    continue
+                name = self.name_of(path)
+                name_in_other = None if other is None else other.name_of(path)
+                if name is None or (name_in_other is not None and len(name_in_other) < len(name)):
+                    unfit = unfit or path
+                elif name in files:
+                    raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
+                else:
+                    files[name] = path
+        except OSError as error:
+            raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
+        if not files:
+            any_suffix = f"{{{','.join(sorted(self.suffixes))}}}"
+            expected = self._below("NAME", any_suffix)
+            found = f"; there is {unfit}, for example" if unfit else ""
+            raise UserError(f"{self.folder}: no file named {expected} in it{found}")
+        return files
+
+    def name_of(self, path: Path) -> str | None:
+        """The name of a file's image; None for a path that does not fit."""
+        if not path.is_relative_to(self.folder):
+            return None
+        match = self._regex.fullmatch(path.relative_to(self.folder).as_posix())
+        return match and match["name"]
+
+    def path_of(self, name: str, suffix: str) -> Path:
+        """The file of an image.
+
+        Args:
+            name: of the image.
+            suffix: stands for `.*`, such as `.png`.
+        """
+        return self.folder / self._below(name, suffix)
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        before, *between, after = map(re.escape, self.below.removesuffix(".*").split("{name}"))
+        # A slash at either end would belong to the text around the name
+        regex = before + "(?P<name>(?!/).+(?<!/))" + "".join(f"{text}(?P=name)" for text in between) + after
+        return re.compile(regex + (r"\.[^./]+" if self.below.endswith(".*") else ""), re.DOTALL)
+
+    def _below(self, name: str, suffix: str) -> str:
+        start = self.below.removesuffix(".*")
+        return start.replace("{name}", name) + (suffix if start != self.below else "")
+
+
+def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and its subfolders, sorted; `above` are the folders that contain it, links resolved."""
+    real = os.path.realpath(folder)
+    if real in above:  # a link back to a folder that contains it
+        return
+    with os.scandir(folder) as entries:
+        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in visible:
+        if entry.is_dir():
+            yield from _files_below(folder / entry.name, (*above, real))
+        elif entry.is_file() or entry.is_symlink():  # a link to nowhere fails when it is read, and is not left out
+            yield folder / entry.name

@@ -1,0 +1,68 @@
+"""Training and validation images: a pool that is divided into both, and the check that they have no image in common."""
+
+import hashlib
+import os
+from collections.abc import Collection
+from dataclasses import replace
+
+from dlaseg.data.names import abbreviated
+from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.errors import UserError
+
+
+def divide(
+    pool: SegmentationDataset, val_share: float, seed: int, val_names: Collection[str] | None = None
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Divides a pool into a training and a validation split.
+
+    The order that decides is that of the hashes of seed and name, so it depends on nothing else, and most images stay
+    in their split when others are added.
+
+    Args:
+        pool: all images.
+        val_share: share of the validation split, between 0 and 1; rounded to whole images, at least 1 in each split.
+        seed: another seed gives another division.
+        val_names: the names of the validation images, if they have been drawn before; all others are for training.
+
+    Raises:
+        UserError: fewer than two images, or nothing left for one of the splits.
+    """
+    names = [pair.name for pair in pool.pairs]
+    if len(names) < 2:
+        raise UserError(f"data.val_share {val_share}: there is only {len(names)} image to divide: add images")
+    if val_names is None:
+        count = min(max(1, round(val_share * len(names))), len(names) - 1)
+        val_names = sorted(names, key=lambda name: _digest(seed, name))[:count]
+    chosen = set(val_names)
+    training = tuple(pair for pair in pool.pairs if pair.name not in chosen)
+    validation = tuple(pair for pair in pool.pairs if pair.name in chosen)
+    for kind, pairs in (("train", training), ("validate", validation)):
+        if not pairs:
+            raise UserError(
+                f"no image is left to {kind} on: of the images to validate on, {abbreviated(chosen)}, "
+                f"{len(validation)} of {len(chosen)} exist, and {len(training)} others: restore the missing images"
+            )
+    return (
+        replace(pool, pairs=training, split=f"{pool.split}-train"),
+        replace(pool, pairs=validation, split=f"{pool.split}-val"),
+    )
+
+
+def _digest(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
+
+
+def check_no_common_image(training: SegmentationDataset, validation: SegmentationDataset) -> None:
+    """Checks that no file is in both splits, also not by another path of symbolic links.
+
+    Raises:
+        UserError: names the first images that are.
+    """
+    trained_on = {os.path.realpath(pair.image) for pair in training.pairs}
+    common = [pair for pair in validation.pairs if os.path.realpath(pair.image) in trained_on]
+    if common:
+        raise UserError(
+            f"{common[0].image}: in the training and in the validation split ({len(common)} in all: "
+            f"{abbreviated([pair.name for pair in common])}): a score on images that were trained on is too high: "
+            "divide the images by data.val_share 0.1 or by lists, data.train_list and data.val_list"
+        )

@@ -1,0 +1,61 @@
+"""Padding, cropping and pooling for any height and width, such that `torch.export` gets one trace for all of them.
+
+In a trace with dynamic sizes, an ordinary pad or slice would fix whether there is something to pad or to crop. There,
+and only there, rows and columns are selected by index, which gives the same values for every size.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is not below `size`."""
+    return multiple * ((size - 1) // multiple + 1)
+
+
+def pad(x: Tensor, height: int, width: int) -> Tensor:
+    """Pads at the bottom and the right by repeating the border.
+
+    Args:
+        x: (N, C, H, W) float.
+        height: of the result, at least H.
+        width: of the result, at least W.
+
+    Returns:
+        (N, C, height, width); `x` itself if it has this size already.
+    """
+    bottom, right = height - x.shape[-2], width - x.shape[-1]
+    if _is_dynamic(bottom, right):
+        rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+        x = x.index_select(-2, rows.clamp(max=x.shape[-2] - 1))
+        return x.index_select(-1, columns.clamp(max=x.shape[-1] - 1))
+    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The top left `height` x `width` of (..., H, W)."""
+    if _is_dynamic(height, width):
+        rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
+        return x.index_select(-2, rows).index_select(-1, columns)
+    return x[..., :height, :width]
+
+
+def max_pool(x: Tensor, stride: int) -> Tensor:
+    """Max pooling over squares of `stride` pixels; those at the bottom and the right may be incomplete.
+
+    Args:
+        x: (N, C, H, W) float.
+        stride: side of a square.
+
+    Returns:
+        (N, C, ceil(H / stride), ceil(W / stride)), the size that a 3x3 convolution of this stride and padding 1 gives.
+    """
+    height, width = x.shape[-2:]
+    if _is_dynamic(height, width):
+        x = pad(x, round_up(height, stride), round_up(width, stride))
+    return F.max_pool2d(x, stride, stride, ceil_mode=True)
+
+
+def _is_dynamic(*sizes: int) -> bool:
+    return any(isinstance(size, torch.SymInt) for size in sizes)

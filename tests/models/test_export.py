@@ -1,0 +1,92 @@
+"""One trace by torch.export serves all heights and widths."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, export
+from torch.fx.experimental import _config
+from torch.nn import functional as F
+
+from dlaseg import create_backbone, create_model, list_models
+from dlaseg.models.resizing import crop, max_pool, pad, round_up
+
+SIZES = ((1, 65, 97), (2, 64, 96), (1, 33, 64), (3, 90, 47))
+
+
+class Coarse(nn.Module):
+    """Gives the coarse logits, as backends of inference want them."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.coarse_logits(x)
+
+
+def trace(model: nn.Module, height: int, width: int, smallest: int = 33) -> nn.Module:
+    sizes = {0: Dim("batch"), 2: Dim("height", min=smallest), 3: Dim("width", min=smallest)}
+    return export(model, (torch.randn(2, 3, height, width),), dynamic_shapes=(sizes,)).module()
+
+
+def assert_equal_on(sizes, traced: nn.Module, model: nn.Module) -> None:
+    for batch, height, width in sizes:
+        images = torch.randn(batch, 3, height, width)
+        with torch.no_grad():
+            assert torch.equal(traced(images), model(images)), (batch, height, width)
+
+
+@pytest.mark.parametrize(("height", "width"), [(65, 97), (64, 96)])
+def test_one_trace_of_a_network_serves_all_sizes(height, width):
+    model = create_model("dla46_c", num_classes=5).eval()
+    assert_equal_on(SIZES, trace(model, height, width), model)
+
+
+def test_a_trace_without_specialised_sizes_serves_small_images_too():
+    model = create_model("dla46_c", num_classes=5, stride=8).eval()
+    with _config.patch(backed_size_oblivious=True):
+        traced = trace(model, 65, 97, smallest=1)
+    assert_equal_on([(1, 1, 1), (2, 32, 32), (1, 31, 200), *SIZES], traced, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(65, 97), (64, 96)])
+@pytest.mark.parametrize("name", list_models())
+def test_one_trace_of_every_variant_serves_all_sizes(name, height, width):
+    model = create_model(name, num_classes=5, stride=4).eval()
+    assert_equal_on(SIZES, trace(model, height, width), model)
+    assert_equal_on(SIZES, trace(Coarse(model), height, width), Coarse(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_one_trace_of_every_classifier_serves_all_sizes(name):
+    model = create_backbone(name, num_classes=7).eval()
+    assert_equal_on(SIZES, trace(model, 65, 97), model)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (4, 8), (1, 1)])
+def test_pad_repeats_the_border_and_crop_removes_it(height, width):
+    x = torch.randn(2, 3, height, width)
+    padded = pad(x, 8, 8)
+    rows, columns = (torch.arange(8).clamp(max=side - 1) for side in (height, width))
+    assert torch.equal(padded, x[:, :, rows][:, :, :, columns])
+    assert torch.equal(crop(padded, height, width), x)
+
+
+def test_what_has_the_size_is_not_copied():
+    x = torch.randn(1, 3, 8, 16)
+    assert pad(x, 8, 16) is x
+    assert crop(x, 8, 16).data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("size", [(5, 6), (4, 8), (7, 7)])
+def test_max_pool_rounds_up_like_a_strided_convolution(size):
+    x = torch.randn(1, 3, *size)
+    pooled = max_pool(x, 2)
+    assert pooled.shape == F.conv2d(x, torch.ones(1, 3, 3, 3), stride=2, padding=1).expand(1, 3, -1, -1).shape
+    assert torch.equal(pooled, max_pool(pad(x, *(round_up(side, 2) for side in size)), 2))
+
+
+def test_round_up():
+    assert [round_up(size, 32) for size in (1, 31, 32, 33, 64, 65)] == [32, 32, 32, 64, 64, 96]
