@@ -391,7 +391,7 @@ def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run
 def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
     seen = []
 
-    def fit(task, output, resume):
+    def fit(task, output, resume, allow_trackers):
         seen.append((output, resume))
         return trainer.TrainState(None, None, 0, 0, [])
 

@@ -1,10 +1,9 @@
 """Fields of training that all tasks share, and the former names of fields."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import above_zero, within
+from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, above_zero, check_texts, within
 from dlaseg.errors import UserError
 
 RENAMED = {
@@ -88,11 +87,15 @@ class BaseTrainConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        at_least_1 = ("epochs", "batch_size", "grad_accum_steps", "step_epochs", "eval_every", "patience")
-        within("train", self, 1, math.inf, *at_least_1)
-        within("train", self, 0, math.inf, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes", "seed")
-        within("train", self, 0, math.inf, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
+        check_texts("train", self)
+        within("train", self, 1, MANY, "epochs", "step_epochs", "eval_every", "patience")
+        within("train", self, 1, 1_000_000, "batch_size", "grad_accum_steps")
+        within("train", self, 0, MANY, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes")
+        within("train", self, 0, LARGEST_SEED, "seed")
+        within("train", self, 0, 1000, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
         within("train", self, 0, 1, "momentum", "step_gamma")
-        above_zero("train", self, "clip_grad_norm")
+        above_zero("train", self, "clip_grad_norm", 1e30)
+        if len(self.trackers) > MOST_TERMS:
+            raise UserError(f"train.trackers of {len(self.trackers)} entries: use {MOST_TERMS} or less")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay {self.ema_decay}: use 0 (no average) or a decay below 1, such as 0.999")

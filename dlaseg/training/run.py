@@ -17,6 +17,7 @@ from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.recorded_files import check_files, recorded_names
 from dlaseg.training.run_folder import check_epochs, check_output, check_same_config
+from dlaseg.training.schedules import check_warmup
 from dlaseg.training.state import TrainState, initial_state, restore, snapshot
 from dlaseg.training.step import Step, step_function
 from dlaseg.training.task import Task
@@ -127,5 +128,6 @@ def build(
     elif dist.world_size > 1:
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
+    check_warmup(train, sampler.batches)
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)

@@ -99,7 +99,9 @@ def _own_tracker(name: str, allow: bool) -> type[Tracker]:
             f"train.trackers {name}: cannot be imported ({reason}): use {TENSORBOARD}, or MODULE:NAME of your own class"
         ) from error
     if not isinstance(tracker, type) or not issubclass(tracker, Tracker):
-        raise UserError(f"train.trackers {name}: not a subclass of dlaseg.training.trackers.Tracker: derive it from that")
+        raise UserError(
+            f"train.trackers {name}: not a subclass of dlaseg.training.trackers.Tracker: derive it from that"
+        )
     if missing := sorted(tracker.__abstractmethods__):
         raise UserError(f"train.trackers {name}: without the method {missing[0]}: define {', '.join(missing)}")
     return tracker
