@@ -35,7 +35,7 @@ KINDS = pytest.mark.parametrize("kind", [Config, PretrainConfig])
     ],
 )
 def test_a_name_of_a_run_is_one_part_of_a_path(kind, name, fit):
-    with pytest.raises(UserError, match="^name ") as caught:
+    with pytest.raises(UserError, match=r"^name ") as caught:
         kind(name=name)
     assert str(caught.value).endswith(f"such as {fit}")
     kind(name=fit)

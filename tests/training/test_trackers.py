@@ -176,7 +176,9 @@ def test_nothing_is_imported_without_permission(config, tmp_path, spy, monkeypat
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     for words in (["train"], ["train", "--resume"], ["train", "--dry-run"], ["train", "--train.epochs", "2"]):
-        with pytest.raises(UserError, match=r"^train\.trackers spy:Spy: importing it runs its code, .*--allow-trackers"):
+        with pytest.raises(
+            UserError, match=r"^train\.trackers spy:Spy: importing it runs its code, .*--allow-trackers"
+        ):
             main([*words, "--config", str(path), "--output", str(tmp_path / "run"), "--debug"])
         assert not spy.exists()
     with pytest.raises(UserError, match="allow_trackers=True"):
