@@ -10,7 +10,7 @@ TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo browser test test-all lint benchmark
+.PHONY: demo browser test test-all readme lint benchmark
 
 demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a page that shows the result
 	rm -rf $(DEMO)
@@ -29,7 +29,10 @@ test: .venv/installed browser  ## the tests, under five minutes on two cores
 	$(TESTS)
 
 test-all: .venv/installed browser  ## the longer proofs too
-	$(TESTS) -m 'slow or not slow'
+	$(TESTS) -m 'not readme'
+
+readme: .venv/installed  ## the commands and the Python code of README.md and docs/, on small data
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/test_readme.py -m readme
 
 lint: .venv/installed
 	.venv/bin/ruff check .

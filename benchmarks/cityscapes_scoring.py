@@ -41,7 +41,7 @@ import sys, json
 from dlaseg.cli import main
 code = main(["eval", "--predictions", sys.argv[2], "--dataset", "cityscapes", "--root", sys.argv[1],
              "--output", sys.argv[3]])
-means = json.load(open(sys.argv[3] + "/scores.json"))["cityscapes"]["averages"]
+means = json.load(open(sys.argv[3] + "/scores.json", encoding="utf-8"))["cityscapes"]["averages"]
 print([means[name] for name in ("classes", "instance_classes", "categories", "instance_categories")])
 """
 

@@ -72,7 +72,7 @@ def run(*words: object) -> None:
 
 def curve(folder: Path) -> dict[int, float]:
     """Validation mIoU of a run, by epoch."""
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return {row["epoch"]: row["miou"] for row in rows if row["miou"] is not None}
 
 

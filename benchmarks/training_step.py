@@ -74,6 +74,9 @@ class InMemorySegmentation(Segmentation):
         super().__init__(config)
         self.loader = RepeatedBatch(images, targets, steps)
 
+    def check_data(self, training: Any, validation: Any, output: Path, dist: Any) -> None:
+        """No label maps to check."""
+
     def train_loader(self, training: Any, model: Any, dist: Any) -> tuple[Any, EpochBatches]:  # noqa: ARG002
         """The batch, and a sampler that counts as many batches."""
         size = len(self.loader.batch[0])

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
+from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.errors import Stopped, UserError
-from dlaseg.terminal import one_line
+from dlaseg.text import one_line
 from dlaseg.version import __version__
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 success, 2 wrong use or broken input, 75 a run was stopped by a signal and continues with
         --resume, 130 interrupted.
     """
+    with standard_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -57,9 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = args.run()
         return code
     except _one_line_errors() as error:
-        if debug:
+        if debug or (isinstance(error, BrokenPipeError) and reader_is_gone()):
             raise
         print(f"{prog}: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as error:
+        if debug or sys.getfilesystemencoding() == "utf-8":
+            raise
+        reason = f"the locale of this shell has no file names with {error.object[error.start]}"
+        print(f"{prog}: {error.object}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
@@ -82,7 +94,7 @@ def make_parser() -> CommandParser:
         family, _, leaf = name.rpartition(" ")
         if family not in families:
             members = [member for member in COMMANDS if member.startswith(f"{family} ")]
-            family_parser = families[""].add_parser(family, help=" ".join(f"{m}: {summaries[m]}" for m in members))
+            family_parser = families[""].add_parser(family, help="\n".join(f"{m}: {summaries[m]}" for m in members))
             families[family] = family_parser.add_subparsers(title="commands", metavar="COMMAND")
         families[family].add_parser(leaf, run=command, help=summaries[name])
     return parser

@@ -1,12 +1,13 @@
 """Atomic writing: a file is written under a temporary name and then renamed. And the hash of a file."""
 
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from dlaseg.text import ESCAPE, to_json
 
 
 @contextmanager
@@ -19,7 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
         path: the file to create or replace. The temporary name has the same suffix, which some encoders depend on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(6)}{path.suffix}")
+    # A name has 255 bytes at most, and a character up to 4
+    temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(6)}{path.suffix}")
     temporary.touch(exist_ok=False)
     try:
         yield temporary
@@ -35,13 +37,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a UTF-8 text file atomically."""
-    write_bytes(path, content.encode())
+    """Writes a UTF-8 text file atomically; names of files that are not UTF-8 are escaped, see `dlaseg.text`."""
+    write_bytes(path, content.encode("utf-8", ESCAPE))
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file atomically, indented; raises a ValueError for NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, to_json(content, indent=2) + "\n")
 
 
 def sha256(path: Path) -> str:

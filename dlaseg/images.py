@@ -1,11 +1,12 @@
 """Reads and writes images exactly: the decoded pixels are those in the file, or an error names the file."""
 
-import io
 import math
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import cv2
 import kornia_rs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
+from dlaseg.image_header import MAX_PIXELS, PILLOW_ERRORS, PNG_SIGNATURE, ImageHeader, open_with_pillow, read_header
 
 # Our error message names the file; OpenCV's log would only repeat the error without it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -45,49 +47,162 @@ _DECODERS = {
 _SPECIAL_CHUNKS = (b"eXIf", b"acTL", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtRaw profile", b"iTXtXML:com.adobe")
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
+_MOST_PIXELS = 2**30  # OpenCV decodes no more
+
+EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+"""Pillow's modes with 8 bits per channel; its conversion to RGB would clip wider ones."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file that is in memory as it is stored: its size is known, its pixels are not decoded yet.
+
+    Attributes:
+        path: of the file.
+        header: of the file.
+        content: of the file.
+        max_pixels: that a page may have.
+    """
+
+    path: Path
+    header: ImageHeader
+    content: bytes
+    max_pixels: int = MAX_PIXELS
+
+    def read(self) -> NDArray[np.uint8]:
+        """Decodes the image, of several frames the first.
+
+        Returns:
+            (H, W, 3) uint8, RGB.
+
+        Raises:
+            UserError: a truncated or broken file, pixels of another type, or too little memory.
+        """
+        if _is_truncated(self.content):
+            raise UnreadableFileError(f"{self.path}: the end of the file is missing: replace or remove it")
+        image: NDArray[Any] | None
+        if self.header.format == "AVIF":  # unlike Pillow, OpenCV ignores the orientation of an AVIF
+            image = next(self._pillow_frames(1), None)
+        else:
+            image = decode_png(self.content)
+            if image is None:
+                image = self._decode_with_opencv(0)
+        return self._as_rgb(image)
+
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """Decodes one frame after the other, each as `read` does: of an animation, the whole picture at that time.
+
+        Raises:
+            UserError: as `read`, and for a page that has too many pixels.
+        """
+        yield self.read()
+        for number, height, width in self.header.pages[1:]:
+            _check_pixels(self.path, height, width, self.max_pixels)
+            yield self._as_rgb(self._decode_with_opencv(number))
+        if not self.header.pages:
+            frames = self._pillow_frames(self.header.frames)
+            next(frames)
+            for frame in range(1, self.header.frames):
+                if (image := next(frames, None)) is None:
+                    raise UnreadableFileError(f"{self.path}: frame {frame} is broken: replace or remove the file")
+                yield image
+
+    def _decode_with_opencv(self, page: int) -> NDArray[Any] | None:
+        buffer, flags = np.frombuffer(self.content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        try:
+            if page == 0:
+                return cv2.imdecode(buffer, flags)
+            _, pages = cv2.imdecodemulti(buffer, flags, range=(page, page + 1))
+            return pages[0] if pages else None
+        except cv2.error as error:
+            if error.code != cv2.Error.StsNoMem:
+                return None
+            size = f"{self.header.height} x {self.header.width} pixels"
+            raise UserError(f"{self.path}: {size}: not enough memory to decode it: close other programs") from error
+
+    def _pillow_frames(self, frames: int) -> Iterator[NDArray[np.uint8]]:
+        """Decodes the first frames; ends early at one that is broken."""
+        try:
+            with open_with_pillow(self.content) as picture:
+                for frame in range(frames):
+                    picture.seek(frame)
+                    upright = ImageOps.exif_transpose(picture)
+                    if upright.mode not in EIGHT_BIT_MODES:
+                        raise UserError(f"{self.path}: frames with 16 bits per channel: convert the file to 8 bits")
+                    yield np.asarray(upright.convert("RGB"))
+        except UserError:
+            raise
+        except PILLOW_ERRORS:
+            return
+
+    def _as_rgb(self, image: NDArray[Any] | None) -> NDArray[np.uint8]:
+        if image is None:
+            raise UnreadableFileError(
+                f"{self.path}: broken or not an image; OpenCV cannot decode it: replace or remove the file"
+            )
+        if image.dtype == np.uint16:
+            image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        if image.dtype != np.uint8:
+            raise _wrong_dtype(self.path, str(image.dtype))
+        return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Reads any image as 8-bit RGB.
 
     Grey becomes three equal channels, alpha is dropped, 16 bits are scaled by 255 / 65535, an EXIF orientation is
-    applied.
+    applied. Of a file with several frames or pages, the first one is read.
 
     Args:
         path: a file in a format that OpenCV decodes.
+        max_pixels: larger images are refused before memory is allocated for them.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        UserError: a missing, empty or truncated file, an unknown format, or floating-point pixels.
+        UnreadableFileError: a missing, empty or truncated file, or an unknown format.
+        UserError: an image with too many pixels, or with pixels of more than 16 bits or floating-point ones.
+    """
+    return open_image(path, max_pixels).read()
+
+
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
+    """Reads a file and its header, and decodes nothing yet.
+
+    Args:
+        path: a file in a format that OpenCV decodes.
+        max_pixels: larger images are refused.
+
+    Raises:
+        UserError: as `read_image`.
     """
     path = Path(path)
-    content = _read_bytes(path)
-    if _is_truncated(content):
-        raise UserError(f"{path}: the end of the file is missing: replace or remove it")
-    image: NDArray[Any] | None = decode_png(content)
-    if image is None:
-        try:
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
-        except cv2.error:  # raised for absurd sizes in a broken header
-            image = None
-    if content[4:12] == b"ftypavif":
-        image = _decode_avif(content)
-    if image is None:
-        raise UserError(f"{path}: broken or not an image; OpenCV cannot decode it: replace or remove the file")
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-    if image.dtype != np.uint8:
-        raise UserError(f"{path}: pixels of type {image.dtype}; images have 8 or 16 bits per channel: convert the file")
-    return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+    content = _read_bytes(path, max_pixels)
+    header = read_header(content)
+    if header is None:
+        raise UnreadableFileError(f"{path}: broken or not an image: replace or remove the file")
+    # Bits are 1 to 16 where the format has several types
+    if header.dtype not in {f"uint{bits}" for bits in range(1, 17)}:
+        raise _wrong_dtype(path, header.dtype)
+    _check_pixels(path, header.height, header.width, max_pixels)
+    return ImageFile(path, header, content, max_pixels)
 
 
-def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def check_max_pixels(max_pixels: int) -> None:
+    """Raises a UserError for a limit that is out of range."""
+    if not 1 <= max_pixels <= _MOST_PIXELS:
+        raise UserError(f"--max-pixels {max_pixels}: use 1 to {_MOST_PIXELS}, the largest image that OpenCV decodes")
+
+
+def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Reads a label map as stored: of a palette image, the indices rather than the colours.
 
     Alpha is dropped, an EXIF orientation is applied, and 1, 2 or 4 bits are not stretched to 8.
 
     Args:
         path: PNG, BMP, TIFF or another lossless format.
+        max_pixels: larger label maps are refused before memory is allocated for them.
 
     Returns:
         (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB for labels that are stored as colours.
@@ -96,8 +211,8 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
         UserError: a missing or broken file, or a format with lossy compression.
     """
     if path.suffix.lower() in LOSSY_SUFFIXES:
-        raise UserError(f"{path}: lossy compression changes label values: save label maps as PNG")
-    content = _read_bytes(path)
+        raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
+    content = _read_label_bytes(path, max_pixels)
     depth, color_type = content[24:26] if _is_png(content) and len(content) > 25 else (8, 0)
     if depth == 16 and color_type != 0:
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
@@ -120,7 +235,7 @@ def read_label_image(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
 
 
-def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Reads a PNG of ids with exactly the values that Pillow gives, as the reference scorer of Cityscapes does.
 
     Unlike `read_label_image`, it accepts one channel only, ignores an orientation, and stretches few bits as Pillow
@@ -128,6 +243,7 @@ def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
 
     Args:
         path: a PNG with 8 or 16 bits, or a palette, whose indices are read.
+        max_pixels: larger ones are refused before memory is allocated for them.
 
     Returns:
         (H, W) ids.
@@ -135,7 +251,7 @@ def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises:
         UserError: a missing or broken file, or more than one channel.
     """
-    content = _read_bytes(path)
+    content = _read_label_bytes(path, max_pixels)
     ids = decode_png(content)
     if ids is not None and ids.ndim == 2:
         return ids
@@ -185,43 +301,63 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
     write_bytes(path, content.tobytes())
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, max_pixels: int) -> bytes:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
+            raise UnreadableFileError(f"{path}: not a file: replace or remove it")
+        if status.st_size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
+            raise UserError(
+                f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "
+                "the limit: split it, or raise the limit (--max-pixels of infer and eval)"
+            )
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}: use a file that can be read") from error
+        raise UnreadableFileError(f"{path}: {error.strerror or error}: use a file that can be read") from error
     if not content:
-        raise UserError(f"{path}: the file is empty: replace or remove it")
+        raise UnreadableFileError(f"{path}: the file is empty: replace or remove it")
     return content
+
+
+def _read_label_bytes(path: Path, max_pixels: int) -> bytes:
+    content = _read_bytes(path, max_pixels)
+    header = read_header(content)
+    if header is not None:  # what is not an image is for the decoder to say
+        _check_pixels(path, header.height, header.width, max_pixels)
+    return content
+
+
+def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise UserError(
+            f"{path}: {height} x {width} = {height * width:,} pixels, the limit is {max_pixels:,}: make it smaller, "
+            "or raise the limit (--max-pixels of infer and eval)"
+        )
+
+
+def _wrong_dtype(path: Path, dtype: str) -> UserError:
+    return UserError(
+        f"{path}: pixels of type {dtype}; images have 8 or 16 bits per channel: convert the file to one of these"
+    )
 
 
 @contextmanager
 def _open_with_pillow(path: Path, content: bytes) -> Iterator[Image.Image]:
     """Opens an image after a check of its checksums, which decoding alone skips; errors of Pillow name the file."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_with_pillow(content) as picture:
             picture.verify()
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_with_pillow(content) as picture:
             yield picture
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
-        # Pillow's own message for an unknown format names our buffer, not the file
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        raise UserError(f"{path}: broken or not an image ({reason}): replace or remove the file") from error
-
-
-def _decode_avif(content: bytes) -> NDArray[np.uint8] | None:
-    # Unlike Pillow, OpenCV ignores the orientation of an AVIF
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
-        return None
+    except (*PILLOW_ERRORS, Warning, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableFileError(f"{path}: broken or not an image ({reason}): replace or remove the file") from error
 
 
 def _is_png(content: bytes) -> bool:
-    return content[:8] == b"\x89PNG\r\n\x1a\n"
+    return content[:8] == PNG_SIGNATURE
 
 
 def _chunks(content: bytes) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,8 @@
-"""Memory of this process: settings of the allocator, and peak use."""
+"""Memory of this process: settings of the allocator, peak use, what is available, and errors of allocation."""
 
 import ctypes
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +39,64 @@ def peak_memory(device: "torch.device") -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be allocated.
+
+    GPUs raise torch.OutOfMemoryError; on CPUs torch's allocator, oneDNN, the C++ library and OpenCV have messages of
+    their own.
+    """
+    known = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
+    message = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in message for text in (*known, "out of memory", "insufficient memory"))
+    )
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Main memory in bytes that this process can still allocate without swapping or being killed.
+
+    On Linux, it is what the machine has available, or what a container's limit (cgroup, version 1 or 2) leaves if that
+    is less. On other systems it is not known: None.
+
+    Args:
+        root: of the file system, where `proc` and `sys` are.
+    """
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="utf-8").splitlines()
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    amounts = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for line in groups:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            mount, limit, usage, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, usage = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        top = root / mount
+        for folder in (top / group.lstrip("/"), *(top / group.lstrip("/")).parents):
+            amounts += _left_in_cgroup(folder, limit, usage, cache)
+            if folder == top:
+                break
+    return min(amounts, default=None)
+
+
+def _left_in_cgroup(folder: Path, limit: str, usage: str, cache: str) -> list[int]:
+    """What the limit of a control group leaves, in bytes; nothing if it has none.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files. Cached files count as usage, but the
+    system drops them when memory is needed.
+    """
+    try:
+        most, used = ((folder / name).read_text(encoding="utf-8").strip() for name in (limit, usage))
+        statistics = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+        return [max(0, int(most) - int(used) + int(statistics.get(cache, 0)))]
+    except (OSError, ValueError):  # no such file, or the limit `max`
+        return []

@@ -8,6 +8,7 @@ import yaml
 
 from dlaseg.errors import UserError
 from dlaseg.strict_json import parse_json, read_text
+from dlaseg.yaml_file import parse_yaml
 
 CONFIG = "config.yaml"
 LOG = "log.jsonl"
@@ -15,6 +16,7 @@ ENVIRONMENT = "environment.json"
 BEST_WEIGHTS = "best.safetensors"
 TRAIN_NAMES = "train.txt"
 VAL_NAMES = "val.txt"
+LABEL_COUNTS = "label_counts.json"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
 
@@ -47,7 +49,7 @@ class RunFolder:
         """
         try:
             text = read_text(path / CONFIG, most=1 << 20)
-            config = _with_keys(yaml.safe_load(text), "data")
+            config = _with_keys(parse_yaml(text), "data")
             _with_keys(config["data"], "train_split", "val_split")
             lines = read_text(path / LOG).splitlines() if (path / LOG).exists() else []
             log = [_log_row(line) for line in lines]

@@ -13,6 +13,9 @@ from PIL import Image
 import dlaseg
 from dlaseg.cli import COMMANDS, main
 from dlaseg.commands import train
+from dlaseg.commands.parsing import CommandParser
+from dlaseg.config.fields import fields_of
+from dlaseg.config.segmentation import Config
 from dlaseg.config.training import RENAMED
 from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
@@ -99,6 +102,50 @@ def test_every_command_has_help(capsys, name):
     assert " ".join((COMMANDS[name].__doc__ or "").split()) in " ".join(printed.split())
 
 
+JARGON = re.compile(r"<class|type: |Literal|Union|NoneType|Optional|typing|tuple\b|\bint\b|\bstr\b|==SUPPRESS==|%\(")
+
+
+@pytest.mark.parametrize("name", ["", "benchmark", "data", "weights", *COMMANDS])
+def test_help_is_in_plain_words_and_fits_80_columns(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    printed = printed_before_exit(capsys, *name.split(), "--help")
+    assert JARGON.findall(printed) == []
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_help_says_every_default_once_and_uses_plain_placeholders(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = CommandParser(prog="dlaseg")
+    parser.add_argument("--count", type=int, default=3, help="how many")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 1.0], help="at 50%% and 100%%")
+    parser.add_argument("--folder", type=Path, help="where; the input by default")
+    parser.add_argument("--measures", nargs="+", default=[], help="which")
+    parser.add_argument("--share", default="5%", help="part")
+    assert parser.format_help().split("options:\n")[1].splitlines()[1:] == [
+        "  --count N             how many (default: 3)",
+        "  --scales X [X ...]    at 50% and 100% (default: 0.5 1.0)",
+        "  --folder PATH         where; the input by default",
+        "  --measures MEASURE [MEASURE ...]",
+        "                        which",
+        "  --share SHARE         part (default: 5%)",
+    ]
+
+
+def test_help_of_a_config_names_types_as_people_do(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    words = " ".join(printed_before_exit(capsys, "train", "--help").split())
+    for entry in (
+        "--train.lr X learning rate after warm-up (number; default: 0.01)",
+        "--train.epochs N passes over the training split (whole number; default: 500)",
+        "in pixels, multiples of 32; smaller images are padded (two whole numbers; default: [832,832])",
+        "(list of numbers, median_frequency or null; default: null)",
+        "- gamma: for focal: how much less well-classified pixels count; 0 is cross-entropy (number; default: 2.0)",
+    ):
+        assert entry in words
+    for field in fields_of(Config()):
+        assert f"--{field.name} " in words
+
+
 def test_every_data_set_is_in_the_help(capsys):
     for command in ("eval", "data stats"):
         printed = printed_before_exit(capsys, *command.split(), "--help")
@@ -168,25 +215,25 @@ def test_an_argument_too_many_is_named(capsys):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("train --train.lr abc", "train.lr: expected float, got abc"),
-        ("train --train.epochs 1.5", "train.epochs: expected int, got 1.5"),
-        ("train --train.patience x", "train.patience: expected one of: int, null; got x"),
-        ("train --augment.crop_size [64]", "augment.crop_size: expected a tuple with 2 elements, got [64]"),
+        ("train --train.lr abc", "--train.lr abc: expected a number, such as --train.lr 0.01"),
+        ("train --train.epochs 1.5", "--train.epochs 1.5: expected a whole number, such as --train.epochs 500"),
+        ("train --train.patience x", "--train.patience x: expected a whole number or null"),
+        ("train --augment.crop_size [64]", "--augment.crop_size [64]: expected two whole numbers, such as "),
         ("train --augment.crop_size [500,500]", "augment.crop_size 500 x 500"),
         ("train --data.dataset ade", "data.dataset ade: unknown: use one of cityscapes, camvid, folder"),
         ("train --data.root nowhere", "nowhere: no such folder"),
         ("train --config nowhere.yaml", "nowhere.yaml: No such file"),
-        ("pretrain --train.lr abc", "train.lr: expected float, got abc"),
-        ("pretrain --augment.crop_size [64,64]", "augment.crop_size: expected int, got [64, 64]"),
+        ("pretrain --train.lr abc", "--train.lr abc: expected a number, such as --train.lr 0.1"),
+        ("pretrain --augment.crop_size [64,64]", "--augment.crop_size [64,64]: expected a whole number, such as "),
         ("pretrain --augment.resize 100", "augment.resize 100: "),
-        ("pretrain --train.schedule linear", "train.schedule: expected one of 'poly', 'cosine', 'step', got linear"),
+        ("pretrain --train.schedule linear", "--train.schedule linear: expected poly, cosine or step"),
         ("pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --config", "expected one argument"),
         ("eval", "--dataset, --root"),
         ("eval w.safetensors --dataset ade --root .", "--dataset: invalid choice: 'ade'"),
         ("eval --dataset camvid --root .", "pass exactly one of WEIGHTS and --predictions"),
         ("eval w --predictions p --dataset camvid --root .", "pass exactly one of WEIGHTS and --predictions"),
-        ("eval w --workers few --dataset camvid --root .", "--workers: invalid int value: 'few'"),
+        ("eval w --workers few --dataset camvid --root .", "--workers: few: expected a whole number"),
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
         ("eval w --precision half --dataset camvid --root .", "--precision: invalid choice: 'half'"),
         ("infer w in out --precision half", "--precision: invalid choice: 'half'"),
@@ -196,12 +243,15 @@ def test_an_argument_too_many_is_named(capsys):
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
         ("benchmark train --steps 0", "--steps 0: use 1 or more"),
-        ("benchmark train --steps few", "steps: expected int, got few"),
+        ("benchmark train --steps few", "--steps: few: expected a whole number"),
         ("benchmark train --data.root nowhere", "nowhere: no such folder"),
         ("benchmark pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --dry-run --data.root nowhere", "nowhere: no such folder"),
         ("pretrain --dry-run --data.root nowhere", "nowhere: no such folder"),
-        ("data synthesize x --train many", "--train: invalid int value: 'many'"),
+        ("data synthesize x --train 0 --val 0 --test 0", "0 scenes in all: there is nothing to draw: use 1 or more"),
+        ("data synthesize x --train -1", "train -1: the number of scenes: use 0 or more"),
+        ("data synthesize x --seed -1", "seed -1: "),
+        ("data synthesize x --train many", "--train: many: expected a whole number"),
         ("data synthesize x --size 10 10", "size 10 x 10"),
     ],
 )
@@ -391,7 +441,7 @@ def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run
 def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
     seen = []
 
-    def fit(task, output, resume, allow_trackers):
+    def fit(task, output, resume, report, allow_trackers):
         seen.append((output, resume))
         return trainer.TrainState(None, None, 0, 0, [])
 
@@ -430,7 +480,8 @@ def without_run_folder(words: list[str]) -> list[str]:
 def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
     assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    (missing,) = printed.err.splitlines()
+    assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     lines = printed.out.splitlines()
     assert lines[:3] == [
         "images       2 x 3 x 64 x 64 uint8 (batches of 2)",
@@ -459,7 +510,9 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr("dlaseg.training.run.step_function", lambda *_: full)
-    line = refused(capsys, *training(data, here / "run", "--dry-run"))
+    assert main(training(data, here / "run", "--dry-run")) == 2
+    missing, line = capsys.readouterr().err.splitlines()
+    assert "'train' (id 31)" in missing
     assert "out of memory: a micro-batch of 2 crops of 64 x 64" in line
     assert "use train.grad_accum_steps 2" in line
     assert list(here.iterdir()) == []
@@ -482,7 +535,8 @@ def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, d
     words = ["benchmark", *without_run_folder(training(data, here / "run")), "--steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
-    assert printed.err == ""
+    (missing,) = printed.err.splitlines()
+    assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     assert re.search(r"^\| data and network \| +\d+\.\d\d \|", printed.out, re.MULTILINE)
     assert re.match(r"(The network|Data loading) is the limit: ", printed.out.splitlines()[-1])
     assert main([*words, "--json"]) == 0

@@ -1,14 +1,17 @@
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from dlaseg import cli
-from dlaseg.commands.config_parser import check_keys, field_names
-from dlaseg.config.files import flatten, read_yaml, to_yaml
+from dlaseg.config.fields import WrongTypeError, convert, fields_of
+from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.reading import check_keys, wrong_type_message
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import RENAMED, BaseTrainConfig
 from dlaseg.errors import UserError
@@ -20,7 +23,12 @@ CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"
 
 def command_of(path: Path) -> str:
     """The command in a config's header."""
-    return re.search(rf"^#   dlaseg (\w+) --config configs/{path.name} ", path.read_text(), re.MULTILINE)[1]
+    text = path.read_text(encoding="utf-8")
+    return re.search(rf"^#   dlaseg (\w+) --config configs/{path.name} ", text, re.MULTILINE)[1]
+
+
+def field_names(kind: type) -> list[str]:
+    return [field.name for field in fields_of(kind())]
 
 
 KINDS = {"train": Config, "pretrain": PretrainConfig}
@@ -33,7 +41,7 @@ def parse(monkeypatch):
     def parsed(*arguments: str, command: str = "train") -> Config | PretrainConfig:
         seen = []
 
-        def fit(task, output, resume, allow_trackers):
+        def fit(task, output, resume, report, allow_trackers):
             seen.append(task.config)
             return TrainState(None, None)
 
@@ -151,10 +159,19 @@ def test_an_unknown_key_is_refused_by_file_and_nearest_field(parse_text, tmp_pat
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{name: dice, weigth: 2}", "unknown field 'train.losses[1].weigth': did you mean 'train.losses[1].weight'?"),
-        ("{nmae: dice}", "unknown field 'train.losses[1].nmae': did you mean 'train.losses[1].name'?"),
-        ("dice", "train.losses[1] 'dice': expected a mapping such as {name: ...}"),
-        ("{weight: null}", "train.losses[1].weight has no value: give it one, or remove it to get the default"),
+        ("{name: dice, weigth: 2}", "train.losses[1].weigth 2: unknown field: did you mean 'train.losses[1].weight'?"),
+        ("{nmae: dice}", "train.losses[1].nmae dice: unknown field: did you mean 'train.losses[1].name'?"),
+        (
+            "dice",
+            "train.losses [{name: lovasz},dice]: expected a list of mappings, such as losses: [{name: lovasz},"
+            "{name: dice}]",
+        ),
+        (
+            "{weight: null}",
+            "train.losses[1].weight has no value: expected a number, such as weight: 1.0; or leave it "
+            "out to get the default",
+        ),
+        ("{weight: a}", "train.losses[1].weight a: expected a number, such as weight: 1.0"),
     ],
 )
 def test_entries_of_a_list_are_checked(parse_text, tmp_path, entry, message):
@@ -166,9 +183,17 @@ def test_entries_of_a_list_are_checked(parse_text, tmp_path, entry, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: 3", "train 3: expected a mapping such as {epochs: ...}"),
-        ("train:", "train None: expected a mapping such as {epochs: ...}"),
-        ("train: {lr: }", "train.lr has no value: give it one, or remove it to get the default"),
+        ("train: 5", "train 5: expected a mapping, such as train: {epochs: 500}"),
+        ("data: hello", "data hello: expected a mapping, such as data: {dataset: cityscapes}"),
+        (
+            "train:",
+            "train has no value: expected a mapping, such as train: {epochs: 500}; or leave it out to get the default",
+        ),
+        (
+            "train: {lr: }",
+            "train.lr has no value: expected a number, such as lr: 0.01; or leave it out to get the default",
+        ),
+        ("train.lr: 1", "train.lr: write the field below its section: train: {lr: ...}"),
     ],
 )
 def test_a_section_that_is_not_a_mapping_and_a_field_without_a_value_are_refused(parse_text, tmp_path, text, message):
@@ -178,7 +203,7 @@ def test_a_section_that_is_not_a_mapping_and_a_field_without_a_value_are_refused
 
 
 def test_null_within_a_list_on_the_command_line_is_refused(parse):
-    with pytest.raises(UserError, match=r"^command line: train\.losses\[0\]\.weight has no value"):
+    with pytest.raises(UserError, match=r"^--train\.losses: train\.losses\[0\]\.weight has no value"):
         parse("--train.losses", "[{weight: null}]")
 
 
@@ -193,7 +218,7 @@ def test_an_old_name_is_refused_with_the_new_one(parse, parse_text, tmp_path, co
     with pytest.raises(UserError) as caught:
         parse_text(f"train: {{{old.split('.')[1]}: 1}}", command=command)
     assert str(caught.value) == f"{tmp_path / 'run.yaml'}: {old} is now {new}: rename it"
-    for words in ([f"--{old}", "1"], [f"--{old}=1"], ["--train", f"{{{old.split('.')[1]}: 1}}"]):
+    for words in ([f"--{old}", "1"], [f"--{old}=1"]):
         with pytest.raises(UserError) as caught:
             parse(*words, command=command)
         assert str(caught.value) == f"--{old} is now --{new}: rename it"
@@ -215,10 +240,11 @@ def test_a_value_of_a_loss_outside_its_range_is_refused_by_position(field, value
         TrainConfig(losses=losses)
 
 
-@pytest.mark.parametrize("content", [None, [1], "text", 3])
-def test_a_file_without_a_mapping_is_refused(content):
-    with pytest.raises(UserError, match=r"^f\.yaml: content .*: expected a mapping such as {name: \.\.\.}$"):
+@pytest.mark.parametrize(("content", "shown"), [(None, "empty"), ([1], "[1]"), ("text", "text"), (3, "3")])
+def test_a_file_without_a_mapping_is_refused(content, shown):
+    with pytest.raises(UserError) as caught:
         check_keys(content, Path("f.yaml"), Config)
+    assert str(caught.value) == f"f.yaml: {shown}: expected the fields of a config, such as name: run"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -237,27 +263,143 @@ def test_a_config_of_another_command_is_refused(parse, parse_text, tmp_path):
         parse("--train.class_weights", "[1, 2]", command="pretrain")
 
 
-@pytest.mark.parametrize("value", ["[64]", "[64, 64, 64]", "[]", "64"])
-def test_a_crop_size_of_another_length_than_two_is_refused(parse, value):
-    with pytest.raises((UserError, TypeError), match=r"augment\.crop_size"):
-        parse("--augment.crop_size", value)
+def test_every_field_has_a_meaning():
+    for kind in KINDS.values():
+        assert [field.name for field in fields_of(kind()) if not field.meaning] == []
+
+
+# Each line shows the value, what is expected, and what works instead
+WRONG_TYPES = [
+    ("train.lr", "fast", "fast: expected a number, such as {}", 0.01),
+    ("train.lr", "[1]", "[1]: expected a number, such as {}", 0.01),
+    ("train.lr", "true", "true: expected a number, such as {}", 0.01),
+    ("train.epochs", "1.5", "1.5: expected a whole number, such as {}", 500),
+    ("train.epochs", "'x'", "x: expected a whole number, such as {}", 500),
+    ("train.patience", "none", "none: expected a whole number or null", None),
+    ("train.compile", "1", "1: expected true or false", None),
+    ("train.precision", "float8", "float8: expected auto, float32, bfloat16 or float16", None),
+    ("data.on_error", "5", "5: expected stop or skip", None),
+    ("augment.scale", "0.5", "0.5: expected two numbers, such as {}", "[0.5,2.0]"),
+    ("augment.crop_size", "64", "64: expected two whole numbers, such as {}", "[832,832]"),
+    ("augment.crop_size", "64x96", "64x96: expected two whole numbers, such as {}", "[64,96]"),
+    ("augment.crop_size", "64,96", "64,96: expected two whole numbers, such as {}", "[64,96]"),
+    ("augment.crop_size", "[64]", "[64]: expected two whole numbers, such as {}", "[832,832]"),
+    ("augment.crop_size", "[64,64,64]", "[64,64,64]: expected two whole numbers, such as {}", "[832,832]"),
+    ("augment.crop_size", "[]", "[]: expected two whole numbers, such as {}", "[832,832]"),
+    ("train.trackers", "tensorboard", "tensorboard: expected a list of texts, such as {}", "[tensorboard]"),
+    ("train.losses", "dice", "dice: expected a list of mappings, such as {}", "[{name: dice}]"),
+    ("train.losses", "{name: dice}", "{name: dice}: expected a list of mappings, such as {}", "[{name: dice}]"),
+    ("train.losses", "[dice,ohem]", "[dice,ohem]: expected a list of mappings, such as {}",
+     "[{name: dice},{name: ohem}]"),
+    ("train.class_weights", "median", "median: expected a list of numbers, median_frequency or null", None),
+    ("train.class_weights", "1", "1: expected a list of numbers, median_frequency or null, such as {}", "[1]"),
+    ("train.class_weights", "[1,a]", "[1,a]: expected a list of numbers, median_frequency or null", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "written", "message", "example"), WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused_in_a_file(parse_text, tmp_path, field, written, message, example):
+    section, key = field.split(".")
+    with pytest.raises(UserError) as caught:
+        parse_text(f"{section}:\n  {key}: {written}\n")
+    line = message.replace("{}", f"{key}: {example}") if example else message
+    assert str(caught.value) == f"{tmp_path / 'run.yaml'}: {field} {line}"
+    if example:
+        parse_text(f"{section}:\n  {key}: {example}\n")  # what the message says works
+
+
+@pytest.mark.parametrize(("field", "written", "message", "example"), WRONG_TYPES)
+def test_a_value_of_the_wrong_type_is_refused_in_an_option(parse, field, written, message, example):
+    written = written.strip("'")
+    with pytest.raises(UserError) as caught:
+        parse(f"--{field}", written)
+    option = f"--{field} {shlex.quote(str(example))}"
+    line = message.replace("{}", option) if example else message
+    assert str(caught.value) == f"--{field} {line}"
+    if example:
+        parse(*shlex.split(option))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("words", "message"),
     [
-        ("train.lr", "abc"),
-        ("train.epochs", "1.5"),
-        ("train.precision", "float8"),
-        ("train.class_weights", "median"),
-        ("train.losses", "[{name: dicee}]"),
-        ("train.class_weights", "[1, a]"),
-        ("data.on_error", "ignore"),
+        ("--augment.crop_size 64 96", "--augment.crop_size 64 96: expected two whole numbers, such as "
+         "--augment.crop_size '[64,96]'"),
+        ("--train.class_weights 1 2", "--train.class_weights 1 2: expected a list of numbers, median_frequency or "
+         "null, such as --train.class_weights '[1,2]'"),
+        ("--train.losses [{name:dice},", "--train.losses [{name:dice},: expected a list of mappings, such as "
+         "--train.losses '[{name: cross_entropy}]'"),
+        ("--train 5", "--train: a section of the config: set its fields one by one, such as --train.epochs 500"),
+        ("--data DIR", "--data: a section of the config: set its fields one by one, such as --data.dataset cityscapes"),
+        ("--train.lr", "--train.lr: expected one argument"),
+        ("--train.lr -1e-3", "train.lr -0.001: use a number from 0 to 1000"),
+    ],
+)  # fmt: skip
+def test_what_the_shell_splits_or_leaves_out_is_refused_with_what_works(parse, words, message):
+    with pytest.raises(UserError) as caught:
+        parse(*words.split())
+    assert str(caught.value) == message
+
+
+def test_a_list_in_brackets_is_accepted_without_quotes(parse):
+    assert parse("--augment.crop_size", "[64,", "96]").augment.crop_size == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: 5", "name 5: expected text, such as name: '5'"),
+        ("name: on", "name true: expected text, such as name: run"),
+        ("name: [a]", "name [a]: expected text, such as name: run"),
     ],
 )
-def test_a_value_of_another_type_is_refused_by_the_field(parse, field, value):
-    with pytest.raises(UserError, match=rf"^{field.replace('.', '[.]')}: (name: )?expected .*got "):
-        parse(f"--{field}", value)
+def test_text_that_yaml_takes_for_something_else_is_refused(parse_text, tmp_path, text, message):
+    with pytest.raises(UserError) as caught:
+        parse_text(text)
+    assert str(caught.value) == f"{tmp_path / 'run.yaml'}: {message}"
+
+
+def test_values_keep_their_types(parse, parse_text):
+    assert parse("--name", "5").name == "5"
+    assert parse_text("name: 2024-05-01").name == "2024-05-01"
+    assert parse("--model.weights", "null").model.weights is None
+    assert parse("--train.class_weights", "median_frequency").train.class_weights == "median_frequency"
+    config = parse_text("augment: {scale: [1, 2e0]}\ntrain: {lr: 1, class_weights: [1, 2], compile: yes}")
+    assert (config.augment.scale, config.train.lr, config.train.class_weights) == ((1.0, 2.0), 1.0, [1.0, 2.0])
+    assert all(type(value) is float for value in (*config.augment.scale, config.train.lr, *config.train.class_weights))
+    assert config.train.compile is True
+
+
+GARBAGE = [
+    *("", " ", "x", "[", "]", "{", "[]", "{}", "{a: 1}", "[{a: 1}]", "[[1]]", "[null]", "null", "1.5", "-1", "true"),
+    *("1e999", "nan", "2024-05-01", "64 96", "!!python/object:x", "&a [*a]", "\u0000", "ß", 5, 1.5, True, None),
+    *([1, "a", None], {"name": 5}, (1, 2, 3), float("nan"), np.float64(1.5), Path("x"), b"x", {1, 2}),
+]
+
+
+def refusal(field, value) -> str | None:
+    try:
+        convert(field, value)
+    except WrongTypeError as error:
+        return wrong_type_message(error)
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_whatever_is_written_the_message_is_plain(kind):
+    lines = [(field.name, refusal(field, value)) for field in fields_of(kind()) for value in GARBAGE]
+    refused = [(name, line) for name, line in lines if line is not None]
+    assert len(refused) > len(GARBAGE)
+    for name, line in refused:
+        assert line.startswith(name)
+        assert any(part in line for part in (": expected ", ": unknown field: ", ": nested more than ")), line
+        assert not re.search(r"<class|NoneType|typing|Union|Literal|dataclass|Traceback|object at", line), line
+
+
+def test_a_long_value_is_shortened(parse):
+    with pytest.raises(UserError) as caught:
+        parse("--train.lr", "x" * 10_000)
+    assert len(str(caught.value)) < 200
 
 
 def test_an_unknown_data_set_is_refused_with_the_names(parse):
@@ -398,6 +540,19 @@ def test_an_error_of_a_config_reaches_the_command_line_as_it_is(parse):
         parse("--train.losses", "[{name: focal, gamma: -1}]")
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.yaml: No such file or directory: use a YAML file that can be read"):
-        read_yaml(tmp_path / "nowhere.yaml")
+def test_a_key_that_occurs_twice_is_refused_in_a_file_and_in_an_option(parse, parse_text):
+    with pytest.raises(UserError, match=r"run\.yaml, line 3, column 3: key 'lr' occurs twice, first in line 2"):
+        parse_text("train:\n  lr: 0.1\n  lr: 0.2\n")
+    with pytest.raises(UserError, match=r"^--train\.losses .*: key 'name' occurs twice"):
+        parse("--train.losses", "[{name: ohem, name: dice}]")
+
+
+def test_deeply_nested_values_are_refused_in_a_file_and_in_an_option(parse, parse_text):
+    with pytest.raises(UserError, match=r"run\.yaml, line 1, .*nested more than 20 levels deep"):
+        parse_text("train: " + "[" * 50_000)
+    with pytest.raises(UserError, match=r"^--train\.losses .*nested more than 20 levels deep"):
+        parse("--train.losses", "[" * 5_000 + "]" * 5_000)
+
+
+def test_braces_in_a_text_are_text(parse):
+    assert parse("--data.root", "{a: 1, a: 2}", "--data.dataset", "camvid").data.root == "{a: 1, a: 2}"

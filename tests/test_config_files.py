@@ -1,9 +1,9 @@
 import dataclasses
 from dataclasses import dataclass, field
 
-from dlaseg.commands.config_parser import field_names
-from dlaseg.commands.parsing import nearest
+from dlaseg.config.fields import fields_of
 from dlaseg.config.files import flatten, to_yaml
+from dlaseg.errors import nearest
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Outer:
 
 
 def test_field_names_are_dotted_and_include_inherited_ones():
-    assert list(field_names(Outer)) == ["name", "inner.size", "derived.size", "derived.more"]
+    assert [field.name for field in fields_of(Outer())] == ["name", "inner.size", "derived.size", "derived.more"]
 
 
 def test_yaml_contains_plain_lists_in_the_order_of_the_fields():
@@ -32,7 +32,7 @@ def test_yaml_contains_plain_lists_in_the_order_of_the_fields():
 
 
 def test_the_flat_names_of_a_config_are_its_field_names():
-    assert list(flatten(dataclasses.asdict(Outer()))) == list(field_names(Outer))
+    assert list(flatten(dataclasses.asdict(Outer()))) == [field.name for field in fields_of(Outer())]
 
 
 def test_the_last_part_of_a_dotted_name_counts_most():

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import re
+from configparser import ConfigParser
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"terminal", "version", "memory"},
+    {"text", "version", "memory"},
     {"errors"},
-    {"files", "device", "strict_json"},
+    {"files", "device", "image_header", "yaml_file", "strict_json"},
     {"labels", "images", "run_folder", "scores_file"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
@@ -34,8 +36,8 @@ HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}
 ONLY = {
     "models": {"metadata", "errors"},
     "metadata": {"errors", "labels"},
-    "config": {"errors"},
-    "cli": {"commands", "errors", "terminal", "version"},
+    "config": {"errors", "yaml_file"},
+    "cli": {"commands", "errors", "text", "version"},
 }
 
 # The package's own surface gathers names for users; nothing in the package imports it
@@ -134,6 +136,18 @@ def test_what_a_benchmark_imports_exists(script):
                 assert hasattr(module, alias.name) or is_module(
                     ROOT / "dlaseg", [*node.module.split(".")[1:], alias.name]
                 )
+
+
+def test_every_extra_is_used():
+    """The code names an extra in the message that says how to install it, and imports each of its packages."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "dlaseg").rglob("*.py"))
+    for extra, requirements in setup["options.extras_require"].items():
+        if extra != "test":
+            assert f"dlaseg[{extra}]" in code
+            for package in re.findall(r"^[\w-]+", requirements, re.MULTILINE):
+                assert re.search(rf"\b{package.replace('-', '_')}\b", code), package
 
 
 def test_tools_import_the_command_line_alone():

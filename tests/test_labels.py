@@ -30,8 +30,8 @@ def refusal(content):
     return str(error.value)
 
 
-def one_class(**entry):
-    return {"classes": [{"name": "road", **entry}]}
+def two_classes(**entry):
+    return {"classes": [{"name": "road", **entry}, {"name": "sky", "id": 23}]}
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
@@ -144,14 +144,20 @@ def test_made_up_colors_differ():
 
 
 @pytest.mark.parametrize("count", [0, 256, 1000])
-def test_a_label_map_has_1_to_255_classes(count):
-    with pytest.raises(UserError, match=f"{count} classes: use 1 to 255"):
+def test_a_label_map_has_2_to_255_classes(count):
+    with pytest.raises(UserError, match=f"{count} classes: use 2 to 255"):
         LabelMap.numbered(count)
 
 
+def test_one_class_is_refused_since_every_pixel_would_get_it():
+    with pytest.raises(UserError, match=r"^one class, 'class 0': .*: use two classes, such as background and class 0$"):
+        LabelMap.numbered(1)
+    assert refusal({"classes": ["leaf"]}).endswith("use two classes, such as background and leaf")
+
+
 def test_an_unknown_key_is_refused_by_its_name():
-    assert "'colour'" in refusal(one_class(colour=[1, 2, 3]))
-    assert "'ignored'" in refusal({**one_class(), "ignored": [255]})
+    assert "'colour'" in refusal(two_classes(colour=[1, 2, 3]))
+    assert "'ignored'" in refusal({**two_classes(), "ignored": [255]})
 
 
 def test_a_name_given_twice_is_refused():
@@ -163,38 +169,39 @@ def test_an_id_given_twice_is_refused():
 
 
 def test_an_id_that_is_a_classs_and_ignored_is_refused():
-    assert "id 7" in refusal({**one_class(id=7), "ignore": [7]})
+    assert "id 7" in refusal({**two_classes(id=7), "ignore": [7]})
 
 
 @pytest.mark.parametrize("number", [-1, 65536])
 def test_an_id_that_no_label_map_can_hold_is_refused(number):
-    assert f"id {number}" in refusal(one_class(id=number))
+    assert f"id {number}" in refusal(two_classes(id=number))
 
 
 @pytest.mark.parametrize("number", ["26", "x", 1.5, None, {}])
 def test_an_id_that_is_no_whole_number_is_refused(number):
-    refusal(one_class(id=number))
+    refusal(two_classes(id=number))
 
 
 def test_a_class_without_an_id_is_refused():
-    assert "'road'" in refusal(one_class(id=[]))
+    assert "'road'" in refusal(two_classes(id=[]))
 
 
 @pytest.mark.parametrize(
     "color", [[256, 0, 0], [-1, 0, 0], [1, 2], [1, 2, 3, 4], [], ["r", 0, 0], "123", "red", 5, None, [1.5, 2, 3]]
 )
 def test_a_color_that_is_not_three_values_from_0_to_255_is_refused(color):
-    refusal(one_class(color=color))
+    refusal(two_classes(color=color))
 
 
 @pytest.mark.parametrize("ignore", [255, "255", None, ["x"], [1.5], [[0, 0]], [{}]])
 def test_an_ignore_that_is_no_list_of_ids_and_colors_is_refused(ignore):
-    refusal({**one_class(), "ignore": ignore})
+    refusal({**two_classes(), "ignore": ignore})
 
 
 @pytest.mark.parametrize(
     "content",
-    [None, [], {}, "classes", 3, {"classes": None}, {"classes": []}, {"classes": ["road"]}, {"classes": [{}]}],
+    [None, [], {}, "classes", 3, {"classes": None}, {"classes": []}, {"classes": [{}]}, {"classes": [{"id": 3}, "a"]}]
+    + [{"classes": "road"}, {"classes": {"road": 0, "sky": 1}}],
 )
 def test_what_is_no_list_of_classes_is_refused(content):
     refusal(content)
@@ -236,3 +243,115 @@ def test_a_missing_classes_file_and_a_folder_are_refused(tmp_path):
 def test_names_palette_and_ids_are_equally_long():
     with pytest.raises(UserError, match="the same length"):
         LabelMap(("a", "b"), (ROAD,), ((0,), (1,)))
+
+
+def test_classes_may_be_plain_names(tmp_path):
+    (tmp_path / "classes.yaml").write_text("classes: [background, leaf, {name: stem, id: 7}]\n")
+    labels = LabelMap.from_file(tmp_path / "classes.yaml")
+    assert labels.names == ("background", "leaf", "stem")
+    assert labels.ids == ((0,), (1,), (7,))
+    assert len(set(labels.palette)) == 3
+
+
+@pytest.mark.parametrize("name", ["no", "null", "3", "1.5", "2024-01-01", "[a]", "{a: b}", "~", "yes"])
+def test_a_name_that_yaml_does_not_read_as_text_is_refused(tmp_path, name):
+    path = tmp_path / "classes.yaml"
+    for entry in (name, f"{{name: {name}, id: 1}}"):
+        path.write_text(f"classes: [background, {entry}]\n")
+        with pytest.raises(UserError, match=r"(put the name in quotes|unknown; a class has 'name')") as caught:
+            LabelMap.from_file(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    path.write_text(f"classes: [background, '{name}']\n")
+    assert LabelMap.from_file(path).names[1] == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u00a0", "a\nb", "a\tb", "\x1b[31m", "\x7f", "\ud800", "a\u2028b"])
+def test_an_empty_name_and_control_characters_are_refused(name):
+    message = refusal({"classes": ["background", name]})
+    assert message.startswith("class name ")
+    assert message.isprintable()
+
+
+def test_names_in_any_script_are_kept():
+    names = ("Straße", "道路", "👩\u200d🌾", "sky / cloud")
+    assert LabelMap.from_dict({"classes": list(names)}).names == names
+
+
+WHITE = (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LabelMap.from_dict({"classes": ["background", {"name": "leaf", "id": 255}]}),
+        LabelMap(("background", "leaf"), (ROAD, SKY), ((0,), (255,))),
+        LabelMap.from_dict(LabelMap(("background", "leaf"), (ROAD, SKY), ((0,), (255,))).to_dict()),
+    ],
+)
+def test_a_class_with_the_id_255_wins_over_the_default_ignore(labels):
+    assert labels.ignored == ()
+    for dtype in (np.uint8, np.uint16, np.int64):
+        assert labels.encode(np.array([[0, 255]], dtype)).tolist() == [[0, 1]]
+    assert labels.encode(np.array([[[0] * 3, [255] * 3]], np.uint8)).tolist() == [[0, 1]]
+    assert labels.decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 255]]
+
+
+def test_a_label_map_knows_whether_255_is_ignored_by_default():
+    assert LabelMap.numbered(2).ignores_by_default
+    assert LabelMap(("a", "b"), (ROAD, SKY), ((0,), (1,))).ignores_by_default
+    assert not LabelMap.from_dict({**two_classes(), "ignore": [255]}).ignores_by_default
+    assert not LabelMap.from_dict(two_classes(id=255)).ignores_by_default
+    assert not LABELS.ignores_by_default
+    assert LabelMap.from_dict({**two_classes(), "ignore": [255]}) == LabelMap.from_dict(two_classes())
+
+
+def grey(ids):
+    """Ids as a program stores them that saves grey as RGB."""
+    return np.repeat(np.array(ids, np.uint8)[:, :, None], 3, axis=2)
+
+
+def test_three_equal_channels_are_ids_if_they_hold_an_unknown_color():
+    assert LABELS.encode(grey([[7, 23], [26, 0]])).tolist() == [[0, 1], [2, 255]]
+    assert LABELS.encode(grey([[0, 0], [255, 255]])).tolist() == [[255, 255], [255, 255]]
+    black_and_white = LabelMap(("a", "b"), ((0, 0, 0), WHITE), ((0,), (1,)))
+    assert black_and_white.encode(grey([[0, 1]])).tolist() == [[0, 1]]
+
+
+def test_three_equal_channels_of_known_colors_are_colors():
+    labels = LabelMap(("a", "b"), ((0, 0, 0), WHITE), ((0,), (1,)))
+    assert labels.encode(grey([[0, 255]])).tolist() == [[0, 1]]  # 255 is ignored by default only
+    labels = LabelMap(("a", "b"), ((0, 0, 0), (100, 100, 100)), ((1,), (2,)), ignored=(0,))
+    assert labels.encode(grey([[0, 100]])).tolist() == [[0, 1]]
+
+
+def test_three_equal_channels_that_mean_two_things_are_refused():
+    labels = LabelMap(("a", "b"), ((0, 0, 0), WHITE), ((0,), (1,)), ignored=(255,))
+    with pytest.raises(
+        UserError,
+        match=r"^value 255 in all three channels at row 0, column 1: as a color it is class 'b', as an id ignored: "
+        "if ids are meant, save label maps with one channel; if colors are, list the id 255 as class 'b'$",
+    ):
+        labels.encode(grey([[0, 255]]))
+    assert labels.encode(grey([[0, 0]])).tolist() == [[0, 0]]
+    swapped = LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), ((1,), (0,)))
+    with pytest.raises(UserError, match="as a color it is class 'a', as an id class 'b': if"):
+        swapped.encode(grey([[0, 1]]))
+
+
+def test_an_unknown_value_in_three_equal_channels_is_refused_as_both():
+    with pytest.raises(
+        UserError, match=r"^value 9 in all three channels at row 0, column 1: color \[9, 9, 9\] and id 9"
+    ):
+        LABELS.encode(grey([[7, 9]]))
+
+
+def test_one_other_pixel_makes_colors_of_three_channels():
+    stored = grey([[7, 7], [7, 7]])
+    stored[1, 1] = ROAD
+    with pytest.raises(UserError, match=r"color \[7, 7, 7\] at row 0, column 0 .* read as colors .* with one channel"):
+        LABELS.encode(stored)
+
+
+def test_an_unknown_id_is_refused_as_an_id():
+    with pytest.raises(UserError, match=r"label 9 at row 0, column 0 .* read as ids \(grey values, or indices of a"):
+        LABELS.encode(np.array([[9]], np.uint16))

@@ -22,14 +22,15 @@ def _measure(
 ) -> int:
     from dlaseg.commands.config_parser import ConfigParser
 
-    parser = ConfigParser(prog=f"dlaseg benchmark {name}", description=command.__doc__)
+    parser = ConfigParser(kind, prog=f"dlaseg benchmark {name}", description=command.__doc__)
     parser.add_argument("--steps", type=int, default=10, help="batches per measurement, in each of 5 rounds")
     parser.add_argument("--json", action="store_true", help="print all results, round by round, as JSON")
-    task, args = parser.parse_task(kind, arguments)
+    config, args = parser.parse(arguments)
 
     from dlaseg.benchmarking.throughput import measure, table, to_dict
+    from dlaseg.training.train import make_task
 
-    throughput = measure(task, args.steps)
+    throughput = measure(make_task(config), args.steps)
     if throughput is not None:
         print(json.dumps(to_dict(throughput), indent=2) if args.json else table(throughput))
     return 0

@@ -1,145 +1,140 @@
 """The parser of commands that take a config: from YAML files, and from options such as `--train.lr 0.02`."""
 
-import dataclasses
+import argparse
 import re
+import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-import jsonargparse
-
-from dlaseg.commands.parsing import CommandParser, nearest
-from dlaseg.config.files import flatten, read_yaml, refuse_old_names
+from dlaseg.commands.parsing import CommandParser
+from dlaseg.config.fields import Field, WrongTypeError, convert, fields_of, in_words, inline, is_section, meanings_of
 from dlaseg.config.pretraining import PretrainConfig
+from dlaseg.config.reading import expectation, make_config, read_values, shown, wrong_type_message
 from dlaseg.config.segmentation import Config
 from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 
-if TYPE_CHECKING:
-    from dlaseg.training.task import Task
 
-# jsonargparse reports a value of the wrong type as text alone, with Python's own names of types
-_REWORDED = (
-    (r'Parser key "([^"]+)":', r"\1:"),
-    (r"<class 'NoneType'>", "null"),
-    (r"(?:a )?<class '(\w+)'>", r"\1"),
-    (r"(?:a )?(?:typing\.)?Literal\[(.*?)\]", r"one of \1"),
-    (r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: (.*)", r"expected one of: \1; got \2"),
-    (r"Expected (.*)\. Got value: ?(.*)", r"expected \1, got \2"),
-    (r"Group '(.+)' does not accept option '(.+)'", r"unrecognized arguments: --\1.\2"),
-)
+class ConfigParser(CommandParser):
+    """The parser of a command that takes a config.
 
+    Args:
+        kind: class of the config.
+        kwargs: for `CommandParser`.
+    """
 
-class ConfigParser(CommandParser, jsonargparse.ArgumentParser):
-    """The parser of a command that takes a config."""
+    def __init__(self, kind: type[Config | PretrainConfig], **kwargs: Any):
+        self.fields = {field.name: field for field in fields_of(kind())}
+        a_list = next(field for field in self.fields.values() if isinstance(field.default, tuple))
+        super().__init__(
+            epilog="A value is written as in YAML; one with brackets or spaces needs quotes, such as "
+            f"{_option(a_list.name, a_list.default)}.",
+            **kwargs,
+        )
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
+        self.kind = kind
+        self.add_argument("--config", action="append", type=Path, default=[], metavar="FILE", help="YAML file with "
+                          "the config of the run, see configs/; a later one overrides an earlier one, and the options "
+                          "below override all")  # fmt: skip
 
-    def parse_task(
-        self, kind: type[Config | PretrainConfig], arguments: Sequence[str]
-    ) -> "tuple[Task[Any, Any], Namespace]":
+    def parse(self, arguments: Sequence[str]) -> tuple[Config | PretrainConfig, Namespace]:
         """Parses the config, from `--config` and an option for each field, and the command's other options.
 
         Returns:
-            The task that the config describes, and the other options.
+            The config, and the other options.
 
         Raises:
             UserError: an unknown or renamed field or option, or a wrong value.
         """
-        config, args = self._parse_config(kind, arguments)
-        if isinstance(config, PretrainConfig):
-            from dlaseg.training.classification import Classification
+        self._add_fields()
+        args = self.parse_args(arguments)
+        values: dict[str, Any] = {}
+        for path in args.config:
+            values |= read_values(path, self.kind, self.prog.rpartition(" ")[0])
+        for name, field in self.fields.items():
+            if name in args:
+                written = vars(args).pop(name)
+                values[name] = _convert_option(field, " ".join(written) if isinstance(written, list) else written)
+        config = make_config(self.kind, values)
+        if isinstance(config, Config):
+            from dlaseg.data.datasets import DATASETS
 
-            return Classification(config), args
+            if config.data.dataset not in DATASETS:  # here, before the slow imports of training
+                raise UserError(f"data.dataset {config.data.dataset}: unknown: use one of {', '.join(DATASETS)}")
+        return config, args
 
-        from dlaseg.data.datasets import DATASETS
-
-        if config.data.dataset not in DATASETS:  # here, before the slow imports of training
-            raise UserError(f"data.dataset {config.data.dataset}: unknown: use one of {', '.join(DATASETS)}")
-
-        from dlaseg.training.segmentation import Segmentation
-
-        return Segmentation(config), args
-
-    def _parse_config(
-        self, kind: type[Config | PretrainConfig], arguments: Sequence[str]
-    ) -> tuple[Config | PretrainConfig, Namespace]:
-        self.add_argument("--config", action="config", help="YAML file with the config of the run, see configs/")
-        self.add_class_arguments(kind, as_group=False)
-        files = CommandParser(prog=self.prog, add_help=False)
-        files.add_argument("--config", action="append", type=Path, default=[])
-        for path in files.parse_known_args(arguments)[0].config:
-            check_keys(read_yaml(path), path, kind, self.prog)
-        parsed = self.parse_args(arguments)
-        fields = [field.name for field in dataclasses.fields(kind)]
-        # Again with the options: jsonargparse takes null for the value of any field in an entry of a list
-        check_keys({name: parsed.as_dict()[name] for name in fields}, "command line", kind)
-        args = self.instantiate(parsed)
-        return kind(**{name: args[name] for name in fields}), args
-
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Raises `UserError` in plain words."""
-        message = " ".join(message.split())
-        for pattern, replacement in _REWORDED:
-            message = re.sub(pattern, replacement, message)
-        super().error(message, ex)
+    def _add_fields(self) -> None:
+        """Adds an option for each field, in a group for each section."""
+        usage = self.format_usage().removeprefix("usage: ").rstrip()
+        self.usage = f"{usage}\n{' ' * len(f'usage: {self.prog} ')}[--SECTION.FIELD VALUE ...]"
+        titles = meanings_of(self.kind)
+        groups: dict[str, Any] = {"": self}
+        for field in self.fields.values():
+            section = field.name.rpartition(".")[0]
+            if section not in groups:
+                groups[section] = self.add_argument_group(titles[section].rstrip("."))
+            is_list = any(get_origin(kind) in (list, tuple) for kind in (field.type, *get_args(field.type)))
+            groups[section].add_argument(
+                f"--{field.name}",
+                nargs="+" if is_list else None,  # so that the message for `64 96` shows both
+                default=argparse.SUPPRESS,
+                metavar=_metavar(field.type),
+                help=_help(field).replace("%", "%%"),
+            )
 
     def unknown_option(self, name: str) -> str:
         """The message for the option `--NAME`, which does not exist."""
-        return f"--{name} is now --{RENAMED[name]}: rename it" if name in RENAMED else super().unknown_option(name)
+        if name in RENAMED:
+            return f"--{name} is now --{RENAMED[name]}: rename it"
+        if below := [field for field in self.fields.values() if field.name.startswith(f"{name}.")]:
+            example = _option(below[0].name, below[0].default)
+            return f"--{name}: a section of the config: set its fields one by one, such as {example}"
+        return super().unknown_option(name)
 
 
-def check_keys(content: Any, source: Path | str, kind: type[Config | PretrainConfig], prog: str = "") -> None:
-    """Refuses a key that is not a field, and names the nearest field, or the command that has such fields.
-
-    Args:
-        content: a config as YAML holds it.
-        source: the file, for the message.
-        kind: class of the config.
-        prog: the command.
-
-    Raises:
-        UserError: see `unknown_fields`; or an unknown or renamed field.
-    """
-    unknown = dict(unknown_fields(content, kind, source))
-    command, other = ("pretrain", PretrainConfig) if kind is Config else ("train", Config)
-    if unknown and not any(unknown_fields(content, other, source)):
-        raise UserError(f"{source}: a config of another command: use {prog.rpartition(' ')[0]} {command}")
-    refuse_old_names(unknown, source)
-    for name, known in unknown.items():
-        raise UserError(f"{source}: unknown field {name!r}: did you mean {nearest(name, known)!r}?")
-
-
-def field_names(kind: type, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields of a config: `name`, `data.root`, ..."""
-    for field in dataclasses.fields(kind):
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            yield from field_names(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
-def unknown_fields(
-    content: Any, kind: type, source: Path | str, prefix: str = "", known: Sequence[str] = ()
-) -> Iterator[tuple[str, Sequence[str]]]:
-    """Dotted names of keys that are not fields, each with the names of fields to suggest instead.
+def _convert_option(field: Field, written: str) -> Any:
+    """The value of an option.
 
     Raises:
-        UserError: a section is not a mapping, or a field has no value.
+        UserError: it is not of the type of the field.
     """
-    if not isinstance(content, Mapping):
-        example = f"{{{dataclasses.fields(kind)[0].name}: ...}}"
-        raise UserError(f"{source}: {prefix[:-1] or 'content'} {content!r}: expected a mapping such as {example}")
-    known = known or list(field_names(kind, prefix))
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
-    for key, value in content.items():
-        name, of = f"{prefix}{key}", types.get(key)
-        item = get_args(of)[0] if get_origin(of) is list else None
-        if of is None:
-            yield from ((unknown, known) for unknown in flatten({name: value}))
-        elif isinstance(of, type) and dataclasses.is_dataclass(of):
-            yield from unknown_fields(value, of, source, f"{name}.", known)
-        elif isinstance(item, type) and dataclasses.is_dataclass(item) and isinstance(value, list):
-            for i, entry in enumerate(value):
-                yield from unknown_fields(entry, item, source, f"{name}[{i}].")
-        elif value is None and type(None) not in get_args(of):
-            raise UserError(f"{source}: {name} has no value: give it one, or remove it to get the default")
+    try:
+        return convert(field, written)
+    except WrongTypeError as error:
+        if error.name != field.name:  # within a list
+            raise UserError(f"--{field.name}: {wrong_type_message(error)}") from error
+        example = f", such as {_option(field.name, error.example)}" if error.example is not None else ""
+        raise UserError(f"--{field.name} {shown(written)}: {expectation(error)}{example}") from error
+
+
+def _option(name: str, value: Any) -> str:
+    """An option as typed in a shell."""
+    return f"--{name} {shlex.quote(inline(value))}"
+
+
+def _metavar(kind: Any) -> str:
+    """A type as a placeholder."""
+    origin, members = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"{{{','.join(members)}}}"
+    if origin is tuple:
+        return f"'[{','.join(map(_metavar, members))}]'"
+    if origin is list:
+        return f"'[{_metavar(members[0])},...]'"
+    if is_section(kind):
+        return "{...}"
+    return {int: "N", float: "X", str: "TEXT", bool: "{true,false}"}.get(kind) or _metavar(members[0])
+
+
+def _help(field: Field) -> str:
+    """Meaning, type and default; for a list of mappings also the meaning of each key."""
+    choices = field.type is bool or get_origin(field.type) is Literal  # which the placeholder shows
+    kind = "" if choices else f"{re.sub('^an? ', '', in_words(field.type))}; "
+    default = field.default if isinstance(field.default, str) else inline(field.default)
+    text = f"{re.sub(r'(?<![.])[.]$', '', field.meaning)} ({kind}default: {default})"
+    item = get_args(field.type)[0] if get_origin(field.type) is list else None
+    if is_section(item):
+        text += "\nEach has:" + "".join(f"\n- {key.name}: {_help(key)}" for key in fields_of(item()))
+    return text

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
+from dlaseg.errors import UserError
 
 
 def synthesize(arguments: Sequence[str]) -> int:
@@ -34,8 +35,18 @@ def stats(arguments: Sequence[str]) -> int:
                         "also has train_extra, the coarse annotations")  # fmt: skip
     args = parser.parse_args(arguments)
 
+    from dlaseg.data.label_check import has_own_classes, ignored_foreground, too_few_classes
     from dlaseg.data.statistics import statistics, statistics_table
 
     splits = open_splits(args, "--splits", args.splits, ("train", "val"))
-    print(statistics_table(splits[0].label_map.names, [statistics(split) for split in splits]))
+    counted = [statistics(split) for split in splits]
+    print(statistics_table(splits[0].label_map.names, counted))
+    if has_own_classes(splits[0]):
+        found = list(zip(splits, counted, strict=True))
+        problems = [problem for pair in found if (problem := ignored_foreground(*pair))]
+        few = [problem for pair in found if (problem := too_few_classes(*pair))]
+        if len(few) == len(splits):  # one split of several may hold one class alone
+            problems += few
+        if problems:
+            raise UserError(problems[0])
     return 0

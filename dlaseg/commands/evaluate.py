@@ -17,6 +17,8 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")
     parser.add_argument("--split", help="such as val or test (default: val)")
+    parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
+                        "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
@@ -48,7 +50,16 @@ def evaluate(arguments: Sequence[str]) -> int:
     output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = score(
-        args.weights, dataset, output, args.scales, args.flip, workers, args.device, args.measures, args.precision
+        args.weights,
+        dataset,
+        output,
+        args.scales,
+        args.flip,
+        workers,
+        args.device,
+        args.measures,
+        args.precision,
+        args.on_missing_class,
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0

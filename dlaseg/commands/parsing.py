@@ -1,16 +1,73 @@
 """Parsers of the command line: whatever is wrong with the arguments raises a `UserError` of one line."""
 
 import argparse
-import difflib
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from dlaseg.data.datasets import SegmentationDataset
+
+Number = TypeVar("Number", int, float)
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Keeps paragraphs, says every default, and has plain placeholders: N a whole number, X a number, PATH a path."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        lines = []
+        for paragraph in text.split("\n"):
+            lines += textwrap.wrap(paragraph, width, subsequent_indent="  " if paragraph.startswith("- ") else "")
+        return lines
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        placeholders = {int: "N", float: "X", Path: "PATH"}
+        if action.type in placeholders:
+            return placeholders[action.type]
+        return action.dest.upper().removesuffix("S" if action.nargs == "+" else "")
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, default = action.help, action.default
+        if text and action.option_strings and action.nargs != 0 and "default" not in text and default not in _NONE:
+            value = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+            text += f" (default: {value})".replace("%", "%%")
+        return text
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Reserves the width that an option or a command needs."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment  # argparse forgets that commands are indented
+
+    def _format_action(self, action: argparse.Action) -> str:
+        lines = super()._format_action(action).splitlines(keepends=True)
+        return "".join(lines[isinstance(action, argparse._SubParsersAction) :])  # without a line for COMMAND
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        shown = super()._format_args(action, default_metavar)
+        return str(action.metavar) if "]' [" in shown else shown  # a list in brackets is one argument
+
+
+_NONE: tuple[Any, ...] = (None, [], argparse.SUPPRESS)
+
+
+def _whole_number(text: str) -> int:
+    return _number(text, int, "a whole number")
+
+
+def _any_number(text: str) -> float:
+    return _number(text, float, "a number")
+
+
+def _number(text: str, kind: type[Number], words: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: expected {words}") from None
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -22,8 +79,10 @@ class CommandParser(argparse.ArgumentParser):
     """
 
     def __init__(self, run: Callable[[Sequence[str]], int] | None = None, **kwargs: Any):
-        super().__init__(**{"allow_abbrev": False, **kwargs})
+        super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs})
         self.run = run
+        self.register("type", int, _whole_number)  # plain words for `type=int`
+        self.register("type", float, _any_number)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Leaves all arguments to `run`, if there is one: `namespace.run` is the call, `namespace.prog` its name."""
@@ -31,14 +90,14 @@ class CommandParser(argparse.ArgumentParser):
             return super().parse_known_args(args, namespace)
         return argparse.Namespace(run=partial(self.run, args), prog=self.prog), []
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises `UserError`; jsonargparse passes the cause, too."""
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError`."""
         _, _, unknown = message.partition("unrecognized arguments: ")
         if unknown.startswith("--"):
             message = self.unknown_option(unknown.split()[0].partition("=")[0].removeprefix("--"))
         elif unknown:
             message = f"{unknown}: one argument too many: see --help, and put a path with spaces in quotes"
-        raise UserError(message) from ex
+        raise UserError(message.removeprefix("argument "))
 
     def unknown_option(self, name: str) -> str:
         """The message for the option `--NAME`, which does not exist."""
@@ -79,6 +138,14 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
                         "float32)")  # fmt: skip
 
 
+def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--max-pixels`."""
+    from dlaseg.image_header import MAX_PIXELS
+
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images before they are "
+                        f"decoded (default: {MAX_PIXELS:_})")  # fmt: skip
+
+
 def open_splits(
     args: argparse.Namespace, option: str, named: Sequence[str] | None, default: Sequence[str]
 ) -> "list[SegmentationDataset]":
@@ -106,19 +173,3 @@ def open_splits(
         open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
         for split in (default if named is None else named)
     ]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that is most like `name`. In dotted names the last part counts double; initials match, too."""
-
-    def likeness(candidate: str) -> float:
-        last, last_known = name.split(".")[-1], candidate.split(".")[-1]
-        whole = difflib.SequenceMatcher(None, name, candidate).ratio()
-        same = last in (_initials(last_known), last_known) or last_known == _initials(last)  # wd, learning_rate
-        return whole + (2 if same else difflib.SequenceMatcher(None, last, last_known).ratio())
-
-    return max(known, key=likeness)
-
-
-def _initials(name: str) -> str:
-    return "".join(word[:1] for word in name.split("_"))

@@ -20,30 +20,31 @@ def pretrain(arguments: Sequence[str]) -> int:
 def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainConfig], arguments: Sequence[str]) -> int:
     from dlaseg.commands.config_parser import ConfigParser
 
-    parser = ConfigParser(prog=f"dlaseg {name}", description=command.__doc__)
-    parser.add_argument("--output", type=Path | None, help="run folder; runs/NAME by default")
+    parser = ConfigParser(kind, prog=f"dlaseg {name}", description=command.__doc__)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder, if "
                         "there is one")  # fmt: skip
     parser.add_argument("--allow-trackers", action="store_true", help="import the trackers that the config names as "
                         "MODULE:NAME, which runs their code")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, report what the run "
                         "needs, and write nothing")  # fmt: skip
-    task, args = parser.parse_task(kind, arguments)
-    output = args.output or Path("runs") / task.config.name
+    config, args = parser.parse(arguments)
+    output = args.output or Path("runs") / config.name
+
     if args.dry_run:
         from dlaseg.benchmarking.dry_run import dry_run
+        from dlaseg.training.train import make_task
 
-        dry_run(task, output, args.resume, allow_trackers=args.allow_trackers)
+        dry_run(make_task(config), output, args.resume, allow_trackers=args.allow_trackers)
         return 0
 
     from dlaseg.training.distributed import is_main_process
-    from dlaseg.training.trainer import fit
+    from dlaseg.training.train import train as run
 
-    state = fit(task, output, args.resume, allow_trackers=args.allow_trackers)
+    result = run(config, output, args.resume, allow_trackers=args.allow_trackers)
     if not is_main_process():
         return 0
-    metric, title = next(iter(task.metrics.items()))
-    print(f"best val {title} {state.best(metric):.4f}  {output / 'best.safetensors'}")
+    print(f"best val {result.title} {result.score:.4f}  {result.weights}")
     if (page := output / "report.html").exists():
         print(page)
     return 0

@@ -25,20 +25,6 @@ def to_yaml(config: Config | PretrainConfig) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
-def read_yaml(path: Path) -> Any:
-    """Reads a YAML file.
-
-    Raises:
-        UserError: the file cannot be read or is not YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: use a YAML file that can be read") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-
-
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A nested mapping as one level of dotted names."""
     flat: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """The config of a run: one YAML file is one run.
 
 Every field can be set on the command line by its dotted name, `--train.lr 0.02`. Each dataclass checks its own values
-when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. What it does not
-check is types: the command line does. Whether a data set of the given name exists is checked where data sets are known.
+when it is constructed, also by `dataclasses.replace`, and raises a `UserError` that names the field. It does not check
+types: `dlaseg.config.reading` does. Whether a data set of the given name exists is checked where data sets are known.
 """
 
 from dataclasses import dataclass, field
@@ -45,6 +45,8 @@ class DataConfig:
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
             instead, and counts and logs it. Validation always stops: its score covers the whole split.
+        on_missing_class: for dataset folder: what to do before the first epoch if a class has no pixel while 255 has,
+            which is ignored by default, or if fewer than two classes have pixels: stop ends the run; warn goes on.
         on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present
             ones.
     """
@@ -62,6 +64,7 @@ class DataConfig:
     classes: str = "classes.yaml"
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
+    on_missing_class: Literal["stop", "warn"] = "stop"
     on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:

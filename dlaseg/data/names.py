@@ -1,5 +1,6 @@
 """Lists of image names: text files with one name per line."""
 
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -18,6 +19,7 @@ def escape_name(name: str) -> str:
         >>> print(escape_name("ulm/7"), escape_name("#1 \udcff"))
         ulm/7 \x231 \xff
     """
+    name = os.fsencode(name).decode("utf-8", "surrogateescape")  # the same text in every locale
     if name.isprintable() and "\\" not in name and name == name.strip(" ") and not name.startswith("#"):
         return name
     start, end = len(name) - len(name.lstrip(" ")), len(name.rstrip(" "))
@@ -35,7 +37,8 @@ def unescape_name(text: str) -> str:
     def decode(match: re.Match[str]) -> str:
         return bytes.fromhex(match[0].replace(r"\x", "")).decode("utf-8", "surrogateescape")
 
-    return re.sub(r"(?:\\x[0-9a-f]{2})+", decode, text)
+    name = re.sub(r"(?:\\x[0-9a-f]{2})+", decode, text)
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def abbreviated(names: Collection[str], limit: int = 3) -> str:

@@ -1,7 +1,9 @@
 """Images and their label maps: how the files of a split are found, matched and read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,11 @@ class SegmentationDataset:
         pairs: sorted by name.
         label_map: maps stored ids to train ids.
         benchmark: name of the benchmark whose protocol scores the data set, if there is one.
+        transform: makes an item of the image and the target that `read` gives, for a `torch.utils.data.DataLoader`;
+            None for the pair of both. The package itself reads, and transforms nothing by it.
+
+    Example:
+        ``DataLoader(replace(dataset, transform=crop), batch_size=8)``, with `dataclasses.replace`.
     """
 
     name: str
@@ -46,9 +53,23 @@ class SegmentationDataset:
     pairs: tuple[Pair, ...]
     label_map: LabelMap
     benchmark: str | None = None
+    transform: Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Any:
+        """The image and the target as `read` gives them, or what `transform` makes of them.
+
+        Args:
+            index: as of a sequence: -1 is the last pair.
+
+        Raises:
+            IndexError: no such pair.
+            UserError: as `read`.
+        """
+        image, target = self.read(index)
+        return (image, target) if self.transform is None else self.transform(image, target)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Reads a pair at its native size.

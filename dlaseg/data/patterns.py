@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,15 @@ class FilePattern:
         if not self.folder.is_dir():
             raise UserError(f"{self.folder}: no such folder; expected files such as {self.path_of('NAME', '.png')}")
         files: dict[str, Path] = {}
-        unfit = None
+        unfit = lossy = None
         try:
             for path in _files_below(self.folder):
-                if path.suffix.lower() not in self.suffixes:
-                    continue
                 name = self.name_of(path)
                 name_in_other = None if other is None else other.name_of(path)
-                if name is None or (name_in_other is not None and len(name_in_other) < len(name)):
+                if path.suffix.lower() not in self.suffixes:
+                    if path.suffix.lower() in LOSSY_SUFFIXES and name is not None and name_in_other is None:
+                        lossy = lossy or path
+                elif name is None or (name_in_other is not None and len(name_in_other) < len(name)):
                     unfit = unfit or path
                 elif name in files:
                     raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
@@ -63,6 +64,8 @@ class FilePattern:
                     files[name] = path
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
+        if not files and lossy:
+            raise UserError(f"{lossy}: lossy formats such as JPEG change label values: save label maps as PNG")
         if not files:
             any_suffix = f"{{{','.join(sorted(self.suffixes))}}}"
             expected = self._below("NAME", any_suffix)

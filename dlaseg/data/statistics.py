@@ -4,13 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from tqdm import tqdm
-
+from dlaseg.data.label_counts import CountedFiles, count_labels
 from dlaseg.data.pairs import SegmentationDataset
-from dlaseg.images import read_label_image
 from dlaseg.labels import IGNORE_INDEX
-from dlaseg.terminal import escaped
+from dlaseg.text import escaped
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class SplitStatistics:
     Attributes:
         split: name of the split.
         groups: number of images in each folder (in Cityscapes, each city), by name.
-        sizes: number of images of each (height, width).
+        sizes: number of label maps of each (height, width), without those that were skipped.
         pixels: pixels of each class, in the label map's order.
         images: number of images that contain each class.
         image_pixels: for each class, all pixels that are not ignored in the images that contain the class.
@@ -36,32 +33,40 @@ class SplitStatistics:
     ignored: int
 
 
-def statistics(dataset: SegmentationDataset) -> SplitStatistics:
+def statistics(
+    dataset: SegmentationDataset, counted: CountedFiles | None = None, skip_unreadable: bool = False
+) -> SplitStatistics:
     """Reads every label map of a split.
+
+    Args:
+        dataset: the split.
+        counted: see `count_labels`; None to read every file.
+        skip_unreadable: see `count_labels`.
 
     Raises:
         UserError: an image without a label map, a broken file, or a label outside the label map; names the file.
     """
     dataset.require_labels()
-    classes = dataset.label_map.num_classes
-    pixels, images, image_pixels = (np.zeros(256, np.int64) for _ in range(3))
+    pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()
     groups = Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs)
     sizes: Counter[tuple[int, int]] = Counter()
-    for index, pair in enumerate(tqdm(dataset.pairs, desc=dataset.split, unit="img", leave=False, disable=None)):
-        train_ids = dataset.encode(read_label_image(dataset.label_file(index)), pair)
-        counts = np.bincount(train_ids.ravel(), minlength=256)
-        pixels += counts
-        images += counts > 0
-        image_pixels += (counts > 0) * (train_ids.size - counts[IGNORE_INDEX])
-        sizes[train_ids.shape[0], train_ids.shape[1]] += 1
+    for counts in count_labels(dataset, {} if counted is None else counted, skip_unreadable):
+        if counts is None:
+            continue
+        scored = counts.height * counts.width - counts.pixels.get(IGNORE_INDEX, 0)
+        pixels.update(counts.pixels)
+        images.update(counts.pixels.keys())
+        image_pixels.update(dict.fromkeys(counts.pixels, scored))
+        sizes[counts.height, counts.width] += 1
+    train_ids = range(dataset.label_map.num_classes)
     return SplitStatistics(
         dataset.split,
         dict(sorted(groups.items())),
         dict(sizes.most_common()),
-        tuple(pixels[:classes].tolist()),
-        tuple(images[:classes].tolist()),
-        tuple(image_pixels[:classes].tolist()),
-        int(pixels[IGNORE_INDEX]),
+        tuple(pixels[label] for label in train_ids),
+        tuple(images[label] for label in train_ids),
+        tuple(image_pixels[label] for label in train_ids),
+        pixels[IGNORE_INDEX],
     )
 
 

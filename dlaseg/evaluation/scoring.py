@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
+from dlaseg.data.statistics import statistics
 from dlaseg.evaluation.cityscapes.predictions import count_image
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
@@ -29,13 +31,14 @@ from dlaseg.weights.download import resolve
 def score(
     weights: str | Path,
     dataset: SegmentationDataset,
-    output: Path,
+    output: str | Path,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     workers: int = 1,
     device: str = "auto",
     measures: Sequence[str] = (),
     precision: str = "float32",
+    on_missing_class: OnMissingClass | None = None,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -51,20 +54,26 @@ def score(
         device: see `Predictor`.
         measures: optional ones, see `MEASURES`.
         precision: see `Predictor`; with others than float32 the scores change in the last digits.
+        on_missing_class: what follows if label maps of the user's own classes look misread, see `check_labels`; None if
+            they have been checked.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, and as `Predictor` and `evaluate`.
+        UserError: an unknown measure, and as `Predictor`, `check_labels` and `evaluate`.
     """
     check_measures(measures)
+    output = Path(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
     counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
     file = resolve(weights)
     predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
+    # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
+    if on_missing_class is not None and has_own_classes(dataset):
+        check_labels(dataset, statistics(dataset), False, on_missing_class, "--on-missing-class")
 
     def on_image(scored: ScoredImage) -> None:
         nonlocal counts

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
-from dlaseg.images import read_image
+from dlaseg.images import EIGHT_BIT_MODES, read_image
 from dlaseg.inference.backends.base import Backend
 from dlaseg.inference.backends.torch import TorchBackend
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
@@ -26,9 +26,6 @@ ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
 
 ImageT = TypeVar("ImageT", bound=ImageInput)
-
-# PIL's modes with 8 bits per channel; wider ones would be clipped
-_PIL_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
 class Predictor:
@@ -212,7 +209,7 @@ def as_rgb(image: ImageInput) -> NDArray[np.uint8]:
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, Image.Image):
-        if image.mode not in _PIL_MODES:
+        if image.mode not in EIGHT_BIT_MODES:
             raise UserError(f"PIL image of mode {image.mode}: use 8 bits per channel, or pass the file's path")
         try:
             image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -3,99 +3,201 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
-import torch
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
-from dlaseg.images import read_image
+from dlaseg.files import sha256
+from dlaseg.image_header import MAX_PIXELS
+from dlaseg.images import ImageFile, check_max_pixels, open_image
+from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.settings import Settings, claim_output
 from dlaseg.inference.sinks import KINDS, Sink
-from dlaseg.inference.sources import find_images
+from dlaseg.inference.sources import Source, expand_frames, find_all
+from dlaseg.memory import is_out_of_memory
 from dlaseg.models.base import SegmentationModel
+from dlaseg.weights.download import resolve
+from dlaseg.weights.files import model_sha256
 
 IN_FLIGHT = 4
 """Images that are read ahead, images that wait to be written, and threads that do both."""
+
+LARGE = 1 << 25
+"""Pixels of an image that is not decoded ahead, and written before the next one: a hundred megabytes of RGB."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
+@dataclass
 class InferSummary:
     """The outcome of a run.
 
     Attributes:
-        written: number of images whose results were written.
+        written: number of images whose results were written; a frame counts as an image.
         skipped: number of images all of whose results existed already.
-        failed: images that could not be read or predicted, and the message, which begins with the path.
+        failed: files that could not be read, predicted or named, and the message, which begins with the path.
+        first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
     """
 
-    written: int
-    skipped: int
-    failed: list[tuple[Path, str]]
+    written: int = 0
+    skipped: int = 0
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
 
 
 def infer(
     weights: str | Path | SegmentationModel,
-    input: str | Path,
+    input: str | Path | Sequence[str | Path],
     output: str | Path,
     save: Sequence[str] = KINDS,
     overwrite: bool = False,
     backend: str = "torch",
     device: str = "auto",
     precision: str = "float32",
+    keep_suffix: bool = False,
+    all_frames: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> InferSummary:
-    """Predicts the label maps of an image or of a folder of images, and writes them as files.
+    """Predicts the label maps of images and of folders of images, and writes them as files.
 
-    Threads read ahead and write results while the network runs. A broken image is recorded and the others are
-    processed. Existing results are kept, so an interrupted run continues where it stopped.
+    Threads read ahead and write results while the network runs. A file that cannot be read, named or held in memory is
+    recorded, and the others are processed. Existing results are kept, so an interrupted run continues where it stopped;
+    those of other weights or options are refused.
 
     Args:
         weights: see `Predictor`.
-        input: an image, or a folder that is walked recursively (`find_images`).
-        output: the folder of the results (`Sink`). It may lie inside the input and is not walked then.
+        input: an image, a folder that is walked recursively (`find_images`), or several of them.
+        output: the folder of the results (`Sink`) and of `infer.json` (`Settings`). It may lie inside the input and is
+            not walked then.
         save: what to write: some of `ids`, `color`, `overlay`.
-        overwrite: whether existing results are replaced.
+        overwrite: whether existing results are replaced; those of other settings are removed first.
         backend: see `Predictor`.
         device: see `Predictor`.
         precision: see `Predictor`.
+        keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
+        all_frames: whether all frames of animations and all pages of TIFFs are predicted, not the first ones: those of
+            `a.gif` become `a/0000.png`, `a/0001.png`, ...
+        max_pixels: larger images are refused, see `read_image`.
 
     Raises:
-        UserError: wrong arguments, no images, two images with the same result file, or an output folder that cannot be
-            written to. Files written until then are complete and stay.
+        UserError: wrong arguments, no images, a folder that holds results of other settings or cannot be written to.
+            Files written until then are complete and stay.
     """
-    input, output = Path(input), Path(output)
-    sources = find_images(input, exclude=output)
+    check_max_pixels(max_pixels)
+    inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
+    sources = find_all([Path(path) for path in inputs], exclude=output)
+    if isinstance(weights, str | Path):
+        weights = resolve(weights)
+        weights_sha256 = sha256(weights)
+    else:
+        weights_sha256 = model_sha256(weights)
     predictor = Predictor(weights, backend, device, precision)
-    sink = Sink(output, predictor.label_map, save)
+    settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
+    sink = Sink(output, predictor.label_map, save, keep_suffix)
+    if all_frames:
+        sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
+    conflicts = sink.conflicts(sources)
+    sources = [source for source in sources if source.path not in conflicts]
+    claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
-    failed = []
-    writes: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        reads = _read_ahead(pool, lambda source: read_image(source.path), todo)
-        for source, read in tqdm(reads, total=len(todo), unit="image", disable=None):
+    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(conflicts.items()))
+    _process(predictor, sink, todo, overwrite, max_pixels, summary)
+    return summary
+
+
+def _process(
+    predictor: Predictor, sink: Sink, todo: Sequence[Source], overwrite: bool, max_pixels: int, summary: InferSummary
+) -> None:
+    """Predicts and writes all sources; adds to the summary."""
+    memory = MemoryCheck(predictor.backend)
+    files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
+    writes: deque[tuple[Source, Future[None]]] = deque()
+
+    def finish_writes(waiting: int) -> None:
+        """Waits until no more than `waiting` images are still to be written."""
+        while writes and (writes[0][1].done() or len(writes) > waiting):
+            source, write = writes.popleft()
             try:
-                image = read.result()
-                labels = predictor(image)
-            except UserError as error:
-                failed.append((source.path, str(error)))
-            except torch.OutOfMemoryError:
-                size = f"{image.shape[0]} x {image.shape[1]} pixels"
-                failed.append((source.path, f"{source.path}: {size}: not enough memory on the device: try the CPU"))
+                write.result()
+            except (MemoryError, cv2.error) as error:
+                if not is_out_of_memory(error):
+                    raise
+                message = f"{source.path}: not enough memory to write its results: close other programs"
+                summary.failed.append((source.path, message))
             else:
+                summary.written += 1
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels), files)
+        for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
+            for source, image, labels in _predict(predictor, memory, frames, read, summary):
                 kinds = sink.kinds if overwrite else sink.missing(source)
-                writes.append(pool.submit(sink.write, source, image, labels, kinds))
-            # Checked in every round, so that a full disk ends the run now and not at the end
-            while writes and (writes[0].done() or len(writes) > IN_FLIGHT):
-                writes.popleft().result()
-        for write in writes:
-            write.result()
-    return InferSummary(len(todo) - len(failed), len(sources) - len(todo), failed)
+                writes.append((source, pool.submit(sink.write, source, image, labels, kinds)))
+                # Checked in every round, so that a full disk ends the run now and not at the end
+                finish_writes(0 if labels.size > LARGE else IN_FLIGHT)
+        finish_writes(0)
+
+
+def _open(source: Source, max_pixels: int) -> tuple[ImageFile, NDArray[np.uint8] | None]:
+    """Opens a file; decodes it already unless that takes much memory."""
+    file = open_image(source.path, max_pixels)
+    return file, file.read() if source.frame is None and file.header.pixels <= LARGE else None
+
+
+def _predict(
+    predictor: Predictor,
+    memory: MemoryCheck,
+    frames: Sequence[Source],
+    read: Future[tuple[ImageFile, NDArray[np.uint8] | None]],
+    summary: InferSummary,
+) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yields the frames of one file with image and labels; adds what went wrong to the summary."""
+    path = frames[0].path
+    height = width = 0
+    try:
+        file, first = read.result()
+        height, width = file.header.height, file.header.width
+        memory.check(path, height, width)
+        for source, image in _decode(frames, file, first):
+            height, width = image.shape[:2]
+            yield source, image, predictor(image)
+        if file.header.frames > 1 and frames[0].frame is None:
+            summary.first_frame_only.append((path, file.header.frames))
+    except UserError as error:
+        summary.failed.append((path, str(error)))
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        if not is_out_of_memory(error):
+            raise
+        summary.failed.append((path, memory.message(path, height, width)))
+
+
+def _decode(
+    frames: Sequence[Source], file: ImageFile, first: NDArray[np.uint8] | None
+) -> Iterator[tuple[Source, NDArray[np.uint8]]]:
+    """Yields the frames of one file with their images."""
+    if frames[0].frame is None:
+        yield frames[0], file.read() if first is None else first
+        return
+    wanted = {source.frame: source for source in frames}
+    for number, image in enumerate(file.frames()):
+        if number in wanted:
+            yield wanted.pop(number), image
+        if not wanted:
+            return
+    raise UserError(f"{file.path}: its frames have changed since they were counted: run the same command again")
 
 
 def _read_ahead(

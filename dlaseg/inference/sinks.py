@@ -1,5 +1,6 @@
 """Writes results: label maps, colour images and overlays, in a tree that mirrors the input's."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,53 +20,75 @@ KINDS = ("ids", "color", "overlay")
 class Sink:
     """Writes the results of a source to `OUTPUT/KIND/` and its relative path, as PNG.
 
-    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on. A file is written completely or not at all.
+    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on; a frame of `a.gif` becomes `OUTPUT/ids/a/0000.png`. A
+    file is written completely or not at all.
 
     Args:
         output: the folder; created with the first result.
         label_map: gives ids and colours.
         save: some of `KINDS`.
+        keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
 
     Raises:
         UserError: nothing to save, or an unknown kind.
     """
 
-    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS):
+    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS, keep_suffix: bool = False):
         unknown = [kind for kind in save if kind not in KINDS]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"
             raise UserError(f"save {what}: results are saved as one or more of {', '.join(KINDS)}")
         self._output = output
         self._label_map = label_map
+        self._keep_suffix = keep_suffix
         self.kinds = tuple(dict.fromkeys(save))
+
+    def name(self, source: Source) -> Path:
+        """The path of a source's results below `OUTPUT/KIND`."""
+        image = source.relative
+        stem = image if self._keep_suffix else image.with_suffix("")
+        return stem.with_name(f"{stem.name}.png") if source.frame is None else stem / f"{source.frame:04}.png"
 
     def path(self, source: Source, kind: str) -> Path:
         """The file of a result."""
-        return self._output / kind / source.relative.with_suffix(".png")
+        return self._output / kind / self.name(source)
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Refuses sources whose results would have the same name; call it before the first `write`.
-
-        `a.jpg` and `a.png` in one folder are refused and not renamed: a name that depends on the other files would
-        change between runs.
+        """Checks that no result would replace a source; call it before the first `write`.
 
         Raises:
-            UserError: two sources that differ only in suffix, or a result that would replace a source.
+            UserError: names the source.
         """
         inputs = {source.path.resolve() for source in sources}
         folders = [(self._output / kind).resolve() for kind in self.kinds]
-        source_of: dict[Path, Source] = {}
         for source in sources:
-            result = source.relative.with_suffix(".png")
-            if result in source_of:
-                raise UserError(
-                    f"{source_of[result].path} and {source.path}: both results would be called {result}: "
-                    "rename or move one of the two"
-                )
             for folder in folders:
-                if folder / result in inputs:
-                    raise UserError(f"{folder / result}: a result would replace this input: give another output folder")
-            source_of[result] = source
+                if folder / self.name(source) in inputs:
+                    raise UserError(
+                        f"{folder / self.name(source)}: a result would replace this input: give another output folder"
+                    )
+
+    def conflicts(self, sources: Sequence[Source]) -> dict[Path, str]:
+        """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png` in one folder.
+
+        None of them is chosen, and none is renamed: a name that depends on the other files would change between runs.
+
+        Returns:
+            The files, and a message for each.
+        """
+        named: defaultdict[Path, list[Source]] = defaultdict(list)
+        for source in sources:
+            named[self.name(source)].append(source)
+        messages: dict[Path, str] = {}
+        for name, group in named.items():
+            for source in group:
+                others = [other.path for other in group if other is not source]
+                if others:
+                    same_suffix = self._keep_suffix or others[0].suffix == source.path.suffix
+                    remedy = "use two output folders" if same_suffix else "use --keep-suffix"
+                    message = f"its result and that of {others[0]} would both be {name}: {remedy}, or rename one"
+                    messages.setdefault(source.path, f"{source.path}: {message}")
+        return messages
 
     def missing(self, source: Source) -> list[str]:
         """The kinds to be saved whose file does not exist yet."""

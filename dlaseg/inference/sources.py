@@ -1,11 +1,12 @@
-"""Finds images: a file, or a folder and everything below it."""
+"""Finds images: files, folders and everything below them, and the frames of animations."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.images import IMAGE_SUFFIXES, open_image
 
 
 @dataclass(frozen=True)
@@ -15,10 +16,44 @@ class Source:
     Attributes:
         path: of the file.
         relative: path below the input folder; of a single file, its name.
+        frame: number of a frame of the file, from 0; None for an image.
     """
 
     path: Path
     relative: Path
+    frame: int | None = None
+
+
+def find_all(inputs: Sequence[Path], exclude: Path | None = None) -> list[Source]:
+    """Lists the images of files and folders, see `find_images`; an image that is found twice is listed once.
+
+    Raises:
+        UserError: no input, or as `find_images`.
+    """
+    if not inputs:
+        raise UserError("no input: give an image or a folder of images")
+    sources = [source for input in inputs for source in find_images(input, exclude)]
+    return list({(source.path.resolve(), source.relative): source for source in sources}.values())
+
+
+def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> list[Source]:
+    """Replaces every file that has several frames or pages by these.
+
+    Args:
+        sources: files. One that cannot be opened stays, and reading it reports the error.
+        max_pixels: see `open_image`.
+        threads: that read the headers.
+    """
+
+    def expand(source: Source) -> list[Source]:
+        try:
+            frames = open_image(source.path, max_pixels).header.frames
+        except UserError:
+            frames = 1
+        return [source] if frames == 1 else [replace(source, frame=frame) for frame in range(frames)]
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [frame for frames in pool.map(expand, sources) for frame in frames]
 
 
 def find_images(input: Path, exclude: Path | None = None) -> list[Source]:

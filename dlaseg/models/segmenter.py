@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import SegmentationModel
@@ -74,7 +75,11 @@ def check_segmenter(name: Any, num_classes: Any, stride: Any, root_kernel_size: 
 
 
 def _check_head(num_classes: Any, stride: Any) -> None:
-    check_integer("num_classes", num_classes, 1, MAX_LABELS)
+    if num_classes == 1:
+        raise UserError(
+            "num_classes 1: every pixel would get the same class: use two classes, such as background and NAME"
+        )
+    check_integer("num_classes", num_classes, 2, MAX_LABELS)
     check_choice("stride", stride, STRIDES)
 
 

@@ -142,7 +142,9 @@ def synthesize(
         if split not in CITIES:
             raise UserError(f"split {split!r}: Cityscapes has {', '.join(CITIES)}: use one of these")
         if not 0 <= count <= MOST_SCENES:
-            raise UserError(f"{split}: {count} scenes; a count is from 0 to {MOST_SCENES}: use such a number")
+            raise UserError(f"{split} {count}: the number of scenes: use 0 to {MOST_SCENES}")
+    if not any(counts.values()):
+        raise UserError("0 scenes in all: there is nothing to draw: use 1 or more in one of train, val and test")
     for name in ("leftImg8bit", "gtFine"):
         if any(path.is_file() for path in (root / name).rglob("*")):
             raise UserError(

@@ -8,7 +8,7 @@ import torch
 from dlaseg.config.segmentation import Config
 from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
-from dlaseg.memory import peak_memory
+from dlaseg.memory import is_out_of_memory, peak_memory
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.task import RunConfig
 
@@ -19,10 +19,7 @@ def oom_hints(config: RunConfig, dist: DistributedContext) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # GPUs raise torch.OutOfMemoryError; on CPUs the allocator, oneDNN and the C++ library have their own messages
-        messages = ("not enough memory", "can't allocate memory", "bad_alloc", "could not create a memory object")
-        known = any(message in str(error) for message in messages)
-        if known or isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        if is_out_of_memory(error):
             raise UserError(oom_message(config, dist)) from error
         raise
 

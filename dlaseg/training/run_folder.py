@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dlaseg.config.files import flatten, read_yaml, refuse_old_names, to_dict
+from dlaseg.config.files import flatten, refuse_old_names, to_dict
 from dlaseg.config.training import RENAMED
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
@@ -16,11 +16,12 @@ from dlaseg.run_folder import BEST_WEIGHTS, CONFIG
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.schedules import depends_on_epochs, learning_rate
 from dlaseg.training.task import RunConfig
+from dlaseg.yaml_file import read_yaml
 
 # A resumed run may change these fields: they depend on the machine or on how the run is monitored. `check_epochs` is
 # about train.epochs.
 _FREE_TO_CHANGE = (
-    *("name", "data.root", "data.workers", "data.on_error", "data.on_changed_files"),
+    *("name", "data.root", "data.workers", "data.on_error", "data.on_changed_files", "data.on_missing_class"),
     *("train.device", "train.checkpoint_minutes", "train.max_nonfinite_steps", "train.trackers"),
 )
 _EPOCHS = "train.epochs"
@@ -39,7 +40,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
         if saved_config.exists() or has_checkpoint(output):
             raise UserError(f"{output}: already holds a run: continue it with --resume, or use another --output")
     elif saved_config.exists():
-        fields = flatten(read_yaml(saved_config))
+        fields = flatten(read_yaml(saved_config, "a config (YAML)"))
         refuse_old_names(fields, saved_config)
         check_same_config(config, fields, output)
 

@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 
 from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
+from dlaseg.data.label_check import check_labels
+from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.splits import check_no_common_image, divide
-from dlaseg.data.statistics import statistics
+from dlaseg.data.statistics import SplitStatistics, statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
@@ -22,9 +24,10 @@ from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import score
 from dlaseg.factory import create_model
 from dlaseg.inference.predictor import Predictor
+from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.segmenter import DLASeg
-from dlaseg.run_folder import BEST_WEIGHTS
+from dlaseg.run_folder import BEST_WEIGHTS, LABEL_COUNTS
 from dlaseg.training.class_weights import median_frequency
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.pixel_loss import PixelLoss
@@ -50,6 +53,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
     def __init__(self, config: Config):
         self.config = config
+        self._counted: tuple[LabelMap, CountedFiles] | None = None
+        self._statistics: SplitStatistics | None = None
 
     def open_splits(self, val_names: Collection[str] | None = None) -> tuple[SegmentationDataset, SegmentationDataset]:
         """The config's training and validation split, which have no image in common."""
@@ -71,6 +76,35 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def names(self, split: SegmentationDataset) -> list[str]:
         """The names of the pairs."""
         return [pair.name for pair in split.pairs]
+
+    def check_data(
+        self, training: SegmentationDataset, validation: SegmentationDataset, output: Path, dist: DistributedContext
+    ) -> None:
+        """Reads all label maps, in rank 0: broken ones and unknown labels end the run now and not hours later.
+
+        Built-in data sets are no exception: a broken copy is as costly, and a resumed run reads only what has changed.
+
+        Raises:
+            UserError: a label map that cannot be read, a label outside the label map, or label maps that look misread,
+                see `check_labels`.
+        """
+        data = self.config.data
+
+        def check() -> SplitStatistics:
+            counted = read_counts(output / LABEL_COUNTS, training.label_map)
+            train_statistics = statistics(training, counted, skip_unreadable=data.on_error == "skip")
+            val_statistics = statistics(validation, counted)
+            self._counted = training.label_map, counted
+            for split, found, for_training in ((training, train_statistics, True), (validation, val_statistics, False)):
+                check_labels(split, found, for_training, data.on_missing_class, "--data.on_missing_class")
+            return train_statistics
+
+        self._statistics = dist.run_on_rank0(check)
+
+    def on_fit_start(self, output: Path) -> None:
+        """Writes the counts of `check_data` for the next start."""
+        if self._counted is not None:
+            write_counts(output / LABEL_COUNTS, *self._counted)
 
     def make_model(self, training: SegmentationDataset) -> DLASeg:
         """The config's network, randomly initialised, with the data set's label map.
@@ -152,10 +186,10 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             score(best, validation, output, workers=workers, device=device)
 
     def criterion(self, training: SegmentationDataset, model: SegmentationModel) -> PixelLoss:
-        """The config's losses; counts the pixels of the training split if the class weights depend on them."""
+        """The config's losses; the class weights may depend on the pixels of the training split."""
         train, weights = self.config.train, self.config.train.class_weights
         if weights == "median_frequency":
-            weights = median_frequency(statistics(training))
+            weights = median_frequency(self._statistics or statistics(training))
             pairs = zip(training.label_map.names, weights, strict=True)
             logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in pairs))
         return PixelLoss(train.losses, model.stride, weights)

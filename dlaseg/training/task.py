@@ -85,6 +85,16 @@ class Task(ABC, Generic[Data, Network]):
     def names(self, split: Data) -> list[str]:
         """The names of a split's images, in its order; they do not depend on where the data set is."""
 
+    def check_data(self, training: Data, validation: Data, output: Path, dist: DistributedContext) -> None:
+        """Checks the content of both splits before `criterion` is called; writes nothing. By default, no check.
+
+        Args:
+            training: the training split.
+            validation: the validation split.
+            output: the run folder, which may hold results of an earlier check.
+            dist: the processes that train.
+        """
+
     @abstractmethod
     def make_model(self, training: Data) -> Network:
         """A randomly initialised network; draws from torch's global generator."""
@@ -110,6 +120,9 @@ class Task(ABC, Generic[Data, Network]):
     @abstractmethod
     def image_path(self, training: Data, index: int) -> Path:
         """The image file of a sample."""
+
+    def on_fit_start(self, output: Path) -> None:
+        """Writes what the task adds to the run folder before the first epoch; nothing by default."""
 
     def on_fit_end(self, output: Path, validation: Data) -> None:
         """Writes what the task adds to the run folder after the last epoch; nothing by default."""

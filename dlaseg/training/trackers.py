@@ -1,6 +1,8 @@
 """Trackers record the curves of a run: TensorBoard, or a subclass of `Tracker`."""
 
 import importlib
+import os
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -50,7 +52,8 @@ class TensorBoard(Tracker):
         super().__init__(folder)
         from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 
-        self._writer = SummaryWriter(str(folder), purge_step=step)
+        self._at_close = ExitStack()
+        self._writer = SummaryWriter(str(self._at_close.enter_context(_utf8_path(folder))), purge_step=step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to the curve of each name."""
@@ -64,6 +67,20 @@ class TensorBoard(Tracker):
     def close(self) -> None:
         """Flushes and closes the event file."""
         self._writer.close()
+        self._at_close.close()
+
+
+@contextmanager
+def _utf8_path(folder: Path) -> Iterator[Path]:
+    """A path of the folder that is the same in UTF-8, which TensorBoard takes every path for."""
+    if os.fsencode(folder) == str(folder).encode("utf-8", "replace"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="dlaseg-") as place:
+        folder.mkdir(parents=True, exist_ok=True)
+        link = Path(place) / "run"
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+        yield link
 
 
 def tracker_classes(names: Sequence[str], allow: bool) -> list[type[Tracker]]:

@@ -59,7 +59,7 @@ def fit(
     Args:
         task: the kind of training, with its config.
         output: the run folder: config.yaml, train.txt, val.txt, log.jsonl, events.*, last.ckpt, best.safetensors,
-            environment.json, and the files of the task's `on_fit_end`.
+            environment.json, and the files of the task's `on_fit_start` and `on_fit_end`.
         resume: resume from the last checkpoint; start from the beginning if there is none yet.
         report: called with one line for each epoch.
         allow_trackers: whether trackers of your own, which the config names as MODULE:NAME, are imported.
@@ -103,6 +103,7 @@ def train(
             write_text(output / CONFIG, to_yaml(config))
             origin = [asdict(entry) for entry in state.model.metadata.origin]
             write_json(output / ENVIRONMENT, environment() | {"weights": origin, "job": torchrun_job_id()})
+            task.on_fit_start(output)
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not should_stop_early(run):
             train_one_epoch(run, stop, trackers)

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from dlaseg.errors import UserError
 from dlaseg.run_folder import RunFolder
 from dlaseg.scores_file import read_scores
-from dlaseg.terminal import escaped
+from dlaseg.text import escaped
 
 if TYPE_CHECKING:
     from dlaseg.models.base import SegmentationModel

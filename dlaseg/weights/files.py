@@ -1,5 +1,6 @@
 """Our own weights file: a `.safetensors` that carries its metadata and stands alone."""
 
+import hashlib
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -64,11 +65,12 @@ def save_model(model: Savable, path: str | Path) -> None:
     if not metadata.architecture:
         raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
-    # Contiguous: channels_last is a machine's preference, not the file's business
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(
-        path, _sort_header(save(tensors, encode_metadata(metadata)))
-    )  # save_file's files only their owner reads
+    write_bytes(path, _serialize(model))  # save_file's files only their owner reads
+
+
+def model_sha256(model: Savable) -> str:
+    """The SHA-256 of the file that `save_model` would write, in hexadecimal; also of a model assembled by hand."""
+    return hashlib.sha256(_serialize(model)).hexdigest()
 
 
 def read_model_file(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
@@ -172,6 +174,12 @@ def _origin(entry: Any) -> Origin:
 def is_ours(checkpoint: Checkpoint) -> bool:
     """Whether dlaseg wrote the file; the metadata of other files, if any, are others'."""
     return checkpoint.metadata.get("format", "").startswith("dlaseg")
+
+
+def _serialize(model: Savable) -> bytes:
+    # Contiguous: channels_last is a machine's preference, not the file's business
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return _sort_header(save(tensors, encode_metadata(model.metadata)))
 
 
 def _sort_header(content: bytes) -> bytes:

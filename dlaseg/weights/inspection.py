@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dlaseg.terminal import one_line
+from dlaseg.text import one_line
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.layouts import MismatchError, Recognized, recognize

@@ -178,6 +178,15 @@ def test_an_empty_folder_is_refused_with_its_path(root):
     assert f"{root / 'images/val'}: no file named NAME" in refused("folder", root, "val")
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp"])
+def test_label_maps_in_a_lossy_format_are_refused_as_such(root, suffix):
+    save(root / "images/val/a.png", picture())
+    save(root / f"labels/val/a{suffix}", IDS)
+    message = refused("folder", root, "val")
+    lossy = root / f"labels/val/a{suffix}"
+    assert message == f"{lossy}: lossy formats such as JPEG change label values: save label maps as PNG"
+
+
 def test_a_missing_classes_file_is_refused_with_its_path(root):
     (root / "classes.yaml").unlink()
     assert str(root / "classes.yaml") in refused("folder", root, "train")

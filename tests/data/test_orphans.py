@@ -52,7 +52,7 @@ def load_hanging(method: str, readers: Path) -> None:
 def is_running(pid: int) -> bool:
     """Whether a process exists; one that ended and that nobody waits for does not count."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

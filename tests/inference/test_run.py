@@ -1,7 +1,6 @@
 import errno
 import itertools
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dlaseg import LabelMap, UserError, create_model, save_model
-from dlaseg.images import read_image, read_label_image
-from dlaseg.inference import run
+from dlaseg import LabelMap, UserError
+from dlaseg.images import ImageFile, read_image, read_label_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
 from dlaseg.inference.sinks import Sink
 
 LABELS = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    model = create_model("dla46_c", LABELS.num_classes, stride=8)
-    model.metadata = replace(model.metadata, label_map=LABELS)
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_model(model, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +49,12 @@ def save(path, image=None, **options):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """All files but the settings."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "infer.json"
+    )
 
 
 def expected_ids(predictor, image):
@@ -189,7 +182,6 @@ def test_an_output_folder_inside_the_input_is_not_searched(weights, tmp_path):
 @pytest.mark.parametrize(
     ("names", "output", "message"),
     [
-        (["in/a.jpg", "in/a.png"], "out", "both results"),
         (["in/a.jpg"], "in", "input and output are one folder"),
         ([], "out", "no such file or folder"),
     ],
@@ -221,7 +213,7 @@ def test_a_full_disk_ends_the_run_early_and_leaves_complete_files(weights, predi
     write_bytes, calls = Path.write_bytes, itertools.count()  # counts right from several threads
 
     def until_full(self, content):
-        if next(calls) >= 3:
+        if self.suffix == ".png" and next(calls) >= 3:
             write_bytes(self, content[: len(content) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_bytes(self, content)
@@ -244,7 +236,9 @@ def test_a_full_disk_ends_the_run_early_and_leaves_complete_files(weights, predi
 def test_an_output_that_is_a_file_is_refused(weights, tmp_path):
     path = save(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(
+        UserError, match=r"file: results cannot be written to a file: the last path is the output folder"
+    ):
         infer(weights, path, tmp_path / "file", device="cpu")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -274,9 +268,9 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
         save(tmp_path / "in" / f"{i:02}.png", random_image(3, 3))
     read, written, ahead, behind = [], [], [], []
 
-    def counted_read(path):
-        read.append(path)
-        return read_image(path)
+    def counted_read(file):
+        read.append(file.path)
+        return decode(file)
 
     def slow_write(self, source, image, labels, kinds):
         time.sleep(0.02)
@@ -289,7 +283,8 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
         behind.append(len(ahead) - 1 - len(written))
         return np.zeros(image.shape[:2], np.uint8)
 
-    monkeypatch.setattr(run, "read_image", counted_read)
+    decode = ImageFile.read
+    monkeypatch.setattr(ImageFile, "read", counted_read)
     monkeypatch.setattr(Sink, "write", slow_write)
     monkeypatch.setattr(Predictor, "__call__", quick_predict)
     assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").written == count

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +71,34 @@ def test_unknown_kinds_are_refused(save, what, tmp_path):
     assert files(tmp_path) == []
 
 
-def test_two_sources_with_the_same_result_are_refused(tmp_path):
+def test_sources_with_the_same_result_are_in_conflict_and_the_remedy_is_named(tmp_path):
     sink = Sink(tmp_path / "out", LABELS, ["ids"])
-    with pytest.raises(UserError, match=r"in/s/a\.jpg and in/s/a\.png: both .* s/a\.png"):
-        sink.check([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")])
-    sink.check([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")])
+    assert sink.conflicts([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")]) == {
+        Path(
+            "in/s/a.jpg"
+        ): "in/s/a.jpg: its result and that of in/s/a.png would both be s/a.png: use --keep-suffix, or rename one",
+        Path(
+            "in/s/a.png"
+        ): "in/s/a.png: its result and that of in/s/a.jpg would both be s/a.png: use --keep-suffix, or rename one",
+    }
+    assert sink.conflicts([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")]) == {}
+    conflicts = sink.conflicts([source("a.jpg", "one"), source("a.jpg", "two")])
+    assert conflicts.keys() == {Path("one/a.jpg"), Path("two/a.jpg")}
+    assert conflicts[Path("one/a.jpg")].endswith("would both be a.png: use two output folders, or rename one")
+
+
+def test_a_kept_suffix_distinguishes_results(tmp_path):
+    sink = Sink(tmp_path, LABELS, ["ids"], keep_suffix=True)
+    assert sink.conflicts([source("s/a.jpg"), source("s/a.png")]) == {}
+    assert sink.path(source("s/a.b.JPG"), "ids") == tmp_path / "ids/s/a.b.JPG.png"
+
+
+def test_frames_are_in_a_folder_of_the_files_name(tmp_path):
+    frame = replace(source("s/a.b.gif"), frame=12)
+    assert Sink(tmp_path, LABELS).path(frame, "ids") == tmp_path / "ids/s/a.b/0012.png"
+    assert Sink(tmp_path, LABELS, keep_suffix=True).path(frame, "ids") == tmp_path / "ids/s/a.b.gif/0012.png"
+    others = [replace(frame, frame=0), frame, source("s/a.b/0012.jpg")]
+    assert Sink(tmp_path, LABELS).conflicts(others).keys() == {frame.path, others[2].path}
 
 
 def test_a_result_that_would_overwrite_an_input_is_refused(tmp_path):

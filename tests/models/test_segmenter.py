@@ -150,7 +150,8 @@ def test_a_stride_other_than_2_4_8_is_refused(stride):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("num_classes", 0), ("num_classes", -1), ("root_kernel_size", 2), ("in_channels", 0)]
+    ("option", "value"),
+    [("num_classes", 1), ("num_classes", 0), ("num_classes", -1), ("root_kernel_size", 2), ("in_channels", 0)],
 )
 def test_a_value_out_of_range_is_refused_by_its_name(option, value):
     with pytest.raises(UserError, match=f"{option} {value}"):

@@ -157,7 +157,7 @@ def run_command(words: list[str], errors: Path, environment: dict[str, str] | No
     multiprocessing.set_start_method("fork", force=True)  # the loader's workers are children of this process
     os.environ.update(environment or {})
     torch.set_num_threads(1)
-    with errors.open("a") as file:
+    with errors.open("a", encoding="utf-8") as file:
         sys.stderr = file
         sys.stdout = file
         code = cli.main(words)

@@ -165,7 +165,7 @@ def test_a_signal_to_the_whole_group_stops_it_as_well(config, tmp_path):
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
 
 
 def test_a_second_signal_ends_it_at_once(config, tmp_path):
@@ -373,7 +373,7 @@ def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
 
 def with_little_memory(words, errors):
     """A gigabyte more than what is mapped now."""
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    mapped = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)
     run_command(words, errors)
 

@@ -135,6 +135,7 @@ def test_a_run_leaves_every_file_of_the_run_folder(straight):
     names = {path.name.split(".out.")[0] for path in output.iterdir()}
     names = {"events" if name.startswith("events") else name for name in names}
     assert names == {"config.yaml", "log.jsonl", "events", "last.ckpt", "best.safetensors", "environment.json"} | {
+        "label_counts.json",
         "train.txt",
         "val.txt",
         "previous.ckpt",

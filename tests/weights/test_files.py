@@ -46,6 +46,17 @@ def rewritten(saved, path, tensors=None, **metadata):
     return path
 
 
+def test_weights_of_one_class_are_refused(saved, tmp_path):
+    labels = {"classes": [{"name": "leaf", "id": [1], "color": [1, 2, 3]}], "ignore": [255]}
+    path = rewritten(saved, tmp_path / "one.safetensors", labels=json.dumps(labels))
+    assert refusal(path) == (
+        f"{path}: one class, 'leaf': every pixel would get it: use two classes, such as background and leaf"
+    )
+    architecture = {**json.loads(metadata_of(saved)["model"]), "num_classes": 1}
+    path = rewritten(saved, path, model=json.dumps(architecture))
+    assert refusal(path).startswith(f"{path}: num_classes 1: every pixel would get the same class: use two classes")
+
+
 def refusal(path):
     """The one line that says why a file is not read."""
     with pytest.raises(UserError) as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import Difference
-from dlaseg.terminal import escaped
+from dlaseg.text import escaped
 
 WORST = 5
 """Number of images that the table lists."""

@@ -223,6 +223,7 @@ def test_lists_choose_from_a_pool(root):
 
 def test_data_stats_counts_a_pool_once(root, capsys):
     put(root, *(f"{kind}/{i}.png" for kind in ("photos", "masks") for i in range(4)))
+    put(root, "masks/3.png", value=1)
     words = ["data", "stats", str(root), "--dataset", "folder", "--images", "photos/{name}.png", "--labels", "masks"]
     assert main(words) == 0
     assert capsys.readouterr().out.split()[:4] == ["all", "images", "4", "class"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dlaseg.cli import COMMANDS, main
 from dlaseg.errors import UserError
-from dlaseg.terminal import LONGEST, escaped, one_line
+from dlaseg.text import LONGEST, escaped, one_line
 
 
 @pytest.mark.parametrize(

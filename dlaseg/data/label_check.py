@@ -1,0 +1,125 @@
+"""Finds label maps that were misread: foreground that is ignored by default, or classes that have no pixel."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from dlaseg.data.datasets import DATASETS
+from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.data.statistics import SplitStatistics
+from dlaseg.errors import UserError
+from dlaseg.labels import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
+
+OnMissingClass = Literal["stop", "warn"]
+"""What follows if label maps look misread, or hold too few classes to train on."""
+
+SHOWN = 10
+"""Most classes that a message names."""
+
+
+def check_labels(
+    dataset: SegmentationDataset,
+    statistics: SplitStatistics,
+    for_training: bool,
+    on_missing_class: OnMissingClass = "stop",
+    option: str | None = None,
+) -> None:
+    """Stops at label maps that look misread; logs a warning for any other class without a pixel.
+
+    A built-in data set never stops: its ids are fixed, and a part of it may lack classes, which is then worth a
+    warning for training alone.
+
+    Args:
+        dataset: the split.
+        statistics: of the split.
+        for_training: whether the split is trained on, which takes two classes.
+        on_missing_class: `warn` logs what `stop` raises.
+        option: the option that sets `on_missing_class`, for the message.
+
+    Raises:
+        UserError: pixels of 255, which nobody listed and which is ignored by default, while a class has no pixel; or
+            fewer than two classes for training.
+    """
+    problem = ignored_foreground(dataset, statistics) or (
+        too_few_classes(dataset, statistics) if for_training else None
+    )
+    own_classes = has_own_classes(dataset)
+    if problem is not None and on_missing_class == "stop" and own_classes:
+        raise UserError(f"{problem}; {option} warn continues anyway" if option else problem)
+    if problem is None and (for_training or own_classes):
+        problem = missing_classes(dataset, statistics)
+    if problem is not None:
+        logger.warning("%s", problem)
+
+
+def has_own_classes(dataset: SegmentationDataset) -> bool:
+    """Whether a file of the user defines the classes."""
+    entry = DATASETS.get(dataset.name)
+    return entry is None or entry.label_map is None
+
+
+def ignored_foreground(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
+    """The message about a class that may be stored as 255, which is ignored because nobody listed it; else None."""
+    missing = _missing(statistics)
+    if not (missing and statistics.ignored and dataset.label_map.ignores_by_default):
+        return None
+    name = dataset.label_map.names[missing[0]]
+    return (
+        f"{_where(dataset)}: {IGNORE_INDEX} fills {_share(statistics)} of the pixels and is ignored by default, "
+        f"and {_described(dataset, missing)}: in the classes file, write {{name: {json.dumps(name, ensure_ascii=False)}"
+        f", id: {IGNORE_INDEX}}} if {IGNORE_INDEX} is {name}, or ignore: [{IGNORE_INDEX}] if it is void"
+    )
+
+
+def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
+    """The message about label maps of fewer than two classes; else None."""
+    present = [label for label, count in enumerate(statistics.pixels) if count]
+    if len(present) > 1:
+        return None
+    label_map = dataset.label_map
+    only = f"only class {_class(dataset, present[0])} has pixels" if present else "no class has a pixel"
+    remedy = "add label maps that show other classes"
+    if statistics.ignored:
+        ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
+        only += f", and {_share(statistics)} of the pixels are ignored ({ignored})"
+        remedy = f"list an ignored value that is a class as that class in the classes file, or {remedy}"
+    return f"{_where(dataset)}: {only}: training needs two classes: {remedy}"
+
+
+def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
+    """The message about classes without a pixel; None if there are none."""
+    missing = _missing(statistics)
+    return f"{_where(dataset)}: {_described(dataset, missing)}" if missing else None
+
+
+def _where(dataset: SegmentationDataset) -> str:
+    """The innermost folder that contains all label maps of a split, and the split, which may share it with others."""
+    folder = os.path.commonpath([dataset.label_file(index).parent for index in range(len(dataset))])
+    return f"{folder} (split {dataset.split})"
+
+
+def _missing(statistics: SplitStatistics) -> list[int]:
+    return [label for label, count in enumerate(statistics.pixels) if not count]
+
+
+def _described(dataset: SegmentationDataset, missing: Sequence[int]) -> str:
+    """Names classes without a pixel."""
+    if len(missing) == 1:
+        return f"class {_class(dataset, missing[0])} has no pixel"
+    names = ", ".join(_class(dataset, label) for label in missing[:SHOWN])
+    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+    return f"classes {names}{more} have no pixel"
+
+
+def _class(dataset: SegmentationDataset, label: int) -> str:
+    ids = dataset.label_map.ids[label]
+    return f"{dataset.label_map.names[label]!r} (id {' or '.join(map(str, ids))})"
+
+
+def _share(statistics: SplitStatistics) -> str:
+    """Share of the ignored pixels."""
+    return f"{100 * statistics.ignored / (statistics.ignored + sum(statistics.pixels)):.3g} %"

@@ -1,0 +1,159 @@
+"""Pixels of each class in every label map of a split: counted by threads, and kept in a file from run to run."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.errors import UserError
+from dlaseg.files import write_text
+from dlaseg.images import read_label_image
+from dlaseg.labels import LabelMap
+
+logger = logging.getLogger(__name__)
+
+THREADS = 4
+"""Most threads. They share the time of waiting for files; more gain nothing, since decoding holds Python's lock."""
+
+PIXELS_PER_HISTOGRAM = 1 << 24
+"""OpenCV's histograms are float32, which counts exactly up to here."""
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Counts of one label map.
+
+    Attributes:
+        height: of the label map, pixels.
+        width: of the label map, pixels.
+        pixels: number of pixels of each train id that occurs; 255 = ignored.
+    """
+
+    height: int
+    width: int
+    pixels: Mapping[int, int]
+
+
+FileStamp = tuple[int, int]
+"""Size in bytes and modification time in nanoseconds: a file whose stamp is the same has not changed."""
+
+CountedFiles = dict[str, tuple[FileStamp, LabelCounts]]
+"""Counts of label map files by path."""
+
+
+def read_counts(path: Path, label_map: LabelMap) -> CountedFiles:
+    """Reads what `write_counts` wrote; nothing if there is no such file, if it is broken, or if the classes differ."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["label_map"] != label_map.to_dict():
+            return {}
+        return {
+            str(file): (
+                (int(size), int(modified)),
+                LabelCounts(int(height), int(width), {int(label): int(count) for label, count in pixels.items()}),
+            )
+            for file, (size, modified, height, width, pixels) in content["files"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # then everything is counted again
+
+
+def write_counts(path: Path, label_map: LabelMap, counted: CountedFiles) -> None:
+    """Writes counts for `read_counts`."""
+    files = {
+        file: [*stamp, counts.height, counts.width, counts.pixels] for file, (stamp, counts) in sorted(counted.items())
+    }
+    write_text(path, json.dumps({"label_map": label_map.to_dict(), "files": files}) + "\n")
+
+
+def count_labels(
+    dataset: SegmentationDataset, counted: CountedFiles, skip_unreadable: bool = False
+) -> list[LabelCounts | None]:
+    """Counts the pixels of each class in each label map of a split.
+
+    Args:
+        dataset: the split; every image has a label map.
+        counted: counts that need no reading again; new ones are added.
+        skip_unreadable: whether files that cannot be read are skipped, with a warning.
+
+    Returns:
+        The counts in the split's order; None for a file that was skipped.
+
+    Raises:
+        UserError: a file that cannot be read, or a label outside the label map; names the first such file.
+    """
+    files = [dataset.label_file(index) for index in range(len(dataset))]
+    stamps = [_stamp(file) for file in files]  # before reading, so that a file that changes meanwhile is read again
+    counts: list[LabelCounts | None] = [None] * len(files)
+    todo = []
+    for index, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
+        known = counted.get(str(file))
+        if known is not None and known[0] == stamp:
+            counts[index] = known[1]
+        else:
+            todo.append(index)
+    errors = []
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            results = pool.map(lambda index: _count_file(dataset, index, skip_unreadable), todo)
+            progress = tqdm(results, desc=f"labels of {dataset.split}", total=len(todo), unit="img", leave=False,
+                            disable=None, delay=1)  # fmt: skip
+            for index, result in zip(todo, progress, strict=True):
+                if isinstance(result, UserError):
+                    errors.append(result)
+                    continue
+                counts[index] = result
+                if (stamp := stamps[index]) is not None:
+                    counted[str(files[index])] = stamp, result
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if errors:
+        logger.warning("%s: %d of %d label maps skipped, such as %s", dataset.split, len(errors), len(files), errors[0])
+    return counts
+
+
+def _count_file(dataset: SegmentationDataset, index: int, skip_unreadable: bool) -> LabelCounts | UserError:
+    """Counts a label map, or returns the error of one that is skipped."""
+    try:
+        labels = read_label_image(dataset.label_file(index))
+    except UserError as error:
+        if not skip_unreadable:
+            raise
+        return error
+    train_ids = dataset.encode(labels, dataset.pairs[index])
+    height, width = train_ids.shape
+    counts = count_train_ids(train_ids)
+    (present,) = counts.nonzero()
+    return LabelCounts(height, width, {int(label): int(counts[label]) for label in present})
+
+
+def count_train_ids(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each value occurs: (256,). Equals `np.bincount`, in a fifth of the time.
+
+    Args:
+        train_ids: (H, W) uint8.
+    """
+    row = train_ids.reshape(1, -1)  # (H, W) -> (1, H * W)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, row.shape[1], PIXELS_PER_HISTOGRAM):
+        part = row[:, start : start + PIXELS_PER_HISTOGRAM]
+        counts += cv2.calcHist([part], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    return counts
+
+
+def _stamp(file: Path) -> FileStamp | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None  # reading the file raises the error
+    return status.st_size, status.st_mtime_ns

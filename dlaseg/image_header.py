@@ -1,0 +1,224 @@
+"""What the header of an image file says, read before memory for the pixels is allocated: size, frames, type of pixels.
+
+Pillow reads most headers; it does not look at pixels before they are asked for. Three are read here: PNG, because it is
+the usual one; WebP, of which Pillow allocates the canvas; TIFF, of which Pillow refuses kinds that OpenCV decodes.
+"""
+
+import io
+import math
+import re
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    SunImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.ImageFile import ImageFile
+
+MAX_PIXELS = 256_000_000
+"""Pixels of the largest image that is decoded by default: 768 MB of RGB."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError),
+    *(struct.error, zlib.error),
+)
+"""What Pillow raises for a broken file, on purpose or not."""
+
+# Beginning of the file -> Pillow's class. Image.open has a limit of its own, and more formats than a stranger's file
+# should be tried as
+_CLASSES: tuple[tuple[re.Pattern[bytes], str, type[ImageFile]], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), name, kind)
+    for pattern, name, kind in (
+        (rb"\x89PNG\r\n\x1a\n", "PNG", PngImagePlugin.PngImageFile),
+        (rb"\xff\xd8", "JPEG", JpegImagePlugin.JpegImageFile),
+        (rb"II[*+]\0|MM\0[*+]", "TIFF", TiffImagePlugin.TiffImageFile),
+        (rb"RIFF....WEBP", "WebP", WebPImagePlugin.WebPImageFile),
+        (rb"GIF8[79]a", "GIF", GifImagePlugin.GifImageFile),
+        (rb"BM", "BMP", BmpImagePlugin.BmpImageFile),
+        (rb"P[1-6]", "PNM", PpmImagePlugin.PpmImageFile),
+        (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000", Jpeg2KImagePlugin.Jpeg2KImageFile),
+        (rb"....ftyp(avi[fs]|m[is]f1)", "AVIF", AvifImagePlugin.AvifImageFile),
+        (rb"\x59\xa6\x6a\x95", "Sun raster", SunImagePlugin.SunImageFile),
+    )
+)
+
+# Formats of floating-point pixels: PFM, Radiance HDR, OpenEXR
+_FLOAT_FORMATS = re.compile(rb"P[Ff]\s|#\?R(ADIANCE|GBE)|v/1\x01")
+
+_TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
+_TIFF_FIELDS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 339: "kind"}
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # numbers of the TIFF specification, and of BigTIFF
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image file says about itself.
+
+    Attributes:
+        format: such as PNG.
+        height: pixels, as stored: an orientation may exchange it with the width.
+        width: pixels.
+        frames: frames of an animation, or pages of a TIFF.
+        pages: of a TIFF: the number of each page among the images of the file, its height and its width. Smaller copies
+            and masks are no pages.
+        dtype: of a pixel's values, as numpy calls it, where the format has several.
+    """
+
+    format: str
+    height: int
+    width: int
+    frames: int = 1
+    pages: tuple[tuple[int, int, int], ...] = ()
+    dtype: str = "uint8"
+
+    @property
+    def pixels(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+
+def read_header(content: bytes) -> ImageHeader | None:
+    """Reads the header of a file.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        The header; None for a format that is not read here, or a broken header.
+    """
+    if _FLOAT_FORMATS.match(content):
+        return ImageHeader("floating-point image", 0, 0, dtype="float32")
+    for pattern, name, _ in _CLASSES:
+        if not pattern.match(content):
+            continue
+        try:
+            if name in _OWN:
+                return _OWN[name](content)
+            picture = open_with_pillow(content)
+            return ImageHeader(name, picture.height, picture.width, _count_frames(name, picture))
+        except PILLOW_ERRORS:
+            return _avif_header(content) if name == "AVIF" else None
+    return None
+
+
+def open_with_pillow(content: bytes) -> ImageFile:
+    """Opens one of the formats that are read here; decodes nothing yet.
+
+    Unlike `Image.open`, it has no limit of pixels and does not warn of one: check the header first.
+
+    Raises:
+        PILLOW_ERRORS: a broken file, or another format.
+    """
+    for pattern, _, kind in _CLASSES:
+        if pattern.match(content):
+            return kind(io.BytesIO(content), "")
+    raise SyntaxError("unknown format")
+
+
+def _count_frames(name: str, picture: Any) -> int:
+    try:
+        return int(picture.n_frames) if name in ("GIF", "AVIF") else 1
+    except PILLOW_ERRORS:  # the first frame may be sound
+        return 1
+
+
+def _png_header(content: bytes) -> ImageHeader:
+    width, height = struct.unpack_from(">II", content, 16)
+    # https://www.w3.org/TR/png-3/#apng-frame-based-animation: a frame each has its fcTL; a first image that has none is
+    # shown by programs that know no animation
+    kinds, end = [], 8
+    while end + 8 <= len(content):
+        kind = content[end + 4 : end + 8]
+        if kind == b"IDAT" and b"acTL" not in kinds:
+            break
+        kinds.append(kind)
+        end += 12 + int.from_bytes(content[end : end + 4], "big")
+    frames = kinds.count(b"fcTL")
+    if frames and b"IDAT" in kinds and kinds.index(b"IDAT") < kinds.index(b"fcTL"):
+        frames += 1
+    return ImageHeader("PNG", height, width, max(1, frames))
+
+
+def _webp_header(content: bytes) -> ImageHeader:
+    # https://developers.google.com/speed/webp/docs/riff_container
+    kind, frames = content[12:16], 1
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(content[start : start + 3], "little") for start in (24, 27))
+        frames, start = 0, 12
+        while start + 8 <= len(content):
+            frames += content[start : start + 4] == b"ANMF"
+            size = int.from_bytes(content[start + 4 : start + 8], "little")
+            start += 8 + size + size % 2
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", content, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", content, 26))
+    return ImageHeader("WebP", height, width, max(1, frames))
+
+
+def _tiff_header(content: bytes) -> ImageHeader:
+    # https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf, sec. 2, and the BigTIFF variant
+    order, big = "<" if content[:2] == b"II" else ">", 43 in content[2:4]
+    first, count, length, inline = (8, "Q", 20, 8) if big else (4, "H", 12, 4)
+    number = "Q" if big else "I"
+
+    def unpack(kind: str, start: int) -> int:
+        value: int = struct.unpack_from(order + kind, content, start)[0]
+        return value
+
+    def fields(start: int) -> dict[str, int]:
+        """The first value of each field of the directory that begins there."""
+        values = {}
+        for entry in range(start, start + length * unpack(count, start - struct.calcsize(f"={count}")), length):
+            tag, kind = unpack("H", entry), unpack("H", entry + 2)
+            if tag in _TIFF_FIELDS and kind in _TIFF_TYPES:
+                value = entry + length - inline
+                if unpack(number, entry + 4) * struct.calcsize(f"={_TIFF_TYPES[kind]}") > inline:
+                    value = unpack(number, value)
+                values[_TIFF_FIELDS[tag]] = unpack(_TIFF_TYPES[kind], value)
+        return values
+
+    directories: list[dict[str, int]] = []
+    offset, seen = unpack(number, first), set[int]()
+    try:
+        while offset and offset not in seen:  # a stranger's directories may form a circle
+            seen.add(offset)
+            start = offset + struct.calcsize(f"={count}")
+            directories.append(fields(start))
+            offset = unpack(number, start + length * unpack(count, offset))
+    except struct.error:
+        if not directories:
+            raise
+    # Bits of the subfile type: 1 a smaller copy, 4 a mask
+    pages = tuple(
+        (number, page["height"], page["width"])
+        for number, page in enumerate(directories)
+        if number == 0 or ("height" in page and "width" in page and not page.get("subfile", 0) & 5)
+    )
+    dtype = f"{_TIFF_KINDS.get(directories[0].get('kind', 1), 'unknown')}{directories[0].get('bits', 1)}"
+    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype)
+
+
+def _avif_header(content: bytes) -> ImageHeader | None:
+    """The largest size that an AVIF mentions, for one that Pillow refuses, perhaps because of its size."""
+    # The box `ispe`: four bytes of version and flags, width, height
+    boxes = re.findall(rb"ispe....(.{8})", content[: 1 << 16], re.DOTALL)
+    width, height = max((struct.unpack(">II", box) for box in boxes), key=math.prod, default=(0, 0))
+    return ImageHeader("AVIF", height, width) if boxes else None
+
+
+_OWN: dict[str, Any] = {"PNG": _png_header, "WebP": _webp_header, "TIFF": _tiff_header}

@@ -1,0 +1,109 @@
+"""`infer.json` beside the results: which weights and options they are from, so that those of two networks never mix."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dlaseg.errors import UserError
+from dlaseg.files import write_json
+from dlaseg.inference.sinks import KINDS
+from dlaseg.version import __version__
+
+SETTINGS = "infer.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results of an image depend on, beside the image; and what decides how they are named.
+
+    Attributes:
+        weights_sha256: hash of the weights file; of a model, that of the file that `save_model` would write.
+        backend: see `Predictor`.
+        precision: see `Predictor`; never `auto`.
+        keep_suffix: see `Sink`.
+        all_frames: whether files of several frames have a result for each of them.
+    """
+
+    weights_sha256: str
+    backend: str
+    precision: str
+    keep_suffix: bool = False
+    all_frames: bool = False
+
+
+def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
+    """Checks that a folder holds results of these settings alone, and writes the settings to it.
+
+    To overwrite results of other settings, all of them are removed first. So a run that is interrupted at any moment
+    leaves results of one network.
+
+    Args:
+        output: the folder of the results.
+        settings: of this run.
+        results: files that this run will write.
+        overwrite: whether existing results are replaced.
+
+    Raises:
+        UserError: results of other or unknown settings, unless all of them are to be overwritten; or a folder that
+            cannot be written to.
+    """
+    try:
+        saved = read_settings(output)
+        if saved == settings:
+            return
+        existing = _existing_results(output)
+        if existing and not overwrite:
+            raise UserError(
+                f"{output}: holds results of {_difference(saved, settings)}: use another output folder, or replace "
+                "them with --overwrite"
+            )
+        if others := sorted(existing - set(results)):
+            raise UserError(
+                f"{others[0]}: one of {len(others)} results of {_difference(saved, settings)} that this run would not "
+                "replace: use another output folder, or remove them"
+            )
+        for path in existing:
+            path.unlink()
+        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(settings)})
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or output}: cannot be written ({error.strerror or error}): make room or give another "
+            "output folder"
+        ) from error
+
+
+def read_settings(output: Path) -> Settings | None:
+    """The settings of the results in a folder; None if it has none, or a file that is not from this release."""
+    try:
+        content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+        content.pop("dlaseg")  # a new release may continue what an older one began
+        return Settings(**content)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _existing_results(output: Path) -> set[Path]:
+    return {
+        path
+        for kind in KINDS
+        for path in (output / kind).rglob("*.png")
+        if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
+    }
+
+
+def _difference(saved: Settings | None, settings: Settings) -> str:
+    """What distinguishes existing results from those of this run."""
+    if saved is None:
+        return f"unknown weights (no {SETTINGS} of this release)"
+    now = asdict(settings)
+    changed = {name: value for name, value in asdict(saved).items() if value != now[name]}
+    differences = []
+    if (sha256 := changed.pop("weights_sha256", None)) is not None:
+        differences.append(f"other weights (SHA-256 {sha256[:12]}..., now {settings.weights_sha256[:12]}...)")
+    if changed:
+        options = ", ".join(f"{name} {value} (now {now[name]})" for name, value in changed.items())
+        differences.append(f"another {options}")
+    return " and ".join(differences)

@@ -1,0 +1,252 @@
+"""The commands and the Python code of README.md and docs/ are run on small data that is made here.
+
+The table COMMANDS says for each command what stands in for its placeholders. The tests of the table are fast and belong
+to the default suite; those that run the commands are marked `readme` and take two minutes (`make readme`).
+"""
+
+import ast
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from dlaseg_testing import write_camvid
+from PIL import Image
+
+import dlaseg
+from dlaseg.cli import main
+from dlaseg.commands.config_parser import ConfigParser
+from dlaseg.config.files import to_yaml
+from dlaseg.config.reading import values_of
+from dlaseg.config.segmentation import Config
+from dlaseg.synthetic.dataset import synthesize
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+SMALL = """--data.workers 0 --model.name dla46_c --train.epochs 1 --train.batch_size 2 --train.grad_accum_steps 1
+    --train.eval_every 1 --train.device cpu --train.precision float32"""
+SEGMENTATION = f"{SMALL} --model.stride 8 --augment.crop_size '[32,64]'"
+EXAMPLE = "--config configs/folder_example.yaml --data.root masks"
+EVAL = "--device cpu --workers 0"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command is run with options added at its end, and with other words in place of its placeholders."""
+
+    more: str = ""
+    words: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A command is not run."""
+
+    reason: str
+
+
+# In the order in which they are run; `masks`, `scenes`, `camvid`, ... are folders of `workspace`
+COMMANDS: dict[str, Run | Skip] = {
+    "pip install .": Skip("`make` installs the package for all tests"),
+    "make demo": Skip(".ci/run calls it"),
+    "dlaseg train --config configs/folder_example.yaml --data.root DIR": Run(SEGMENTATION, {"DIR": "masks"}),
+    "dlaseg eval runs/NAME/best.safetensors --dataset folder --root DIR": Run(
+        EVAL, {"NAME": "folder_example", "DIR": "masks"}
+    ),
+    "dlaseg infer runs/NAME/best.safetensors IMAGES OUTPUT": Run(
+        "--device cpu", {"NAME": "folder_example", "IMAGES": "masks/images/val", "OUTPUT": "segmented"}
+    ),
+    "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
+    "--data.val_share 0.1": Run(
+        f"{SEGMENTATION} --data.val_share 0.5 --output runs/photos", {"...": EXAMPLE}
+    ),
+    "dlaseg train --config configs/cityscapes_dla34.yaml --data.root DIR": Run(
+        f"{SEGMENTATION} --model.backbone_weights null", {"DIR": "scenes"}
+    ),
+    "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR": Run(SEGMENTATION, {"DIR": "camvid"}),
+    "dlaseg train --config ... --train.lr 0.02 --output DIR2": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
+    "dlaseg train --config ... --resume": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
+    "dlaseg train --config ... --dry-run": Run(f"{SEGMENTATION} --output dry", {"--config ...": EXAMPLE}),
+    "dlaseg eval WEIGHTS --dataset cityscapes --root DIR --split val": Run(
+        EVAL, {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors", "DIR": "scenes"}
+    ),
+    "dlaseg eval WEIGHTS ... --scales 0.75 1 1.25 --flip": Run(
+        EVAL, {"WEIGHTS": "runs/camvid_dla46_c/best.safetensors", "...": "--dataset camvid --root camvid"}
+    ),
+    "dlaseg compare A/scores.json B/scores.json": Run(
+        "", {"A": "runs/camvid_dla46_c", "B": "runs/camvid_dla46_c/camvid-val"}
+    ),
+    "dlaseg eval --predictions FOLDER --dataset cityscapes --root DIR": Run(
+        "--workers 1", {"FOLDER": "predictions", "DIR": "scenes"}
+    ),
+    "dlaseg train --config ... --data.val_share 0.1 --data.split_seed 0": Run(
+        f"{SEGMENTATION} --data.val_share 0.5 --output runs/share", {"--config ...": EXAMPLE}
+    ),
+    "dlaseg data stats DIR --dataset folder": Run("", {"DIR": "masks"}),
+    "dlaseg data synthesize DIR": Run("--train 1 --val 0 --size 64 64", {"DIR": "drawn"}),
+    "torchrun --nproc-per-node 4 --max-restarts 3 tools/train_seg.py --config ...": Skip(
+        "tests/training/test_distributed.py trains in several processes"
+    ),
+    "dlaseg train --config ... --model.backbone_weights timm/dla34.in1k": Skip("downloads weights"),
+    "dlaseg train --config ... --model.weights WEIGHTS": Run(
+        f"{SEGMENTATION} --output runs/weights",
+        {"--config ...": EXAMPLE, "WEIGHTS": "runs/folder_example/best.safetensors"},
+    ),
+    "dlaseg weights inspect WEIGHTS": Run("", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}),
+    "dlaseg weights convert WEIGHTS OUT.safetensors --classes cityscapes": Run(
+        "", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}
+    ),
+    "dlaseg pretrain --config configs/imagenet_dla34.yaml --data.root DIR": Run(
+        f"{SMALL} --augment.crop_size 32 --augment.resize 32", {"DIR": "imagenet"}
+    ),
+    "dlaseg train --config ... --data.root DIR --model.backbone_weights runs/imagenet_dla34/best.safetensors": Run(
+        f"{SEGMENTATION} --output runs/pretrained", {"--config ...": EXAMPLE, "DIR": "masks"}
+    ),
+}  # fmt: skip
+
+# Statements that are not run, and why
+PYTHON_SKIPPED = {
+    'model = dlaseg.create_model("dla34", num_classes=19, backbone_weights="timm/dla34.in1k")': "downloads weights",
+    'dlaseg.push_to_hub(model, "USER/NAME", run="runs/NAME", license="mit")': "uploads",
+    'dlaseg.push_to_hub(model, "USER/NAME", run="runs/NAME", scores="scores.json", license="mit")': "uploads",
+    'model = dlaseg.load_model("USER/NAME")': "downloads weights",
+}
+PYTHON_WORDS = {
+    "runs/NAME/best": "runs/folder_example/best",
+    '"DIR"': '"masks"',
+    '"configs/folder_example.yaml"': '"small.yaml"',
+}
+
+
+def blocks(document: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each code block of a document; the language is empty for commands."""
+    text = document.read_text(encoding="utf-8")
+    yield from re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The commands of all documents, in their order, without comments."""
+    lines = []
+    for document in DOCUMENTS:
+        for language, text in blocks(document):
+            if language in ("", "sh", "bash", "console"):
+                lines += [re.sub(r"\s+# .*", "", line) for line in text.replace("\\\n", " ").splitlines()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def statements() -> dict[Path, list[str]]:
+    """The Python statements of each document."""
+    found = {}
+    for document in DOCUMENTS:
+        code = "".join(text for language, text in blocks(document) if language == "python")
+        found[document] = [ast.get_source_segment(code, node) or "" for node in ast.parse(code).body]
+    return found
+
+
+def test_the_table_has_every_command():
+    unknown = [command for command in commands() if command not in COMMANDS]
+    assert not unknown, (
+        f"README.md or docs/ has commands that tests/test_readme.py does not know: {unknown}: add each to COMMANDS, "
+        "with Run(options that make it small, {placeholder: what stands for it}) or with Skip(why it cannot be run)"
+    )
+
+
+def test_the_table_has_no_command_that_is_gone():
+    code = [statement for document in statements().values() for statement in document]
+    gone = [*(COMMANDS.keys() - set(commands())), *(PYTHON_SKIPPED.keys() - set(code))]
+    assert not gone, f"tests/test_readme.py has what README.md and docs/ no longer show: {gone}: remove it there"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_yaml_is_a_config_or_a_classes_file(document, tmp_path):
+    for language, text in blocks(document):
+        if language == "yaml" and "classes" in yaml.safe_load(text):
+            (tmp_path / "classes.yaml").write_text(text, encoding="utf-8")
+            assert dlaseg.LabelMap.from_file(tmp_path / "classes.yaml").num_classes > 1
+        elif language == "yaml":
+            assert values_of(yaml.safe_load(text), document, Config)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Iterator[Path]:
+    """The working folder: the configs, and a data set of each kind."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_masks(folder / "masks")
+    write_camvid(folder / "camvid", train=4)
+    synthesize(folder / "scenes", {"train": 4, "val": 2}, 64, 128)
+    for path in (folder / "scenes/gtFine/val").rglob("*_labelIds.png"):
+        (folder / "predictions").mkdir(exist_ok=True)
+        shutil.copy(path, folder / "predictions" / path.name.replace("_gtFine_labelIds", ""))
+    for split in ("train", "val"):
+        for color in ("blue", "red"):
+            (folder / "imagenet" / split / color).mkdir(parents=True)
+            Image.new("RGB", (40, 36), color).save(folder / "imagenet" / split / color / "0.png")
+    Image.new("RGB", (64, 48), "gray").save(folder / "street.jpg")
+    config, _ = ConfigParser(Config, prog="dlaseg train").parse(shlex.split(SEGMENTATION))
+    config.data.dataset, config.name = "folder", "small"
+    (folder / "small.yaml").write_text(to_yaml(config), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield folder
+        torch.set_num_threads(threads)
+
+
+def write_masks(root: Path) -> None:
+    """Writes the classes file of README.md, and images with label maps in both layouts that it shows."""
+    root.mkdir()
+    (classes,) = (text for language, text in blocks(ROOT / "README.md") if language == "yaml")
+    (root / "classes.yaml").write_text(classes, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        image = Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8))
+        label = Image.fromarray(rng.integers(0, 3, (48, 64), np.uint8))
+        split = "train" if index < 4 else "val"
+        for path, picture in (
+            (f"images/{split}/{index}.png", image),
+            (f"labels/{split}/{index}.png", label),
+            (f"photos/{index}.jpg", image),
+            (f"masks/{index}_mask.png", label),
+        ):
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(root / path)
+
+
+@pytest.mark.readme
+@pytest.mark.parametrize("command", [name for name, how in COMMANDS.items() if isinstance(how, Run)])
+def test_the_command_runs(workspace, command):
+    how = COMMANDS[command]
+    for placeholder, word in how.words.items():
+        assert placeholder in command
+        command = re.sub(rf"(?<![\w.-]){re.escape(placeholder)}(?![\w])", word, command)
+    assert "..." not in command
+    program, *words = shlex.split(f"{command} {how.more}")
+    assert program == "dlaseg", "only commands of dlaseg are run: use Skip(why) for others"
+    assert main(words) == 0, f"README.md or docs/ shows a command that fails: {program} {shlex.join(words)}"
+
+
+@pytest.mark.readme
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_python_code_runs(workspace, document):
+    """After the commands, whose results the code uses."""
+    namespace = {
+        "dlaseg": dlaseg,
+        "model": dlaseg.load_model("runs/folder_example/best.safetensors"),
+        "transform": lambda image, target: (image, target),
+    }
+    for statement in statements()[document]:
+        if statement in PYTHON_SKIPPED:
+            continue
+        for placeholder, word in PYTHON_WORDS.items():
+            statement = statement.replace(placeholder, word)
+        exec(statement, namespace)
