@@ -71,7 +71,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if debug or sys.getfilesystemencoding() == "utf-8":
             raise
         reason = f"the locale of this shell has no file names with {error.object[error.start]}"
-        print(f"{prog}: {error.object}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
+        print(f"{prog}: {one_line(str(error.object))}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
