@@ -122,7 +122,7 @@ def _check_number(path: Path, names: Collection[Any]) -> None:
         raise UserError(f"{path}: {len(names)} tensors, the largest DLA has a twentieth of {MAX_TENSORS}: not a DLA")
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Checks that the entries of a zip file are no larger than the file: torch.save does not compress.
 
     Raises:
@@ -141,7 +141,7 @@ def _check_archive(path: Path) -> None:
 def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
         if zipped:
-            _check_archive(path)
+            check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's view of old formats
             return torch.load(path, map_location="cpu", weights_only=True)
