@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark pretrain": benchmark.pretrain,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
+    "data convert": data.convert,
     "weights inspect": weights.inspect,
     "weights convert": weights.convert,
 }

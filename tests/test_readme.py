@@ -5,6 +5,7 @@ to the default suite; those that run the commands are marked `readme` and take t
 """
 
 import ast
+import json
 import re
 import shlex
 import shutil
@@ -88,6 +89,9 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "dlaseg train --config ... --data.val_share 0.1 --data.split_seed 0": Run(
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/share", {"--config ...": EXAMPLE}
+    ),
+    "dlaseg data convert --from coco A.json B.json OUT --split train val --images PHOTOS": Run(
+        "", {"A.json": "coco.json", "B.json": "coco.json", "OUT": "converted", "PHOTOS": "masks/photos"}
     ),
     "dlaseg data stats DIR --dataset folder": Run("", {"DIR": "masks"}),
     "dlaseg data synthesize DIR": Run("--train 1 --val 0 --size 64 64", {"DIR": "drawn"}),
@@ -190,6 +194,9 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
             (folder / "imagenet" / split / color).mkdir(parents=True)
             Image.new("RGB", (40, 36), color).save(folder / "imagenet" / split / color / "0.png")
     Image.new("RGB", (64, 48), "gray").save(folder / "street.jpg")
+    shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
+    coco = {"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [shape], "categories": [{"id": 1, "name": "a"}]}
+    (folder / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
     config, _ = ConfigParser(Config, prog="dlaseg train").parse(shlex.split(SEGMENTATION))
     config.data.dataset, config.name = "folder", "small"
     (folder / "small.yaml").write_text(to_yaml(config), encoding="utf-8")

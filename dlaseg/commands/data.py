@@ -50,3 +50,33 @@ def stats(arguments: Sequence[str]) -> int:
         if problems:
             raise UserError(problems[0])
     return 0
+
+
+def convert(arguments: Sequence[str]) -> int:
+    """Convert annotations of COCO, PASCAL VOC, LabelMe, YOLO, CVAT or Label Studio to a data set `folder`."""
+    from dlaseg.data.convert.formats import FORMATS, require_packages
+
+    parser = command_parser("data convert", convert)
+    parser.add_argument("--from", dest="format", choices=tuple(FORMATS), required=True,
+                        help="; ".join(f"{name}: {what}" for name, what in FORMATS.items()))  # fmt: skip
+    parser.add_argument("input", type=Path, nargs="+", help="annotation files or folders, see --from")
+    parser.add_argument("output", type=Path, help="a folder that does not exist or is empty")
+    parser.add_argument("--images", type=Path, help="folder of the images, also in subfolders (default: near INPUT)")
+    parser.add_argument("--split", nargs="+", help="name of the split of each INPUT, such as train val (default: what "
+                        "the annotations or the name of their file say, else train)")  # fmt: skip
+    parser.add_argument("--unlabelled", choices=("background", "ignore"), help="what pixels without an object become "
+                        "(default: background; COCO panoptic: ignore)")  # fmt: skip
+    parser.add_argument("--order", choices=("file", "area"), default="file", help="which objects cover others: later "
+                        "ones (CVAT: those of higher z_order), or smaller ones (default: file)")  # fmt: skip
+    parser.add_argument("--crowd", choices=("class", "ignore"), default="class", help="what COCO's crowd regions "
+                        "become (default: class)")  # fmt: skip
+    parser.add_argument("--link", action="store_true", help="link to the images instead of copying them")
+    args = vars(parser.parse_args(arguments))
+    require_packages()
+
+    from dlaseg.data.convert.conversion import convert as convert_annotations
+
+    inputs, splits = args.pop("input"), args.pop("split")
+    print(convert_annotations(inputs=inputs, splits=splits, **args))
+    print(args["output"])
+    return 0

@@ -50,7 +50,7 @@ class FilePattern:
         files: dict[str, Path] = {}
         unfit = lossy = None
         try:
-            for path in _files_below(self.folder):
+            for path in files_below(self.folder):
                 name = self.name_of(path)
                 name_in_other = None if other is None else other.name_of(path)
                 if path.suffix.lower() not in self.suffixes:
@@ -101,8 +101,13 @@ class FilePattern:
         return start.replace("{name}", name) + (suffix if start != self.below else "")
 
 
-def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The files in a folder and its subfolders, sorted; `above` are the folders that contain it, links resolved."""
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files in a folder and its subfolders, sorted, also through symbolic links; hidden ones are left out.
+
+    Args:
+        folder: is searched.
+        above: the folders that contain it, links resolved.
+    """
     real = os.path.realpath(folder)
     if real in above:  # a link back to a folder that contains it
         return
@@ -110,6 +115,6 @@ def _files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
         visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in visible:
         if entry.is_dir():
-            yield from _files_below(folder / entry.name, (*above, real))
+            yield from files_below(folder / entry.name, (*above, real))
         elif entry.is_file() or entry.is_symlink():  # a link to nowhere fails when it is read, and is not left out
             yield folder / entry.name

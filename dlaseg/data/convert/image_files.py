@@ -1,0 +1,85 @@
+"""Finds the images that annotations name: a name chooses among the files below a folder, and never leads out of it."""
+
+import posixpath
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path
+
+from dlaseg.data.convert.documents import shown
+from dlaseg.data.patterns import files_below
+from dlaseg.errors import UserError
+from dlaseg.images import IMAGE_SUFFIXES
+
+
+class ImageFolder:
+    """The images of a folder and its subfolders, found by the names in annotation files.
+
+    Args:
+        root: the folder.
+        remedy: what to do if an image is not found.
+
+    Raises:
+        UserError: no such folder.
+    """
+
+    def __init__(self, root: Path, remedy: str = "name the folder of the images with --images"):
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder: {remedy}")
+        self.root = root
+        self._remedy = remedy
+
+    def find(self, *names: str) -> tuple[Path, Path]:
+        """Finds an image.
+
+        An image fits if its path and the name agree as far as both go, from the right: `cam1/7.png` fits the name
+        `data/cam1/7.png`, and `images/cam1/7.png` the name `cam1/7.png`, but `cam2/7.png` fits neither.
+
+        Args:
+            names: paths as an annotation file holds them, also absolute ones, with `..`, or of Windows; the first that
+                fits an image counts.
+
+        Returns:
+            The file, and its path as far as it agrees with the name.
+
+        Raises:
+            UserError: no image fits, or several do.
+        """
+        for name in names:
+            words = tuple(
+                word for word in posixpath.normpath(name.replace("\\", "/")).split("/") if word not in ("", "..")
+            ) or (".",)
+            fits = [path for path in self._by_name.get(words[-1], ()) if _agree(path.parts, words)]
+            longest = max((_common(path.parts, words) for path in fits), default=0)
+            fits = [path for path in fits if _common(path.parts, words) == longest]
+            exact = [path for path in fits if path.parts == words]
+            fits = exact or fits
+            if len(fits) > 1:
+                raise UserError(
+                    f"image {shown(name)}: both {self.root / fits[0]} and {self.root / fits[1]} fit: rename one, or "
+                    "name a folder that holds only one of them with --images"
+                )
+            if fits:
+                return self.root / fits[0], Path(*fits[0].parts[-longest:])
+        raise UserError(f"image {shown(names[0])}: no such image below {self.root}: {self._remedy}")
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Paths below the folder, by file name."""
+        files = defaultdict(list)
+        for path in images_below(self.root):
+            files[path.name].append(path.relative_to(self.root))
+        return dict(files)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and its subfolders."""
+    return [path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def _common(path: tuple[str, ...], words: tuple[str, ...]) -> int:
+    return min(len(path), len(words))
+
+
+def _agree(path: tuple[str, ...], words: tuple[str, ...]) -> bool:
+    length = _common(path, words)
+    return path[-length:] == words[-length:]

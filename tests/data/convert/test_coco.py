@@ -1,0 +1,361 @@
+"""COCO, in the format of https://cocodataset.org/#format-data."""
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from annotation_files import as_ids, class_names, converted, label_maps, refused, save_image, save_json
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from dlaseg.cli import main
+
+CATEGORIES = [
+    {"id": 18, "name": "dog", "supercategory": "animal"},
+    {"id": 3, "name": "car", "supercategory": "vehicle"},
+]
+
+
+def square(left, top, right, bottom):
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def document(annotations, images=None, categories=None):
+    images = images or [{"id": 7, "file_name": "a.jpg", "height": 4, "width": 6}]
+    entries = [{"id": i, "image_id": 7, "iscrowd": 0, **annotation} for i, annotation in enumerate(annotations, 100)]
+    return {
+        "info": {},
+        "images": images,
+        "annotations": entries,
+        "categories": CATEGORIES if categories is None else categories,
+    }
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The layout of COCO: `annotations` beside the folders of images."""
+    save_image(tmp_path / "coco/train2017/a.jpg", 4, 6)
+    return tmp_path / "coco"
+
+
+def annotated(root, annotations, name="instances_train2017.json", **more):
+    return save_json(root / "annotations" / name, document(annotations, **more))
+
+
+def test_polygons_and_masks_are_drawn_in_the_order_of_the_file(root, tmp_path):
+    mask = np.zeros((4, 6), np.uint8)
+    mask[2:, 5:] = 1
+    path = annotated(
+        root,
+        [
+            {"category_id": 18, "segmentation": [square(0, 0, 3, 3)]},
+            {"category_id": 3, "segmentation": [square(2, 1, 4, 4), square(5, 0, 6, 1)]},
+            # runs go down the columns: 16 pixels, then the whole column of x = 4
+            {"category_id": 18, "segmentation": {"size": [4, 6], "counts": [16, 4, 4]}},
+            {
+                "category_id": 3,
+                "segmentation": {
+                    "size": [4, 6],
+                    "counts": coco_mask.encode(np.asfortranarray(mask))["counts"].decode(),
+                },
+                "iscrowd": 1,
+            },
+        ],
+    )
+    found = converted("coco", [path], tmp_path / "out")
+    assert found == {"a": as_ids("222.21 22112. 221121 ..1121")}
+    # ordered by category id, without gaps, background first
+    assert class_names(tmp_path / "out") == ["background", "car", "dog"]
+    assert (tmp_path / "out/images/train/a.jpg").read_bytes() == (root / "train2017/a.jpg").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in pycocotools' decode
+def test_masks_are_those_that_pycocotools_draws(tmp_path):
+    rng = np.random.default_rng(0)
+    height, width, annotations = 61, 83, []
+    for i in range(30):
+        corners = rng.uniform((-5, -5), (width + 5, height + 5), (rng.integers(3, 9), 2)).round(2)
+        shape = [corners.ravel().tolist(), square(*sorted(rng.uniform(0, 40, 2)), *sorted(rng.uniform(41, 60, 2)))]
+        if i % 3 == 0:
+            shape = coco_mask.encode(np.asfortranarray(rng.random((height, width)) < 0.5, np.uint8))
+            shape["counts"] = shape["counts"].decode()
+        annotations.append({"image_id": i, "category_id": 3 + 15 * (i % 2), "segmentation": shape})
+    images = [{"id": i, "file_name": f"{i}.png", "height": height, "width": width} for i in range(30)]
+    for image in images:
+        save_image(tmp_path / "coco" / image["file_name"], height, width)
+    path = save_json(tmp_path / "coco/instances.json", document(annotations, images))
+    found = converted("coco", [path], tmp_path / "out")
+    with contextlib.redirect_stdout(io.StringIO()):
+        theirs = COCO(path)
+    for i in range(30):
+        mask = theirs.annToMask(theirs.loadAnns(100 + i)[0])
+        assert (np.array(found[str(i)]) == mask * (1 + i % 2)).all()
+
+
+def test_small_objects_cover_large_ones_where_that_is_asked_for(root, tmp_path):
+    path = annotated(
+        root,
+        [
+            {"category_id": 18, "segmentation": [square(1, 1, 3, 3)]},
+            {"category_id": 3, "segmentation": [square(0, 0, 6, 4)]},
+        ],
+    )
+    assert converted("coco", [path], tmp_path / "file") == {"a": as_ids("111111 111111 111111 111111")}
+    by_area = converted("coco", [path], tmp_path / "area", "--order", "area")
+    assert by_area == {"a": as_ids("111111 122111 122111 111111")}
+
+
+def test_crowds_can_be_ignored_and_then_lie_below_the_objects(root, tmp_path):
+    path = annotated(
+        root,
+        [
+            {"category_id": 18, "segmentation": [square(0, 0, 2, 2)]},
+            {"category_id": 18, "segmentation": {"size": [4, 6], "counts": [0, 16, 8]}, "iscrowd": 1},
+        ],
+    )
+    assert converted("coco", [path], tmp_path / "class") == {"a": as_ids("2222.. 2222.. 2222.. 2222..")}
+    found = converted("coco", [path], tmp_path / "ignore", "--crowd", "ignore")
+    assert found == {"a": as_ids("22##.. 22##.. ####.. ####..")}
+
+
+def test_pixels_without_object_can_be_ignored(root, tmp_path):
+    path = annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+    assert converted("coco", [path], tmp_path / "out", "--unlabelled", "ignore") == {
+        "a": as_ids("11#### 11#### ###### ######")
+    }
+    assert class_names(tmp_path / "out") == ["car", "dog"]
+
+
+def test_an_own_class_background_is_the_first_and_what_is_not_labelled(root, tmp_path):
+    categories = [*CATEGORIES, {"id": 20, "name": "Background"}]
+    path = annotated(
+        root,
+        [
+            {"category_id": 18, "segmentation": [square(0, 0, 2, 2)]},
+            {"category_id": 20, "segmentation": [square(0, 0, 1, 1)]},
+        ],
+        categories=categories,
+    )
+    assert converted("coco", [path], tmp_path / "out") == {"a": as_ids(".2.... 22.... ...... ......")}
+    assert class_names(tmp_path / "out") == ["Background", "car", "dog"]
+
+
+def test_categories_of_one_name_are_one_class(root, tmp_path):
+    categories = [{"id": 0, "name": "dog"}, {"id": 1, "name": "dog"}]
+    shapes = [{"category_id": i, "segmentation": [square(i, 0, i + 1, 4)]} for i in (0, 1)]
+    path = annotated(root, shapes, categories=categories)
+    assert converted("coco", [path], tmp_path / "out") == {"a": as_ids("11.... 11.... 11.... 11....")}
+
+
+def test_files_become_splits_by_their_names_or_as_the_user_says(root, tmp_path, capsys):
+    save_image(root / "val2017/sub dir/b.png", 4, 6)
+    train = annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+    val = annotated(
+        root,
+        [{"category_id": 3, "segmentation": [square(0, 0, 6, 4)]}],
+        "instances_val2017.json",
+        images=[{"id": 7, "file_name": "sub dir/b.png", "height": 4, "width": 6}],
+    )
+    converted("coco", [root], tmp_path / "folder")
+    assert label_maps(tmp_path / "folder", "train") == {"a": as_ids("22.... 22.... ...... ......")}
+    assert label_maps(tmp_path / "folder", "val") == {"sub dir/b": as_ids("111111 111111 111111 111111")}
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split() == ["train", "val"]
+    assert printed.splitlines()[-1] == str(tmp_path / "folder")
+    converted("coco", [train, val], tmp_path / "named", "--split", "Fold1", "fold2", split="Fold1")
+    assert sorted(label_maps(tmp_path / "named", "fold2")) == ["sub dir/b"]
+
+
+def test_files_of_roboflow_are_found_in_their_folders(tmp_path):
+    for split in ("train", "valid"):
+        save_image(tmp_path / "robo" / split / "a.jpg", 4, 6)
+        content = document([{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+        save_json(tmp_path / "robo" / split / "_annotations.coco.json", content)
+    converted("coco", [tmp_path / "robo"], tmp_path / "out")
+    assert label_maps(tmp_path / "out", "val") == label_maps(tmp_path / "out", "train")
+
+
+def test_what_has_no_area_is_counted_and_an_image_without_objects_is_background(root, tmp_path, capsys):
+    save_image(root / "train2017/empty.jpg", 4, 6)
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "empty.jpg", "height": 4, "width": 6}]
+    path = annotated(
+        root,
+        [
+            {"category_id": 18, "segmentation": [square(0, 0, 2, 2)]},
+            {"category_id": 18, "segmentation": [], "bbox": [0, 0, 3, 3]},
+            {"category_id": 18, "bbox": [0, 0, 3, 3]},
+            {"category_id": 18, "segmentation": [[1, 1, 4, 4]]},  # pycocotools would draw a box
+        ],
+        images=images,
+    )
+    found = converted("coco", [path], tmp_path / "out")
+    assert found["empty"] == as_ids("...... ...... ...... ......")
+    assert found["a"] == as_ids("22.... 22.... ...... ......")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped")]
+    assert lines == [
+        f"skipped 2: a box or key points without segmentation; first: {path}: annotation 101",
+        f"skipped 1: a shape that covers the centre of no pixel; first: {path}: annotation 103",
+    ]
+
+
+def test_links_instead_of_copies(root, tmp_path, monkeypatch):
+    annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "convert", "--from", "coco", "coco", "out", "--link"]) == 0
+    link = tmp_path / "out/images/train/a.jpg"
+    assert link.is_symlink()
+    assert link.resolve() == (root / "train2017/a.jpg").resolve()
+    assert not (tmp_path / "out/labels/train/a.png").is_symlink()
+
+
+# Panoptic: colours of a PNG are ids of segments, red + 256 green + 65536 blue
+
+
+@pytest.fixture
+def panoptic(root):
+    ids = np.zeros((4, 6, 3), np.uint8)
+    ids[:2] = (1, 0, 0)
+    ids[2, :3] = (0, 1, 0)
+    ids[2, 3:] = (0, 2, 1)
+    (root / "annotations/panoptic_train2017").mkdir(parents=True)
+    Image.fromarray(ids).save(root / "annotations/panoptic_train2017/a.png")
+    content = document([])
+    content["annotations"] = [
+        {
+            "image_id": 7,
+            "file_name": "a.png",
+            "segments_info": [
+                {"id": 1, "category_id": 3},
+                {"id": 256, "category_id": 18, "iscrowd": 1},
+                {"id": 65536 + 512, "category_id": 18},
+            ],
+        }
+    ]
+    return save_json(root / "annotations/panoptic_train2017.json", content)
+
+
+def test_panoptic_segments_become_their_classes_and_void_is_ignored(panoptic, tmp_path):
+    assert converted("coco", [panoptic], tmp_path / "out") == {"a": as_ids("...... ...... 111111 ######")}
+    assert class_names(tmp_path / "out") == ["car", "dog"]
+    found = converted("coco", [panoptic], tmp_path / "crowd", "--crowd", "ignore", "--unlabelled", "background")
+    assert found == {"a": as_ids("111111 111111 ###222 ......")}
+
+
+def test_broken_panoptic_files_are_refused(panoptic, tmp_path, capsys):
+    content = json.loads(panoptic.read_text())
+    content["annotations"][0]["segments_info"].pop()
+    save_json(panoptic, content)
+    assert "segment 66048" in refused(capsys, "coco", [panoptic], tmp_path / "out")
+    png = panoptic.with_suffix("") / "a.png"
+    Image.new("RGB", (4, 4), (1, 0, 0)).save(png)
+    assert "4 x 4 pixels, but the image has 4 x 6" in refused(capsys, "coco", [panoptic], tmp_path / "out")
+    Image.new("L", (6, 4)).save(png)
+    assert "one channel" in refused(capsys, "coco", [panoptic], tmp_path / "out")
+    png.unlink()
+    assert "no such image" in refused(capsys, "coco", [panoptic], tmp_path / "out")
+    png.parent.rmdir()
+    assert "panoptic_train2017: no such folder: put the PNGs" in refused(capsys, "coco", [panoptic], tmp_path / "out")
+
+
+@pytest.mark.parametrize(("entry", "expected"), [("x", "image ?"), ("again", "image 7: a second annotation")])
+def test_broken_panoptic_entries_are_refused(panoptic, tmp_path, capsys, entry, expected):
+    content = json.loads(panoptic.read_text())
+    content["annotations"].append(content["annotations"][0] if entry == "again" else entry)
+    save_json(panoptic, content)
+    assert expected in refused(capsys, "coco", [panoptic], tmp_path / "out")
+
+
+def test_a_panoptic_image_without_annotation_is_left_out_and_counted(panoptic, tmp_path, capsys):
+    content = json.loads(panoptic.read_text())
+    content["images"].append({"id": 8, "file_name": "b.jpg"})
+    save_json(panoptic, content)
+    assert list(converted("coco", [panoptic], tmp_path / "out")) == ["a"]
+    assert "skipped 1: an image without a panoptic annotation" in capsys.readouterr().out
+
+
+# What a stranger may send
+
+GOOD = document([{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+
+
+def changed(*path_and_value):
+    """The good file with another value at a place; `...` removes it."""
+    content = copy.deepcopy(GOOD)
+    *path, key, value = path_and_value
+    place = content
+    for step in path:
+        place = place[step]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    return content
+
+
+BROKEN = {
+    "nested": ("[" * 50_000, "not JSON"),
+    "cut off": ('{"images": [', "not JSON"),
+    "long number": ('{"images": ' + "1" * 5000 + "}", "not JSON"),
+    "list": ([], "valid dictionary"),
+    "string": ('"x"', "valid dictionary"),
+    "no images": (changed("images", ...), "images: field required"),
+    "images": (changed("images", {"id": 1}), "valid list"),
+    "image": (changed("images", 0, 5), "image ?"),
+    "no name": (changed("images", 0, "file_name", ...), "image 7 file_name: field required"),
+    "name of no image": (changed("images", 0, "file_name", "b.jpg"), "image 7: image 'b.jpg': no such image"),
+    "path upwards": (changed("images", 0, "file_name", "../../../../etc/passwd"), "no such image"),
+    "absolute path": (changed("images", 0, "file_name", "/etc/passwd"), "no such image"),
+    "zero byte": (changed("images", 0, "file_name", "\0.jpg"), "no such image"),
+    "empty name": (changed("images", 0, "file_name", ""), "no such image"),
+    "height": (changed("images", 0, "height", 5), "5 x 6 pixels, but the image has 4 x 6"),
+    "huge height": (changed("images", 0, "height", 10**30), "the image has 4 x 6"),
+    "category": (changed("annotations", 0, "category_id", 99), "annotation 100: category_id 99"),
+    "image id": (changed("annotations", 0, "image_id", "7"), "annotation 100: image_id '7'"),
+    "annotation": (changed("annotations", 0, None), "annotation ?"),
+    "nan": (changed("annotations", 0, "segmentation", 0, 2, float("nan")), "annotation 100: segmentation 0.2 nan"),
+    "infinity": (changed("annotations", 0, "segmentation", 0, 2, float("inf")), "finite number"),
+    "huge": (changed("annotations", 0, "segmentation", 0, 2, 1e300), "annotation 100: coordinate 1e+300"),
+    "huge whole": (changed("annotations", 0, "segmentation", 0, 2, 10**400), "annotation 100: segmentation"),
+    "odd": (changed("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "a polygon of 7 numbers"),
+    "flat": (changed("annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), "valid list"),
+    "text": (changed("annotations", 0, "segmentation", "x"), "annotation 100: segmentation 'x'"),
+    "few counts": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [3, 4]}), "cover 7 pixels"),
+    "negative": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [-3, 27]}), "a run of -3"),
+    "endless": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [10**30]}), "the mask has 4 x 6"),
+    "size": (changed("annotations", 0, "segmentation", {"size": [6, 4], "counts": [24]}), "6 x 4 pixels, but"),
+    "letters": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": "zz"}), "run-length string"),
+    "short letters": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": "1"}), "cover 1 pixels"),
+    "no size": (changed("annotations", 0, "segmentation", {"counts": [24]}), "segmentation size: field required"),
+    "same image": (changed("images", GOOD["images"] * 2), "image 7: two images have this id"),
+    "same category": (changed("categories", CATEGORIES[:1] * 2), "category 18: two categories have this id"),
+    "case": (changed("categories", [*CATEGORIES, {"id": 1, "name": "DOG"}]), "'DOG' and 'dog' differ only in case"),
+    "unnamed": (changed("categories", [*CATEGORIES, {"id": 1, "name": " "}]), "class name ' '"),
+    "unprintable": (changed("categories", [*CATEGORIES, {"id": 1, "name": "a\nb"}]), "class name 'a"),
+    "long name": (changed("categories", [*CATEGORIES, {"id": 1, "name": "x" * 101}]), "class name 'xxx"),
+    "surrogate": (changed("categories", [*CATEGORIES, {"id": 1, "name": "\ud800"}]), "class name"),
+    "many": (changed("categories", [*CATEGORIES, *({"id": i, "name": str(i)} for i in range(20, 273))]), "256 classes"),
+    "nothing drawn": (changed("annotations", []), "no annotation with an area"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path, capsys, case):
+    content, expected = BROKEN[case]
+    path = save_json(root / "annotations/instances_train2017.json", content)
+    line = refused(capsys, "coco", [path], tmp_path / "out")
+    assert expected in line
+    if case not in ("case", "unnamed", "unprintable", "surrogate", "long name", "many"):
+        assert str(path) in line
+
+
+@pytest.mark.parametrize("second", ["./a.jpg", "train2017/a.jpg", "C:\\data\\train2017\\a.jpg"])
+def test_the_same_file_listed_as_two_images_is_refused(root, tmp_path, capsys, second):
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": second}]
+    path = annotated(root, [], images=images)
+    line = refused(capsys, "coco", [path], tmp_path / "out")
+    assert f"{path}: image 9: " in line
+    assert f"{path}: image 7" in line

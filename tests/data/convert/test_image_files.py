@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+from annotation_files import message, save_image
+
+from dlaseg.data.convert.image_files import ImageFolder
+from dlaseg.data.convert.splits import split_name, split_of_file
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("1.png", "cam1/1.png", "cam2/1.png", "cam2/2 x.JPG", "deep/images/cam3/3.png", ".cache/9.png"):
+        save_image(tmp_path / "photos" / name, 2, 2) if not name.endswith("JPG") else None
+    (tmp_path / "photos/cam2/2 x.JPG").write_bytes(b"x")
+    (tmp_path / "photos/notes.txt").write_text("")
+    save_image(tmp_path / "secret.png", 2, 2)
+    return ImageFolder(tmp_path / "photos")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kept"),
+    [
+        ("1.png", "1.png", "1.png"),
+        ("cam1/1.png", "cam1/1.png", "cam1/1.png"),
+        ("./cam2//1.png", "cam2/1.png", "cam2/1.png"),
+        ("data\\cam2\\1.png", "cam2/1.png", "cam2/1.png"),
+        ("/home/x/photos/cam1/1.png", "cam1/1.png", "cam1/1.png"),
+        ("cam1/../cam2/1.png", "cam2/1.png", "cam2/1.png"),
+        ("2 x.JPG", "cam2/2 x.JPG", "2 x.JPG"),
+        ("cam3/3.png", "deep/images/cam3/3.png", "cam3/3.png"),
+        ("other/1.png", "1.png", "1.png"),  # the folder may be the one that the name leads to
+    ],
+)
+def test_an_image_fits_as_far_as_both_paths_go(folder, name, file, kept):
+    assert folder.find(name) == (folder.root / file, Path(kept))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cam1/3.png", "2 x.jpg", "../secret.png", "/etc/passwd", "notes.txt", "9.png", "", ".", "..", "/", "\0", "cam1"],
+)
+def test_other_names_are_refused(folder, name):
+    assert "no such image below" in message(folder.find, name)
+
+
+def test_the_first_name_that_fits_counts_and_two_that_fit_are_refused(folder, tmp_path):
+    assert folder.find("x.png", "3.png")[0] == folder.root / "deep/images/cam3/3.png"
+    (folder.root / "1.png").unlink()
+    text = message(ImageFolder(folder.root).find, "1.png")
+    assert "cam1/1.png" in text
+    assert "cam2/1.png" in text
+    assert "no such folder" in message(ImageFolder, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("annotations/instances_train2017.json", "train"),
+        ("annotations/instances_val2017.json", "val"),
+        ("a/test.json", "test"),
+        ("valid/_annotations.coco.json", "val"),
+        ("x/instances_default.json", "train"),
+        ("test/result.json", "train"),
+        ("trains.json", "train"),
+        ("my-val.json", "val"),
+        ("interval.json", "train"),
+    ],
+)
+def test_the_name_of_a_file_says_its_split(path, split):
+    assert split_of_file(Path(path)) == split
+
+
+def test_names_of_splits_are_plain_and_usual():
+    assert [split_name(name, "x") for name in ("Train", "VALID", "default", "fold-1")] == [
+        "train",
+        "val",
+        "train",
+        "fold-1",
+    ]
+    for name in ("", "..", "a/b", "a\\b", ".hidden", "a b", "x" * 70):
+        assert "x: split" in message(split_name, name, "x")

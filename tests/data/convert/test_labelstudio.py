@@ -1,0 +1,213 @@
+"""Label Studio's JSON export, in the format of https://labelstud.io/guide/task_format and, for the regions,
+https://labelstud.io/tags/polygonlabels, rectanglelabels, ellipselabels and brushlabels."""
+
+import copy
+
+import pytest
+from annotation_files import as_ids, class_names, converted, refused, save_image, save_json
+
+SIZE = {"original_width": 10, "original_height": 4, "image_rotation": 0}
+
+
+def region(kind, label, key="r1", **value):
+    labels = {} if label is None else {kind: [label]}
+    return {**SIZE, "id": key, "from_name": "tag", "to_name": "img", "type": kind, "value": {**value, **labels}}
+
+
+def polygon(label, *points, key="r1"):
+    return region("polygonlabels", label, key, points=list(points), closed=True)
+
+
+def task(*regions, image="/data/upload/3/1a2b3c4d-a.jpg", **annotation):
+    entry = {"id": 1001, "result": list(regions), "was_cancelled": False, "ground_truth": False, **annotation}
+    return {"id": 17, "data": {"image": image}, "annotations": [entry], "predictions": [{"result": [5]}]}
+
+
+# Percent of 10 x 4 pixels (width x height)
+LEFT_HALF = polygon("leaf", (0, 0), (50, 0), (50, 100), (0, 100))
+
+
+@pytest.fixture
+def root(tmp_path):
+    save_image(tmp_path / "studio/photos/a.jpg", 4, 10)
+    return tmp_path / "studio"
+
+
+# encode_rle of label-studio-sdk 2.1.2 gives these bytes for 4 x 10 pixels, of which only the last is covered
+BRUSH = [0, 0, 0, 160, 57, 27, 254, 155, 0, 143, 252]
+
+
+def test_regions_are_drawn_in_the_order_of_the_file(root, tmp_path, capsys):
+    regions = [
+        LEFT_HALF,
+        region("rectanglelabels", "stem", "r2", x=20, y=0, width=20, height=50, rotation=0),
+        region("ellipselabels", "dot", "r3", x=80, y=50, radiusX=20, radiusY=25, rotation=0),
+        region("brushlabels", "leaf", "r4", format="rle", rle=BRUSH),
+        region("keypointlabels", "dot", "r5", x=1, y=1, width=1),
+        region("choices", "good", "r6"),
+        {"type": "relation", "from_id": "r1", "to_id": "r2", "direction": "right"},
+    ]
+    path = save_json(root / "export.json", [task(*regions)])
+    found = converted("labelstudio", [path], tmp_path / "out")
+    assert class_names(tmp_path / "out") == ["background", "dot", "leaf", "stem"]
+    assert found == {"a": as_ids("22332..... 22332.1111 22222.1111 22222....2")}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped")]
+    assert len(lines) == 3
+    assert any("keypointlabels" in line and f"{path}: task 17: region 'r5'" in line for line in lines)
+
+
+def test_rotation_is_in_pixels_although_sizes_are_in_percent(root, tmp_path):
+    # 3 pixels wide, 1 high, turned about the upper left corner (5, 1), which becomes the upper right one
+    regions = [region("rectanglelabels", "leaf", x=50, y=25, width=30, height=25, rotation=90)]
+    regions.append(region("ellipselabels", "leaf", "r2", x=75, y=50, radiusX=20, radiusY=12.5, rotation=90))
+    path = save_json(root / "export.json", [task(*regions)])
+    found = converted("labelstudio", [path], tmp_path / "out")
+    assert found == {"a": as_ids(".......1.. ....1..1.. ....1..1.. ....1..1..")}
+
+
+def test_a_label_that_stands_apart_from_its_shape(root, tmp_path):
+    box = {"x": 0, "y": 0, "width": 10, "height": 25, "rotation": 0}
+    regions = [
+        {**SIZE, "id": "r1", "type": "rectangle", "value": box},
+        region("rectanglelabels", "stem", "r2", **box),
+        # repeats the shape, but is not drawn once more, over the second region
+        {**SIZE, "id": "r1", "type": "labels", "value": {**box, "labels": ["leaf"]}},
+    ]
+    path = save_json(root / "export.json", [task(*regions)])
+    assert converted("labelstudio", [path], tmp_path / "out") == {"a": as_ids("2......... " + ".......... " * 3)}
+    save_json(path, [task(regions[0], regions[2])])
+    assert converted("labelstudio", [path], tmp_path / "one") == {"a": as_ids("1......... " + ".......... " * 3)}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "/data/upload/3/1a2b3c4d-a.jpg",
+        "/data/upload/a.jpg",
+        "/data/local-files/?d=some%20where/photos/a.jpg",
+        "s3://bucket/some%20where/a.jpg",
+        "https://example.com/x/a.jpg?token=b.png",
+        "a.jpg",
+    ],
+)
+def test_images_are_found_by_the_names_in_their_urls(root, tmp_path, image):
+    path = save_json(root / "export.json", [task(LEFT_HALF, image=image)])
+    found = converted("labelstudio", [path], tmp_path / "out", "--images", str(root / "photos"))
+    assert [name.rpartition("/")[2] for name in found] == ["a"]
+
+
+def test_names_in_urls_are_unescaped(root, tmp_path):
+    save_image(root / "photos/b ü.jpg", 4, 10)
+    path = save_json(root / "export.json", [task(LEFT_HALF, image="/data/upload/3/b%20%C3%BC.jpg")])
+    assert list(converted("labelstudio", [path], tmp_path / "out")) == ["b ü"]
+
+
+def test_of_images_of_one_name_the_folder_decides(root, tmp_path, capsys):
+    for folder in ("photos/one", "photos/two"):
+        save_image(root / folder / "b.jpg", 4, 10)
+    images = [task(LEFT_HALF, image=f"s3://bucket/{folder}/b.jpg") for folder in ("one", "two")]
+    path = save_json(root / "export.json", images)
+    assert list(converted("labelstudio", [path], tmp_path / "out")) == ["one/b", "two/b"]
+    save_json(path, [task(LEFT_HALF, image="/data/upload/b.jpg")])
+    line = refused(capsys, "labelstudio", [path], tmp_path / "other")
+    assert "one/b.jpg" in line
+    assert "two/b.jpg" in line
+
+
+def test_the_ground_truth_counts_then_the_latest_annotation(root, tmp_path, capsys):
+    def entry(label, key, **more):
+        return {"id": key, "result": [polygon(label, (0, 0), (100, 0), (100, 100), (0, 100))], **more}
+
+    content = task()
+    content["annotations"] = [
+        entry("new", 3, updated_at="2024-02-01T00:00:00Z"),
+        entry("old", 2, updated_at="2024-01-01T00:00:00Z"),
+        entry("cancelled", 4, updated_at="2024-03-01T00:00:00Z", was_cancelled=True),
+    ]
+    path = save_json(root / "export.json", [content])
+    converted("labelstudio", [path], tmp_path / "latest")
+    assert class_names(tmp_path / "latest") == ["background", "new"]
+    printed = capsys.readouterr().out
+    assert "skipped 1: an annotation of a task that has several" in printed
+    assert printed.splitlines()[-2].endswith("task 17, annotation 2")
+    content["annotations"][1]["ground_truth"] = True
+    save_json(path, [content])
+    converted("labelstudio", [path], tmp_path / "truth")
+    assert class_names(tmp_path / "truth") == ["background", "old"]
+
+
+def test_a_task_that_nobody_annotated_is_left_out_but_an_empty_annotation_is_background(root, tmp_path, capsys):
+    save_image(root / "photos/b.jpg", 4, 10)
+    nobody = {"id": 18, "data": {"image": "c.jpg"}, "annotations": []}
+    skipped = task(LEFT_HALF, image="d.jpg", was_cancelled=True)
+    path = save_json(root / "export.json", [task(LEFT_HALF), task(image="b.jpg"), nobody, skipped])
+    found = converted("labelstudio", [path], tmp_path / "out")
+    assert found["b"] == as_ids(".......... " * 4)
+    assert len(found) == 2
+    assert "skipped 2: a task without annotation" in capsys.readouterr().out
+
+
+GOOD = [task(LEFT_HALF)]
+
+
+def changed(*path_and_value):
+    """The good export with another value at a place; `...` removes it."""
+    content = copy.deepcopy(GOOD)
+    *path, key, value = path_and_value
+    place = content
+    for step in path:
+        place = place[step]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    return content
+
+
+FIRST = (0, "annotations", 0, "result", 0)
+BROKEN = {
+    "object": ({"a": 1}, "valid list"),
+    "number": ([5], "task 0 5"),
+    "nested": ("[" * 50_000, "not JSON"),
+    "json-min": (
+        [{"image": "a.jpg", "id": 17, "label": []}],
+        "task 17: no annotations: export as JSON, not as JSON-MIN",
+    ),
+    "no data": (changed(0, "data", ...), "task 17 data: field required"),
+    "no image": (changed(0, "data", "image", "page.html"), "task 17: data {'image': 'page.html'}: no path or URL"),
+    "url": (changed(0, "data", "image", "http://[x/a.jpg"), "no path or URL"),
+    "missing image": (changed(0, "data", "image", "s3://b/zz.jpg"), "task 17: image '/zz.jpg': no such image"),
+    "path upwards": (changed(0, "data", "image", "/data/local-files/?d=../../etc/passwd.jpg"), "no such image"),
+    "annotations": (changed(0, "annotations", 5), "task 17 annotations 5"),
+    "annotation": (changed(0, "annotations", [5]), "task 17, annotation ?"),
+    "result": (changed(*FIRST, 5), "task 17: region ?"),
+    "no type": (changed(*FIRST, "type", ...), "region 'r1' type: field required"),
+    "no label": (
+        changed(*FIRST, "value", "polygonlabels", []),
+        "region 'r1': 0 labels []: give each region exactly one",
+    ),
+    "two labels": (changed(*FIRST, "value", "polygonlabels", ["a", "b"]), "2 labels ['a', 'b']"),
+    "label": (changed(*FIRST, "value", "polygonlabels", [5]), "region 'r1' 0 5"),
+    "points": (changed(*FIRST, "value", "points", [[1, 2], [3]]), "region 'r1' points.1"),
+    "nan": (changed(*FIRST, "value", "points", 0, [float("nan"), 1]), "region 'r1' points.0.0 nan"),
+    "huge": (changed(*FIRST, "value", "points", 0, [1e200, 1]), "region 'r1': coordinate 1e+199"),
+    "no size": (changed(*FIRST, "original_width", ...), "region 'r1': no original_width"),
+    "size": (changed(*FIRST, "original_height", 5), "5 x 10 pixels, but the image has 4 x 10"),
+    "turned image": (changed(*FIRST, "image_rotation", 90), "image_rotation 90: annotate the image without turning it"),
+    "brush": (changed(*FIRST, region("brushlabels", "a", rle=BRUSH[:-2])), "region 'r1': rle: ends within"),
+    "brush size": (changed(*FIRST, region("brushlabels", "a", rle=[0, 0, 0, 4, 57, 27, 252, 0])), "4 values"),
+    "brush text": (changed(*FIRST, region("brushlabels", "a", rle="abc")), "region 'r1' rle 'abc'"),
+    "brush bytes": (changed(*FIRST, region("brushlabels", "a", rle=[1000])), "region 'r1': rle: use a list of bytes"),
+    "box": (changed(*FIRST, region("rectanglelabels", "a", x=0, y=0, width=-5, height=5)), "a rectangle of height"),
+    "ellipse": (changed(*FIRST, region("ellipselabels", "a", x=0, y=0, radiusX=1, radiusY=-1)), "an ellipse"),
+    "nothing drawn": (changed(0, "annotations", 0, "result", []), "no annotation with an area"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path, capsys, case):
+    content, expected = BROKEN[case]
+    path = save_json(root / "export.json", content)
+    line = refused(capsys, "labelstudio", [path], tmp_path / "out")
+    assert expected in line
+    assert str(path) in line
