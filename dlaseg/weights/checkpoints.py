@@ -158,19 +158,21 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
     except UserError:
         raise
     except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
-        if _is_torchscript(path):
+        names = _archive_names(path)
+        if any("/code/" in name for name in names or ()):
             raise UserError(f"{path}: a TorchScript program: save the model's state_dict()") from error
-        cut_off = zipped and not zipfile.is_zipfile(path)
+        cut_off = zipped and names is None
         what = "cut off, its end is missing" if cut_off else "damaged, or no pickle of tensors"
         raise UserError(f"{path}: {what}: download or copy it again") from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def _archive_names(path: Path) -> list[str] | None:
+    """Names of the entries of a zip file; None for any other file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
+            return archive.namelist()
     except Exception:  # likewise
-        return False
+        return None
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:

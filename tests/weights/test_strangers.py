@@ -356,6 +356,13 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     assert read_refusal(tmp_path / "w.pth").startswith("a compressed archive of 400")
 
 
+def test_an_archive_of_several_disks_is_refused(tmp_path):
+    """Python's `zipfile.is_zipfile` raises an error for it."""
+    locator = b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2)
+    (tmp_path / "w").write_bytes(b"PK\x03\x04" + bytes(30) + locator + b"PK\x05\x06" + bytes(18))
+    assert "download or copy it again" in read_refusal(tmp_path / "w")
+
+
 def test_inspect_describes_entries_of_any_kind(model, tmp_path):
     beside = {"epoch": 10**500, "nested": self_containing(), nested_pairs(): 3, 5: "x"}
     torch.save({"state_dict": model.state_dict(), **beside}, tmp_path / "w.pth")
