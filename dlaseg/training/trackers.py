@@ -106,7 +106,7 @@ def _own_tracker(name: str, allow: bool) -> type[Tracker]:
     if not allow:
         raise UserError(
             f"train.trackers {name}: importing it runs its code, and a config may be anyone's: if you trust it, add "
-            f"--allow-trackers (fit(..., allow_trackers=True)), else use {TENSORBOARD}"
+            f"--allow-trackers (in Python allow_trackers=True), else use {TENSORBOARD}"
         )
     try:
         tracker = getattr(importlib.import_module(module), attribute)
