@@ -38,7 +38,7 @@ from dlaseg.training.run import Run, build
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import Progress
 from dlaseg.training.stopping import StopRequest
-from dlaseg.training.trackers import open_trackers
+from dlaseg.training.trackers import TensorBoard, open_trackers
 from dlaseg.training.trainer import save, train_one_epoch
 
 CLASSES, LR, WEIGHT_DECAY = 11, 0.001, 0.01
@@ -151,7 +151,7 @@ def compare(name: str, options: argparse.Namespace, folder: Path) -> None:
         for _ in range(options.steps):
             run.step([(pixels, targets)])
 
-    with open_trackers(["tensorboard"], folder, 0) as trackers:
+    with open_trackers([TensorBoard], folder, 0) as trackers:
 
         def trainer_epoch() -> None:
             run.state.progress = Progress()

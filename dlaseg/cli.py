@@ -12,6 +12,7 @@ from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, we
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.errors import Stopped, UserError
+from dlaseg.text import one_line
 from dlaseg.version import __version__
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -65,13 +66,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     except _one_line_errors() as error:
         if debug or (isinstance(error, BrokenPipeError) and reader_is_gone()):
             raise
-        print(f"{prog}: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"{prog}: {one_line(str(error)) or type(error).__name__}", file=sys.stderr)
         return 2
     except UnicodeEncodeError as error:
         if debug or sys.getfilesystemencoding() == "utf-8":
             raise
         reason = f"the locale of this shell has no file names with {error.object[error.start]}"
-        print(f"{prog}: {error.object}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
+        print(f"{prog}: {one_line(str(error.object))}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
@@ -107,7 +108,10 @@ def _one_line_errors() -> tuple[type[Exception], ...]:
 
 
 class _StandardError(logging.StreamHandler):
-    """Writes to the current sys.stderr."""
+    """Writes to the current sys.stderr; a message may name what a file contains, such as its classes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr

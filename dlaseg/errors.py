@@ -3,12 +3,18 @@
 import difflib
 from collections.abc import Sequence
 
+from dlaseg.text import one_line
+
 
 class UserError(ValueError):
     """Wrong input; the message is one line that names the value, the rule and the remedy.
 
-    The command line prints the message and exits with code 2; any other exception is a defect of dlaseg.
+    The command line prints the message and exits with code 2; any other exception is a defect of dlaseg. Control
+    characters in the message, which come from values that it names, are escaped.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(one_line(message))
 
 
 class UnreadableFileError(UserError):

@@ -131,15 +131,13 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> DLASeg
     device = pick_device(str(device))
     path = resolve(source)
     metadata, tensors = read_model_file(path)
-    try:
-        with SkipInit():
-            model = build_segmenter(**metadata.architecture)
-        metadata.check(model.num_classes, model.backbone.in_channels)
-    except (UserError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    with SkipInit():
+        model = build_segmenter(**metadata.architecture)
     expected = model.state_dict()
     mismatched = sorted(set(expected) ^ set(tensors)) or [
-        name for name, tensor in tensors.items() if tensor.shape != expected[name].shape
+        name
+        for name, tensor in tensors.items()
+        if tensor.shape != expected[name].shape or tensor.is_floating_point() != expected[name].is_floating_point()
     ]
     if mismatched:
         raise UserError(

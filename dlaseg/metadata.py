@@ -1,17 +1,34 @@
 """The metadata of a network: all that is needed to rebuild and use it, besides its tensors."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from dlaseg.errors import UserError
-from dlaseg.labels import LabelMap
+from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """Mean of the channels red, green, blue on ImageNet, in units of 255."""
 
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Standard deviation of the same."""
+
+
+MAX_LABELS = IGNORE_INDEX
+"""Most classes of a segmentation network: train ids are 0 to 254."""
+
+MAX_CLASSES = 100_000
+"""Most classes of a classifier."""
+
+MAX_CHANNELS = 1024
+"""Most channels of an image."""
+
+MAX_TEXT = 1000
+"""Most characters of a class name, or of a line about the origin."""
+
+MAX_ORIGINS = 100
+
+SMALLEST_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,8 @@ class Origin:
 class ModelMetadata:
     """The metadata of a network, which every weights file carries.
 
-    Immutable: `model.metadata = dataclasses.replace(model.metadata, label_map=...)` changes a network's.
+    Immutable: `model.metadata = dataclasses.replace(model.metadata, label_map=...)` changes a network's. Whether the
+    architecture's arguments make a network is checked where networks are built; everything else is checked here.
 
     Attributes:
         architecture: arguments of `create_model`, or for a classifier or backbone of `create_backbone`; empty for a
@@ -45,6 +63,9 @@ class ModelMetadata:
         mean: per input channel, in units of 255; the network expects images normalised with it.
         std: per input channel, in units of 255.
         origin: the weights that training or the user started from.
+
+    Raises:
+        UserError: a mean, std, class name or origin out of range.
     """
 
     architecture: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +74,19 @@ class ModelMetadata:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     origin: tuple[Origin, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_statistics("mean", self.mean, 0.0)
+        _check_statistics("std", self.std, SMALLEST_STD)
+        if len(self.class_names) > MAX_CLASSES:
+            raise UserError(f"{len(self.class_names)} classes: use {MAX_CLASSES} or less")
+        names = self.class_names if self.label_map is None else self.label_map.names
+        for name in names:
+            _check_text("class name", name)
+        if len(self.origin) > MAX_ORIGINS:
+            raise UserError(f"origin of {len(self.origin)} entries: use {MAX_ORIGINS} or less")
+        for text in (text for origin in self.origin for text in astuple(origin)):
+            _check_text("origin", text)
 
     @classmethod
     def for_segmentation(cls, num_classes: int, in_channels: int) -> "ModelMetadata":
@@ -103,8 +137,28 @@ class ModelMetadata:
                 f"{kind} of {self.num_classes} classes for a network of {num_classes}: the numbers must match"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != in_channels or not all(isinstance(value, float | int) for value in values):
+            if len(values) != in_channels:
                 raise UserError(f"{name} {list(values)}: give one number for each of {in_channels} channels")
+
+
+def _check_statistics(name: str, values: Sequence[Any], low: float) -> None:
+    """Checks the mean or standard deviation of pixel values that are divided by 255."""
+    if not isinstance(values, tuple | list) or not 1 <= len(values) <= MAX_CHANNELS:
+        raise UserError(f"{name} {values!r:.80}: use one number for each of 1 to {MAX_CHANNELS} channels")
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numbers and all(low <= value <= 1 for value in values):
+        return
+    rule = f"{name} {list(values)!r:.200}: pixel values are divided by 255, so each number is from {low:g} to 1"
+    if numbers and all(low <= value <= 255 for value in values):
+        values = [round(value / 255, 4) for value in values]
+        raise UserError(f"{rule}: divide by 255: use {' '.join(map(str, values))}")
+    default = IMAGENET_MEAN if name == "mean" else IMAGENET_STD
+    raise UserError(f"{rule}: use the numbers that the network was trained with, such as ImageNet's {list(default)}")
+
+
+def _check_text(what: str, text: Any) -> None:
+    if not isinstance(text, str) or not 1 <= len(text) <= MAX_TEXT:
+        raise UserError(f"{what} {text!r:.80}: use a text of 1 to {MAX_TEXT} characters")
 
 
 def imagenet_statistics(in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,7 +1,5 @@
 """The run folder that `dlaseg train` writes: the names of its files, and a reader."""
 
-import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import yaml
 
 from dlaseg.errors import UserError
+from dlaseg.strict_json import parse_json, read_text
 from dlaseg.yaml_file import parse_yaml
 
 CONFIG = "config.yaml"
@@ -20,6 +19,9 @@ VAL_NAMES = "val.txt"
 LABEL_COUNTS = "label_counts.json"
 
 _ENVIRONMENT_KEYS = ("command", "python", "platform", "packages", "git_commit", "cpus", "gpus")
+
+_LARGEST = 1e30
+"""Largest number of the log that a chart can show."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ class RunFolder:
             UserError: a file is missing or broken.
         """
         try:
-            text = (path / CONFIG).read_text(encoding="utf-8")
+            text = read_text(path / CONFIG, most=1 << 20)
             config = _with_keys(parse_yaml(text), "data")
             _with_keys(config["data"], "train_split", "val_split")
-            lines = (path / LOG).read_text(encoding="utf-8").splitlines() if (path / LOG).exists() else []
-            log = [_with_keys(json.loads(line), "epoch", "loss", "lr") for line in lines]
-            environment = _with_keys(json.loads((path / ENVIRONMENT).read_text(encoding="utf-8")), *_ENVIRONMENT_KEYS)
+            lines = read_text(path / LOG).splitlines() if (path / LOG).exists() else []
+            log = [_log_row(line) for line in lines]
+            environment = _environment(read_text(path / ENVIRONMENT))
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"{path}: not a run folder of dlaseg train ({reason}): give the folder of a run") from error
@@ -59,8 +61,25 @@ class RunFolder:
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Epochs and values of one field of the log; epochs without a finite number are left out."""
-        rows = [row for row in self.log if isinstance(row.get(key), (int, float)) and math.isfinite(row[key])]
+        rows = [row for row in self.log if type(row.get(key)) in (int, float) and abs(row[key]) <= _LARGEST]
         return [row["epoch"] for row in rows], [row[key] for row in rows]
+
+
+def _log_row(line: str) -> dict[str, Any]:
+    row = _with_keys(parse_json(line, allow_nan=True), "epoch", "loss", "lr")
+    if type(row["epoch"]) is not int:
+        raise ValueError(f"epoch {row['epoch']!r:.80} in {LOG}")
+    return row
+
+
+def _environment(text: str) -> dict[str, Any]:
+    content = _with_keys(parse_json(text), *_ENVIRONMENT_KEYS)
+    for key in ("command", "gpus"):
+        if not isinstance(content[key], list) or not all(isinstance(item, str) for item in content[key]):
+            raise ValueError(f"{key} {content[key]!r:.80} in {ENVIRONMENT}")
+    if not isinstance(content["packages"], dict):
+        raise ValueError(f"packages {content['packages']!r:.80} in {ENVIRONMENT}")
+    return content
 
 
 def _with_keys(content: Any, *keys: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-r"""Text that any file and any terminal takes: names of files that are not UTF-8 are escaped.
+r"""Text that any file and any terminal takes: what is not UTF-8, or controls a terminal, is escaped.
 
 On Linux, a file name is bytes. Python shows those that are not UTF-8 as lone surrogates, such as U+DCE9 for the byte
-E9, which no encoding takes. They are written as `\xe9`, the notation of shells (`$'caf\xe9.png'`).
+E9, which no encoding takes. They are written as `\xe9`, the notation of shells (`$'caf\xe9.png'`). Names of files and
+what files contain may also hold escape sequences, which change a terminal or hide other text.
 """
 
 import codecs
 import json
+import re
+import unicodedata
 from typing import Any
 
 ESCAPE = "dlaseg.escape"
@@ -20,6 +23,41 @@ def printable(text: str) -> str:
         caf\xe9.png
     """
     return text.encode("utf-8", ESCAPE).decode("utf-8")
+
+
+LONGEST = 4000
+"""Most characters of a line; the middle of a longer one is left out."""
+
+_UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control, format (such as the reversal of the direction of writing), surrogate, separator."""
+
+_JOINERS = "\u200c\u200d"  # format characters that Persian, Hindi and emojis are written with
+
+
+def escaped(text: str) -> str:
+    r"""The text with all characters that control a terminal as escapes, and as `printable`.
+
+    Example:
+        >>> print(escaped("\x1b[31mroad\n"))
+        \x1b[31mroad\n
+    """
+    text = printable(text)
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSAFE and c not in _JOINERS else c
+        for c in text
+    )
+
+
+def one_line(text: str) -> str:
+    r"""The text as one `escaped` line, at most `LONGEST` characters of it.
+
+    Example:
+        >>> print(one_line("cannot decode:\n    \x1b[2J"))
+        cannot decode: \x1b[2J
+    """
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}"
+    return escaped(re.sub(r"\s*[\r\n]\s*", " ", text).strip())
 
 
 def to_json(content: Any, indent: int | None = None) -> str:

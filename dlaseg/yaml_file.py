@@ -17,6 +17,10 @@ MAX_VALUES = 100_000
 """Most values, those behind an alias counted as often as they are repeated."""
 
 
+MAX_DIGITS = 300
+"""Longest integer; no float is larger, and Python does not write those of thousands of digits as text."""
+
+
 class RefusedYAML(yaml.MarkedYAMLError):
     """Correct YAML that is refused: a key that occurs twice, or too many or too deeply nested values."""
 
@@ -90,6 +94,9 @@ class _Loader(yaml.SafeLoader):
         """Visits values as often as aliases repeat them; the limits also end an alias that contains itself."""
         self.values += 1
         _check_limits(depth, self.values, node.start_mark)
+        if len(node.value) > MAX_DIGITS and node.tag == "tag:yaml.org,2002:int":
+            problem = f"an integer of more than {MAX_DIGITS} digits: put text in quotes"
+            raise RefusedYAML(problem=problem, problem_mark=node.start_mark)
         if isinstance(node, yaml.MappingNode):
             self.check_keys(node)
             children = [child for pair in node.value for child in pair]

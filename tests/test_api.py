@@ -64,7 +64,7 @@ def test_a_run_from_a_config_is_the_run_from_its_file(trained, root, tmp_path):
 def test_a_classifier_is_trained_by_its_config(tmp_path, monkeypatch):
     seen = []
 
-    def fit(task, output, resume, report):
+    def fit(task, output, resume, report, allow_trackers):
         seen.append((task.config, output))
         return TrainState(None, None)
 
@@ -82,7 +82,7 @@ def test_a_classifier_is_trained_by_its_config(tmp_path, monkeypatch):
     [
         ("lr", "fast", "config: train.lr fast: expected a number, such as lr: 0.01"),
         ("epochs", 1.5, "config: train.epochs 1.5: expected a whole number, such as epochs: 500"),
-        ("lr", -1.0, "train.lr -1.0: use a finite number, 0 or more"),
+        ("lr", -1.0, "train.lr -1.0: use a number from 0 to 1000"),
         ("losses", [dlaseg.LossConfig("dicee")], "config: train.losses[0].name dicee: expected cross_entropy, "),
     ],
 )

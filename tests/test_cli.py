@@ -242,14 +242,14 @@ def test_an_argument_too_many_is_named(capsys):
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
-        ("benchmark train --steps 0", "--steps 0: use 1 or more"),
+        ("benchmark train --steps 0", "--steps 0: use 1 to 100000"),
         ("benchmark train --steps few", "--steps: few: expected a whole number"),
         ("benchmark train --data.root nowhere", "nowhere: no such folder"),
         ("benchmark pretrain --data.root nowhere", "nowhere: no such folder"),
         ("train --dry-run --data.root nowhere", "nowhere: no such folder"),
         ("pretrain --dry-run --data.root nowhere", "nowhere: no such folder"),
         ("data synthesize x --train 0 --val 0 --test 0", "0 scenes in all: there is nothing to draw: use 1 or more"),
-        ("data synthesize x --train -1", "train -1: the number of scenes: use 0 or more"),
+        ("data synthesize x --train -1", "train -1: the number of scenes: use 0 to 1000000"),
         ("data synthesize x --seed -1", "seed -1: "),
         ("data synthesize x --train many", "--train: many: expected a whole number"),
         ("data synthesize x --size 10 10", "size 10 x 10"),
@@ -441,7 +441,7 @@ def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run
 def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):
     seen = []
 
-    def fit(task, output, resume, report):
+    def fit(task, output, resume, report, allow_trackers):
         seen.append((output, resume))
         return trainer.TrainState(None, None, 0, 0, [])
 

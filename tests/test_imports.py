@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"errors", "version", "memory", "png", "text"},
-    {"files", "device", "image_header", "yaml_file"},
-    {"labels", "images", "run_folder"},
+    {"text", "version", "memory", "png"},
+    {"errors"},
+    {"files", "device", "image_header", "yaml_file", "strict_json"},
+    {"labels", "images", "run_folder", "scores_file"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
     {"data"},

@@ -48,7 +48,7 @@ def test_other_than_three_channels_have_the_average_of_imagenets(channels):
         ({"label_map": LabelMap.numbered(3)}, "a label map of 3 classes for a network of 2"),
         ({"label_map": None, "class_names": ("a",)}, "class names of 1 classes for a network of 2"),
         ({"mean": (0.5,)}, r"mean \[0\.5\]: give one number for each of 3 channels"),
-        ({"std": (0.5, 0.5, "x")}, "std .*: give one number for each of 3 channels"),
+        ({"std": (0.5, 0.5)}, r"std \[0\.5, 0\.5\]: give one number for each of 3 channels"),
     ],
 )
 def test_what_does_not_fit_the_network_is_refused(change, message):

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SMALL = """--data.workers 0 --model.name dla46_c --train.epochs 1 --train.batch_size 2 --train.grad_accum_steps 1
-    --train.eval_every 1 --train.device cpu --train.precision float32"""
+    --train.warmup_steps 0 --train.eval_every 1 --train.device cpu --train.precision float32"""
 SEGMENTATION = f"{SMALL} --model.stride 8 --augment.crop_size '[32,64]'"
 EXAMPLE = "--config configs/folder_example.yaml --data.root masks"
 EVAL = "--device cpu --workers 0"

@@ -11,7 +11,10 @@ CONTENT = {
     LOG: "".join(
         json.dumps({"epoch": i, "loss": 1 / i, "lr": 0.1, "miou": i / 10 if i % 2 else None}) + "\n" for i in (1, 2, 3)
     ),
-    ENVIRONMENT: json.dumps(dict.fromkeys(("command", "python", "platform", "packages", "git_commit", "cpus", "gpus"))),
+    ENVIRONMENT: json.dumps(
+        {"command": ["dlaseg"], "packages": {}, "gpus": []}
+        | dict.fromkeys(("python", "platform", "git_commit", "cpus"))
+    ),
 }
 
 

@@ -26,11 +26,16 @@ from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.run import Run, open_run
 from dlaseg.training.step import MicroBatch
 from dlaseg.training.task import Task
+from dlaseg.training.trackers import tracker_classes
 from dlaseg.training.trainer import resume_message
 
 
 def dry_run(
-    task: Task[Any, Any], output: Path, resume: bool = False, report: Callable[[str], None] = print
+    task: Task[Any, Any],
+    output: Path,
+    resume: bool = False,
+    report: Callable[[str], None] = print,
+    allow_trackers: bool = False,
 ) -> dict[str, str] | None:
     """Builds a whole run, takes one step for warm-up and one that is timed, and writes nothing.
 
@@ -39,6 +44,7 @@ def dry_run(
         output: the run folder, which is checked: it may hold another run, or one to resume.
         resume: resume from the last checkpoint.
         report: called with one line for each fact.
+        allow_trackers: see `fit`.
 
     Returns:
         The facts by name; None in processes other than rank 0.
@@ -46,6 +52,7 @@ def dry_run(
     Raises:
         UserError: what `fit` would raise before or in its first step.
     """
+    tracker_classes(task.config.train.trackers, allow_trackers)
     with distributed_context(task.config.train.device) as dist, reproducible(task.config.train.deterministic):
         run = open_run(task, dist, output, dist.broadcast(resume))
         facts = try_out(run)

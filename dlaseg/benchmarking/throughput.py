@@ -32,6 +32,9 @@ from dlaseg.training.task import Task
 ROUNDS = 5
 """Rounds, in each of which training, network and data are measured once."""
 
+MOST_STEPS = 100_000
+"""Batches per measurement; more would take days."""
+
 WARM_UP = 3
 """Steps before the first measurement."""
 
@@ -108,8 +111,8 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
     Raises:
         UserError: as `fit`, except for the run folder.
     """
-    if batches < 1:
-        raise UserError(f"--steps {batches}: use 1 or more")
+    if not 1 <= batches <= MOST_STEPS:
+        raise UserError(f"--steps {batches}: use 1 to {MOST_STEPS}")
     with distributed_context(task.config.train.device) as dist, reproducible(task.config.train.deterministic):
         run = build(task, dist, *task.open_splits())
         workers = run.loader.num_workers

@@ -1,12 +1,12 @@
 """`dlaseg compare`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlaseg.commands.parsing import command_parser
 from dlaseg.errors import UserError
+from dlaseg.scores_file import WHAT, read_scores
 
 if TYPE_CHECKING:
     from dlaseg.evaluation.metrics.bootstrap import ImageCounts
@@ -39,16 +39,11 @@ def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
     """The content of a scores.json, and the counts of its images."""
     from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
+    content = read_scores(path, "images")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["classes"], content["protocol"]["dataset"], content["protocol"]["split"]
         images = ImageCounts.from_dict(content["images"])
         if images.support.shape[1] != len(content["classes"]):
             raise ValueError(f"{len(content['classes'])} classes, but counts of {images.support.shape[1]}")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: use a scores.json") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a scores.json of this version ({type(error).__name__}: {error}): score again"
-        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: not {WHAT} ({error}): score again") from error
     return content, images

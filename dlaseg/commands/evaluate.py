@@ -12,6 +12,7 @@ from dlaseg.commands.parsing import (
     command_parser,
     open_splits,
 )
+from dlaseg.config.checks import check_workers
 from dlaseg.errors import UserError
 
 
@@ -41,8 +42,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
         raise UserError("pass exactly one of WEIGHTS and --predictions")
-    if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers {args.workers}: use 0 or more")
+    if args.workers is not None:
+        check_workers("--workers", args.workers)
     if args.predictions is not None or args.submission is not None:
         args.split = args.split or "val"
     if args.predictions is not None:

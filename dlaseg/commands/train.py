@@ -24,6 +24,8 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder, if "
                         "there is one")  # fmt: skip
+    parser.add_argument("--allow-trackers", action="store_true", help="import the trackers that the config names as "
+                        "MODULE:NAME, which runs their code")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="build everything, take two steps, report what the run "
                         "needs, and write nothing")  # fmt: skip
     config, args = parser.parse(arguments)
@@ -33,13 +35,13 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
         from dlaseg.benchmarking.dry_run import dry_run
         from dlaseg.training.train import make_task
 
-        dry_run(make_task(config), output, args.resume)
+        dry_run(make_task(config), output, args.resume, allow_trackers=args.allow_trackers)
         return 0
 
     from dlaseg.training.distributed import is_main_process
     from dlaseg.training.train import train as run
 
-    result = run(config, output, args.resume)
+    result = run(config, output, args.resume, allow_trackers=args.allow_trackers)
     if not is_main_process():
         return 0
     print(f"best val {result.title} {result.score:.4f}  {result.weights}")

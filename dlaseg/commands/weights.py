@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dlaseg.commands.parsing import command_parser
 
@@ -75,13 +76,17 @@ def convert(arguments: Sequence[str]) -> int:
 
     from dlaseg.data.datasets import label_map_of
     from dlaseg.factory import model_from_checkpoint
+    from dlaseg.metadata import ModelMetadata
     from dlaseg.weights.files import save_model
 
+    statistics: dict[str, Any] = {
+        name: tuple(vars(args)[name]) for name in ("mean", "std") if vars(args)[name] is not None
+    }
+    ModelMetadata(**statistics)  # refuses impossible ones before the weights are read
     model = model_from_checkpoint(args.file)
     if args.classes is not None:
         model.metadata = replace(model.metadata, label_map=label_map_of(args.classes))
-    mean, std = tuple(args.mean or model.metadata.mean), tuple(args.std or model.metadata.std)
-    model.metadata = replace(model.metadata, mean=mean, std=std)
+    model.metadata = replace(model.metadata, **statistics)
     save_model(model, args.output)
     print(args.output)
     return 0

@@ -1,12 +1,71 @@
 """Checks of config values; each raises a `UserError` that names field, value and rule."""
 
-import math
+import dataclasses
+import os
+import re
+from typing import Any
 
 from dlaseg.errors import UserError
+
+MANY = 1_000_000_000
+"""Upper bound of counts that may be as good as unlimited, such as steps."""
+
+LARGEST_CROP = 16384
+"""Pixels of the longest side of a crop."""
+
+LARGEST_FACTOR = 1_000_000.0
+"""Upper bound of weights and other factors; beyond it, float32 overflows."""
+
+MOST_TERMS = 20
+"""Terms of a loss, and trackers."""
+
+LARGEST_SEED = (1 << 64) - 1
+"""What PyTorch takes as a seed."""
+
+
+def check_name(name: Any) -> None:
+    """The name of a run names a folder: one part of a path, which no shell takes for anything else."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        fit = "_".join(re.findall(r"\w[\w.-]*", str(name), re.ASCII))[:100]
+        raise UserError(
+            f"name {name!r:.120}: use 1 to 100 of the characters A-Z a-z 0-9 . _ - and begin with none of . -, such as "
+            f"{fit or 'run'}"
+        )
+
+
+def check_texts(section: str, config: Any) -> None:
+    """No text of a section has a control character or half a character, which no file name has."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (len(text) > 4096 or not _is_file_name(text)):
+                raise UserError(
+                    f"{section}.{field.name} {text!r:.80}: use at most 4096 characters, no control characters"
+                )
+
+
+def _is_file_name(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return not re.search(r"[\x00-\x1f\x7f-\x9f]", text)
+
+
+def check_workers(option: str, workers: int) -> None:
+    """The number of loading processes is one that a machine can run."""
+    most = max(32, 4 * (os.cpu_count() or 1))
+    if not 0 <= workers <= most:
+        raise UserError(f"{option} {workers}: use 0 to {most}, such as the number of cores")
 
 
 def check_crop_size(height: int, width: int) -> None:
     """Height and width are multiples of 32, the deepest stride."""
+    if max(height, width) > LARGEST_CROP:
+        raise UserError(
+            f"augment.crop_size {height} x {width}: a batch of such crops fits no memory: use {LARGEST_CROP} x "
+            f"{LARGEST_CROP} or less"
+        )
     if min(height, width) < 32 or height % 32 or width % 32:
         fit = [max(32, round(side / 32) * 32) for side in (height, width)]
         raise UserError(
@@ -21,17 +80,21 @@ def check_batch_norm(batch_size: int, height: int, width: int) -> None:
         raise UserError("train.batch_size 1 with a crop of 32 x 32: batch norm needs more than one value: use 2")
 
 
-def above_zero(section: str, config: object, name: str) -> None:
-    """A field of a section is a finite number above 0, or None."""
+def above_zero(section: str, config: object, name: str, high: float) -> None:
+    """A field of a section is a number above 0 and not above `high`, or None."""
     value = getattr(config, name)
-    if value is not None and not 0 < value < math.inf:
-        raise UserError(f"{section}.{name} {value}: use a number above 0")
+    if value is not None and not 0 < value <= high:
+        raise UserError(f"{section}.{name} {_short(value)}: use a number above 0, at most {high:g}")
 
 
 def within(section: str, config: object, low: float, high: float, *names: str) -> None:
-    """Refuses numbers that are not finite or not from `low` to `high`, both included."""
+    """Refuses numbers that are not from `low` to `high`, both included; None is no number."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not (low <= value <= high and math.isfinite(value)):
-            allowed = f"a finite number, {low} or more" if math.isinf(high) else f"a number from {low} to {high}"
-            raise UserError(f"{section}.{name} {value}: use {allowed}")
+        if value is not None and not low <= value <= high:
+            raise UserError(f"{section}.{name} {_short(value)}: use a number from {low} to {high}")
+
+
+def _short(value: object) -> str:
+    """A number for a message; Python does not write integers of thousands of digits as decimals."""
+    return f"{value:#x}"[:20] + "..." if isinstance(value, int) and value.bit_length() > 256 else str(value)

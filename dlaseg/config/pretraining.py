@@ -1,10 +1,17 @@
 """The config of a run of `dlaseg pretrain`, which trains an image classifier; see `dlaseg.config.segmentation`."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import check_batch_norm, check_crop_size, within
+from dlaseg.config.checks import (
+    LARGEST_CROP,
+    check_batch_norm,
+    check_crop_size,
+    check_name,
+    check_texts,
+    check_workers,
+    within,
+)
 from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 
@@ -33,7 +40,8 @@ class PretrainDataConfig:
     on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
-        within("data", self, 0, math.inf, "workers")
+        check_texts("data", self)
+        check_workers("data.workers", self.workers)
 
 
 @dataclass
@@ -49,6 +57,9 @@ class PretrainModelConfig:
     name: str = "dla34"
     root_kernel_size: int = 1
     weights: str | None = None
+
+    def __post_init__(self) -> None:
+        check_texts("model", self)
 
 
 @dataclass
@@ -74,6 +85,7 @@ class PretrainAugmentConfig:
     def __post_init__(self) -> None:
         within("augment", self, 0, 1, "jitter", "flip")
         check_crop_size(self.crop_size, self.crop_size)
+        within("augment", self, 32, 2 * LARGEST_CROP, "resize")
         if self.resize < self.crop_size:
             raise UserError(
                 f"augment.resize {self.resize}: the centre crop must fit: use augment.crop_size ({self.crop_size}) or "
@@ -81,8 +93,8 @@ class PretrainAugmentConfig:
             )
         if not 0 < self.area[0] <= self.area[1] <= 1:
             raise UserError(f"augment.area {list(self.area)}: use 0 < smallest <= largest <= 1")
-        if not 0 < self.aspect[0] <= self.aspect[1] < math.inf:
-            raise UserError(f"augment.aspect {list(self.aspect)}: use 0 < narrowest <= widest")
+        if not 0.01 <= self.aspect[0] <= self.aspect[1] <= 100:
+            raise UserError(f"augment.aspect {list(self.aspect)}: use 0.01 <= narrowest <= widest <= 100")
 
 
 def _imagenet_recipe() -> BaseTrainConfig:
@@ -109,4 +121,5 @@ class PretrainConfig:
     train: BaseTrainConfig = field(default_factory=_imagenet_recipe)
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_batch_norm(self.train.batch_size, self.augment.crop_size, self.augment.crop_size)

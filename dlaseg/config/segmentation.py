@@ -5,11 +5,21 @@ when it is constructed, also by `dataclasses.replace`, and raises a `UserError` 
 types: `dlaseg.config.reading` does. Whether a data set of the given name exists is checked where data sets are known.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import above_zero, check_batch_norm, check_crop_size, within
+from dlaseg.config.checks import (
+    LARGEST_FACTOR,
+    LARGEST_SEED,
+    MOST_TERMS,
+    above_zero,
+    check_batch_norm,
+    check_crop_size,
+    check_name,
+    check_texts,
+    check_workers,
+    within,
+)
 from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 
@@ -59,7 +69,9 @@ class DataConfig:
     on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
-        within("data", self, 0, math.inf, "workers")
+        check_texts("data", self)
+        check_workers("data.workers", self.workers)
+        within("data", self, 0, LARGEST_SEED, "split_seed")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise UserError(f"data.val_share {self.val_share}: use a number above 0 and below 1, such as 0.1")
         if self.val_share is not None and self.val_list is not None:
@@ -89,6 +101,7 @@ class ModelConfig:
     backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
+        check_texts("model", self)
         if self.weights is not None and self.backbone_weights is not None:
             raise UserError(
                 f"model.weights {self.weights} and model.backbone_weights {self.backbone_weights}: one would overwrite "
@@ -160,13 +173,17 @@ class TrainConfig(BaseTrainConfig):
         super().__post_init__()
         if not self.losses:
             raise UserError("train.losses []: there is nothing to minimise: use [{name: cross_entropy}]")
+        if len(self.losses) > MOST_TERMS:
+            raise UserError(f"train.losses of {len(self.losses)} terms: use {MOST_TERMS} or less")
         for i, loss in enumerate(self.losses):
-            above_zero(f"train.losses[{i}]", loss, "weight")
+            above_zero(f"train.losses[{i}]", loss, "weight", LARGEST_FACTOR)
             within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
-            within(f"train.losses[{i}]", loss, 0, math.inf, "gamma")
+            within(f"train.losses[{i}]", loss, 0, 1000, "gamma")
         weights = self.class_weights
-        if isinstance(weights, list) and not all(w >= 0 and math.isfinite(w) for w in weights):
-            raise UserError(f"train.class_weights {weights}: use finite numbers, 0 or more")
+        if isinstance(weights, list) and not (all(0 <= w <= LARGEST_FACTOR for w in weights) and any(weights)):
+            raise UserError(
+                f"train.class_weights {weights}: use numbers from 0 to {LARGEST_FACTOR:g}, at least one of them above 0"
+            )
 
 
 @dataclass
@@ -188,4 +205,5 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_batch_norm(self.train.batch_size, *self.augment.crop_size)

@@ -1,10 +1,9 @@
 """Fields of training that all tasks share, and the former names of fields."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import above_zero, within
+from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, above_zero, check_texts, within
 from dlaseg.errors import UserError
 
 RENAMED = {
@@ -55,8 +54,8 @@ class BaseTrainConfig:
         deterministic: whether to use deterministic algorithms only; on CPUs all are.
         device: auto, cpu, cuda, cuda:1, mps, ...
         seed: seed of the initial weights, the order of the images and the augmentation.
-        trackers: writers of the curves: tensorboard, or MODULE:NAME of your own class or function that makes a
-            `dlaseg.training.trackers.Tracker` from the run folder.
+        trackers: writers of the curves: tensorboard, or MODULE:NAME of your own subclass of
+            `dlaseg.training.trackers.Tracker`, which is imported only with --allow-trackers.
     """
 
     epochs: int = 500
@@ -88,11 +87,15 @@ class BaseTrainConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        at_least_1 = ("epochs", "batch_size", "grad_accum_steps", "step_epochs", "eval_every", "patience")
-        within("train", self, 1, math.inf, *at_least_1)
-        within("train", self, 0, math.inf, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes", "seed")
-        within("train", self, 0, math.inf, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
+        check_texts("train", self)
+        within("train", self, 1, MANY, "epochs", "step_epochs", "eval_every", "patience")
+        within("train", self, 1, 1_000_000, "batch_size", "grad_accum_steps")
+        within("train", self, 0, MANY, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes")
+        within("train", self, 0, LARGEST_SEED, "seed")
+        within("train", self, 0, 1000, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
         within("train", self, 0, 1, "momentum", "step_gamma")
-        above_zero("train", self, "clip_grad_norm")
+        above_zero("train", self, "clip_grad_norm", 1e30)
+        if len(self.trackers) > MOST_TERMS:
+            raise UserError(f"train.trackers of {len(self.trackers)} entries: use {MOST_TERMS} or less")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay {self.ema_decay}: use 0 (no average) or a decay below 1, such as 0.999")

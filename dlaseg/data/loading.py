@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -264,16 +265,30 @@ def _loader(samples: Dataset[Any], workers: int, **batching: Any) -> DataLoader[
 def _prepare_worker(worker: int) -> None:  # noqa: ARG001 - the loader passes it
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group; the training process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on Windows and macOS
+    if hasattr(signal, "sigtimedwait"):  # not on Windows and macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     # The workers run in parallel already; more threads would compete with the training process for the cores.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
 
-def _exit_on_sigterm_of_parent() -> None:
+def _exit_with_parent() -> None:
+    """Ends this process when its parent sends SIGTERM or is gone, also while the main thread waits for a file.
+
+    A signal at the parent's death (prctl) would come when the parent's thread ends that made this process, and from the
+    server that makes it if processes are started by `forkserver`. So the parent is looked for, once a second.
+    """
     parent = multiprocessing.parent_process()
-    while parent is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
-        pass
+    assert parent is not None
+    # Only `forkserver` puts another process in between; it outlives the parent, whose end then closes the sentinel.
+    # With `fork`, other workers hold the sentinel open.
+    direct = os.getppid() if multiprocessing.get_start_method() == "forkserver" else parent.pid
+    while parent.is_alive() and os.getppid() == direct:
+        if hasattr(signal, "sigtimedwait"):
+            received = signal.sigtimedwait({signal.SIGTERM}, 1)
+            if received is not None and received.si_pid == parent.pid:
+                break
+        else:
+            time.sleep(1)
     os._exit(0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from dlaseg.data.label_counts import CountedFiles, count_labels
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.labels import IGNORE_INDEX
+from dlaseg.text import escaped
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
         names: names of the classes.
         splits: statistics of data with these classes.
     """
-    width = max(len(name) for name in (*names, "ignored"))
+    names = list(map(escaped, names))
+    width = max(map(len, (*names, "ignored")))
     lines = [f"{'':<{width}}" + "".join(f"  {split.split:>20}" for split in splits)]
     lines.append(f"{'images':<{width}}" + "".join(f"  {sum(split.groups.values()):>20}" for split in splits))
     lines += ["", f"{'class':<{width}}" + "".join(f"  {'pixels':>9}  {'images':>9}" for _ in splits)]
@@ -89,7 +91,7 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
         sizes = ", ".join(f"{height} x {width} ({count})" for (height, width), count in split.sizes.items())
         lines += ["", f"{split.split}: height x width {sizes}"]
         if list(split.groups) != ["."]:
-            groups = ", ".join(f"{group} {count}" for group, count in split.groups.items())
+            groups = ", ".join(f"{escaped(group)} {count}" for group, count in split.groups.items())
             lines.append(f"{split.split}: folders ({len(split.groups)}): {groups}")
     return "\n".join(lines)
 

@@ -9,13 +9,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.metadata import ModelMetadata
+from dlaseg.metadata import MAX_CHANNELS, MAX_CLASSES, ModelMetadata
+from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import TrainingOutputs
 from dlaseg.models.resizing import max_pool
 
@@ -228,10 +230,7 @@ class DLA(nn.Module):
         root: RootBuilder | None = None,
     ):
         super().__init__()
-        if in_channels < 1:
-            raise UserError(f"in_channels {in_channels}: an image has at least 1 channel")
-        if root_kernel_size not in (1, 3):
-            raise UserError(f"root_kernel_size {root_kernel_size}: aggregation nodes are 1x1 or 3x3: use 1 or 3")
+        _check_sizes(num_classes, in_channels, root_kernel_size)
         self.in_channels = in_channels
         self.channels = tuple(channels)
         self.root_kernel_size = root_kernel_size
@@ -248,8 +247,6 @@ class DLA(nn.Module):
         self.level5 = Tree(d5, block, c4, c5, 2, root, level_root=True)
         self.fc: nn.Conv2d | None = None
         if num_classes is not None:
-            if num_classes < 1:
-                raise UserError(f"num_classes {num_classes}: a classifier has at least 1 class")
             self.fc = nn.Conv2d(c5, num_classes, 1)  # a linear layer; as a convolution in every published checkpoint
         initialize(self)
 
@@ -289,6 +286,13 @@ class DLA(nn.Module):
         return TrainingOutputs(logits)
 
 
+def _check_sizes(num_classes: Any, in_channels: Any, root_kernel_size: Any) -> None:
+    if num_classes is not None:
+        check_integer("num_classes", num_classes, 1, MAX_CLASSES)
+    check_integer("in_channels", in_channels, 1, MAX_CHANNELS)
+    check_choice("root_kernel_size", root_kernel_size, (1, 3))
+
+
 def initialize(network: nn.Module) -> None:
     """As the original: convolutions normal with std sqrt(2 / (k * k * out_channels)), batch norm 1 and 0."""
     for module in network.modules():
@@ -320,10 +324,20 @@ VARIANTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], Block, bool]] = {
 }
 
 
+def check_backbone(name: Any, num_classes: Any, in_channels: Any, root_kernel_size: Any) -> None:
+    """Checks the arguments of `build_backbone`, also their types.
+
+    Raises:
+        UserError: names the argument.
+    """
+    if not isinstance(name, str) or name not in VARIANTS:
+        raise UserError(f"model {name!r:.80}: unknown; the variants are {', '.join(VARIANTS)}")
+    _check_sizes(num_classes, in_channels, root_kernel_size)
+
+
 def build_backbone(name: str, num_classes: int | None = None, in_channels: int = 3, root_kernel_size: int = 1) -> DLA:
     """A randomly initialised variant; arguments and errors as for `dlaseg.create_backbone`."""
-    if name not in VARIANTS:
-        raise UserError(f"model {name!r}: unknown; the variants are {', '.join(VARIANTS)}")
+    check_backbone(name, num_classes, in_channels, root_kernel_size)
     depths, channels, block, residual_root = VARIANTS[name]
     backbone = DLA(depths, channels, block, residual_root, in_channels, num_classes, root_kernel_size)
     architecture = {

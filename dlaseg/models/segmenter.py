@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from dlaseg.errors import UserError
-from dlaseg.metadata import ModelMetadata
+from dlaseg.metadata import MAX_LABELS, ModelMetadata
+from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import SegmentationModel
-from dlaseg.models.dla import DLA, build_backbone, initialize
+from dlaseg.models.dla import DLA, build_backbone, check_backbone, initialize
 from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
 from dlaseg.models.resizing import pad, round_up
 
@@ -30,13 +32,7 @@ class DLASeg(SegmentationModel):
 
     def __init__(self, backbone: DLA, num_classes: int, stride: int = 2, node: NodeBuilder = ConcatNode):
         super().__init__()
-        if num_classes < 2:
-            raise UserError(
-                f"num_classes {num_classes}: every pixel would get the same class: use two classes, such as background "
-                "and NAME"
-            )
-        if stride not in STRIDES:
-            raise UserError(f"stride {stride}: the output stride is 2, 4 or 8")
+        _check_head(num_classes, stride)
         self.metadata = replace(
             ModelMetadata.for_segmentation(num_classes, backbone.in_channels),
             mean=backbone.metadata.mean,
@@ -68,10 +64,30 @@ class DLASeg(SegmentationModel):
         return self.head(self.decoder(features[self.first_level :]))
 
 
+def check_segmenter(name: Any, num_classes: Any, stride: Any, root_kernel_size: Any, in_channels: Any) -> None:
+    """Checks the arguments of `build_segmenter`, also their types.
+
+    Raises:
+        UserError: names the argument.
+    """
+    check_backbone(name, None, in_channels, root_kernel_size)
+    _check_head(num_classes, stride)
+
+
+def _check_head(num_classes: Any, stride: Any) -> None:
+    if num_classes == 1:
+        raise UserError(
+            "num_classes 1: every pixel would get the same class: use two classes, such as background and NAME"
+        )
+    check_integer("num_classes", num_classes, 2, MAX_LABELS)
+    check_choice("stride", stride, STRIDES)
+
+
 def build_segmenter(
     name: str, num_classes: int, stride: int = 2, root_kernel_size: int = 3, in_channels: int = 3
 ) -> DLASeg:
     """A randomly initialised segmentation network; arguments and errors as for `dlaseg.create_model`."""
+    check_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
     model = DLASeg(build_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
     architecture = {
         "name": name,

@@ -24,6 +24,11 @@ from dlaseg.synthetic.lens import paint_bonnet, paint_edges, take_photo
 from dlaseg.synthetic.planning import plan_houses, plan_roadside, plan_street, plan_traffic
 
 SMALLEST, LARGEST = (64, 64), (1024, 2048)
+MOST_SCENES = 1_000_000
+"""Of a split; they take terabytes."""
+
+LARGEST_SEED = (1 << 64) - 1
+
 CITIES = {
     "train": ("synthburg", "renderstadt", "polygonia"),
     "val": ("mockhausen", "pixelfurt"),
@@ -131,13 +136,13 @@ def synthesize(
     """
     counts = {"train": 48, "val": 12} if counts is None else dict(counts)
     _check_size(height, width)
-    if seed < 0:
-        raise UserError(f"seed {seed}: seeds are whole numbers from 0 upwards: use one of these")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed {seed}: seeds are whole numbers from 0 to {LARGEST_SEED}: use one of these")
     for split, count in counts.items():
         if split not in CITIES:
             raise UserError(f"split {split!r}: Cityscapes has {', '.join(CITIES)}: use one of these")
-        if count < 0:
-            raise UserError(f"{split} {count}: the number of scenes: use 0 or more")
+        if not 0 <= count <= MOST_SCENES:
+            raise UserError(f"{split} {count}: the number of scenes: use 0 to {MOST_SCENES}")
     if not any(counts.values()):
         raise UserError("0 scenes in all: there is nothing to draw: use 1 or more in one of train, val and test")
     for name in ("leftImg8bit", "gtFine"):

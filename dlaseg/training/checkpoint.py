@@ -11,6 +11,7 @@ import torch
 
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
+from dlaseg.weights.checkpoints import check_archive
 
 FORMAT = "dlaseg-checkpoint-3"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -84,6 +85,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is broken or has another format.
     """
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             if (damaged := archive.testzip()) is not None:  # checks the checksums, which torch ignores
                 raise zipfile.BadZipFile(damaged)

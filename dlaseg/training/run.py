@@ -17,7 +17,8 @@ from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.recorded_files import check_files, recorded_names
 from dlaseg.training.run_folder import check_epochs, check_output, check_same_config
-from dlaseg.training.state import TrainState, initial_state, restore, snapshot
+from dlaseg.training.schedules import check_warmup
+from dlaseg.training.state import TrainState, check_snapshot, initial_state, restore, snapshot
 from dlaseg.training.step import Step, step_function
 from dlaseg.training.task import Task
 
@@ -70,6 +71,7 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
         if not resume or not (has_checkpoint(output) or (output / LOG).exists()):
             return None, None  # the run stopped before its first checkpoint
         checkpoint = load_latest(output)
+        check_snapshot(checkpoint, output)
         check_same_config(task.config, checkpoint["config"], output)
         return checkpoint, recorded_names(output / VAL_NAMES)
 
@@ -123,10 +125,11 @@ def build(
         model = synchronize(model, dist.device)
     state = initial_state(model, train, dist.device)
     if checkpoint is not None:
-        restore(state, checkpoint)
+        restore(state, checkpoint, output)
     elif dist.world_size > 1:
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
+    check_warmup(train, sampler.batches)
     task.check_data(training, validation, output, dist)  # last, since it may take long
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)

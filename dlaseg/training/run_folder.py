@@ -40,7 +40,12 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
         if saved_config.exists() or has_checkpoint(output):
             raise UserError(f"{output}: already holds a run: continue it with --resume, or use another --output")
     elif saved_config.exists():
-        fields = flatten(read_yaml(saved_config, "a config (YAML)"))
+        content = read_yaml(saved_config, "a config (YAML)")
+        if not isinstance(content, Mapping):
+            raise UserError(
+                f"{saved_config}: not the config of a run: restore it, or start again with another --output"
+            )
+        fields = flatten(content)
         refuse_old_names(fields, saved_config)
         check_same_config(config, fields, output)
 

@@ -3,6 +3,7 @@
 import math
 
 from dlaseg.config.training import BaseTrainConfig
+from dlaseg.errors import UserError
 
 
 def poly(step: int, total: int, warmup: int = 0, power: float = 0.9) -> float:
@@ -79,6 +80,20 @@ def learning_rate(train: BaseTrainConfig, step: int, steps_per_epoch: int) -> fl
     if train.schedule == "cosine":
         return train.lr * cosine(step, total, train.warmup_steps)
     return train.lr * poly(step, total, train.warmup_steps, train.poly_power)
+
+
+def check_warmup(train: BaseTrainConfig, steps_per_epoch: int) -> None:
+    """Checks that the warm-up ends within the run.
+
+    Raises:
+        UserError: it is longer.
+    """
+    steps = train.epochs * steps_per_epoch
+    if train.warmup_steps > steps:
+        raise UserError(
+            f"train.warmup_steps {train.warmup_steps}: the whole run has {steps} steps ({train.epochs} epochs of "
+            f"{steps_per_epoch}), and would never reach train.lr: use fewer, such as {steps // 10}"
+        )
 
 
 def depends_on_epochs(train: BaseTrainConfig) -> bool:

@@ -1,15 +1,19 @@
 """The training state, and its snapshot for checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from dlaseg.config.training import BaseTrainConfig
 from dlaseg.device import memory_format
+from dlaseg.errors import UserError
 from dlaseg.metadata import Origin
 from dlaseg.training.optimizers import Network, freeze, make_optimizer, moving_average
 
@@ -84,9 +88,10 @@ class TrainState:
     def begin_epoch_again(self, batches: int) -> None:
         """Sets the state to the beginning of the unfinished epoch, of so many batches; the weights stay as they are.
 
+        The samples are other ones than before, so those that cannot be read are named again.
         The step becomes that of a run with so many batches in every epoch: the learning rate depends on it.
         """
-        self.step, self.progress = self.epoch * batches, Progress()
+        self.step, self.progress, self.unreadable = self.epoch * batches, Progress(), {}
 
 
 def initial_state(model: Network, train: BaseTrainConfig, device: torch.device) -> TrainState:
@@ -127,17 +132,70 @@ def snapshot(state: TrainState) -> dict[str, Any]:
     }
 
 
-def restore(state: TrainState, saved: dict[str, Any]) -> None:
-    """Sets the state to a `snapshot`."""
+def check_snapshot(saved: Mapping[str, Any], output: Path) -> None:
+    """Checks the plain values of a checkpoint, `config` included; `restore` checks the tensors.
+
+    Raises:
+        UserError: a value is missing or of another kind.
+    """
+    kinds = {"config": dict, "progress": dict, "log": list, "epoch": int, "step": int, "skipped": int}
+    wrong = [name for name, kind in kinds.items() if type(saved.get(name)) is not kind]
+    wrong = wrong or [name for name in ("epoch", "step", "skipped") if saved[name] < 0]
+    wrong = wrong or [name for name in saved["config"] if not isinstance(name, str)]
+    progress = {} if wrong else saved["progress"]
+    wrong = wrong or [f"progress.{name}" for name, value in progress.items() if not _is_number(value) or value < 0]
+    wrong = wrong or [f"progress.{field.name}" for field in fields(Progress) if field.name not in progress]
+    rows = [] if wrong else saved["log"]
+    wrong = wrong or ["log" for row in rows if not isinstance(row, dict) or not _is_number(row.get("epoch"))]
+    wrong = wrong or [
+        name for row in rows for name, value in row.items() if value is not None and not _is_number(value)
+    ]
+    unreadable = saved.get("unreadable", {})  # not in checkpoints of earlier commits
+    if type(unreadable) is not dict or not all(
+        type(index) is int and type(message) is str for index, message in unreadable.items()
+    ):
+        wrong = wrong or ["unreadable"]
+    if wrong:
+        raise _unfit(output, f"{wrong[0]} is missing or wrong")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _unfit(output: Path, reason: str) -> UserError:
+    return UserError(f"{output}: its checkpoint is not one of this run ({reason}): start again with another --output")
+
+
+def restore(state: TrainState, saved: dict[str, Any], output: Path = Path()) -> None:
+    """Sets the state to a `snapshot`.
+
+    Raises:
+        UserError: the snapshot is not one of such a network and optimizer; names the run folder `output`.
+    """
+    try:
+        _restore(state, saved)
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise _unfit(output, f"{type(error).__name__}: {error}") from error
+
+
+def _restore(state: TrainState, saved: dict[str, Any]) -> None:
     for model in {state.model, state.eval_model}:
-        origin = tuple(Origin(**entry) for entry in saved["origin"])
-        model.metadata = replace(model.metadata, mean=tuple(saved["mean"]), std=tuple(saved["std"]), origin=origin)
+        origin, before = tuple(Origin(**entry) for entry in saved["origin"]), model.metadata
+        model.metadata = replace(before, mean=tuple(saved["mean"]), std=tuple(saved["std"]), origin=origin)
+        model.metadata.check(before.num_classes, before.in_channels)
     state.model.load_state_dict(saved["model"])
     state.optimizer.load_state_dict(saved["optimizer"])
+    for parameter, entry in state.optimizer.state.items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+                raise ValueError(f"{name} of shape {tuple(value.shape)} for a parameter of {tuple(parameter.shape)}")
     if state.average is not None:
         state.average.load_state_dict(saved["average"])
     state.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.step, state.skipped = saved["epoch"], saved["step"], saved["skipped"]
-    names = {entry.name for entry in fields(Progress)}  # checkpoints of earlier commits have one more
-    state.progress = Progress(**{name: value for name, value in saved["progress"].items() if name in names})
+    progress = {name: value for name, value in saved["progress"].items() if name != "broken"}  # of earlier commits
+    state.progress = Progress(**progress)
     state.log, state.unreadable = saved["log"], saved.get("unreadable", {})

@@ -1,36 +1,46 @@
-"""Trackers record the curves of a run: TensorBoard, or any class with the methods of `Tracker`."""
+"""Trackers record the curves of a run: TensorBoard, or a subclass of `Tracker`."""
 
 import importlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 
+TENSORBOARD = "tensorboard"
+"""The tracker that needs no permission."""
 
-class Tracker(Protocol):
-    """Receives the numbers and pictures of a run. Only rank 0 calls it, in the order of the steps."""
 
+class Tracker(ABC):
+    """Receives the numbers and pictures of a run. Only rank 0 calls it, in the order of the steps.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Records numbers by name, such as `loss`, `miou` or `iou/road`, finite or NaN, at a step."""
-        ...
 
+    @abstractmethod
     def picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """Records a picture, (H, W, 3) uint8 RGB, at a step."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Called when the run ends or stops."""
-        ...
 
 
-class TensorBoard:
+class TensorBoard(Tracker):
     """Writes `events.*`, for `tensorboard --logdir FOLDER`.
 
     Args:
@@ -39,6 +49,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, step: int = 0):
+        super().__init__(folder)
         from torch.utils.tensorboard import SummaryWriter  # imported here: it takes a second
 
         self._at_close = ExitStack()
@@ -72,37 +83,60 @@ def _utf8_path(folder: Path) -> Iterator[Path]:
         yield link
 
 
-@contextmanager
-def open_trackers(names: Sequence[str], folder: Path, step: int) -> Iterator[list[Tracker]]:
-    """Creates the trackers of a run, and closes them at the end.
+def tracker_classes(names: Sequence[str], allow: bool) -> list[type[Tracker]]:
+    """The classes of the trackers that a config names.
+
+    A config is data and comes from anyone, but importing a module runs its code. So nothing but TensorBoard is imported
+    unless the user allows it.
 
     Args:
         names: see `train.trackers`.
-        folder: the run folder.
-        step: at which the run starts or resumes.
+        allow: whether classes of the user's own are imported.
 
     Raises:
-        UserError: unknown tracker.
+        UserError: an unknown tracker, one that is not allowed, or one that is not a subclass of `Tracker`.
     """
-    factories = [_factory(name, step) for name in names]  # all names are checked before a tracker writes
+    return [TensorBoard if name == TENSORBOARD else _own_tracker(name, allow) for name in names]
+
+
+def _own_tracker(name: str, allow: bool) -> type[Tracker]:
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise UserError(f"train.trackers {name}: unknown tracker: use {TENSORBOARD}, or MODULE:NAME of your own class")
+    if not allow:
+        raise UserError(
+            f"train.trackers {name}: importing it runs its code, and a config may be anyone's: if you trust it, add "
+            f"--allow-trackers (in Python allow_trackers=True), else use {TENSORBOARD}"
+        )
+    try:
+        tracker = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module raises when it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"train.trackers {name}: cannot be imported ({reason}): use {TENSORBOARD}, or MODULE:NAME of your own class"
+        ) from error
+    if not isinstance(tracker, type) or not issubclass(tracker, Tracker):
+        raise UserError(
+            f"train.trackers {name}: not a subclass of dlaseg.training.trackers.Tracker: derive it from that"
+        )
+    if missing := sorted(tracker.__abstractmethods__):
+        raise UserError(f"train.trackers {name}: without the method {missing[0]}: define {', '.join(missing)}")
+    return tracker
+
+
+@contextmanager
+def open_trackers(classes: Sequence[type[Tracker]], folder: Path, step: int) -> Iterator[list[Tracker]]:
+    """Creates the trackers of a run, and closes them at the end.
+
+    Args:
+        classes: from `tracker_classes`.
+        folder: the run folder.
+        step: at which the run starts or resumes.
+    """
     with ExitStack() as stack:
         trackers = []
-        for factory in factories:
-            tracker = factory(folder)
+        for kind in classes:
+            tracker = TensorBoard(folder, step) if kind is TensorBoard else kind(folder)
             stack.callback(tracker.close)
             trackers.append(tracker)
         yield trackers
-
-
-def _factory(name: str, step: int) -> Callable[[Path], Tracker]:
-    if name == "tensorboard":
-        return lambda folder: TensorBoard(folder, step)
-    module, _, attribute = name.partition(":")
-    try:
-        if not attribute:
-            raise ImportError("unknown tracker")
-        return cast(Callable[[Path], Tracker], getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"train.trackers {name}: {error}: use tensorboard, or MODULE:NAME of your own tracker"
-        ) from error

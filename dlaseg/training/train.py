@@ -41,6 +41,7 @@ def train(
     output: str | Path | None = None,
     resume: bool = False,
     report: Callable[[str], None] = print,
+    allow_trackers: bool = False,
 ) -> TrainResult:
     """Trains as a config says and writes a run folder; see `dlaseg.training.trainer.fit`.
 
@@ -49,6 +50,7 @@ def train(
         output: the run folder; None for runs/NAME.
         resume: resume from the last checkpoint in the run folder, if there is one.
         report: called with one line for each epoch.
+        allow_trackers: whether trackers of your own, which the config names as MODULE:NAME, are imported.
 
     Raises:
         UserError: a field of the wrong type, and as `fit`.
@@ -56,7 +58,7 @@ def train(
     """
     task = make_task(read_config(Path(config)) if isinstance(config, str | Path) else checked(config))
     folder = Path("runs") / task.config.name if output is None else Path(output)
-    state = trainer.fit(task, folder, resume, report)
+    state = trainer.fit(task, folder, resume, report, allow_trackers)
     metric, title = next(iter(task.metrics.items()))
     return TrainResult(folder, folder / BEST_WEIGHTS, metric, title, state.best(metric), state.log)
 

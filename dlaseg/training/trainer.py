@@ -34,7 +34,7 @@ from dlaseg.training.state import Progress, TrainState, snapshot
 from dlaseg.training.step import StepResult
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.task import Task, Validation
-from dlaseg.training.trackers import Tracker, open_trackers
+from dlaseg.training.trackers import Tracker, open_trackers, tracker_classes
 from dlaseg.weights.files import save_model
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def fit(
     output: Path,
     resume: bool = False,
     report: Callable[[str], None] = print,
+    allow_trackers: bool = False,
 ) -> TrainState:
     """Trains as the task's config says and writes a run folder.
 
@@ -60,6 +61,7 @@ def fit(
             environment.json, and the files of the task's `on_fit_start` and `on_fit_end`.
         resume: resume from the last checkpoint; start from the beginning if there is none yet.
         report: called with one line for each epoch.
+        allow_trackers: whether trackers of your own, which the config names as MODULE:NAME, are imported.
 
     Returns:
         The state after the last epoch.
@@ -69,6 +71,7 @@ def fit(
             out of memory, or a checkpoint that cannot be read or written.
         Stopped: SIGINT or SIGTERM stopped the run; the checkpoint is written.
     """
+    trackers = tracker_classes(task.config.train.trackers, allow_trackers)
     with ExitStack() as stack:
         with distributed_context(task.config.train.device) as dist, reproducible(task.config.train.deterministic):
             resume = dist.broadcast(resume or restarted_by_torchrun(output))
@@ -76,13 +79,15 @@ def fit(
             if resume and dist.is_main:
                 report(resume_message(run))
             stop = stack.enter_context(StopRequest())
-            train(run, stop, report)
+            train(run, stop, report, trackers)
         if dist.is_main:  # outside the process group: the other processes need not wait
             task.on_fit_end(output, run.validation)
     return run.state
 
 
-def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
+def train(
+    run: Run, stop: StopRequest, report: Callable[[str], None], tracker_kinds: Sequence[type[Tracker]] = ()
+) -> None:
     """Trains until the last epoch, or until the validation metric has not improved for `train.patience` validations."""
     task, state, output, is_main = run.task, run.state, run.output, run.dist.is_main
     config, metric = task.config, next(iter(task.metrics))
@@ -90,7 +95,7 @@ def train(run: Run, stop: StopRequest, report: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         trackers: list[Tracker] = []
         if is_main:
-            trackers = stack.enter_context(open_trackers(config.train.trackers, output, state.step))
+            trackers = stack.enter_context(open_trackers(tracker_kinds, output, state.step))
             if run.changed:
                 save(run)  # first: until the names are recorded, the next resume sees that the images have changed
             record_files(output, task.names(run.training), task.names(run.validation))

@@ -1,6 +1,5 @@
 """The model card of weights that are published, written from a run folder and a `scores.json`."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dlaseg.errors import UserError
 from dlaseg.run_folder import RunFolder
+from dlaseg.scores_file import read_scores
+from dlaseg.text import escaped
 
 if TYPE_CHECKING:
     from dlaseg.models.base import SegmentationModel
@@ -56,10 +57,12 @@ def model_card(
         eval_results=eval_results,
     )
     classes = [
-        (class_name.replace("|", r"\|"), color, results["classes"][class_name]["iou"] if results else None)
+        (escaped(class_name).replace("|", r"\|"), color, results["classes"][class_name].get("iou") if results else None)
         for class_name, color in zip(model.metadata.labels.names, model.metadata.labels.palette, strict=True)
     ]
+    origins = [f"{o.source} as {o.argument} ({o.layout}; SHA-256 {o.sha256})" for o in model.metadata.origin]
     values: dict[str, Any] = {"name": name, "model": model, "classes": classes, "training": training}
+    values |= {"origins": list(map(escaped, origins))}
     values |= {"results": results, "license_name": license, "percent": _percent}
     return ModelCard.from_template(data, template_str=_TEMPLATE, **values)
 
@@ -68,13 +71,14 @@ def _training(path: Path) -> dict[str, Any]:
     """What the card says about the training run."""
     run = RunFolder.read(path)
     data = run.config["data"]
-    if not run.log or "dataset" not in data:
+    if not run.log or not all(isinstance(data.get(key), str) for key in ("dataset", "train_split", "val_split")):
         raise UserError(f"{path}: not a run folder of dlaseg train with a finished epoch: give the folder of a run")
     val_share = data.get("val_share")  # missing in configs of earlier releases
-    val_images = data["val_split"] if val_share is None else f"{val_share:.3g} of its images, left out of training"
+    is_share = isinstance(val_share, float)
+    val_images = f"{val_share:.3g} of its images, left out of training" if is_share else data["val_split"]
     return {
-        "dataset": data["dataset"],
-        "splits": f"{data['train_split']}; best weights selected on {val_images}",
+        "dataset": escaped(data["dataset"]),
+        "splits": escaped(f"{data['train_split']}; best weights selected on {val_images}"),
         "config": run.config_text,
         "command": shlex.join(run.environment["command"]),
         "versions": run.environment["packages"],
@@ -85,17 +89,11 @@ def _training(path: Path) -> dict[str, Any]:
 
 def _results(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """What the card says about the scores."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        results = {key: content[key] for key in ("miou", "pixel_accuracy", "classes", "protocol")}
-        results["protocol"]["dataset"], results["protocol"]["split"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a scores.json of dlaseg eval ({type(error).__name__}: {error}): give one that it wrote"
-        ) from error
+    results = read_scores(path, "miou", "pixel_accuracy")
     if tuple(results["classes"]) != names:
         raise UserError(f"{path}: its classes are not those of the model: score the model's own weights")
-    return results
+    protocol = {key: escaped(value) if isinstance(value, str) else value for key, value in results["protocol"].items()}
+    return results | {"protocol": protocol}
 
 
 def _percent(share: float | None) -> str:
@@ -139,8 +137,8 @@ values from 0 to 1. The weights file holds both, and `Predictor` applies them.
 {%- else -%}
 Not available.
 {%- endif %}
-{% for origin in model.metadata.origin %}
-Initial weights: {{ origin.source }} as {{ origin.argument }} ({{ origin.layout }}; SHA-256 {{ origin.sha256 }}).
+{% for origin in origins %}
+Initial weights: {{ origin }}.
 {% endfor %}
 ## Scores
 

@@ -4,14 +4,14 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from dlaseg.errors import UserError
@@ -21,8 +21,20 @@ from dlaseg.text import printable
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
 
+MAX_HEADER = 1 << 24
+"""Largest header of a safetensors file in bytes; the largest DLA's has a hundredth."""
+
+MAX_TENSORS = 20_000
+"""Most tensors; the largest DLA has a twentieth."""
+
+MAX_NESTING = 16
+"""Most wrappers and prefixes around the tensors."""
+
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 """What DataParallel, torch.compile and trainers put before every name."""
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
+"""Types of tensors that a checkpoint of a DLA may have."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content: Any
     if head[8:9] == b"{":  # eight bytes of length, then JSON
         container = "safetensors"
-        content, metadata = _read_safetensors(path)
+        content, metadata = _read_safetensors(path, head)
     elif head[:2] == b"PK" or head[:1] == b"\x80":
         container = "pickle"
         content = _read_pickle(path, zipped=head[:2] == b"PK")
@@ -88,19 +100,52 @@ def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
         raise UserError(f"{path}: a Git LFS pointer, not the weights themselves: fetch them by git lfs pull")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    length, size = int.from_bytes(head[:8], "little"), path.stat().st_size
+    if length > min(size, MAX_HEADER):
+        raise UserError(
+            f"{path}: a header of {length} bytes in a file of {size}, at most {MAX_HEADER} are read: damaged or cut "
+            "off, or no DLA: download or copy it again"
+        )
     try:
         with path.open("rb") as opened:
             # safetensors takes no path that is not UTF-8, which exists on Linux only
             is_utf8 = printable(str(path)) == str(path)
             with safe_open(path if is_utf8 else f"/dev/fd/{opened.fileno()}", "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+                names = file.keys()
+                _check_number(path, names)
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except UserError:
+        raise
+    except Exception as error:  # of safetensors, or of torch for a shape or type that it does not have
         raise UserError(f"{path}: damaged or cut off ({error}): download or copy it again") from error
+
+
+def _check_number(path: Path, names: Collection[Any]) -> None:
+    if len(names) > MAX_TENSORS:
+        raise UserError(f"{path}: {len(names)} tensors, the largest DLA has a twentieth of {MAX_TENSORS}: not a DLA")
+
+
+def check_archive(path: Path) -> None:
+    """Checks that the entries of a zip file are no larger than the file: torch.save does not compress.
+
+    Raises:
+        UserError: they are.
+        zipfile.BadZipFile: damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise UserError(
+            f"{path}: a compressed archive of {unpacked} bytes, which torch.save does not write: get the file that its "
+            "author saved"
+        )
 
 
 def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
+        if zipped:
+            check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's view of old formats
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -114,15 +159,24 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
         raise UserError(
             f"{path}: damaged, or a pickle that torch.save did not write: download it again, or get it as safetensors"
         ) from error
+    except UserError:
+        raise
     except Exception as error:  # what an unpickler raises on arbitrary bytes is not a closed list
-        what = "damaged, or no pickle of tensors"
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any("/code/" in name for name in archive.namelist()):
-                    raise UserError(f"{path}: a TorchScript program: save the model's state_dict()") from error
-        elif zipped:
-            what = "cut off, its end is missing"
+        names = _archive_names(path)
+        if any("/code/" in name for name in names or ()):
+            raise UserError(f"{path}: a TorchScript program: save the model's state_dict()") from error
+        cut_off = zipped and names is None
+        what = "cut off, its end is missing" if cut_off else "damaged, or no pickle of tensors"
         raise UserError(f"{path}: {what}: download or copy it again") from error
+
+
+def _archive_names(path: Path) -> list[str] | None:
+    """Names of the entries of a zip file; None for any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # likewise
+        return None
 
 
 def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:
@@ -130,29 +184,59 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
     wrapping: list[str] = []
     beside: dict[str, Any] = {}
     while isinstance(content, Mapping) and (key := _wrapper(content)) is not None:
-        beside |= {str(name): _plain(value) for name, value in content.items() if name != key}
-        wrapping.append(key)
+        beside |= {_name(name): _plain(value) for name, value in content.items() if name != key}
+        _wrap(path, wrapping, key)
         content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise UserError(f"{path}: holds {_describe(content)}, not tensors by name: save a model's state_dict()")
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    _check_number(path, content)
+    others = [_name(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(
             f"{path}: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}: not tensors, and no "
             f"{' or '.join(WRAPPERS)} beside them: save a model's state_dict()"
         )
-    tensors = {str(name): value.detach() for name, value in content.items()}
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise UserError(
+                f"{path}: a tensor is named by {_describe(name)}, not by a text: save a model's state_dict()"
+            )
+        _check_tensor(path, name, value)
+    tensors = {name: value.detach() for name, value in content.items()}
     while (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)) is not None:
-        wrapping.append(prefix)
+        _wrap(path, wrapping, prefix)
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors, tuple(wrapping), beside
+
+
+def _wrap(path: Path, wrapping: list[str], name: str) -> None:
+    wrapping.append(name)
+    if len(wrapping) > MAX_NESTING:  # a pickle may contain itself
+        raise UserError(f"{path}: more than {MAX_NESTING} wrappers and prefixes: save a model's state_dict()")
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    """Checks that a tensor is a plain one, whose numbers are all in the file: others claim any shape."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in DTYPES:
+        kind = f"{tensor.layout} {tensor.dtype} on {tensor.device}".replace("torch.", "")
+        raise UserError(f"{path}: {name} is {kind}: save it as a dense float32 tensor on the CPU")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(
+            f"{path}: {name} of shape {tuple(tensor.shape)}, more numbers than the file holds: save its contiguous()"
+        )
 
 
 def _wrapper(content: Mapping[Any, Any]) -> str | None:
     return next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
 
 
+def _name(key: Any) -> str:
+    return key if isinstance(key, str) else _describe(key)
+
+
 def _plain(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
     return value if isinstance(value, str | int | float | bool) or value is None else _describe(value)
 
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from safetensors.torch import save
 from torch import Tensor
@@ -13,10 +13,23 @@ from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
 from dlaseg.labels import LabelMap
 from dlaseg.metadata import ModelMetadata, Origin
+from dlaseg.models.dla import check_backbone
+from dlaseg.models.segmenter import check_segmenter
+from dlaseg.strict_json import InvalidJSONError, parse_json
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 
 FORMAT = "dlaseg-1"
 """Format version; a file of another version is refused."""
+
+SEGMENTATION_ARGUMENTS = ("name", "num_classes", "stride", "root_kernel_size", "in_channels")
+BACKBONE_ARGUMENTS = ("name", "num_classes", "in_channels", "root_kernel_size")
+"""What a file says about the network; never where weights come from, or anything else that is opened."""
+
+MAX_METADATA = 1 << 24
+"""Most characters of an entry of the metadata; the class names of a large classifier have fewer."""
+
+_REQUIRED = ("model", "mean", "std")
+_OPTIONAL = ("labels", "classes", "origin")
 
 
 class Savable(Protocol):
@@ -95,30 +108,67 @@ def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
 
 
 def decode_metadata(checkpoint: Checkpoint) -> ModelMetadata:
-    """The reverse of `encode_metadata`.
+    """The reverse of `encode_metadata`, for files of any origin: what comes out describes a network of ours.
 
     Raises:
-        UserError: another format, or damaged.
+        UserError: another format, damaged, an argument that is unknown or out of range, or classes, mean or std of
+            another number.
     """
     path, entries = checkpoint.path, checkpoint.metadata
     if entries.get("format") != FORMAT:
         raise UserError(
-            f"{path}: weights format {entries.get('format')!r}; this release reads {FORMAT!r} "
+            f"{path}: weights format {entries.get('format')!r:.80}; this release reads {FORMAT!r} "
             "files, written by dlaseg.save_model and by training"
         )
     try:
-        return ModelMetadata(
-            architecture=dict(json.loads(entries["model"])),
-            label_map=LabelMap.from_dict(json.loads(entries["labels"])) if "classes" not in entries else None,
-            class_names=tuple(map(str, json.loads(entries.get("classes", "[]")))),
-            mean=tuple(json.loads(entries["mean"])),
-            std=tuple(json.loads(entries["std"])),
-            origin=tuple(Origin(**origin) for origin in json.loads(entries.get("origin", "[]"))),
+        content = {key: _parse(key, entries[key]) for key in (*_REQUIRED, *_OPTIONAL) if key in entries}
+        if missing := [key for key in _REQUIRED if key not in content]:
+            raise InvalidJSONError(f"no {missing[0]!r} in its metadata")
+        if ("labels" in content) == ("classes" in content):
+            raise InvalidJSONError("not exactly one of 'labels' and 'classes' in its metadata")
+        is_segmentation = "labels" in content
+        metadata = ModelMetadata(
+            _check_architecture(content["model"], is_segmentation),
+            LabelMap.from_dict(content["labels"]) if is_segmentation else None,
+            tuple(_check_list("classes", content.get("classes", []))),
+            tuple(_check_list("mean", content["mean"])),
+            tuple(_check_list("std", content["std"])),
+            tuple(_origin(entry) for entry in _check_list("origin", content.get("origin", []))),
         )
+        metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except InvalidJSONError as error:
         raise UserError(f"{path}: broken or no weights file ({error}): copy it again") from error
+    return metadata
+
+
+def _parse(key: str, text: str) -> Any:
+    if len(text) > MAX_METADATA:
+        raise InvalidJSONError(f"{key!r} of {len(text)} characters, the most are {MAX_METADATA}")
+    return parse_json(text)
+
+
+def _check_architecture(arguments: Any, is_segmentation: bool) -> dict[str, Any]:
+    """The arguments of a network, if they are those and no others."""
+    known = SEGMENTATION_ARGUMENTS if is_segmentation else BACKBONE_ARGUMENTS
+    if not isinstance(arguments, dict) or arguments.keys() != set(known):
+        found = list(arguments) if isinstance(arguments, dict) else arguments
+        raise UserError(f"arguments of the network {found!r:.200}: a weights file has exactly {', '.join(known)}")
+    (check_segmenter if is_segmentation else check_backbone)(**arguments)
+    return arguments
+
+
+def _check_list(key: str, content: Any) -> list[Any]:
+    if not isinstance(content, list):
+        raise InvalidJSONError(f"{key!r} is no list")
+    return content
+
+
+def _origin(entry: Any) -> Origin:
+    if not isinstance(entry, dict) or entry.keys() != {field.name for field in fields(Origin)}:
+        raise InvalidJSONError(f"{entry!r:.80} in 'origin'")
+    return Origin(**entry)
 
 
 def is_ours(checkpoint: Checkpoint) -> bool:

@@ -1,13 +1,18 @@
 """Describes a weights file: its layout, what would be loaded, what not."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
 
+from dlaseg.text import one_line
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.layouts import MismatchError, Recognized, recognize
+
+MOST_ENTRIES = 50
+"""Entries beside the tensors, and entries of the metadata, that are shown."""
 
 
 def inspect_weights(source: str | Path) -> tuple[str, MismatchError | None]:
@@ -42,9 +47,10 @@ def _of_the_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     ]
     if checkpoint.wrapping:
         facts.append(("unwrapped", ", ".join(checkpoint.wrapping)))
-    facts += [("other entries", f"{name}: {value}") for name, value in checkpoint.beside.items()]
-    facts += [(f"metadata {name}", value) for name, value in checkpoint.metadata.items()]
-    return facts
+    facts += [("other entries", f"{name}: {value}") for name, value in islice(checkpoint.beside.items(), MOST_ENTRIES)]
+    facts += [(f"metadata {name:.80}", value) for name, value in islice(checkpoint.metadata.items(), MOST_ENTRIES)]
+    more = sum(max(0, len(entries) - MOST_ENTRIES) for entries in (checkpoint.beside, checkpoint.metadata))
+    return facts + ([("not shown", f"{more} more entries")] if more else [])
 
 
 def _of_the_network(recognized: Recognized) -> list[tuple[str, str]]:
@@ -68,5 +74,6 @@ def _summary(tensors: Sequence[Tensor]) -> str:
 
 
 def _table(facts: Sequence[tuple[str, str]]) -> str:
+    facts = [(one_line(name), one_line(value)) for name, value in facts]  # names and metadata are the file's own
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from dlaseg.errors import UserError
-from dlaseg.models.dla import DLA, VARIANTS, Tree
+from dlaseg.models.dla import DLA, VARIANTS, Tree, check_backbone
 from dlaseg.models.ida import BilinearUpsample, DLAUp
-from dlaseg.models.segmenter import STRIDES
+from dlaseg.models.segmenter import STRIDES, check_segmenter
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import Checkpoint
 from dlaseg.weights.files import is_ours
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+_NUMBER = "0|[1-9][0-9]?"
+"""How the parts of a decoder are numbered; no two spellings mean the same part."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def _from_original(name: str) -> str | None:
     """
     if name.startswith("base.fc.") or name == "up.weight":
         return None
-    if match := re.fullmatch(r"dla_up\.ida_(\d+)\.(proj|up|node)_(\d+)\.(.+)", name):
+    if match := re.fullmatch(rf"dla_up\.ida_({_NUMBER})\.(proj|up|node)_({_NUMBER})\.(.+)", name):
         ida, part, index, rest = match.groups()
         return f"decoder.ida.{ida}.{part}.{int(index) - 1}.{rest}"
     return re.sub(r"^fc\.0\.", "head.", re.sub(r"^base\.", "backbone.", name))
@@ -59,7 +63,7 @@ def _from_original(name: str) -> str | None:
 
 def _to_original(name: str) -> str:
     """The reverse of `_from_original`."""
-    if match := re.fullmatch(r"decoder\.ida\.(\d+)\.(\w+)\.(\d+)\.(.+)", name):
+    if match := re.fullmatch(rf"decoder\.ida\.({_NUMBER})\.(\w+)\.({_NUMBER})\.(.+)", name):
         ida, part, index, rest = match.groups()
         return f"dla_up.ida_{ida}.{part}_{int(index) + 1}.{rest}"
     return re.sub(r"^head\.", "fc.0.", re.sub(r"^backbone\.", "base.", name))
@@ -159,14 +163,11 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
         UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors.
     """
     path, tensors = checkpoint.path, checkpoint.tensors
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{path}: {name} holds values that are not finite: use another file")
     layout = next((layout for layout in LAYOUTS if layout.detect(checkpoint)), None)
     if layout is None:
         raise UserError(
-            f"{path}: not a DLA: {len(tensors)} tensors, the first is {next(iter(tensors))}: name a checkpoint of one "
-            f"of {', '.join(VARIANTS)}"
+            f"{path}: not a DLA: {len(tensors)} tensors, the first is {next(iter(tensors)):.80}: name a checkpoint of "
+            f"one of {', '.join(VARIANTS)}"
         )
     renamed = {new: tensor for name, tensor in tensors.items() if (new := layout.rename(name)) is not None}
     unused = [name for name in tensors if layout.rename(name) is None]
@@ -181,20 +182,30 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
     name, root_kernel_size, backbone, projections = _match_backbone(
         path, backbone, lambda key: layout.restore(prefix + key)
     )
-    num_classes = stride = None
+    in_channels, num_classes, stride = backbone["base_layer.0.weight"].shape[1], None, None
     if layout.segmentation:
         num_classes, stride, decoder = _match_decoder(path, name, decoder, layout.restore)
-        if layout.upsampling in tensors:
-            _check_bilinear(path, layout.upsampling, tensors[layout.upsampling], num_classes, stride)
     elif classifier:
-        num_classes = len(classifier.get("fc.bias", ()))
+        num_classes = _length(classifier.get("fc.bias"))
         shapes = {"fc.weight": (num_classes, VARIANTS[name][1][-1], 1, 1), "fc.bias": (num_classes,)}
         _check(path, name, classifier, shapes)
+    try:
+        if layout.segmentation:
+            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
+        else:
+            check_backbone(name, num_classes, in_channels, root_kernel_size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for key, tensor in ({f"{prefix}{key}": tensor for key, tensor in backbone.items()} | decoder | classifier).items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: {layout.restore(key)} holds values that are not finite: use another file")
+    if layout.upsampling in tensors:
+        _check_bilinear(path, layout.upsampling, tensors[layout.upsampling], num_classes, stride)
     return Recognized(
         layout.title,
         name,
         root_kernel_size,
-        backbone["base_layer.0.weight"].shape[1],
+        in_channels,
         num_classes,
         stride,
         backbone,
@@ -270,7 +281,7 @@ def _match_decoder(
     if stride not in STRIDES:
         raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
     channels = VARIANTS[name][1][-steps - 1 :]
-    num_classes = len(tensors.get("head.bias", ()))
+    num_classes = _length(tensors.get("head.bias"))
     with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
         expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
     expected |= {"head.weight": (num_classes, channels[0], 1, 1), "head.bias": (num_classes,)}
@@ -283,6 +294,10 @@ def _check(
 ) -> None:
     if problems := _problems(tensors, expected, restore):
         raise MismatchError(f"{path}: a {name}, but", problems)
+
+
+def _length(tensor: Tensor | None) -> int:
+    return 0 if tensor is None or tensor.ndim == 0 else len(tensor)
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Shapes, restore: Callable[[str], str]) -> list[str]:
@@ -308,7 +323,9 @@ def _is_counter(key: str) -> bool:
     return key.endswith(".num_batches_tracked")
 
 
-def _check_bilinear(path: object, name: str, kernel: Tensor, num_classes: int, stride: int) -> None:
+def _check_bilinear(path: object, name: str, kernel: Tensor, num_classes: int | None, stride: int | None) -> None:
+    assert num_classes is not None
+    assert stride is not None
     bilinear = BilinearUpsample(num_classes, stride).weight
     if kernel.shape != bilinear.shape or not torch.allclose(kernel.float(), bilinear, atol=1e-6):
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlaseg.errors import UserError
-from dlaseg.metadata import Origin
+from dlaseg.metadata import ModelMetadata, Origin
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
@@ -54,7 +54,7 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
         )
     metadata = model.metadata
     if is_ours(checkpoint):
-        saved = decode_metadata(checkpoint)
+        saved = _saved_metadata(checkpoint, recognized)
         if recognized.in_channels == model.backbone.in_channels:
             metadata = replace(metadata, mean=saved.mean, std=saved.std)
         if same_classes and saved.label_map is not None:
@@ -95,7 +95,7 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
             notes.append(f"the classifier is randomly initialised: {reason}")
     metadata = model.metadata
     if is_ours(checkpoint):
-        saved = decode_metadata(checkpoint)
+        saved = _saved_metadata(checkpoint, recognized)
         if recognized.in_channels == backbone.in_channels:
             metadata = replace(metadata, mean=saved.mean, std=saved.std)
         if saved.class_names and len(saved.class_names) == len(metadata.class_names):
@@ -104,6 +104,22 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
     origin = _log(checkpoint, recognized, argument, source, notes)
     model.metadata = replace(metadata, origin=(origin,))
     return origin
+
+
+def _saved_metadata(checkpoint: Checkpoint, recognized: Recognized) -> ModelMetadata:
+    """The metadata of a file of ours.
+
+    Raises:
+        UserError: broken, or not those of its tensors.
+    """
+    saved = decode_metadata(checkpoint)
+    for name, value in saved.architecture.items():
+        if value != getattr(recognized, name):
+            raise UserError(
+                f"{checkpoint.path}: its metadata have {name} {value}, its tensors {name} {getattr(recognized, name)}: "
+                "use another file"
+            )
+    return saved
 
 
 def _backbone_state(recognized: Recognized, backbone: DLA, source: object) -> tuple[dict[str, Tensor], list[str]]:

@@ -11,6 +11,7 @@ from dlaseg.benchmarking import dry_run as module
 from dlaseg.benchmarking import trial
 from dlaseg.benchmarking.dry_run import dry_run, pace
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
+from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.factory import create_model
 from dlaseg.models.segmenter import DLASeg
@@ -190,7 +191,7 @@ def test_looking_at_the_logits_leaves_the_network_as_it_is(config, freeze):
 
 
 def test_nonfinite_numbers_are_reported(config, folder):
-    facts = tried(dlaseg_testing.with_train(config, lr=1e38, warmup_steps=0))
+    facts = tried(dlaseg_testing.with_train(config, lr=1000.0, losses=[LossConfig(weight=1e6)], warmup_steps=0))
     assert "not finite: step skipped" in facts["step"]
 
 

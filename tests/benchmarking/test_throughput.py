@@ -163,7 +163,7 @@ def test_a_bad_record_is_refused(config, config_change, part):
 
 
 def test_no_batches_are_refused(config):
-    with pytest.raises(UserError, match="--steps 0: use 1 or more"):
+    with pytest.raises(UserError, match="--steps 0: use 1 to 100000"):
         measure(Segmentation(config), 0)
 
 

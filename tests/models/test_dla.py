@@ -203,7 +203,7 @@ def test_a_root_is_of_size_1_or_3(root_kernel_size):
 
 @pytest.mark.parametrize("options", [{"num_classes": 0}, {"in_channels": 0}])
 def test_no_channels_and_no_classes_are_refused(options):
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="0: use an integer from 1 to"):
         create_backbone("dla34", **options)
 
 

@@ -235,10 +235,10 @@ def test_sizes_out_of_range_are_refused(height, width, tmp_path):
     ("arguments", "message"),
     [
         ({"counts": {"training": 1}}, "split 'training': .*train, val, test"),
-        ({"counts": {"train": 1, "val": -1}}, "val -1: the number of scenes: use 0 or more"),
+        ({"counts": {"train": 1, "val": -1}}, "val -1: the number of scenes: use 0 to 1000000"),
         ({"counts": {"train": 0, "val": 0}}, "0 scenes in all: .* use 1 or more"),
         ({"counts": {}}, "0 scenes in all: .* use 1 or more"),
-        ({"seed": -1}, "seed -1: .* from 0 upwards"),
+        ({"seed": -1}, "seed -1: .* from 0 to 18446744073709551615"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):

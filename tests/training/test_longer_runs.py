@@ -29,8 +29,8 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(root) -> Config:
-    """One epoch of two steps, with a warm-up of three, a moving average and a learning rate that falls."""
-    config = with_train(tiny_config(root), epochs=1, warmup_steps=3, ema_decay=0.9, schedule="step", step_epochs=2)
+    """One epoch of two steps, with a warm-up of both, a moving average and a learning rate that falls."""
+    config = with_train(tiny_config(root), epochs=1, warmup_steps=2, ema_decay=0.9, schedule="step", step_epochs=2)
     return with_train(config, eval_every=2, patience=5, trackers=[])
 
 

@@ -3,7 +3,8 @@ import math
 import pytest
 
 from dlaseg.config.training import BaseTrainConfig
-from dlaseg.training.schedules import cosine, learning_rate, poly, step_decay
+from dlaseg.errors import UserError
+from dlaseg.training.schedules import check_warmup, cosine, learning_rate, poly, step_decay
 
 
 @pytest.mark.parametrize("step", [0, 1, 50, 99])
@@ -80,3 +81,10 @@ def test_cosine_warms_up_and_then_only_falls_and_never_to_zero():
 def test_a_record_can_ask_for_cosine():
     train = BaseTrainConfig(schedule="cosine", lr=0.2, epochs=5, warmup_steps=3)
     assert [learning_rate(train, step, 4) for step in (0, 7)] == [0.2 * cosine(step, 20, 3) for step in (0, 7)]
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_refused():
+    train = BaseTrainConfig(epochs=5, warmup_steps=50)
+    check_warmup(train, steps_per_epoch=10)
+    with pytest.raises(UserError, match=r"^train\.warmup_steps 50: the whole run has 45 steps .*, such as 4$"):
+        check_warmup(train, steps_per_epoch=9)

@@ -5,11 +5,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import run, tiny_config, with_train, write_camvid
+from dlaseg_testing import no_report, run, tiny_config, with_train, write_camvid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dlaseg.cli import main
+from dlaseg.config.files import to_yaml
 from dlaseg.errors import UserError
-from dlaseg.training.trackers import TensorBoard, open_trackers
+from dlaseg.training.segmentation import Segmentation
+from dlaseg.training.trackers import TensorBoard, Tracker, open_trackers, tracker_classes
+from dlaseg.training.trainer import fit
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +70,14 @@ def test_a_resumed_run_takes_back_what_was_drawn_after_its_checkpoint(tmp_path):
     assert [(event.step, event.value) for event in board(tmp_path).Scalars("loss")] == [(1, 1), (2, 20)]
 
 
-class Listed:
+class Listed(Tracker):
     """A tracker of one's own."""
 
     made: ClassVar[list["Listed"]] = []
 
     def __init__(self, folder):
-        self.folder, self.calls = folder, []
+        super().__init__(folder)
+        self.calls = []
         Listed.made.append(self)
 
     def scalars(self, values, step):
@@ -93,8 +98,12 @@ def own(monkeypatch):
     return "mine:Listed"
 
 
+def fit_with(config, output, **options):
+    return fit(Segmentation(config), output, report=no_report, **options)
+
+
 def test_a_tracker_of_ones_own_gets_all_of_it_and_no_other_draws(config, tmp_path, own):
-    run(with_train(config, epochs=1, trackers=[own]), tmp_path)
+    fit_with(with_train(config, epochs=1, trackers=[own]), tmp_path, allow_trackers=True)
     (tracker,) = Listed.made
     assert tracker.folder == tmp_path
     (step, values), picture, end = tracker.calls
@@ -106,15 +115,105 @@ def test_a_tracker_of_ones_own_gets_all_of_it_and_no_other_draws(config, tmp_pat
     assert not list(tmp_path.glob("events.*"))
 
 
-def test_a_tracker_is_closed_when_the_run_fails(tmp_path, own):
-    with pytest.raises(RuntimeError), open_trackers([own], tmp_path, 0):
+def test_a_tracker_is_closed_when_the_run_fails(tmp_path):
+    Listed.made.clear()
+    with pytest.raises(RuntimeError), open_trackers([Listed], tmp_path, 0):
         raise RuntimeError
     assert Listed.made[0].calls == ["closed"]
 
 
-@pytest.mark.parametrize("name", ["tensorbord", "nowhere:Tracker", "mine:Missing"])
-def test_a_tracker_that_is_not_there_is_refused_before_anything_is_written(config, tmp_path, name, own):
-    with pytest.raises(UserError, match=rf"^train\.trackers {name}: .*use tensorboard, or MODULE:NAME"):
-        run(with_train(config, trackers=["tensorboard", name]), tmp_path / "run")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tensorbord", "unknown tracker: use tensorboard, or MODULE:NAME"),
+        ("nowhere:Tracker", "cannot be imported (ModuleNotFoundError: No module named 'nowhere'): use tensorboard"),
+        ("mine:Missing", "cannot be imported (AttributeError: "),
+        (":x", "cannot be imported (ValueError: "),
+        (".x:y", "cannot be imported (TypeError: "),
+        ("os:system", "not a subclass of dlaseg.training.trackers.Tracker: derive it from that"),
+        ("mine:plain", "not a subclass of "),
+        ("mine:Plain", "not a subclass of "),
+        ("mine:Half", "without the method close: define close, picture"),
+    ],
+)
+def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(config, tmp_path, name, message, own):
+    with pytest.raises(UserError) as caught:
+        fit_with(with_train(config, trackers=["tensorboard", name]), tmp_path / "run", allow_trackers=True)
+    assert str(caught.value).startswith(f"train.trackers {name}: {message}")
     assert not (tmp_path / "run").exists()
     assert torch.get_num_threads() == 1
+
+
+def plain(folder):
+    """A function is no tracker, and is not called."""
+    raise AssertionError
+
+
+class Plain:
+    """Has the methods but is not derived from `Tracker`, and is not made."""
+
+    def __init__(self, folder):
+        raise AssertionError
+
+    scalars = picture = close = None
+
+
+class Half(Tracker):
+    def scalars(self, values, step):
+        pass
+
+
+@pytest.fixture
+def spy(tmp_path, monkeypatch):
+    """A module that leaves a file when it is imported."""
+    (tmp_path / "spy.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'imported')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "imported"
+
+
+def test_nothing_is_imported_without_permission(config, tmp_path, spy, monkeypatch):
+    config = with_train(config, trackers=["spy:Spy"])
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    for words in (["train"], ["train", "--resume"], ["train", "--dry-run"], ["train", "--train.epochs", "2"]):
+        with pytest.raises(
+            UserError, match=r"^train\.trackers spy:Spy: importing it runs its code, .*--allow-trackers"
+        ):
+            main([*words, "--config", str(path), "--output", str(tmp_path / "run"), "--debug"])
+        assert not spy.exists()
+    with pytest.raises(UserError, match="allow_trackers=True"):
+        fit_with(config, tmp_path / "run")
+    assert not spy.exists()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match=r"spy:Spy: cannot be imported \(AttributeError"):
+        main(["train", "--config", str(path), "--output", str(tmp_path / "run"), "--allow-trackers", "--debug"])
+    assert spy.exists()
+
+
+def test_the_config_of_a_run_folder_imports_nothing_when_it_is_resumed(config, tmp_path, own):
+    output = tmp_path / "run"
+    fit_with(with_train(config, epochs=1, trackers=[own]), output, allow_trackers=True)
+    Listed.made.clear()
+    words = ["train", "--config", str(output / "config.yaml"), "--output", str(output), "--resume"]
+    with pytest.raises(UserError, match=r"--allow-trackers"):
+        main([*words, "--debug"])
+    assert Listed.made == []
+    assert main([*words, "--allow-trackers"]) == 0
+    assert [tracker.calls for tracker in Listed.made] == [["closed"]]
+
+
+def test_a_command_in_a_config_does_not_run(tmp_path, monkeypatch, capsys):
+    """The name of a run was what the command got, and the tracker what ran it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.yaml").write_text('name: "x; touch PWNED"\ntrain: {trackers: ["os:system"]}\n')
+    assert main(["train", "--config", "evil.yaml"]) == 2
+    assert "name 'x; touch PWNED': use " in capsys.readouterr().err
+    (tmp_path / "evil.yaml").write_text('name: "x"\ntrain: {trackers: ["os:system"]}\n')
+    assert main(["train", "--config", "evil.yaml"]) == 2
+    assert "train.trackers os:system: importing it runs its code" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.yaml"]
+
+
+def test_tensorboard_needs_no_permission():
+    assert tracker_classes(["tensorboard", "tensorboard"], allow=False) == [TensorBoard, TensorBoard]
+    assert tracker_classes(["dlaseg.training.trackers:TensorBoard"], allow=True) == [TensorBoard]

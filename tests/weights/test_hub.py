@@ -288,7 +288,7 @@ def run(tmp_path):
     rows = [{"epoch": i, "loss": 1.0, "lr": 0.1, "miou": miou} for i, miou in ((1, 0.25), (2, None))]
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     environment = {"command": ["dlaseg", "train", "--config", "my leaves.yaml"], "packages": {"torch": "2.9"}}
-    environment |= dict.fromkeys(("python", "platform", "git_commit", "cpus", "gpus"))
+    environment |= {"gpus": []} | dict.fromkeys(("python", "platform", "git_commit", "cpus"))
     (folder / "environment.json").write_text(json.dumps(environment))
     return folder
 

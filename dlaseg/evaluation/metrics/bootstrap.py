@@ -6,7 +6,7 @@ the central 95 % of these scores are the interval (percentile method). It assume
 video are not, so their interval is too narrow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,32 +65,72 @@ class ImageCounts:
         """Reverses `to_dict`.
 
         Raises:
-            ValueError, KeyError, TypeError: `to_dict` did not write this content.
+            ValueError: `to_dict` did not write this content; says why.
         """
-        counts = [np.array(content[key], np.int64) for key in _KEYS]
-        shapes = {part.shape for part in counts}
-        if len(shapes) != 1 or counts[0].ndim != 2 or len(counts[0]) != len(content["names"]):
-            raise ValueError(f"counts of shapes {sorted(shapes)} for {len(content['names'])} images")
-        return cls(tuple(map(str, content["names"])), *counts)
+        if not isinstance(content, Mapping):
+            raise ValueError("'images' is not a mapping")
+        if missing := [key for key in ("names", *_KEYS) if not isinstance(content.get(key), list)]:
+            raise ValueError(f"no list {missing[0]!r} in 'images'")
+        names = content["names"]
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError("the names of the images are not one text each, all different")
+        hits, truth, predicted = (_integers(key, content[key]) for key in _KEYS)
+        if not hits.shape == truth.shape == predicted.shape or len(hits) != len(names):
+            raise ValueError(f"counts of shapes {hits.shape}, {truth.shape}, {predicted.shape} for {len(names)} images")
+        for key, counts in (("truth", truth), ("predicted", predicted)):
+            if (hits > counts).any():
+                image, label = np.argwhere(hits > counts)[0]
+                raise ValueError(
+                    f"class {label} of image {names[image][:80]!r} has {hits[image, label]} hits and {key} "
+                    f"{counts[image, label]}"
+                )
+        return cls(tuple(names), hits, truth, predicted)
+
+
+def _integers(key: str, rows: Any) -> NDArray[np.int64]:
+    """A list of lists of equal length as an array (n, C) of counts."""
+    if not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows):
+        raise ValueError(f"{key!r} is not a list of as many numbers for each image")
+    for row in rows:
+        for value in row:
+            if type(value) is not int or not 0 <= value <= _MOST_PIXELS:
+                raise ValueError(f"{value!r:.80} in {key!r}, which is not a number of pixels")
+    return np.array(rows, np.int64)
 
 
 _KEYS = {"hits": "true_positives", "truth": "support", "predicted": "predicted"}
 """Keys in `scores.json`, and the fields they hold."""
 
+_MOST_PIXELS = 1 << 40
+"""Of an image; sums over a million images then fit 64 bits."""
+
 
 def resample(images: int, seed: int = 0) -> NDArray[np.int64]:
     """How often each image occurs in each resample, (RESAMPLES, images); the same for the same arguments."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    return np.concatenate(list(_resamples(images, seed)))
 
 
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
     """95 % interval of the mIoU; None where no image has a pixel that counts."""
-    return _interval(mean_over_present(counts.iou(resample(len(counts.names)))))
+    return _interval(mean_over_present(_resampled_iou(counts)))
 
 
 def class_intervals(counts: ImageCounts) -> list[tuple[float, float] | None]:
     """95 % interval of each class's IoU, over the resamples in which the class occurs; None where it occurs in none."""
-    return [_interval(values) for values in counts.iou(resample(len(counts.names))).T]
+    return [_interval(values) for values in _resampled_iou(counts).T]
+
+
+def _resampled_iou(counts: ImageCounts) -> NDArray[np.float64]:
+    """(RESAMPLES, C) IoU of each class in every resample."""
+    return np.concatenate([counts.iou(repeats) for repeats in _resamples(len(counts.names))])
+
+
+def _resamples(images: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """The rows of `resample` in blocks of at most 32 MB."""
+    rng, share = np.random.default_rng(seed), np.full(images, 1 / images)
+    rows = max(1, (1 << 22) // images)
+    for start in range(0, RESAMPLES, rows):
+        yield rng.multinomial(images, share, min(rows, RESAMPLES - start))
 
 
 @dataclass(frozen=True)
@@ -132,20 +172,24 @@ def compare(classes: Sequence[str], first: ImageCounts, second: ImageCounts) -> 
     if sorted(first.names) != sorted(second.names):
         only = sorted(set(first.names) ^ set(second.names)) or ["a name that occurs twice"]
         raise UserError(f"scores of different images ({only[0]} on one side only): score both on the same split")
-    order = [second.names.index(name) for name in first.names]
+    position = {name: index for index, name in enumerate(second.names)}
+    order = [position[name] for name in first.names]
     second = ImageCounts(first.names, second.true_positives[order], second.support[order], second.predicted[order])
     for name, a, b in zip(first.names, first.support, second.support, strict=True):
         if not np.array_equal(a, b):
             raise UserError(f"{name}: its ground truth differs between the two: score both on the same labels")
 
-    def with_mean(counts: ImageCounts, repeats: NDArray[np.int64]) -> NDArray[np.float64]:
-        values = counts.iou(repeats)  # (resamples, C)
-        return np.column_stack([values, mean_over_present(values)])  # (resamples, C + 1)
+    def with_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack([values, mean_over_present(values)])  # (n, C) -> (n, C + 1)
 
-    whole, repeats = np.ones((1, len(first.names)), np.int64), resample(len(first.names))
-    differences = with_mean(second, repeats) - with_mean(first, repeats)
+    whole = np.ones((1, len(first.names)), np.int64)
+    differences = with_mean(_resampled_iou(second)) - with_mean(_resampled_iou(first))
     columns = zip(
-        (*classes, "mean"), with_mean(first, whole)[0], with_mean(second, whole)[0], differences.T, strict=True
+        (*classes, "mean"),
+        with_mean(first.iou(whole))[0],
+        with_mean(second.iou(whole))[0],
+        differences.T,
+        strict=True,
     )
     return [Difference(name, none_if_nan(a), none_if_nan(b), _interval(values)) for name, a, b, values in columns]
 

@@ -71,7 +71,7 @@ def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
         [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
     """
     low, high = min(values), max(values)
-    if math.isclose(low, high):
+    if math.isclose(low, high, abs_tol=1e-30):
         margin = abs(low) / 2
         low, high = low - margin, high + (margin or 1)
     shortest = (high - low) / _MOST_INTERVALS

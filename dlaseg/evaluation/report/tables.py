@@ -5,6 +5,7 @@ from typing import Any
 
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import Difference
+from dlaseg.text import escaped
 
 WORST = 5
 """Number of images that the table lists."""
@@ -57,21 +58,22 @@ def scores_table(results: Mapping[str, Any]) -> str:
         blocks.append(_table("category", list(rows), category_columns))
     images = zip(results["images"]["miou"], results["images"]["names"], strict=True)
     worst = sorted((miou, name) for miou, name in images if miou is not None)[:WORST]
-    blocks.append(["images with the lowest mIoU", *(f"{_percent(miou)}  {name}" for miou, name in worst)])
+    blocks.append(["images with the lowest mIoU", *(f"{_percent(miou)}  {escaped(name)}" for miou, name in worst)])
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
 def difference_table(rows: Sequence[Difference]) -> str:
     """IoU of two networks, the difference, its 95 % interval, and the better network where it is significant."""
-    width = max(len(row.name) for row in rows)
+    names = [escaped(row.name) for row in rows]
+    width = max(map(len, names))
     lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'diff.':>7}  95 % interval"]
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         difference = ""
         if row.first is not None and row.second is not None and row.interval is not None:
             low, high = (100 * end for end in row.interval)
             verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
             difference = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
-        lines.append(f"{row.name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
+        lines.append(f"{name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
     significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
     conclusion = (
         f"{significant} of {compared} differences are statistically significant (95 % bootstrap interval excludes 0)"
@@ -86,7 +88,8 @@ def _table(
     last_column: Sequence[str] | None = None,
 ) -> list[str]:
     """Lines of a table: header, one line per name, mean; `last_column` holds text for each of these lines."""
-    width = max(len(name) for name in (title, "mean", *names))
+    names = list(map(escaped, names))
+    width = max(map(len, (title, "mean", *names)))
     lines = [f"{title:<{width}}" + "".join(f"  {name:>6}" for name in columns)]
     for i, name in enumerate(names):
         lines.append(f"{name:<{width}}" + "".join(f"  {_percent(values[i])}" for values, _ in columns.values()))

@@ -211,7 +211,7 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
     ("more", "message"),
     [
         (("--split", "test"), "no CITY/*_gtFine_labelIds.png in it"),
-        (("--workers", "-1"), "--workers -1: use 0 or more"),
+        (("--workers", "-1"), "--workers -1: use 0 to "),
         (("--measures", "calibration"), "measure 'calibration': label maps contain no probabilities"),
         (("--dataset", "camvid"), "--dataset camvid: --predictions follows the Cityscapes benchmark: use cityscapes"),
     ],
