@@ -556,3 +556,25 @@ def test_deeply_nested_values_are_refused_in_a_file_and_in_an_option(parse, pars
 
 def test_braces_in_a_text_are_text(parse):
     assert parse("--data.root", "{a: 1, a: 2}", "--data.dataset", "camvid").data.root == "{a: 1, a: 2}"
+
+
+def test_an_assignment_to_a_field_that_does_not_exist_is_refused():
+    config = Config()
+    with pytest.raises(UserError, match=r"TrainConfig\.epoch: unknown field: did you mean 'epochs'"):
+        config.train.epoch = 3
+    config.train.epochs = 3
+    assert config.train.epochs == 3
+
+
+@pytest.mark.parametrize("option", [{"gamma": 3.0}, {"threshold": 0.5}, {"min_kept": 0.5}, {"label_smoothing": 0.1}])
+def test_an_option_of_another_loss_is_refused(option):
+    (name,) = option
+    with pytest.raises(UserError, match=rf"train\.losses\[1\]\.{name} .*which dice does not have: leave it out"):
+        TrainConfig(losses=[LossConfig(), LossConfig("dice", **option)])
+
+
+def test_the_number_of_classes_comes_from_the_data_set(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {num_classes: 2}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"model\.num_classes: not a field; the data set decides: list the classes"):
+        read_config(path)

@@ -5,7 +5,7 @@ import os
 import re
 from typing import Any
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UserError, nearest
 
 MANY = 1_000_000_000
 """Upper bound of counts that may be as good as unlimited, such as steps."""
@@ -21,6 +21,16 @@ MOST_TERMS = 20
 
 LARGEST_SEED = (1 << 64) - 1
 """What PyTorch takes as a seed."""
+
+
+class ConfigSection:
+    """Base of a config and its sections: an assignment to a field that does not exist is refused."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        if name not in known:
+            raise UserError(f"{type(self).__name__}.{name}: unknown field: did you mean {nearest(name, known)!r}?")
+        super().__setattr__(name, value)
 
 
 def check_name(name: Any) -> None:

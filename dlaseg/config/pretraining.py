@@ -5,6 +5,7 @@ from typing import Literal
 
 from dlaseg.config.checks import (
     LARGEST_CROP,
+    ConfigSection,
     check_batch_norm,
     check_crop_size,
     check_name,
@@ -17,7 +18,7 @@ from dlaseg.errors import UserError
 
 
 @dataclass
-class PretrainDataConfig:
+class PretrainDataConfig(ConfigSection):
     """Images in one folder per class, root/SPLIT/CLASS/*, as ImageNet is stored.
 
     Args:
@@ -45,7 +46,7 @@ class PretrainDataConfig:
 
 
 @dataclass
-class PretrainModelConfig:
+class PretrainModelConfig(ConfigSection):
     """Image classifier.
 
     Args:
@@ -63,7 +64,7 @@ class PretrainModelConfig:
 
 
 @dataclass
-class PretrainAugmentConfig:
+class PretrainAugmentConfig(ConfigSection):
     """Random crop, colour and flip of training images; scale and centre crop of validation images.
 
     Args:
@@ -103,7 +104,7 @@ def _imagenet_recipe() -> BaseTrainConfig:
 
 
 @dataclass
-class PretrainConfig:
+class PretrainConfig(ConfigSection):
     """A run that trains a classifier, from whose backbone a segmentation network can start.
 
     Args:

@@ -9,6 +9,7 @@ from dlaseg.config.fields import WrongTypeError, convert, fields_of, inline, is_
 from dlaseg.config.files import flatten, refuse_old_names
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
+from dlaseg.config.training import NOT_FIELDS
 from dlaseg.errors import UserError, nearest
 from dlaseg.yaml_file import read_yaml
 
@@ -155,6 +156,8 @@ def check_keys(content: Any, source: Path | str, kind: type[AnyConfig], prog: st
         if name in known:
             section, _, field = name.rpartition(".")
             raise UserError(f"{source}: {name}: write the field below its section: {section}: {{{field}: ...}}")
+        if name in NOT_FIELDS:
+            raise UserError(f"{source}: {name}: not a field; {NOT_FIELDS[name]}")
         raise UserError(f"{source}: unknown field {name!r}: did you mean {nearest(name, known)!r}?")
 
 

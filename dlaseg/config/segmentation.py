@@ -12,6 +12,7 @@ from dlaseg.config.checks import (
     LARGEST_FACTOR,
     LARGEST_SEED,
     MOST_TERMS,
+    ConfigSection,
     above_zero,
     check_batch_norm,
     check_crop_size,
@@ -25,7 +26,7 @@ from dlaseg.errors import UserError
 
 
 @dataclass
-class DataConfig:
+class DataConfig(ConfigSection):
     """Images and labels.
 
     Args:
@@ -82,7 +83,7 @@ class DataConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(ConfigSection):
     """Segmentation network.
 
     Args:
@@ -110,7 +111,7 @@ class ModelConfig:
 
 
 @dataclass
-class AugmentConfig:
+class AugmentConfig(ConfigSection):
     """Random augmentation of training images, in the order of the fields.
 
     Args:
@@ -136,7 +137,7 @@ class AugmentConfig:
 
 
 @dataclass
-class LossConfig:
+class LossConfig(ConfigSection):
     """A term of the loss. `TrainConfig` checks it, because only that knows the position for the message.
 
     Args:
@@ -154,6 +155,14 @@ class LossConfig:
     threshold: float = 0.7
     min_kept: float = 0.0625
     gamma: float = 2.0
+
+
+_OPTIONS_OF_LOSSES = {
+    "label_smoothing": "cross_entropy",
+    "threshold": "ohem",
+    "min_kept": "ohem",
+    "gamma": "focal",
+}
 
 
 @dataclass
@@ -179,6 +188,12 @@ class TrainConfig(BaseTrainConfig):
             above_zero(f"train.losses[{i}]", loss, "weight", LARGEST_FACTOR)
             within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
             within(f"train.losses[{i}]", loss, 0, 1000, "gamma")
+            for option, name in _OPTIONS_OF_LOSSES.items():
+                if loss.name != name and getattr(loss, option) != getattr(LossConfig(), option):
+                    raise UserError(
+                        f"train.losses[{i}].{option} {getattr(loss, option)}: an option of {name}, which {loss.name} "
+                        "does not have: leave it out"
+                    )
         weights = self.class_weights
         if isinstance(weights, list) and not (all(0 <= w <= LARGEST_FACTOR for w in weights) and any(weights)):
             raise UserError(
@@ -187,7 +202,7 @@ class TrainConfig(BaseTrainConfig):
 
 
 @dataclass
-class Config:
+class Config(ConfigSection):
     """A segmentation run.
 
     Args:

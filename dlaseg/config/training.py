@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, above_zero, check_texts, within
+from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, ConfigSection, above_zero, check_texts, within
 from dlaseg.errors import UserError
 
 RENAMED = {
@@ -17,9 +17,12 @@ RENAMED = {
 }
 """Former names of fields, which are refused with the new name. Meaning and values are the same."""
 
+NOT_FIELDS = {"model.num_classes": "the data set decides: list the classes in its classes file (data.classes)"}
+"""What other toolkits set in a config, and what sets it here."""
+
 
 @dataclass
-class BaseTrainConfig:
+class BaseTrainConfig(ConfigSection):
     """Training, as segmentation and classification share it.
 
     Args:
