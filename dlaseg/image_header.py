@@ -24,16 +24,17 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
+from PIL.Image import DecompressionBombError
 from PIL.ImageFile import ImageFile
+
+from dlaseg.png import chunks
 
 MAX_PIXELS = 256_000_000
 """Pixels of the largest image that is decoded by default: 768 MB of RGB."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError),
-    *(struct.error, zlib.error),
+    *(struct.error, zlib.error, DecompressionBombError),
 )
 """What Pillow raises for a broken file, on purpose or not."""
 
@@ -137,18 +138,15 @@ def _count_frames(name: str, picture: Any) -> int:
 
 def _png_header(content: bytes) -> ImageHeader:
     width, height = struct.unpack_from(">II", content, 16)
-    # https://www.w3.org/TR/png-3/#apng-frame-based-animation: a frame each has its fcTL; a first image that has none is
-    # shown by programs that know no animation
-    kinds, end = [], 8
-    while end + 8 <= len(content):
-        kind = content[end + 4 : end + 8]
-        if kind == b"IDAT" and b"acTL" not in kinds:
+    # https://www.w3.org/TR/png-3/#apng-frame-based-animation: acTL, before the pixels, makes an animation; each of its
+    # frames has an fcTL
+    animated, frames = False, 0
+    for start, _ in chunks(content):
+        kind = content[start + 4 : start + 8]
+        if kind == b"IDAT" and not animated:
             break
-        kinds.append(kind)
-        end += 12 + int.from_bytes(content[end : end + 4], "big")
-    frames = kinds.count(b"fcTL")
-    if frames and b"IDAT" in kinds and kinds.index(b"IDAT") < kinds.index(b"fcTL"):
-        frames += 1
+        animated |= kind == b"acTL"
+        frames += kind == b"fcTL"
     return ImageHeader("PNG", height, width, max(1, frames))
 
 

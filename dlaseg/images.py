@@ -2,7 +2,6 @@
 
 import math
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import kornia_rs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
-from dlaseg.image_header import MAX_PIXELS, PILLOW_ERRORS, PNG_SIGNATURE, ImageHeader, open_with_pillow, read_header
+from dlaseg.image_header import MAX_PIXELS, PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header
+from dlaseg.png import chunks, decode_png, is_png
 
 # Our error message names the file; OpenCV's log would only repeat the error without it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -35,17 +34,6 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 
 # Pillow's modes that label maps may have, and the mode without alpha channel to read them in.
 _LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
-
-# Function and mode of the fast decoder, by the PNG's bit depth and colour type (PNG specification, 11.2.1).
-_DECODERS = {
-    (8, 0): (kornia_rs.io.decode_image_png_u8, "mono"),
-    (16, 0): (kornia_rs.io.decode_image_png_u16, "mono"),
-    (8, 2): (kornia_rs.io.decode_image_png_u8, "rgb"),
-}
-
-# Chunks (type, then start of the content) that may hold an orientation or an animation: the fast decoder ignores them.
-_SPECIAL_CHUNKS = (b"eXIf", b"acTL", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtRaw profile", b"iTXtXML:com.adobe")
-
 
 _MOST_PIXELS = 2**30  # OpenCV decodes no more
 
@@ -124,7 +112,9 @@ class ImageFile:
         """Decodes the first frames; ends early at one that is broken."""
         try:
             with open_with_pillow(self.content) as picture:
-                for frame in range(frames):
+                # A PNG may have an image that only programs without animations show
+                first = int(getattr(picture, "default_image", False))
+                for frame in range(first, first + frames):
                     picture.seek(frame)
                     upright = ImageOps.exif_transpose(picture)
                     if upright.mode not in EIGHT_BIT_MODES:
@@ -213,7 +203,7 @@ def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
     if path.suffix.lower() in LOSSY_SUFFIXES:
         raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
     content = _read_label_bytes(path, max_pixels)
-    depth, color_type = content[24:26] if _is_png(content) and len(content) > 25 else (8, 0)
+    depth, color_type = content[24:26] if is_png(content) and len(content) > 25 else (8, 0)
     if depth == 16 and color_type != 0:
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
     pixels = decode_png(content)
@@ -262,34 +252,6 @@ def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | ND
     return ids
 
 
-def decode_png(content: bytes) -> NDArray[Any] | None:
-    """Decodes the common kinds of PNG in half the time that OpenCV and Pillow take.
-
-    Wrong checksums and missing data are detected, but not reported: None leaves the error message to another decoder.
-
-    Args:
-        content: of the file.
-
-    Returns:
-        (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB, as stored. None for anything else: another format, a palette,
-        alpha, fewer than 8 bits, an orientation, an animation, a broken file.
-    """
-    if not _is_png(content) or len(content) < 26:
-        return None
-    width, height, depth, color_type = struct.unpack_from(">IIBB", content, 16)
-    # Deflate compresses at most 1032 to 1. A larger image lacks pixels, or an absurd size would make the decoder panic.
-    if (depth, color_type) not in _DECODERS or height * width > 1032 * len(content):
-        return None
-    if any(content.startswith(_SPECIAL_CHUNKS, start + 4) for start, _ in _chunks(content)):
-        return None
-    decode, mode = _DECODERS[depth, color_type]
-    try:
-        pixels: NDArray[Any] = decode(content, (height, width), mode)
-    except Exception:  # the decoder raises nothing more specific
-        return None
-    return pixels[:, :, 0] if mode == "mono" else pixels
-
-
 def write_png(path: Path, image: NDArray[np.integer]) -> None:
     """Writes a PNG atomically.
 
@@ -305,7 +267,7 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
-            raise UnreadableFileError(f"{path}: not a file: replace or remove it")
+            raise UnreadableFileError(f"{path}: not a regular file: replace or remove it")
         if status.st_size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
             raise UserError(
                 f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "
@@ -351,21 +313,9 @@ def _open_with_pillow(path: Path, content: bytes) -> Iterator[Image.Image]:
             yield picture
     except UserError:
         raise
-    except (*PILLOW_ERRORS, Warning, Image.DecompressionBombError) as error:
+    except (*PILLOW_ERRORS, Warning) as error:
         reason = " ".join(str(error).split())
         raise UnreadableFileError(f"{path}: broken or not an image ({reason}): replace or remove the file") from error
-
-
-def _is_png(content: bytes) -> bool:
-    return content[:8] == PNG_SIGNATURE
-
-
-def _chunks(content: bytes) -> Iterator[tuple[int, int]]:
-    """Start and end of each chunk of a PNG."""
-    end = 8
-    while end < len(content):
-        start, end = end, end + 12 + int.from_bytes(content[end : end + 4], "big")
-        yield start, end
 
 
 def _is_truncated(content: bytes) -> bool:
@@ -374,8 +324,8 @@ def _is_truncated(content: bytes) -> bool:
     Of a truncated JPEG, some OpenCV releases decode the first part and fill the rest with grey. Of a broken PNG, they
     allocate the gigabytes that a chunk claims to hold, and libpng writes to standard error.
     """
-    if _is_png(content):
-        last = next((end for start, end in _chunks(content) if content[start + 4 : start + 8] == b"IEND"), math.inf)
+    if is_png(content):
+        last = next((end for start, end in chunks(content) if content[start + 4 : start + 8] == b"IEND"), math.inf)
         return last > len(content)
     if content[:2] != b"\xff\xd8":
         return False

@@ -59,10 +59,8 @@ def test_frames_are_counted(kind):
     assert read_header(animation(kind)).frames == 3
 
 
-def test_a_png_whose_first_image_is_not_part_of_the_animation_counts_it():
-    content = animation("png", default_image=True)
-    with open_with_pillow(content) as picture:
-        assert read_header(content).frames == picture.n_frames == 3
+def test_the_image_of_a_png_that_is_not_part_of_the_animation_is_no_frame():
+    assert read_header(animation("png", default_image=True)).frames == 2
 
 
 def test_the_frames_that_a_png_claims_are_not_believed():

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from dlaseg import memory
-from dlaseg.memory import keep_freed_memory
+from dlaseg.memory import available_memory, is_out_of_memory, keep_freed_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
@@ -26,3 +26,54 @@ def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     assert keep_freed_memory() is False
+
+
+def write(root, **files):
+    for name, content in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+GIB = 2**30
+MACHINE = {"proc__meminfo": "MemTotal:  99999999 kB\nMemAvailable:  8388608 kB\n", "proc__self__cgroup": "0::/\n"}
+
+
+def group(folder, limit, usage, cache=0, version=2):
+    """The files of a control group."""
+    if version == 1:
+        names, stat = ("memory.limit_in_bytes", "memory.usage_in_bytes"), f"cache 5\ntotal_inactive_file {cache}\n"
+    else:
+        names, stat = ("memory.max", "memory.current"), f"anon 5\ninactive_file {cache}\n"
+    files = dict(zip(names, (f"{limit}\n", f"{usage}\n"), strict=True)) | {"memory.stat": stat}
+    return {f"{folder}__{name}": content for name, content in files.items()}
+
+
+def test_available_memory_is_that_of_the_machine_or_what_a_container_leaves(tmp_path):
+    def of(name, **files):
+        return available_memory(write(tmp_path / name, **files))
+
+    assert of("machine", **MACHINE) == 8 * GIB
+    top = "sys__fs__cgroup"
+    assert of("no limit", **MACHINE, **group(top, "max", GIB)) == 8 * GIB
+    assert of("limit", **MACHINE, **group(top, 4 * GIB, 3 * GIB, GIB // 2)) == 3 * GIB // 2
+    assert of("large limit", **MACHINE, **group(top, 64 * GIB, GIB)) == 8 * GIB
+    assert of("full", **MACHINE, **group(top, GIB, 2 * GIB)) == 0
+    inside = MACHINE | {"proc__self__cgroup": "0::/a/b\n"}
+    assert of("parent's limit", **inside, **group(f"{top}__a", 2 * GIB, GIB), **group(f"{top}__a__b", "max", 0)) == GIB
+    first = MACHINE | {"proc__self__cgroup": "5:cpu:/a\n4:memory:/a\n0::/\n"}
+    assert of("version 1", **first, **group(f"{top}__memory__a", 3 * GIB, GIB, GIB, version=1)) == 3 * GIB
+    unlimited = group(f"{top}__memory", 9223372036854771712, GIB, version=1)
+    assert of("version 1 without limit", **first, **unlimited) == 8 * GIB
+
+
+def test_available_memory_is_unknown_elsewhere(tmp_path):
+    assert available_memory(tmp_path) is None
+
+
+def test_errors_of_allocation_are_known():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert is_out_of_memory(RuntimeError("std::bad_alloc"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

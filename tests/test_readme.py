@@ -64,6 +64,15 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg infer runs/NAME/best.safetensors IMAGES OUTPUT": Run(
         "--device cpu", {"NAME": "folder_example", "IMAGES": "masks/images/val", "OUTPUT": "segmented"}
     ),
+    "dlaseg infer WEIGHTS IMAGES photo.jpg OUTPUT": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "photo.jpg": "street.jpg",
+         "OUTPUT": "several"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --keep-suffix --all-frames": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "frames"},
+    ),
     "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
     "--data.val_share 0.1": Run(
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/photos", {"...": EXAMPLE}

@@ -11,9 +11,8 @@ from dlaseg.device import reduced_precision
 from dlaseg.memory import peak_memory
 from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.run import Run
-from dlaseg.training.state import Progress
 from dlaseg.training.step import MicroBatch, StepResult
-from dlaseg.training.trainer import broken_counter
+from dlaseg.training.trainer import skip_recorder
 
 
 def load_batches(run: Run, count: int) -> Iterator[list[MicroBatch]]:
@@ -30,7 +29,7 @@ def load_batches(run: Run, count: int) -> Iterator[list[MicroBatch]]:
         sampler.epoch += 1
         sampler.first = -remaining % sampler.batches  # the incomplete epoch comes first
         remaining -= sampler.batches - sampler.first
-        loaded = batches(run.loader, on_skip=broken_counter(Progress()))
+        loaded = batches(run.loader, on_skip=skip_recorder(run.state, run.dist.is_main))
         while micro_batches := list(islice(loaded, sampler.shard.micro_batches)):
             yield micro_batches
 

@@ -2,9 +2,16 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_dataset_arguments, add_precision_argument, command_parser, open_splits
+from dlaseg.commands.parsing import (
+    add_dataset_arguments,
+    add_max_pixels_argument,
+    add_precision_argument,
+    command_parser,
+    open_splits,
+)
 from dlaseg.config.checks import check_workers
 from dlaseg.errors import UserError
 
@@ -31,6 +38,7 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
     add_precision_argument(parser)
+    add_max_pixels_argument(parser)
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
         raise UserError("pass exactly one of WEIGHTS and --predictions")
@@ -45,13 +53,15 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from dlaseg.evaluation.report.tables import scores_table
     from dlaseg.evaluation.scoring import score
+    from dlaseg.images import check_max_pixels
 
+    check_max_pixels(args.max_pixels)
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = score(
         args.weights,
-        dataset,
+        replace(dataset, max_pixels=args.max_pixels),
         output,
         args.scales,
         args.flip,
@@ -82,7 +92,9 @@ def _evaluate_predictions(args: Namespace) -> int:
     _check_benchmark(args, "--predictions")
     keep_freed_memory()  # the same few megabytes for every image
     output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
-    results = score_predictions(args.predictions, args.root, args.split, output, args.workers, args.measures)
+    results = score_predictions(
+        args.predictions, args.root, args.split, output, args.workers, args.measures, args.max_pixels
+    )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
@@ -93,7 +105,15 @@ def _submit(args: Namespace) -> int:
 
     _check_benchmark(args, "--submission")
     archive, count = submit(
-        args.weights, args.root, args.split, args.submission, args.scales, args.flip, args.device, args.precision
+        args.weights,
+        args.root,
+        args.split,
+        args.submission,
+        args.scales,
+        args.flip,
+        args.device,
+        args.precision,
+        args.max_pixels,
     )
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""

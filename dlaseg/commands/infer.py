@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import add_max_pixels_argument, add_precision_argument, command_parser
+from dlaseg.text import one_line
 
 
 def infer(arguments: Sequence[str]) -> int:
@@ -34,10 +35,10 @@ def infer(arguments: Sequence[str]) -> int:
         args.keep_suffix, args.all_frames, args.max_pixels,
     )  # fmt: skip
     for path, frames in summary.first_frame_only:
-        print(f"dlaseg infer: {path}: only the first of {frames} frames or pages: --all-frames takes all",
-              file=sys.stderr)  # fmt: skip
+        message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"
+        print(f"dlaseg infer: {one_line(message)}", file=sys.stderr)
     for _, message in summary.failed:
-        print(f"dlaseg infer: {message}", file=sys.stderr)
+        print(f"dlaseg infer: {one_line(message)}", file=sys.stderr)
     counts = f"{summary.written} written, {summary.skipped} skipped (already exist), {len(summary.failed)} failed"
     if summary.first_frame_only:
         counts += f", {len(summary.first_frame_only)} with their first frame only"

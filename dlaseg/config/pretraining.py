@@ -26,7 +26,7 @@ class PretrainDataConfig:
         val_split: split to validate on, with the classes of train_split; the best weights are those with the highest
             score on it.
         workers: processes that load images; affects the speed, never the result.
-        on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
+        on_error: what to do with a training image that cannot be decoded: stop ends the run; skip uses the next image
             instead, and counts and logs it.
         on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present
             ones.

@@ -43,8 +43,9 @@ class DataConfig:
         labels: for dataset folder: path of the label maps below root, such as masks/{split}/{name}_mask.png.
         classes: for dataset folder: path of the classes file (YAML) below root.
         workers: processes that load images; affects the speed, never the result.
-        on_error: what to do with a training image that cannot be read: stop ends the run; skip uses the next image
-            instead, and counts and logs it. Validation always stops: its score covers the whole split.
+        on_error: what to do with a training image or label map that cannot be decoded: stop ends the run; skip uses the
+            next image instead, and counts and logs it. Wrong content always stops, and so does validation: its score
+            covers the whole split.
         on_missing_class: for dataset folder: what to do before the first epoch if a class has no pixel while 255 has,
             which is ignored by default, or if fewer than two classes have pixels: stop ends the run; warn goes on.
         on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present

@@ -18,13 +18,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dlaseg.data.tensors import to_tensor
-from dlaseg.errors import UserError
+from dlaseg.errors import UnreadableFileError, UserError
 
 Key = tuple[int, int]
 """(epoch, index): with the seed, the only source of a sample's randomness."""
 
 Augment = Callable[[NDArray[np.uint8], Any, Sequence[int]], tuple[NDArray[np.uint8], Any]]
 """Maps image, target and seed to image and target, such as `Augmentation`."""
+
+
+Skipped = tuple[int, str]
+"""Index of a sample that cannot be read, and the message of the error."""
 
 
 class Samples(Protocol):
@@ -117,17 +121,22 @@ class _AugmentedSamples(Dataset[Any]):
     def __init__(self, dataset: Samples, augmentation: Augment, seed: int, skip: bool):
         self.dataset, self.augmentation, self.seed, self.skip = dataset, augmentation, seed, skip
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, list[str]] | UserError:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, list[Skipped]] | UserError:
         epoch, index = key
-        skipped: list[str] = []
+        skipped: list[Skipped] = []
         while True:
+            position = (index + len(skipped)) % len(self.dataset)
             try:
-                image, target = self.dataset.read((index + len(skipped)) % len(self.dataset))
+                image, target = self.dataset.read(position)
                 break
-            except UserError as error:
-                skipped.append(str(error))
-                if not self.skip or len(skipped) == len(self.dataset):
+            except UnreadableFileError as error:
+                if not self.skip:
                     return error
+                skipped.append((position, str(error)))
+            except UserError as error:  # wrong content of a sound file is never skipped
+                return error
+            if len(skipped) == len(self.dataset):
+                return UserError(f"none of the {len(skipped)} training samples can be read; the first: {skipped[0][1]}")
         image, target = self.augmentation(image, target, (self.seed, epoch, index))
         return to_tensor(image), torch.as_tensor(target), skipped
 
@@ -139,7 +148,7 @@ class _PlainSamples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[str]] | UserError:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, list[Skipped]] | UserError:
         try:
             image, target = self.dataset.read(index)
         except UserError as error:
@@ -165,7 +174,8 @@ def train_loader(
         seed: seed of the order and the augmentation.
         workers: number of loading processes.
         shard: the part of each batch that is loaded here.
-        skip: whether the next sample replaces one that cannot be read.
+        skip: whether the next sample replaces one whose files cannot be read. Wrong content, such as a label outside
+            the label map, is an error in any case.
 
     Returns:
         The loader, to be iterated with `batches`, and its sampler, whose `epoch` sets the epoch of the next iteration.
@@ -195,14 +205,17 @@ def ordered_loader(dataset: Samples, batch_size: int, workers: int) -> DataLoade
     return _loader(_PlainSamples(dataset), workers, batch_size=batch_size)
 
 
-def batches(loader: Iterable[Any], on_skip: Callable[[str], None] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    loader: Iterable[Any], on_skip: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Iterates over a loader; an unreadable sample raises its error here, in one line.
 
     An exception that is raised in a worker would arrive with the traceback of that process.
 
     Args:
         loader: from this module, or any batches of images and targets.
-        on_skip: called with the error message of each sample that was skipped.
+        on_skip: called with index and error message of each sample that was skipped; of one that several samples came
+            across, several times.
 
     Raises:
         UserError: a sample that cannot be read, or a loading process that ended.
@@ -224,8 +237,8 @@ def batches(loader: Iterable[Any], on_skip: Callable[[str], None] | None = None)
             raise batch
         images, targets, *skipped = batch  # batches from elsewhere have no list of skipped samples
         if on_skip is not None:
-            for message in chain(*skipped):
-                on_skip(message)
+            for index, message in chain(*skipped):
+                on_skip(index, message)
         yield images, targets
 
 
@@ -234,7 +247,7 @@ def _collate(samples: list[Any]) -> Any:
         if isinstance(sample, UserError):
             return sample
     images, targets, skipped = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(targets), [message for messages in skipped for message in messages]
+    return torch.stack(images), torch.stack(targets), list(chain(*skipped))
 
 
 def _loader(samples: Dataset[Any], workers: int, **batching: Any) -> DataLoader[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dlaseg.data.names import read_names
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
+from dlaseg.image_header import MAX_PIXELS
 from dlaseg.images import read_image, read_label_image
 from dlaseg.labels import LabelMap
 
@@ -41,6 +42,7 @@ class SegmentationDataset:
         pairs: sorted by name.
         label_map: maps stored ids to train ids.
         benchmark: name of the benchmark whose protocol scores the data set, if there is one.
+        max_pixels: larger images and label maps are refused, see `read_image`.
         transform: makes an item of the image and the target that `read` gives, for a `torch.utils.data.DataLoader`;
             None for the pair of both. The package itself reads, and transforms nothing by it.
 
@@ -53,6 +55,7 @@ class SegmentationDataset:
     pairs: tuple[Pair, ...]
     label_map: LabelMap
     benchmark: str | None = None
+    max_pixels: int = MAX_PIXELS
     transform: Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any] | None = None
 
     def __len__(self) -> int:
@@ -81,8 +84,8 @@ class SegmentationDataset:
             UserError: no label map, a broken file, sizes that differ, or a label outside the label map; names the file.
         """
         pair, label = self.pairs[index], self.label_file(index)
-        image = read_image(pair.image)
-        labels = read_label_image(label)
+        image = read_image(pair.image, self.max_pixels)
+        labels = read_label_image(label, self.max_pixels)
         if image.shape[:2] != labels.shape[:2]:
             raise UserError(
                 f"{label}: {labels.shape[0]} x {labels.shape[1]} pixels, but its image {pair.image} has "

@@ -15,6 +15,7 @@ from dlaseg.data.loading import batches, whole_image_loader
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.inference.predictor import Predictor
+from dlaseg.memory import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def evaluate(
         The confusion matrix of all pixels that are not ignored.
 
     Raises:
-        UserError: classes that differ from the network's, or an unreadable pair.
+        UserError: classes that differ from the network's, an unreadable pair, or too little memory.
     """
     label_map = predictor.label_map
     if dataset.label_map.names != label_map.names:
@@ -76,10 +77,18 @@ def evaluate(
     progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
     for index, (image, target) in enumerate(progress):
         probability = None
-        if confidence:
-            labels, probability = predictor.predict_with_confidence(image)
-        else:
-            labels = predictor.predict(image)
+        try:
+            if confidence:
+                labels, probability = predictor.predict_with_confidence(image)
+            else:
+                labels = predictor.predict(image)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{dataset.pairs[index].image}: {image.shape[2]} x {image.shape[3]} pixels: not enough memory on "
+                f"{predictor.backend.device}: use another device, or leave the image out with a list of names"
+            ) from error
         counts = count_pixels(target, labels, label_map.num_classes)
         confusion.matrix += counts
         if on_image is not None:

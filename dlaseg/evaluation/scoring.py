@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
+from dlaseg.data.names import escape_name
 from dlaseg.data.statistics import statistics
-from dlaseg.evaluation.cityscapes.predictions import count_image
+from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
@@ -61,13 +62,18 @@ def score(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, and as `Predictor`, `check_labels` and `evaluate`.
+        UserError: an unknown measure, instance maps of some images only, and as `Predictor`, `check_labels` and
+            `evaluate`.
     """
     check_measures(measures)
     output = Path(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
-    counts = Counts.zero() if dataset.benchmark == BENCHMARK else None
+    counts, with_instances = None, False
+    if dataset.benchmark == BENCHMARK:
+        dataset.require_labels()
+        with_instances = has_instances([dataset.label_file(index) for index in range(len(dataset))])
+        counts = Counts.zero()
     file = resolve(weights)
     predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
@@ -84,7 +90,7 @@ def score(
             calibration.update(scored.target, scored.prediction, scored.confidence)
         if counts is not None:
             label_ids = dataset.label_map.decode(scored.prediction)
-            counts += count_image(dataset.label_file(scored.index), label_ids)
+            counts += count_image(dataset.label_file(scored.index), label_ids, with_instances, dataset.max_pixels)
 
     confusion = evaluate(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol = {
@@ -103,9 +109,9 @@ def score(
         dataset.label_map.names,
         confusion.scores(),
         confusion.matrix,
-        ImageCounts.of([pair.name for pair in dataset.pairs], image_counts),
+        ImageCounts.of([escape_name(pair.name) for pair in dataset.pairs], image_counts),
         protocol,
-        None if counts is None else benchmark_scores(counts),
+        None if counts is None else benchmark_scores(counts, with_instances),
         boundary,
         calibration,
     )
@@ -117,7 +123,8 @@ def score(
         gallery[heading] = images
 
         def pack(scored: ScoredImage, pairs: Any = pairs, images: Any = images) -> None:
-            images.append(pack_image(pairs[scored.index].name, scored.image, scored.target, scored.prediction))
+            name = escape_name(pairs[scored.index].name)
+            images.append(pack_image(name, scored.image, scored.target, scored.prediction))
 
         evaluate(predictor, replace(dataset, pairs=pairs), on_image=pack)
     run = file.parent if (file.parent / LOG).exists() else None

@@ -98,22 +98,19 @@ def infer(
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
-    if isinstance(weights, str | Path):
-        weights = resolve(weights)
-        weights_sha256 = sha256(weights)
-    else:
-        weights_sha256 = model_sha256(weights)
+    weights = resolve(weights) if isinstance(weights, str | Path) else weights
     predictor = Predictor(weights, backend, device, precision)
+    weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
-    conflicts = sink.conflicts(sources)
-    sources = [source for source in sources if source.path not in conflicts]
+    unnameable = sink.unnameable(sources)
+    sources = [source for source in sources if source.path not in unnameable]
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
-    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(conflicts.items()))
+    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
     _process(predictor, sink, todo, overwrite, max_pixels, summary)
     return summary
 
@@ -173,6 +170,7 @@ def _predict(
         memory.check(path, height, width)
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
+            memory.check(path, height, width)
             yield source, image, predictor(image)
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))

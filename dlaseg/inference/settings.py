@@ -104,6 +104,6 @@ def _difference(saved: Settings | None, settings: Settings) -> str:
     if (sha256 := changed.pop("weights_sha256", None)) is not None:
         differences.append(f"other weights (SHA-256 {sha256[:12]}..., now {settings.weights_sha256[:12]}...)")
     if changed:
-        options = ", ".join(f"{name} {value} (now {now[name]})" for name, value in changed.items())
-        differences.append(f"another {options}")
+        options = ", ".join(f"{name} {value}, now {now[name]}" for name, value in changed.items())
+        differences.append(f"other options ({options})")
     return " and ".join(differences)

@@ -1,5 +1,6 @@
 """Writes results: label maps, colour images and overlays, in a tree that mirrors the input's."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,10 @@ from dlaseg.visualize import overlay
 
 KINDS = ("ids", "color", "overlay")
 """Kinds of results: stored label ids, the classes' colours, the colours over the image."""
+
+
+LONGEST_NAME = 255
+"""Bytes in the name of a file, as file systems have it."""
 
 
 class Sink:
@@ -68,8 +73,8 @@ class Sink:
                         f"{folder / self.name(source)}: a result would replace this input: give another output folder"
                     )
 
-    def conflicts(self, sources: Sequence[Source]) -> dict[Path, str]:
-        """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png` in one folder.
+    def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
+        """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
 
         None of them is chosen, and none is renamed: a name that depends on the other files would change between runs.
 
@@ -82,6 +87,9 @@ class Sink:
         messages: dict[Path, str] = {}
         for name, group in named.items():
             for source in group:
+                if (length := len(os.fsencode(name.name))) > LONGEST_NAME:
+                    message = f"its result's name would have {length} bytes, {LONGEST_NAME} are allowed: rename it"
+                    messages[source.path] = f"{source.path}: {message}"
                 others = [other.path for other in group if other is not source]
                 if others:
                     same_suffix = self._keep_suffix or others[0].suffix == source.path.suffix

@@ -52,6 +52,13 @@ class DistributedContext:
         distributed.broadcast_object_list(values, device=self.device if self.device.type == "cuda" else None)
         return values[0]
 
+    def all_gather(self, value: Value) -> list[Value]:
+        """The values of all processes, by rank; plain values."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
     def run_on_rank0(self, action: Callable[[], Value]) -> Value:
         """Calls a function in rank 0 and returns its result in every process.
 

@@ -26,7 +26,6 @@ class Progress:
         batches: finished batches, including those without an update.
         loss_sum: sum of the losses of the updates.
         updates: number of updates.
-        broken: unreadable images, each replaced by the next one.
         seconds: training time, including the time before a resume.
         waited: seconds of it spent waiting for data.
     """
@@ -34,7 +33,6 @@ class Progress:
     batches: int = 0
     loss_sum: float = 0.0
     updates: int = 0
-    broken: int = 0
     seconds: float = 0.0
     waited: float = 0.0
 
@@ -53,6 +51,7 @@ class TrainState:
         skipped: batches since the last update.
         progress: within the current epoch.
         log: rows of log.jsonl.
+        unreadable: samples that were skipped since the run began, and why: index -> message.
     """
 
     model: Network
@@ -64,6 +63,7 @@ class TrainState:
     skipped: int = 0
     progress: Progress = field(default_factory=Progress)
     log: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     @property
     def eval_model(self) -> Network:
@@ -88,9 +88,10 @@ class TrainState:
     def begin_epoch_again(self, batches: int) -> None:
         """Sets the state to the beginning of the unfinished epoch, of so many batches; the weights stay as they are.
 
+        The samples are other ones than before, so those that cannot be read are named again.
         The step becomes that of a run with so many batches in every epoch: the learning rate depends on it.
         """
-        self.step, self.progress = self.epoch * batches, Progress()
+        self.step, self.progress, self.unreadable = self.epoch * batches, Progress(), {}
 
 
 def initial_state(model: Network, train: BaseTrainConfig, device: torch.device) -> TrainState:
@@ -127,6 +128,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
         "skipped": state.skipped,
         "progress": asdict(state.progress),
         "log": state.log,
+        "unreadable": state.unreadable,
     }
 
 
@@ -148,6 +150,11 @@ def check_snapshot(saved: Mapping[str, Any], output: Path) -> None:
     wrong = wrong or [
         name for row in rows for name, value in row.items() if value is not None and not _is_number(value)
     ]
+    unreadable = saved.get("unreadable", {})  # not in checkpoints of earlier commits
+    if type(unreadable) is not dict or not all(
+        type(index) is int and type(message) is str for index, message in unreadable.items()
+    ):
+        wrong = wrong or ["unreadable"]
     if wrong:
         raise _unfit(output, f"{wrong[0]} is missing or wrong")
 
@@ -189,4 +196,6 @@ def _restore(state: TrainState, saved: dict[str, Any]) -> None:
         state.average.load_state_dict(saved["average"])
     state.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.step, state.skipped = saved["epoch"], saved["step"], saved["skipped"]
-    state.progress, state.log = Progress(**saved["progress"]), saved["log"]
+    progress = {name: value for name, value in saved["progress"].items() if name != "broken"}  # of earlier commits
+    state.progress = Progress(**progress)
+    state.log, state.unreadable = saved["log"], saved.get("unreadable", {})

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from dlaseg.config.files import to_yaml
@@ -107,6 +106,7 @@ def train(
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not should_stop_early(run):
             train_one_epoch(run, stop, trackers)
+            share_unreadable(run)
             row: dict[str, Any] = epoch_row(run) | dict.fromkeys(task.metrics)
             validation = None
             if (state.epoch + 1) % config.train.eval_every == 0 or state.epoch + 1 == config.train.epochs:
@@ -144,7 +144,7 @@ def train_one_epoch(run: Run, stop: StopRequest, trackers: Sequence[Tracker]) ->
     start = step_end = last_save = time.perf_counter()
     earlier_seconds, waited = progress.seconds, progress.waited
     title = f"epoch {state.epoch + 1}/{train.epochs}"
-    loaded = batches(run.loader, on_skip=broken_counter(progress))
+    loaded = batches(run.loader, on_skip=skip_recorder(state, is_main))
     with tqdm(initial=sampler.first, total=sampler.batches, desc=title, leave=False, disable=None) as bar:
         while micro_batches := list(islice(loaded, sampler.shard.micro_batches)):
             waited += time.perf_counter() - step_end
@@ -176,10 +176,10 @@ def epoch_row(run: Run) -> dict[str, Any]:
     """The epoch's row of log.jsonl.
 
     `loss` is the mean over the updates, `lr` the last learning rate, `data_wait` the share of the time spent waiting
-    for data, `skipped` the number of batches without an update, `broken` the number of unreadable images.
+    for data, `skipped` the number of batches without an update, `broken` the number of samples since the run began that
+    could not be read.
     """
     state, sampler, progress = run.state, run.sampler, run.state.progress
-    broken = run.dist.all_reduce_sum_(torch.tensor(progress.broken, device=run.dist.device))
     return {
         "epoch": state.epoch + 1,
         "step": state.step,
@@ -188,7 +188,7 @@ def epoch_row(run: Run) -> dict[str, Any]:
         "images_per_second": progress.batches * sampler.batch_size / progress.seconds,
         "data_wait": progress.waited / progress.seconds,
         "skipped": progress.batches - progress.updates,
-        "broken": int(broken),
+        "broken": len(state.unreadable),
     }
 
 
@@ -223,14 +223,23 @@ def handle_nonfinite_step(run: Run, result: StepResult) -> None:
     )
 
 
-def broken_counter(progress: Progress) -> Callable[[str], None]:
-    """A function that counts and logs an unreadable image; it takes the reason."""
+def skip_recorder(state: TrainState, is_main: bool) -> Callable[[int, str], None]:
+    """A function that records a sample that cannot be read, and logs it in rank 0 when it is new."""
 
-    def count(reason: str) -> None:
-        progress.broken += 1
-        logger.warning("skipped, the next image replaces it: %s", reason)
+    def record(index: int, message: str) -> None:
+        if index not in state.unreadable and is_main:
+            logger.warning("skipped, the next image replaces it: %s", message)
+        state.unreadable[index] = message
 
-    return count
+    return record
+
+
+def share_unreadable(run: Run) -> None:
+    """Adds what the other processes skipped."""
+    record = skip_recorder(run.state, run.dist.is_main)
+    for unreadable in run.dist.all_gather(run.state.unreadable):
+        for index, message in sorted(unreadable.items()):
+            record(index, message)
 
 
 def should_stop_early(run: Run) -> bool:

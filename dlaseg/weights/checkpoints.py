@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
+from dlaseg.text import printable
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
@@ -107,10 +108,13 @@ def _read_safetensors(path: Path, head: bytes) -> tuple[dict[str, Tensor], dict[
             "off, or no DLA: download or copy it again"
         )
     try:
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            _check_number(path, names)
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        with path.open("rb") as opened:
+            # safetensors takes no path that is not UTF-8, which exists on Linux only
+            is_utf8 = printable(str(path)) == str(path)
+            with safe_open(path if is_utf8 else f"/dev/fd/{opened.fileno()}", "pt") as file:
+                names = file.keys()
+                _check_number(path, names)
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except UserError:
         raise
     except Exception as error:  # of safetensors, or of torch for a shape or type that it does not have

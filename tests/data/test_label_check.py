@@ -202,7 +202,9 @@ def test_a_broken_label_map_is_found_before_training(write, capsys, tmp_path):
 def test_a_resumed_run_reads_only_label_maps_that_have_changed(write, tmp_path, monkeypatch):
     root, run, reads = write(TWO, leaf=1), tmp_path / "run", []
     original = label_counts.read_label_image
-    monkeypatch.setattr(label_counts, "read_label_image", lambda path: reads.append(path) or original(path))
+    monkeypatch.setattr(
+        label_counts, "read_label_image", lambda path, *more: reads.append(path) or original(path, *more)
+    )
     assert main(training(root, run)) == 0
     assert len(reads) == 4
     reads.clear()

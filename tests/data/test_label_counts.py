@@ -40,9 +40,9 @@ def reads(monkeypatch):
     """Names of the label maps that were read so far."""
     names = []
 
-    def read(path):
+    def read(path, *more):
         names.append(path.stem)
-        return original(path)
+        return original(path, *more)
 
     original = label_counts.read_label_image
     monkeypatch.setattr(label_counts, "read_label_image", read)

@@ -166,6 +166,19 @@ def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
     assert matrix.trace() == sum(int((row.target == row.prediction).sum()) for row in rows)
 
 
+def test_too_little_memory_is_one_line_that_names_the_image(model, dataset, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    scorer = predictor(model)
+    monkeypatch.setattr(scorer, "predict", no_memory)
+    with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: \d+ x \d+ pixels: not enough memory on cpu: "):
+        evaluate(scorer, dataset)
+    monkeypatch.setattr(scorer, "predict", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(scorer, dataset)
+
+
 def test_classes_that_differ_are_refused(dataset):
     other = create_model("dla46_c", len(NAMES))
     with pytest.raises(

@@ -417,3 +417,12 @@ def test_a_device_that_this_machine_lacks_is_refused(model, device, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=f"device '{device}'.*auto.*cpu"):
         Predictor(model, device=device)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_diverged_still_predicts(model, value):
+    diverged = copy.deepcopy(model)
+    with torch.no_grad():
+        diverged.head.weight.fill_(value)
+    labels = Predictor(diverged, device="cpu")(np.zeros((20, 30, 3), np.uint8))
+    assert labels.shape == (20, 30)

@@ -73,7 +73,7 @@ def test_unknown_kinds_are_refused(save, what, tmp_path):
 
 def test_sources_with_the_same_result_are_in_conflict_and_the_remedy_is_named(tmp_path):
     sink = Sink(tmp_path / "out", LABELS, ["ids"])
-    assert sink.conflicts([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")]) == {
+    assert sink.unnameable([source("s/a.jpg"), source("s/b.jpg"), source("s/a.png")]) == {
         Path(
             "in/s/a.jpg"
         ): "in/s/a.jpg: its result and that of in/s/a.png would both be s/a.png: use --keep-suffix, or rename one",
@@ -81,15 +81,15 @@ def test_sources_with_the_same_result_are_in_conflict_and_the_remedy_is_named(tm
             "in/s/a.png"
         ): "in/s/a.png: its result and that of in/s/a.jpg would both be s/a.png: use --keep-suffix, or rename one",
     }
-    assert sink.conflicts([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")]) == {}
-    conflicts = sink.conflicts([source("a.jpg", "one"), source("a.jpg", "two")])
+    assert sink.unnameable([source("s/a.jpg"), source("a.png"), source("t/a.jpg"), source("s/a.b.jpg")]) == {}
+    conflicts = sink.unnameable([source("a.jpg", "one"), source("a.jpg", "two")])
     assert conflicts.keys() == {Path("one/a.jpg"), Path("two/a.jpg")}
     assert conflicts[Path("one/a.jpg")].endswith("would both be a.png: use two output folders, or rename one")
 
 
 def test_a_kept_suffix_distinguishes_results(tmp_path):
     sink = Sink(tmp_path, LABELS, ["ids"], keep_suffix=True)
-    assert sink.conflicts([source("s/a.jpg"), source("s/a.png")]) == {}
+    assert sink.unnameable([source("s/a.jpg"), source("s/a.png")]) == {}
     assert sink.path(source("s/a.b.JPG"), "ids") == tmp_path / "ids/s/a.b.JPG.png"
 
 
@@ -98,7 +98,7 @@ def test_frames_are_in_a_folder_of_the_files_name(tmp_path):
     assert Sink(tmp_path, LABELS).path(frame, "ids") == tmp_path / "ids/s/a.b/0012.png"
     assert Sink(tmp_path, LABELS, keep_suffix=True).path(frame, "ids") == tmp_path / "ids/s/a.b.gif/0012.png"
     others = [replace(frame, frame=0), frame, source("s/a.b/0012.jpg")]
-    assert Sink(tmp_path, LABELS).conflicts(others).keys() == {frame.path, others[2].path}
+    assert Sink(tmp_path, LABELS).unnameable(others).keys() == {frame.path, others[2].path}
 
 
 def test_a_result_that_would_overwrite_an_input_is_refused(tmp_path):
@@ -117,3 +117,14 @@ def test_an_output_that_cannot_be_written_to_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"a\.png: cannot be written \(.*another output folder"):
         Sink(tmp_path / "file", LABELS).write(source("a.jpg"), IMAGE, TRAIN_IDS, KINDS)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
+    sources = [source(f"{'街' * 83}.jpg"), source(f"{'x' * 251}.jpg")]
+    sink = Sink(tmp_path, LABELS, ["ids"])
+    assert sink.unnameable(sources) == {}
+    for one in sources:
+        sink.write(one, IMAGE, TRAIN_IDS, ["ids"])
+    kept = Sink(tmp_path, LABELS, ["ids"], keep_suffix=True).unnameable(sources)
+    assert kept.keys() == {sources[0].path, sources[1].path}
+    assert "its result's name would have 259 bytes, 255 are allowed: rename it" in kept[sources[1].path]

@@ -106,6 +106,15 @@ def assert_same_curve(one, other):
         torch.testing.assert_close(other[1][name], tensor, rtol=1e-6, atol=1e-7, msg=name)
 
 
+def gathered(dist: DistributedContext) -> list:
+    return dist.all_gather({dist.rank: "message"})
+
+
+def test_every_process_gets_the_values_of_all(tmp_path):
+    assert together(gathered, 2, tmp_path / "gathered") == [[{0: "message"}, {1: "message"}]] * 2
+    assert SINGLE_PROCESS.all_gather("value") == ["value"]
+
+
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_give_the_losses_and_weights_of_one(config, tmp_path, world_size):
     expected = curve(SINGLE_PROCESS, config)

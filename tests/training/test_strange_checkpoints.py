@@ -72,6 +72,7 @@ def first_momentum(checkpoint):
         put("log", 0, "miou", value="high"),
         put("log", 0, "epoch", value=None),
         put("log", 0, value=[]),
+        *(put("unreadable", value=value) for value in (None, [3], {"a": "x"}, {3: 4})),
     ],
 )
 def test_plain_values_of_another_kind_are_refused(original, tmp_path, change):

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import resource
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -376,42 +375,3 @@ def with_little_memory(words, errors):
     mapped = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)
     run_command(words, errors)
-
-
-# Images that cannot be read
-
-
-@pytest.fixture
-def broken(root, config, tmp_path):
-    """The data set with a broken image."""
-    shutil.copytree(root, tmp_path / "data")
-    (tmp_path / "data/train/4.png").write_bytes(b"no picture")
-    config.data.root = str(tmp_path / "data")
-    return tmp_path / "data/train/4.png"
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_stops_the_run_with_its_path(config, broken, tmp_path, workers):
-    config.data.workers = workers
-    with pytest.raises(UserError, match=f"^{broken}: broken"):
-        run(with_train(config, epochs=1), tmp_path / "run")
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_or_it_is_skipped_counted_and_named(config, broken, tmp_path, workers, caplog):
-    config.data.workers, config.data.on_error = workers, "skip"
-    run(with_train(config, epochs=1), tmp_path / "run")
-    (row,) = log_rows(tmp_path / "run")
-    assert (row["broken"], row["step"]) == (1, 10)
-    log = [
-        record.getMessage() for record in caplog.records if "skipped, the next image replaces it" in record.getMessage()
-    ]
-    assert len(log) == 1
-    assert str(broken) in log[0]
-
-
-def test_a_resumed_run_may_skip_broken_images(config, broken, tmp_path):
-    with pytest.raises(UserError):
-        run(with_train(config, epochs=1), tmp_path / "run")
-    config.data.on_error = "skip"
-    assert run(with_train(config, epochs=1), tmp_path / "run", resume=True).step == 10

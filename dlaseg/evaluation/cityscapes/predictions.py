@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dlaseg.data.names import escape_name
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
@@ -22,7 +23,8 @@ from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
-from dlaseg.images import read_ids, read_image
+from dlaseg.image_header import MAX_PIXELS
+from dlaseg.images import check_max_pixels, read_ids, read_image
 from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ def score_predictions(
     output: Path,
     workers: int | None = None,
     measures: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Scores a folder of label id maps against the fine annotations of a split; writes `scores.json` and `report.html`.
 
@@ -44,35 +47,40 @@ def score_predictions(
 
     Args:
         predictions: is searched recursively for one `CITY_SEQUENCE_FRAME*.png` of label ids per ground truth.
-        root: folder with `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`. If it has
-            `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` as well, the report shows these images.
+        root: folder with `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`; without the latter,
+            no iIoU is computed. If it has `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` as well, the report shows these
+            images.
         split: such as val.
         output: folder of the two files.
         workers: threads that decode and count; None for one per core. The result does not depend on it.
         measures: optional ones, see `MEASURES`; calibration cannot be measured from label maps.
+        max_pixels: larger label maps are refused, see `read_ids`.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, no ground truth, a missing or duplicate prediction, a broken file, sizes that
-            differ, or an id that is not in the label table; names the file.
+        UserError: an unknown measure, no ground truth, instance maps of some images only, a missing or duplicate
+            prediction, a broken file, sizes that differ, or an id that is not in the label table; names the file.
     """
     check_measures(measures)
+    check_max_pixels(max_pixels)
     if "calibration" in measures:
         raise UserError(
             "measure 'calibration': label maps contain no probabilities: score weights, or leave the measure out"
         )
     truths = ground_truth(root, split)
     pairs = list(zip(truths, match(truths, predictions), strict=True))
+    with_instances = has_instances(truths)
     labels = cityscapes_labels()
     total, image_counts = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
-    frames = [f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}" for truth in truths]
+    frames = [escape_name(f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}") for truth in truths]
+    contoured = labels if boundary is not None else None
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
             # In order, so that sums of floats do not depend on which thread was first
-            counted = pool.map(lambda pair: _count_pair(pair, labels if boundary is not None else None), pairs)
+            counted = pool.map(lambda pair: _count_pair(pair, contoured, with_instances, max_pixels), pairs)
             for counts, contours in tqdm(counted, total=len(pairs), unit="img", leave=False, disable=None):
                 total += counts
                 image_counts.append(evaluated_class_counts(counts.confusion))
@@ -81,14 +89,14 @@ def score_predictions(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-        benchmark = scores(total)
+        benchmark = scores(total, with_instances)
         names, classes, matrix = class_scores(benchmark)
         protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
         images = ImageCounts.of(frames, image_counts)
         results = build_results(names, classes, matrix, images, protocol, benchmark, boundary)
 
         def pack(index: int) -> dict[str, Any]:
-            return _pack(frames[index], pairs[index], root / "leftImg8bit" / split, labels)
+            return _pack(frames[index], pairs[index], root / "leftImg8bit" / split, labels, max_pixels)
 
         groups = select_images(results["images"]["miou"])
         gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
@@ -147,43 +155,84 @@ def match(truths: Sequence[Path], predictions: Path) -> list[Path]:
     return matched
 
 
-def count_image(truth: Path, prediction: NDArray[np.integer]) -> Counts:
+def has_instances(truths: Sequence[Path]) -> bool:
+    """Whether there is an instance map beside every ground truth; without any, IoU can be scored, but not iIoU.
+
+    Args:
+        truths: files such as `aachen_000000_000019_gtFine_labelIds.png`.
+
+    Raises:
+        UserError: some have one, others have not.
+    """
+    missing = [file for file in map(_instance_file, truths) if not file.exists()]
+    if missing and len(missing) < len(truths):
+        raise UserError(
+            f"{missing[0]}: missing, like {len(missing)} of {len(truths)} instance maps: add them, or remove all "
+            "*_instanceIds.png to score without iIoU"
+        )
+    return not missing
+
+
+def count_image(
+    truth: Path, prediction: NDArray[np.integer], with_instances: bool = True, max_pixels: int = MAX_PIXELS
+) -> Counts:
     """Counts a prediction against a ground truth file and the instance file beside it.
 
     Args:
         truth: `*_gtFine_labelIds.png`.
         prediction: (H, W) label ids.
+        with_instances: whether the instance file is read.
+        max_pixels: larger files are refused, see `read_ids`.
     """
-    ids, instances = read_ids(truth), read_ids(truth.with_name(truth.name.replace("labelIds", "instanceIds")))
+    return _count(truth, prediction, *_read_truth(truth, with_instances, max_pixels))
+
+
+def _instance_file(truth: Path) -> Path:
+    return truth.with_name(truth.name.replace("labelIds", "instanceIds"))
+
+
+def _read_truth(
+    truth: Path, with_instances: bool, max_pixels: int
+) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
+    """Label ids, and instance ids if wanted."""
+    return read_ids(truth, max_pixels), read_ids(_instance_file(truth), max_pixels) if with_instances else None
+
+
+def _count(
+    truth: Path, prediction: NDArray[np.integer], ids: NDArray[np.integer], instances: NDArray[np.integer] | None
+) -> Counts:
     try:
         return count(ids, prediction, instances)
     except UserError as error:
         raise UserError(f"{truth}: {error}") from error
 
 
-def _count_pair(pair: tuple[Path, Path], labels: LabelMap | None) -> tuple[Counts, BoundaryIoU | None]:
+def _count_pair(
+    pair: tuple[Path, Path], labels: LabelMap | None, with_instances: bool, max_pixels: int
+) -> tuple[Counts, BoundaryIoU | None]:
     """Counts a pair of ground truth and prediction; contours too if a label map is given."""
     truth, prediction = pair
-    ids = read_ids(prediction)
+    ids = read_ids(prediction, max_pixels)
+    true_ids, instances = _read_truth(truth, with_instances, max_pixels)
     try:
-        counts = count_image(truth, ids)
+        counts = _count(truth, ids, true_ids, instances)
     except UserError as error:
         raise UserError(f"{prediction}: against {error}") from error
     if labels is None:
         return counts, None
     boundary = BoundaryIoU(labels.num_classes)
-    boundary.update(labels.encode(read_ids(truth)), labels.encode(ids))
+    boundary.update(labels.encode(true_ids), labels.encode(ids))
     return counts, boundary
 
 
-def _pack(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap) -> dict[str, Any]:
+def _pack(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap, max_pixels: int) -> dict[str, Any]:
     """An image of the report; without its picture if the file is missing or broken."""
-    target, prediction = (labels.encode(read_ids(path)) for path in pair)
-    picture = images / f"{frame}_leftImg8bit.png"
+    target, prediction = (labels.encode(read_ids(path, max_pixels)) for path in pair)
+    picture = images / pair[0].parent.name / pair[0].name.replace("_gtFine_labelIds", "_leftImg8bit")
     image = None
     if picture.exists():
         try:
-            image = read_image(picture)
+            image = read_image(picture, max_pixels)
             if image.shape[:2] != target.shape:
                 raise UserError(f"{picture}: not of the size of its label map")
         except UserError as error:  # the scores do not need the picture

@@ -18,6 +18,9 @@ from dlaseg.evaluation.metrics.confusion import Scores, iou, mean_over_present, 
 BENCHMARK = "cityscapes"
 """Name of the benchmark in the table of data sets, and key of its scores in `scores.json`."""
 
+IIOU_MISSING = "not computed: the ground truth has no *_instanceIds.png"
+"""Why there is no iIoU."""
+
 IDS = 34
 """Label ids are 0 to 33; ids below 0 are not in label maps."""
 
@@ -181,6 +184,7 @@ class CityscapesScores:
         categories: IoU by category name.
         instance_categories: iIoU by category name.
         confusion: (34, 34) int64, see `Counts`.
+        with_instances: false if the ground truth has no instance maps: no iIoU is computed then.
     """
 
     classes: dict[str, float]
@@ -188,6 +192,7 @@ class CityscapesScores:
     categories: dict[str, float]
     instance_categories: dict[str, float]
     confusion: NDArray[np.int64]
+    with_instances: bool = True
 
     def averages(self) -> dict[str, float]:
         """The mean of each table over its numbers; NaN if it has none."""
@@ -197,7 +202,7 @@ class CityscapesScores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `scores.json`: null in place of NaN."""
+        """Plain values for `scores.json`: null in place of NaN. Without instance maps, `iiou_missing` says so."""
 
         def rows(iou: dict[str, float], iiou: dict[str, float], names: tuple[str, ...]) -> dict[str, Any]:
             return {name: {"iou": none_if_nan(iou[name]), "iiou": none_if_nan(iiou[name])} for name in names}
@@ -207,15 +212,20 @@ class CityscapesScores:
             "classes": rows(self.classes, self.instance_classes, _evaluated_names()),
             "categories": rows(self.categories, self.instance_categories, label_table().categories),
             "confusion_matrix": self.confusion.tolist(),
+            **({} if self.with_instances else {"iiou_missing": IIOU_MISSING}),
         }
 
 
-def scores(counts: Counts) -> CityscapesScores:
+def scores(counts: Counts, with_instances: bool = True) -> CityscapesScores:
     """Computes the benchmark's scores.
 
     False positives on ignored ground truth do not count. The iIoU of a class uses the weighted pixels of its instances
     for true positives and false negatives. A category is the union of its classes that are not ignored; only the false
     positives of its iIoU are those of all its classes.
+
+    Args:
+        counts: of all images.
+        with_instances: whether instances were counted.
     """
     table = label_table()
     evaluated, membership = table.evaluated, table.membership  # (34,), (categories, 34)
@@ -233,10 +243,11 @@ def scores(counts: Counts) -> CityscapesScores:
     category_iiou = iou(true_positives, false_negatives, membership @ predicted - (rows * membership).sum(1))
     return CityscapesScores(
         _named(table.names, class_iou, evaluated),
-        _named(table.names, class_iiou, evaluated & (table.mean_size > 0)),
+        _named(table.names, class_iiou, evaluated & (table.mean_size > 0) & with_instances),
         dict(zip(table.categories, category_iou.tolist(), strict=True)),  # NaN for void, which has no evaluated class
-        _named(table.categories, category_iiou, table.instance_categories),
+        _named(table.categories, category_iiou, table.instance_categories & with_instances),
         counts.confusion,
+        with_instances,
     )
 
 

@@ -15,7 +15,8 @@ from dlaseg.data.datasets import open_images
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
-from dlaseg.images import read_ids, read_image, write_png
+from dlaseg.image_header import MAX_PIXELS
+from dlaseg.images import check_max_pixels, read_ids, read_image, write_png
 from dlaseg.inference.predictor import Predictor
 
 IMAGES = {"train": 2975, "val": 500, "test": 1525}
@@ -31,6 +32,7 @@ def submit(
     flip: bool = False,
     device: str = "auto",
     precision: str = "float32",
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
@@ -43,6 +45,7 @@ def submit(
         flip: see `Predictor`.
         device: see `Predictor`.
         precision: see `Predictor`.
+        max_pixels: larger images are refused, see `read_image`.
 
     Returns:
         The zip file and the number of images in it.
@@ -50,6 +53,7 @@ def submit(
     Raises:
         UserError: other classes, a folder that holds other files, or a broken image.
     """
+    check_max_pixels(max_pixels)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     predictor = Predictor(weights, device=device, precision=precision, scales=scales, flip=flip)
     labels = cityscapes_labels()
@@ -57,16 +61,17 @@ def submit(
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")
     _refuse_other_files(folder, images)
     for name, path in tqdm(images.items(), desc="predict", unit="img", leave=False, disable=None):
-        write_png(_file(folder, name), labels.decode(predictor(path)))
-    return check_and_zip(folder, images), len(images)
+        write_png(_file(folder, name), labels.decode(predictor(read_image(path, max_pixels))))
+    return check_and_zip(folder, images, max_pixels), len(images)
 
 
-def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
+def check_and_zip(folder: Path, images: Mapping[str, Path], max_pixels: int = MAX_PIXELS) -> Path:
     """Reads back every prediction, then writes `FOLDER.zip` whole.
 
     Args:
         folder: of the predictions.
         images: `CITY/CITY_SEQUENCE_FRAME` -> image.
+        max_pixels: larger images are refused, see `read_image`.
 
     Raises:
         UserError: a file too many or too few, of another size than its image, or with an id that is no class.
@@ -77,8 +82,8 @@ def check_and_zip(folder: Path, images: Mapping[str, Path]) -> Path:
         path = _file(folder, name)
         if not path.is_file():
             raise UserError(f"{path}: missing prediction of {image}: a submission has one for every image")
-        ids = read_ids(path)
-        height, width = read_image(image).shape[:2]
+        ids = read_ids(path, max_pixels)
+        height, width = read_image(image, max_pixels).shape[:2]
         if ids.shape != (height, width):
             raise UserError(
                 f"{path}: {ids.shape[0]} x {ids.shape[1]}, its image has {height} x {width}: write it again"

@@ -25,7 +25,8 @@ def scores_table(results: Mapping[str, Any]) -> str:
     columns: dict[str, tuple[list[float | None], float | None]] = {
         "IoU": ([row["iou"] for row in classes.values()], results["miou"])
     }
-    if cityscapes is not None:
+    iiou_missing = None if cityscapes is None else cityscapes.get("iiou_missing")
+    if cityscapes is not None and iiou_missing is None:
         columns["iIoU"] = (
             [row["iiou"] for row in cityscapes["classes"].values()],
             cityscapes["averages"]["instance_classes"],
@@ -43,13 +44,17 @@ def scores_table(results: Mapping[str, Any]) -> str:
     blocks[-1].append(f"95 % bootstrap interval of the mIoU {ends}")
     if boundary is not None:
         blocks[-1].append(f"bound.: Boundary IoU, contour width {boundary['dilation_ratio']:.0%} of the image diagonal")
+    if iiou_missing is not None:
+        blocks[-1].append(f"iIoU {iiou_missing}")
     if cityscapes is not None:
         rows = {name: row for name, row in cityscapes["categories"].items() if name != "void" or row["iou"] is not None}
         averages = cityscapes["averages"]
         category_columns = {
             "IoU": ([row["iou"] for row in rows.values()], averages["categories"]),
-            "iIoU": ([row["iiou"] for row in rows.values()], averages["instance_categories"]),
         }
+        if iiou_missing is None:
+            values = [row["iiou"] for row in rows.values()]
+            category_columns["iIoU"] = (values, averages["instance_categories"])
         blocks.append(_table("category", list(rows), category_columns))
     images = zip(results["images"]["miou"], results["images"]["names"], strict=True)
     worst = sorted((miou, name) for miou, name in images if miou is not None)[:WORST]

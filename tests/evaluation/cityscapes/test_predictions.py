@@ -241,11 +241,75 @@ def test_matching_is_by_the_beginning_of_the_name(tmp_path):
     assert match(wanted, tmp_path) == [tmp_path / names[2], tmp_path / names[0], tmp_path / names[1]]
 
 
-def test_a_missing_instance_file_is_named(root, predictions, tmp_path):
+@pytest.fixture
+def without_instances(root, tmp_path):
+    """The data set without instance maps."""
     copy = tmp_path / "copy"
-    for path in truths(root):
-        place = copy / path.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match=r"_gtFine_instanceIds\.png: .*No such file"):
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("*_instanceIds.png"))
+    return copy
+
+
+def test_without_instance_maps_there_is_no_iiou_and_that_is_said(
+    root, without_instances, predictions, tmp_path, capsys
+):
+    expected = score(predictions, root, tmp_path / "with")
+    assert "iIoU" in capsys.readouterr().out
+    results = score(predictions, without_instances, tmp_path / "without")
+    printed = capsys.readouterr().out
+    assert printed.count("iIoU") == 1
+    assert "\niIoU not computed: the ground truth has no *_instanceIds.png\n" in printed
+    cityscapes = results["cityscapes"]
+    assert cityscapes["iiou_missing"] == "not computed: the ground truth has no *_instanceIds.png"
+    for table in ("classes", "categories"):
+        assert {row["iiou"] for row in cityscapes[table].values()} == {None}
+        ious = [{name: row["iou"] for name, row in s["cityscapes"][table].items()} for s in (results, expected)]
+        assert ious[0] == ious[1]
+    averages = expected["cityscapes"]["averages"] | {"instance_classes": None, "instance_categories": None}
+    assert cityscapes["averages"] == averages
+    assert results["classes"] == expected["classes"]
+    page = (tmp_path / "without/report.html").read_text()
+    assert page.count("iIoU") == 1
+    assert "iIoU not computed: the ground truth has no *_instanceIds.png" in page
+    assert "iiou_missing" not in expected["cityscapes"]
+
+
+def test_weights_are_scored_without_instance_maps(without_instances, weights, tmp_path, capsys):
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(without_instances), "--workers", "0"]
+    assert main([*words, "--device", "cpu", "--output", str(tmp_path / "o")]) == 0
+    assert "iIoU not computed: the ground truth has no *_instanceIds.png" in capsys.readouterr().out
+    assert json.loads((tmp_path / "o/scores.json").read_text())["cityscapes"]["averages"]["instance_classes"] is None
+
+
+def test_instance_maps_of_some_images_are_refused_before_anything_is_read(
+    root, without_instances, predictions, weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(Predictor, "__init__", lambda *_: pytest.fail("nothing may be loaded"))
+    first, second, *_ = sorted(root.glob("gtFine/val/*/*_instanceIds.png"))
+    shutil.copy(first, without_instances / first.relative_to(root))
+    missing = without_instances / second.relative_to(root)
+    expected = f"{missing}: missing, like 3 of 4 instance maps: add them, or remove all *_instanceIds.png to score"
+    assert expected in refusal(capsys, predictions, without_instances, tmp_path / "o")
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(without_instances)]
+    assert main([*words, "--output", str(tmp_path / "o")]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "instanceIds"])
+def test_a_broken_ground_truth_is_not_blamed_on_the_prediction(root, predictions, tmp_path, kind):
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    broken = sorted(copy.glob(f"gtFine/val/*/*_{kind}.png"))[0]
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=f"^{broken}: broken or not an image"):
         score_predictions(predictions, copy, "val", tmp_path / "o")
+
+
+def test_the_limit_of_pixels_reaches_every_file(root, predictions, weights, tmp_path, capsys):
+    limit = ("--max-pixels", str(64 * 128 - 1))
+    message = refusal(capsys, predictions, root, tmp_path / "o", *limit)
+    assert f"64 x 128 = {64 * 128:,} pixels, the limit is {64 * 128 - 1:,}" in message
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", *limit]
+    for more in (["--output", str(tmp_path / "o")], ["--submission", str(tmp_path / "s")]):
+        assert main([*words, *more]) == 2
+        assert "_leftImg8bit.png: 64 x 128 = 8,192 pixels, the limit" in capsys.readouterr().err
+    assert "--max-pixels 0: use 1 to" in refusal(capsys, predictions, root, tmp_path / "o", "--max-pixels", "0")
