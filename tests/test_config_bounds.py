@@ -18,7 +18,7 @@ KINDS = pytest.mark.parametrize("kind", [Config, PretrainConfig])
     ("name", "fit"),
     [
         ("../../x", "x"),
-        ("/tmp/x", "tmp_x"),
+        ("/var/x", "var_x"),
         ("a/b", "a_b"),
         ("a b", "a_b"),
         ("x; touch PWNED", "x_touch_PWNED"),

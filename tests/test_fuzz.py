@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from dlaseg.commands.config_parser import ConfigParser
+from dlaseg.config.fields import fields_of
 from dlaseg.config.files import to_dict
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.reading import make_config, read_config, values_of
@@ -327,6 +329,24 @@ def test_configs_as_text(cases, tmp_path):
     done, refused = fuzz(cases, broken(structures(small).map(as_yaml)), read)
     assert done > cases / 50
     assert refused > cases / 3
+
+
+@CASES
+def test_options_of_a_config(cases):
+    """Values are text of the command line, which is YAML for lists."""
+
+    @st.composite
+    def options(draw: Any) -> str:
+        name = draw(st.sampled_from([field.name for field in fields_of(Config())]))
+        value = draw(broken(VALUES.map(as_yaml) | st.sampled_from(["[64,96]", "[{name: dice}]", "3", "0.5", "cpu"])))
+        return f"--{name}={value.decode('utf-8', 'surrogateescape')}"
+
+    def read(option: str) -> None:
+        check_config(ConfigParser(Config, prog="dlaseg train").parse([option])[0])
+
+    done, refused = fuzz(cases // 4, options(), read)
+    assert done > cases / 200
+    assert refused > cases / 12
 
 
 # Classes files

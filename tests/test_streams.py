@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlaseg import cli
 from dlaseg.training.trackers import TensorBoard
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
@@ -35,8 +36,8 @@ def street(tmp_path) -> None:
             Image.fromarray(rng.integers(0, 2, (32, 32), np.uint8)).save(root / "labels" / name)
     classes = "classes:\n  - {name: Straße, id: 0, color: [0, 0, 0]}\n  - {name: 木, id: 1, color: [60, 180, 75]}\n"
     (root / "classes.yaml").write_text(classes, encoding="utf-8")
-    config = """name: größe  # ü
-data: {dataset: folder, workers: 0}
+    config = """name: size  # ü
+data: {dataset: folder, root: größe, workers: 0}
 model: {name: dla46_c, stride: 8}
 augment: {crop_size: [32, 32]}
 train: {epochs: 1, batch_size: 2, eval_every: 1, device: cpu, precision: float32}
@@ -53,7 +54,7 @@ COMMANDS = {
     "compare läuft/folder-val/scores.json läuft/folder-val/scores.json": 0,
     "weights inspect läuft/best.safetensors": 0,
     "train --train.lr schön": 2,
-    "train --config größe.yaml --data.root Straße": 2,  # the run folder would be runs/größe
+    "train --config größe.yaml": 2,  # the root is größe
 }
 RUN_ALL = """
 import sys
@@ -72,12 +73,24 @@ def test_commands_work_where_only_ascii_can_be_printed_and_named(tmp_path):
     assert r"Stra\u00dfe" in output  # the class, as no byte of the terminal's alphabet can show it
     assert errors.splitlines()[-2:] == [
         r"dlaseg train: --train.lr sch\xc3\xb6n: expected a number, such as --train.lr 0.01",
-        r"dlaseg train: runs/gr\u00f6\u00dfe: the locale of this shell has no file names with \u00f6: set "
-        "LC_ALL=C.UTF-8 or PYTHONUTF8=1",
+        r"dlaseg train: gr\u00f6\u00dfe: no such folder; use the folder of dataset folder: images/SPLIT/* with "
+        "labels/SPLIT/*, or paths of your own; classes.yaml defines the classes",
     ]
     assert "Straße" in (tmp_path / "läuft/report.html").read_text(encoding="utf-8")
     assert len(list((tmp_path / "läuft").glob("events.*"))) == 2
     assert sorted(path.name for path in (tmp_path / "Bilder_ü/ids/Köln").iterdir()) == ["ä0.png", "ä1.png"]
+
+
+def test_a_name_that_the_locale_does_not_have_is_refused_with_the_remedy(monkeypatch, capsys):
+    def command(arguments):
+        "größe".encode("ascii")
+
+    monkeypatch.setitem(cli.COMMANDS, "train", command)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == (
+        "dlaseg train: größe: the locale of this shell has no file names with ö: set LC_ALL=C.UTF-8 or PYTHONUTF8=1\n"
+    )
 
 
 def test_tensorboard_writes_into_a_folder_whose_name_is_not_utf8(tmp_path):

@@ -56,7 +56,7 @@ def check_texts(section: str, config: Any) -> None:
 
 def _is_file_name(text: str) -> bool:
     try:
-        os.fsencode(text)
+        text.encode("utf-8", "surrogateescape")  # what os.fsencode does, in any locale
     except UnicodeEncodeError:
         return False
     return not re.search(r"[\x00-\x1f\x7f-\x9f]", text)

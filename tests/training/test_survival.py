@@ -357,7 +357,7 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(conf
 
 def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
     config.augment.crop_size = (2048, 2048)
-    big = with_train(config, batch_size=6, epochs=1)
+    big = with_train(config, batch_size=6, epochs=1, warmup_steps=0)
     child = start_process(with_little_memory, train_arguments(big, tmp_path / "run"), tmp_path / "errors")
     child.join(PATIENCE)
     log = (tmp_path / "errors").read_text()

@@ -18,6 +18,7 @@ from dlaseg.data.statistics import statistics, statistics_table
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.labels import IGNORE_INDEX
+from dlaseg.text import escaped
 
 READERS: dict[str, Callable[[Source], Annotations]] = {
     "coco": coco.read,
@@ -80,7 +81,7 @@ def convert(
             raise UserError(f"{nothing}{_reasons(skipped)}")
         datasets = [open_dataset("folder", root, split) for split in writer.splits]
         table = statistics_table(list(classes.ids), [statistics(dataset) for dataset in datasets])
-    return "\n".join([table, *([""] + skipped.lines() if skipped.counts else [])])
+    return "\n".join([table, *([""] + list(map(escaped, skipped.lines())) if skipped.counts else [])])
 
 
 def _reasons(skipped: Skipped) -> str:

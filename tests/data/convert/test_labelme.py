@@ -165,3 +165,12 @@ def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path,
 def test_a_folder_without_json_is_refused(tmp_path, capsys):
     save_image(tmp_path / "labelme/a.jpg", 4, 6)
     assert "no JSON file" in refused(capsys, "labelme", [tmp_path / "labelme"], tmp_path / "out")
+
+
+def test_a_file_name_reaches_the_terminal_without_control_characters(root, tmp_path, capsys):
+    save_json(root / "a\x1b[2J.json", document([shape("leaf", SQUARE), shape("x", [[1, 1]], "point")]))
+    converted("labelme", [root], tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert r"skipped 1: a shape of type point" in printed
+    assert r"a\x1b[2J.json: shape 1" in printed
+    assert printed.replace("\n", "").isprintable()
