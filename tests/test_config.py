@@ -11,7 +11,7 @@ from dlaseg import cli
 from dlaseg.config.fields import WrongTypeError, convert, fields_of
 from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
-from dlaseg.config.reading import check_keys, wrong_type_message
+from dlaseg.config.reading import check_keys, read_config, wrong_type_message
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import RENAMED, BaseTrainConfig
 from dlaseg.errors import UserError
