@@ -29,9 +29,6 @@ from PIL.ImageFile import ImageFile
 
 from dlaseg.png import chunks
 
-MAX_PIXELS = 256_000_000
-"""Pixels of the largest image that is decoded by default: 768 MB of RGB."""
-
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError),
     *(struct.error, zlib.error, DecompressionBombError),

@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
-from dlaseg.image_header import MAX_PIXELS, PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header
+from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header
+from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import chunks, decode_png, is_png
 
 # Our error message names the file; OpenCV's log would only repeat the error without it.

@@ -1,4 +1,4 @@
-"""Memory of this process: settings of the allocator, peak use, what is available, and errors of allocation."""
+"""Memory of this process: settings of the allocator, peak use, what is available, limits, errors of allocation."""
 
 import ctypes
 import sys
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+MAX_PIXELS = 256_000_000
+"""Pixels of the largest image that is decoded by default: 768 MB of RGB."""
 
 
 def keep_freed_memory() -> bool:

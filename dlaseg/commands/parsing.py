@@ -140,7 +140,7 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--max-pixels`."""
-    from dlaseg.image_header import MAX_PIXELS
+    from dlaseg.memory import MAX_PIXELS
 
     parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images before they are "
                         f"decoded (default: {MAX_PIXELS:_})")  # fmt: skip

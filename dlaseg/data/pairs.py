@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from dlaseg.data.names import read_names
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.image_header import MAX_PIXELS
 from dlaseg.images import read_image, read_label_image
 from dlaseg.labels import LabelMap
+from dlaseg.memory import MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
-from dlaseg.image_header import MAX_PIXELS
 from dlaseg.images import ImageFile, check_max_pixels, open_image
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
-from dlaseg.memory import is_out_of_memory
+from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 from dlaseg.models.base import SegmentationModel
 from dlaseg.weights.download import resolve
 from dlaseg.weights.files import model_sha256

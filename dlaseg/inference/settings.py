@@ -78,11 +78,11 @@ def read_settings(output: Path) -> Settings | None:
     try:
         content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
         content.pop("dlaseg")  # a new release may continue what an older one began
-        return Settings(**content)
-    except (FileNotFoundError, NotADirectoryError):
+        settings = Settings(**content)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+    kinds = [type(value) for value in asdict(settings).values()]
+    return settings if kinds == [str, str, str, bool, bool] else None
 
 
 def _existing_results(output: Path) -> set[Path]:

@@ -91,7 +91,18 @@ def test_results_of_other_options_are_refused_and_the_option_is_named(network, i
     assert "weights" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", "[1]", '{"dlaseg": "0", "weights_sha256": "0", "other": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{}",
+        "[1]",
+        '{"dlaseg": "0", "weights_sha256": "0", "other": 1}',
+        '{"dlaseg": "0", "weights_sha256": 0, "backend": "torch", "precision": "float32"}',
+        pytest.param("[" * 100_000, id="nested"),
+    ],
+)
 def test_results_of_unknown_weights_are_refused(network, images, tmp_path, content):
     out = tmp_path / "out"
     infer(network, images, out, ["ids"], device="cpu")
