@@ -186,17 +186,33 @@ def check_max_pixels(max_pixels: int) -> None:
         raise UserError(f"--max-pixels {max_pixels}: use 1 to {_MOST_PIXELS}, the largest image that OpenCV decodes")
 
 
+@dataclass(frozen=True)
+class LabelImage:
+    """A label map as stored.
+
+    Attributes:
+        pixels: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB for labels that are stored as colours; of a palette
+            image, the indices.
+        palette: (N, 3) uint8 RGB, the colour of each index; None for a file without a palette.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    palette: NDArray[np.uint8] | None = None
+
+
 def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Reads a label map as stored: of a palette image, the indices rather than the colours.
+    """Reads the pixels of a label map, as `read_label_file` gives them."""
+    return read_label_file(path, max_pixels).pixels
+
+
+def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
+    """Reads a label map as stored: of a palette image, the indices beside the colours.
 
     Alpha is dropped, an EXIF orientation is applied, and 1, 2 or 4 bits are not stretched to 8.
 
     Args:
         path: PNG, BMP, TIFF or another lossless format.
         max_pixels: larger label maps are refused before memory is allocated for them.
-
-    Returns:
-        (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB for labels that are stored as colours.
 
     Raises:
         UserError: a missing or broken file, or a format with lossy compression.
@@ -209,7 +225,7 @@ def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
     pixels = decode_png(content)
     if pixels is not None:
-        return pixels
+        return LabelImage(pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # for missing data, Pillow only warns
         with _open_with_pillow(path, content) as picture:
@@ -219,11 +235,15 @@ def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uin
             if picture.mode not in _LABEL_MODES:
                 dtype = np.asarray(picture).dtype
                 raise UserError(f"{path}: pixels of type {dtype}; labels are 8- or 16-bit ids, or RGB: convert it")
+            palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
             mode = _LABEL_MODES[picture.mode]
             labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
     if depth in (2, 4) and color_type == 0:
         labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
-    return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
+    return LabelImage(
+        labels.astype(np.uint8) if labels.dtype == np.bool_ else labels,
+        None if palette is None else np.array(palette, np.uint8).reshape(-1, 3),
+    )
 
 
 def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -1,7 +1,5 @@
 """Classes of a data set: names, colours, and the mapping between stored ids and train ids."""
 
-import colorsys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,14 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.classes_file import Color, check_name, parse_classes
 from dlaseg.errors import UserError
 from dlaseg.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
 """The train id of pixels that neither training nor scoring uses."""
-
-Color = tuple[int, int, int]
-"""Red, green, blue, 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class LabelMap:
         if self.ignored is None:
             object.__setattr__(self, "ignored", (IGNORE_INDEX,) if self.ignores_by_default else ())
         for name in self.names:
-            _check_name(name)
+            check_name(name)
         if len(self.names) == 1:
             raise UserError(
                 f"one class, {self.names[0]!r}: every pixel would get it: use two classes, such as background and "
@@ -68,7 +64,11 @@ class LabelMap:
         if not len(self.names) == len(self.palette) == len(self.ids):
             raise UserError("names, palette and ids of a label map must have the same length")
         _check_unique("class name", self.names)
-        _check_unique("id", [*class_ids, *self.ignored])
+        _check_unique("id", class_ids)
+        _check_unique("ignored id", self.ignored)
+        for name, ids in zip(self.names, self.ids, strict=True):
+            for i in set(ids) & set(self.ignored):
+                raise UserError(f"id {i} is class {name!r} and also ignored: list it once")
         for i in (*class_ids, *self.ignored):
             if not 0 <= i <= 65535:
                 raise UserError(f"id {i}: label maps have 8 or 16 bits: use ids from 0 to 65535")
@@ -152,6 +152,63 @@ class LabelMap:
             )
         return by_color.astype(np.uint8)
 
+    def encode_palette(self, indices: NDArray[np.integer], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Maps a label map that is stored with a palette to train ids, by its indices.
+
+        A program that reduces RGB to a palette numbers the colours as it likes. So where every colour that occurs is
+        listed, the colours must give the same train ids as the indices.
+
+        Args:
+            indices: (H, W).
+            palette: (N, 3) RGB, the colour of each index; an index of N or more has none.
+
+        Returns:
+            (H, W) uint8, 0 to C - 1 or 255.
+
+        Raises:
+            UserError: an index that is no id of a class and not ignored, or listed colours that mean other classes.
+        """
+        used = np.bincount(indices.ravel()).nonzero()[0]
+        if not used.size or used[-1] >= len(palette) or not self._has_distinct_colors:
+            return self.encode(indices)
+        by_color = _map_values(_pack_rgb(palette[used]), self._color_table)
+        if by_color.min() < 0:
+            return self.encode(indices)
+        by_id = _map_values(used, self._id_table)
+        if by_id.min() < 0:
+            try:
+                return self.encode(indices)
+            except UserError as error:
+                raise UserError(f"{error}; all its colors are listed, so saving it as RGB would do") from error
+        if (differing := used[by_id != by_color]).size:
+            row, column = np.argwhere(np.isin(indices, differing))[0].tolist()
+            index = indices[row, column]
+            entry = np.searchsorted(used, index)
+            raise UserError(
+                f"{_place((row, column))}: palette index {index} is {self._meaning(by_id[entry])} as an id, its color "
+                f"{tuple(palette[index].tolist())} is {self._meaning(by_color[entry])}: save it as RGB if the colors "
+                "are meant, as one grey channel if the ids are"
+            )
+        return self.encode(indices)
+
+    def check_colors(self) -> None:
+        """Checks that label maps may be stored as colours.
+
+        Raises:
+            UserError: a colour of two classes, or of a class and ignored: a fault of the classes, not of a label map.
+        """
+        if self._has_distinct_colors:
+            return
+        meanings: dict[Color, int] = {}
+        for color, train_id in self._listed_colors:
+            if color in meanings:
+                first, second = self._meaning(meanings[color]), self._meaning(train_id)
+                raise UserError(
+                    f"color {color} is {first} and also {second} in the classes: the label maps are stored as colors, "
+                    "so list each color once"
+                )
+            meanings[color] = train_id
+
     def _meaning(self, train_id: int) -> str:
         return "ignored" if train_id == IGNORE_INDEX else f"class {self.names[train_id]!r}"
 
@@ -184,37 +241,13 @@ class LabelMap:
 
         Args:
             content: `classes`: a list of names or of {name, id (one or a list; default: position in the list), color
-                ([r, g, b]; default: chosen by position)}. `ignore`: a list of ids or colours; default: [255], unless
-                a class has the id 255.
+                ([r, g, b]; default: chosen by position, black for a first class `background`)}. `ignore`: a list of ids
+                or colours; default: [255], unless a class has the id 255.
 
         Raises:
             UserError: content of another form.
         """
-        try:
-            unknown = set(content) - {"classes", "ignore"}
-            if unknown:
-                raise UserError(f"key {sorted(unknown)[0]!r}: unknown; a classes file has 'classes' and 'ignore'")
-            if not isinstance(content["classes"], list):
-                raise UserError(f"classes {_shown(content['classes'])}: use a list, such as [background, leaf]")
-            entries = [_class_entry(entry, i) for i, entry in enumerate(content["classes"])]
-            names, palette, ids = zip(*entries, strict=True) if entries else ((), (), ())
-            if "ignore" not in content:
-                return cls(names, palette, ids)
-            ignore = content["ignore"]
-            if not isinstance(ignore, list):
-                raise UserError(f"ignore {_shown(ignore)}: use a list of ids or colours, such as [255] or [[0, 0, 0]]")
-            return cls(
-                names,
-                palette,
-                ids,
-                ignored=tuple(_integer(i, "id") for i in ignore if not isinstance(i, list)),
-                ignored_colors=tuple(_color(c) for c in ignore if isinstance(c, list)),
-            )
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise UserError(
-                "a classes file holds 'classes: [background, leaf]' or 'classes: [{name: road, id: 0, color: [128, 64, "
-                "128]}, ...]', and 'ignore: [255]'"
-            ) from error
+        return cls(**parse_classes(content))
 
     @classmethod
     def from_file(cls, path: Path) -> "LabelMap":
@@ -241,10 +274,19 @@ class LabelMap:
         return table
 
     @cached_property
+    def _listed_colors(self) -> list[tuple[Color, int]]:
+        """Each colour of a class, then each ignored one, with its train id."""
+        classes = [(color, train_id) for train_id, color in enumerate(self.palette)]
+        return classes + [(color, IGNORE_INDEX) for color in self.ignored_colors]
+
+    @cached_property
+    def _has_distinct_colors(self) -> bool:
+        return len({color for color, _ in self._listed_colors}) == len(self._listed_colors)
+
+    @cached_property
     def _color_table(self) -> dict[int, int]:
-        _check_unique("color", [*self.palette, *self.ignored_colors])
-        colors = [*self.ignored_colors, *self.palette]
-        train_ids = [IGNORE_INDEX] * len(self.ignored_colors) + list(range(self.num_classes))
+        self.check_colors()
+        colors, train_ids = zip(*self._listed_colors, strict=True)
         return dict(zip(_pack_rgb(np.array(colors)).tolist(), train_ids, strict=True))
 
     @cached_property
@@ -283,63 +325,14 @@ def _place(place: tuple[int, int]) -> str:
     return f"row {place[0]}, column {place[1]}"
 
 
-def _class_entry(entry: Mapping[str, Any] | str, index: int) -> tuple[str, Color, tuple[int, ...]]:
-    if not isinstance(entry, Mapping):
-        entry = {"name": entry}
-    unknown = set(entry) - {"name", "id", "color"}
-    if unknown:
-        raise UserError(f"key {sorted(unknown)[0]!r} of class {index}: unknown; a class has 'name', 'id' and 'color'")
-    ids = entry.get("id", index)
-    ids = tuple(_integer(i, "id") for i in (ids if isinstance(ids, list) else [ids]))
-    if not ids:
-        raise UserError(f"class {_shown(entry['name'])} has an empty list of ids: list at least one")
-    # Hues that are a golden angle apart, so that neighbours in the list look different
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618 % 1, 0.65 if index % 2 else 0.9, 0.9 if index % 3 else 0.6)
-    default_color = (round(red * 255), round(green * 255), round(blue * 255))
-    return entry["name"], _color(entry["color"]) if "color" in entry else default_color, ids
-
-
-def _color(values: Any) -> Color:
-    if not isinstance(values, list) or len(values) != 3:
-        example = "three values from 0 to 255 (red, green, blue), such as [128, 64, 128]"
-        raise UserError(f"color {_shown(values)}: use {example}")
-    red, green, blue = (_integer(value, "color value") for value in values)
-    return red, green, blue
-
-
-def _integer(value: Any, what: str) -> int:
-    # int() would silently accept "26" and 1.5
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UserError(f"{what} {_shown(value)}: use an integer, without quotes")
-    return value
-
-
 def _pack_rgb(colors: NDArray[np.integer]) -> NDArray[np.int32]:
     """Packs colours (..., 3) into one integer each (...)."""
     return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str):
-        raise UserError(
-            f"class name {_shown(name)}: not text; YAML reads words such as no, on and null, numbers, dates and "
-            'brackets as other values: put the name in quotes, such as "no"'
-        )
-    if not name.strip():
-        raise UserError(f"class name {name!r}: empty: give the class a name")
-    # Cc: control characters; Cs: halves of a character, which no file can hold; Zl, Zp: other line breaks
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        raise UserError(f"class name {_shown(name)}: holds a control character or a line break: leave it out")
 
 
 def _check_unique(what: str, values: Sequence[Any]) -> None:
     seen = set()
     for value in values:
         if value in seen:
-            raise UserError(f"{what} {value!r} occurs twice in the label map: use each only once")
+            raise UserError(f"{what} {value!r} occurs twice in the classes: use each only once")
         seen.add(value)
-
-
-def _shown(value: Any) -> str:
-    """A value of a file for a message, of limited length."""
-    return f"{value!r:.80}"

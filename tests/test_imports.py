@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"text", "version", "memory", "png"},
     {"errors"},
-    {"files", "device", "image_header", "yaml_file", "strict_json"},
+    {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file"},
     {"labels", "images", "run_folder", "scores_file"},
     {"metadata", "config"},
     {"visualize", "synthetic"},

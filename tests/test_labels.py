@@ -76,7 +76,7 @@ def test_a_color_with_swapped_channels_is_unknown(swapped):
 def test_two_classes_of_one_color_cannot_be_told_apart():
     labels = LabelMap(("a", "b"), (ROAD, ROAD), ((0,), (1,)))
     assert labels.encode(np.array([[1, 0]], np.uint8)).tolist() == [[1, 0]]
-    with pytest.raises(UserError, match=r"color .* occurs twice"):
+    with pytest.raises(UserError, match=r"^color \(128, 64, 128\) is class 'a' and also class 'b' in the classes"):
         labels.encode(np.array([[ROAD]], np.uint8))
 
 
@@ -165,11 +165,13 @@ def test_a_name_given_twice_is_refused():
 
 
 def test_an_id_given_twice_is_refused():
-    assert "id 7" in refusal({"classes": [{"name": "road", "id": 7}, {"name": "sky", "id": [6, 7]}]})
+    message = refusal({"classes": [{"name": "road", "id": 7}, {"name": "sky", "id": [6, 7]}]})
+    assert message.startswith("id 7 occurs twice in the classes: ")
 
 
 def test_an_id_that_is_a_classs_and_ignored_is_refused():
-    assert "id 7" in refusal({**two_classes(id=7), "ignore": [7]})
+    content = {"classes": ["background", {"name": "road", "id": 7}], "ignore": [7]}
+    assert refusal(content) == "id 7 is class 'road' and also ignored: list it once"
 
 
 @pytest.mark.parametrize("number", [-1, 65536])
@@ -355,3 +357,71 @@ def test_one_other_pixel_makes_colors_of_three_channels():
 def test_an_unknown_id_is_refused_as_an_id():
     with pytest.raises(UserError, match=r"label 9 at row 0, column 0 .* read as ids \(grey values, or indices of a"):
         LABELS.encode(np.array([[9]], np.uint16))
+
+
+RED = (255, 0, 0)
+ROADS = LabelMap(("background", "road", "sky"), ((0, 0, 0), RED, SKY), ((0,), (1,), (2,)), ignored_colors=(WHITE,))
+
+
+def palette(*colors):
+    return np.array(colors, np.uint8)
+
+
+def test_a_palette_whose_listed_colors_mean_other_classes_is_refused():
+    with pytest.raises(
+        UserError,
+        match=r"^row 0, column 1: palette index 0 is class 'background' as an id, its color \(255, 0, 0\) is class "
+        r"'road': save it as RGB if the colors are meant, as one grey channel if the ids are$",
+    ):
+        ROADS.encode_palette(np.array([[2, 0], [1, 0]], np.uint8), palette(RED, (0, 0, 0), SKY))
+    with pytest.raises(UserError, match=r"index 1 is class 'road' as an id, its color \(255, 255, 255\) is ignored"):
+        ROADS.encode_palette(np.array([[1]], np.uint8), palette(RED, WHITE))
+
+
+@pytest.mark.parametrize(
+    ("colors", "indices"),
+    [
+        (palette((0, 0, 0), RED, SKY), [0, 1, 2]),  # they agree
+        (palette(RED, (0, 0, 0), SKY), [2, 2]),  # what differs does not occur
+        (palette(RED, (0, 0, 0), (1, 2, 3)), [0, 1, 2]),  # a colour that is not listed
+        (palette(RED, (0, 0, 0)), [0, 1, 2]),  # an index without a colour
+    ],
+)
+def test_other_palettes_are_read_by_their_indices(colors, indices):
+    assert ROADS.encode_palette(np.array([indices], np.uint8), colors).tolist() == [indices]
+
+
+def test_a_palette_says_nothing_if_two_classes_have_one_color():
+    labels = LabelMap(("a", "b"), (ROAD, ROAD), ((0,), (1,)))
+    assert labels.encode_palette(np.array([[0, 1]], np.uint8), palette(ROAD, ROAD)).tolist() == [[0, 1]]
+
+
+def test_an_empty_palette_image_is_encoded():
+    assert ROADS.encode_palette(np.zeros((0, 3), np.uint8), palette(RED)).shape == (0, 3)
+
+
+def test_an_unlisted_palette_index_of_a_listed_color_names_rgb_as_the_remedy():
+    with pytest.raises(UserError, match=r"^label 3 at row 0, column 0 .*; all its colors are listed, so .* as RGB"):
+        ROADS.encode_palette(np.array([[3]], np.uint8), palette(WHITE, WHITE, WHITE, RED))
+    with pytest.raises(UserError, match=r"if colors are meant$"):
+        ROADS.encode_palette(np.array([[3]], np.uint8), palette(WHITE, WHITE, WHITE, (1, 2, 3)))
+
+
+def test_a_bare_list_and_the_key_names_are_refused_with_what_to_write(tmp_path):
+    assert refusal(["background", "leaf"]).endswith("write 'classes:' above the list")
+    assert "did you mean 'classes'" in refusal({"nc": 2, "names": ["background", "leaf"]})
+    assert "did you mean 'classes'" in refusal({"names": {0: "background", 1: "leaf"}})
+
+
+@pytest.mark.parametrize("name", ["background", "Background"])
+def test_a_first_class_background_is_black_unless_black_is_listed(name):
+    assert LabelMap.from_dict({"classes": [name, "leaf"]}).palette[0] == (0, 0, 0)
+    assert LabelMap.from_dict({"classes": [{"name": name, "color": list(ROAD)}, "leaf"]}).palette[0] == ROAD
+    assert LabelMap.from_dict({"classes": ["leaf", name]}).palette[1] != (0, 0, 0)
+    for content in (
+        {"classes": [name, {"name": "leaf", "color": [0, 0, 0]}]},
+        {"classes": [name, "leaf"], "ignore": [[0, 0, 0]]},
+    ):
+        labels = LabelMap.from_dict(content)
+        assert labels.palette[0] != (0, 0, 0)
+        labels.check_colors()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_text
-from dlaseg.images import read_label_image
+from dlaseg.images import read_label_file
 from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def count_labels(
 def _count_file(dataset: SegmentationDataset, index: int, skip_unreadable: bool) -> LabelCounts | UserError:
     """Counts a label map, or returns the error of one that is skipped."""
     try:
-        labels = read_label_image(dataset.label_file(index), dataset.max_pixels)
+        labels = read_label_file(dataset.label_file(index), dataset.max_pixels)
     except UnreadableFileError as error:
         if not skip_unreadable:
             raise

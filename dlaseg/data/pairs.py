@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlaseg.data.names import read_names
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.images import read_image, read_label_image
+from dlaseg.images import LabelImage, read_image, read_label_file
 from dlaseg.labels import LabelMap
 from dlaseg.memory import MAX_PIXELS
 
@@ -85,18 +85,27 @@ class SegmentationDataset:
         """
         pair, label = self.pairs[index], self.label_file(index)
         image = read_image(pair.image, self.max_pixels)
-        labels = read_label_image(label, self.max_pixels)
-        if image.shape[:2] != labels.shape[:2]:
+        labels = read_label_file(label, self.max_pixels)
+        height, width = labels.pixels.shape[:2]
+        if image.shape[:2] != (height, width):
             raise UserError(
-                f"{label}: {labels.shape[0]} x {labels.shape[1]} pixels, but its image {pair.image} has "
+                f"{label}: {height} x {width} pixels, but its image {pair.image} has "
                 f"{image.shape[0]} x {image.shape[1]}: use a label map of the same height and width"
             )
         return image, self.encode(labels, pair)
 
-    def encode(self, labels: NDArray[np.integer], pair: Pair) -> NDArray[np.uint8]:
-        """Maps stored labels to train ids, (H, W) uint8; an error names the label map of the pair."""
+    def encode(self, labels: LabelImage, pair: Pair) -> NDArray[np.uint8]:
+        """Maps stored labels to train ids, (H, W) uint8; an error names the label map of the pair.
+
+        Raises:
+            UserError: as `LabelMap.encode`, `LabelMap.encode_palette` and, without a file, `LabelMap.check_colors`.
+        """
+        if labels.pixels.ndim == 3:
+            self.label_map.check_colors()
         try:
-            return self.label_map.encode(labels)
+            if labels.palette is not None:
+                return self.label_map.encode_palette(labels.pixels, labels.palette)
+            return self.label_map.encode(labels.pixels)
         except UserError as error:
             raise UserError(f"{pair.label}: {error}") from error
 

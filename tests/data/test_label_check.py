@@ -201,9 +201,9 @@ def test_a_broken_label_map_is_found_before_training(write, capsys, tmp_path):
 
 def test_a_resumed_run_reads_only_label_maps_that_have_changed(write, tmp_path, monkeypatch):
     root, run, reads = write(TWO, leaf=1), tmp_path / "run", []
-    original = label_counts.read_label_image
+    original = label_counts.read_label_file
     monkeypatch.setattr(
-        label_counts, "read_label_image", lambda path, *more: reads.append(path) or original(path, *more)
+        label_counts, "read_label_file", lambda path, *more: reads.append(path) or original(path, *more)
     )
     assert main(training(root, run)) == 0
     assert len(reads) == 4
@@ -223,7 +223,7 @@ def test_only_rank_0_reads_and_the_others_get_its_counts(write, tmp_path, monkey
         def broadcast(self, value):
             return (counts, None)
 
-    monkeypatch.setattr(label_counts, "read_label_image", lambda path: pytest.fail("read by rank 1"))
+    monkeypatch.setattr(label_counts, "read_label_file", lambda path: pytest.fail("read by rank 1"))
     task.check_data(training_split, validation, tmp_path, SecondRank(1, 2, None))
     task.config.train.class_weights = "median_frequency"
     task.criterion(training_split, task.make_model(training_split))

@@ -44,8 +44,8 @@ def reads(monkeypatch):
         names.append(path.stem)
         return original(path, *more)
 
-    original = label_counts.read_label_image
-    monkeypatch.setattr(label_counts, "read_label_image", read)
+    original = label_counts.read_label_file
+    monkeypatch.setattr(label_counts, "read_label_file", read)
     return names
 
 

@@ -1,6 +1,7 @@
 """Lists of images, and images without label maps; `test_datasets.py` tests how files are matched and read."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from dlaseg.cli import main
 from dlaseg.config.segmentation import Config, DataConfig
 from dlaseg.data import datasets
 from dlaseg.data.datasets import DATASETS, open_dataset, open_images
+from dlaseg.data.label_counts import count_labels
 from dlaseg.data.pairs import SplitFiles
 from dlaseg.data.patterns import FilePattern
 from dlaseg.data.statistics import statistics
@@ -163,3 +165,34 @@ def test_an_option_without_effect_on_the_benchmark_is_refused(capsys, tmp_path, 
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{unused} " in line
     assert "leave " in line
+
+
+def own_colors(folder, classes, suffix=".png", quantized=True):
+    """A data set of one image, whose label map of colours has a palette in an order of its own."""
+    (folder / "classes.yaml").write_text(f"classes: {classes}")
+    for kind in ("images", "labels"):
+        (folder / kind / "train").mkdir(parents=True)
+    colors = Image.new("RGB", (4, 2), (255, 0, 0))
+    colors.paste((0, 0, 0), (0, 0, 1, 1))
+    colors.save(folder / "images/train/a.png")
+    (colors.quantize() if quantized else colors).save(folder / f"labels/train/a{suffix}")
+    return open_dataset("folder", folder, "train")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".gif"])
+def test_a_palette_of_listed_colors_in_another_order_is_refused(tmp_path, suffix):
+    classes = "[{name: background, color: [0, 0, 0]}, {name: road, color: [255, 0, 0]}]"
+    dataset = own_colors(tmp_path, classes, suffix)
+    message = (
+        f"{dataset.pairs[0].label}: row 0, column 0: palette index 1 is class 'road' as an id, its color (0, 0, 0)"
+    )
+    for call in (lambda: dataset.read(0), lambda: count_labels(dataset, {})):
+        with pytest.raises(UserError, match=re.escape(message)):
+            call()
+
+
+def test_two_classes_of_one_color_are_no_fault_of_the_label_map(tmp_path):
+    classes = "[{name: leaf, color: [255, 0, 0]}, {name: road, color: [255, 0, 0]}]"
+    dataset = own_colors(tmp_path, classes, quantized=False)
+    with pytest.raises(UserError, match=r"^color \(255, 0, 0\) is class 'leaf' and also class 'road' in the classes"):
+        dataset.read(0)
