@@ -24,7 +24,7 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from PIL.Image import DecompressionBombError
+from PIL.Image import DecompressionBombError, Image
 from PIL.ImageFile import ImageFile
 
 from dlaseg.png import chunks
@@ -55,6 +55,8 @@ _CLASSES: tuple[tuple[re.Pattern[bytes], str, type[ImageFile]], ...] = tuple(
 
 # Formats of floating-point pixels: PFM, Radiance HDR, OpenEXR
 _FLOAT_FORMATS = re.compile(rb"P[Ff]\s|#\?R(ADIANCE|GBE)|v/1\x01")
+
+_ORIENTATION = 0x0112  # EXIF's tag; from 5 on, height and width are exchanged
 
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
 _TIFF_FIELDS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 339: "kind"}
@@ -124,6 +126,23 @@ def open_with_pillow(content: bytes) -> ImageFile:
         if pattern.match(content):
             return kind(io.BytesIO(content), "")
     raise SyntaxError("unknown format")
+
+
+def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
+    """Height and width after the EXIF orientation is applied.
+
+    Args:
+        content: of the file, or its beginning.
+        header: of the file.
+    """
+    try:
+        with open_with_pillow(content) as picture:
+            # The method of the class PNG would decode the pixels to find an orientation behind them
+            orientation = Image.getexif(picture).get(_ORIENTATION)
+    except PILLOW_ERRORS:
+        orientation = None
+    exchanged = orientation in (5, 6, 7, 8)
+    return (header.width, header.height) if exchanged else (header.height, header.width)
 
 
 def _count_frames(name: str, picture: Any) -> int:

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
-from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header
+from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright_size
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import chunks, decode_png, is_png
 
@@ -35,6 +35,9 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 
 # Pillow's modes that label maps may have, and the mode without alpha channel to read them in.
 _LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
+
+_HEADER_BYTES = 1 << 16
+"""Beginning of a PNG or JPEG in which the header is looked for first."""
 
 _MOST_PIXELS = 2**30  # OpenCV decodes no more
 
@@ -170,14 +173,36 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
     """
     path = Path(path)
     content = _read_bytes(path, max_pixels)
-    header = read_header(content)
+    return ImageFile(path, _check_header(path, read_header(content), max_pixels), content, max_pixels)
+
+
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of the image that `read_image` gives, an EXIF orientation applied; decodes nothing.
+
+    Args:
+        path: a file in a format that OpenCV decodes.
+        max_pixels: larger images are refused.
+
+    Raises:
+        UserError: as `read_image`; what is broken behind the header is not found.
+    """
+    content = _read_bytes(path, max_pixels, _HEADER_BYTES)
+    # Other formats may have their sizes and orientations anywhere
+    header = read_header(content) if is_png(content) or content[:2] == b"\xff\xd8" else None
+    if header is None:
+        content = _read_bytes(path, max_pixels)
+        header = read_header(content)
+    return upright_size(content, _check_header(path, header, max_pixels))
+
+
+def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> ImageHeader:
     if header is None:
         raise UnreadableFileError(f"{path}: broken or not an image: replace or remove the file")
     # Bits are 1 to 16 where the format has several types
     if header.dtype not in {f"uint{bits}" for bits in range(1, 17)}:
         raise _wrong_dtype(path, header.dtype)
     _check_pixels(path, header.height, header.width, max_pixels)
-    return ImageFile(path, header, content, max_pixels)
+    return header
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -284,7 +309,8 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
     write_bytes(path, content.tobytes())
 
 
-def _read_bytes(path: Path, max_pixels: int) -> bytes:
+def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
+    """The content of a file, or the first `most` bytes."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
@@ -294,7 +320,8 @@ def _read_bytes(path: Path, max_pixels: int) -> bytes:
                 f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "
                 "the limit: split it, or raise the limit (--max-pixels of infer and eval)"
             )
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(most)
     except OSError as error:
         raise UnreadableFileError(f"{path}: {error.strerror or error}: use a file that can be read") from error
     if not content:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dlaseg import UserError
-from dlaseg.images import read_image, read_label_image, write_png
+from dlaseg.images import read_image, read_label_image, read_size, write_png
 from dlaseg.png import decode_png
 
 # Each format, with the options that make it lossless where it can be
@@ -153,6 +153,20 @@ def test_an_exif_orientation_is_applied(tmp_path, suffix, orientation):
     ours = read_image(path)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).max() <= 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif", "bmp", "gif", "jp2", "ppm"])
+@pytest.mark.parametrize("orientation", [None, 3, 6])
+@pytest.mark.parametrize("large", [False, True])
+def test_the_size_is_that_of_the_image_that_is_read(tmp_path, suffix, orientation, large):
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    if large:
+        exif[0x010E] = "x" * 60_000
+    profile = {"icc_profile": bytes(70_000)} if large and suffix == "jpg" else {}  # before the size
+    Image.fromarray(scene()).save(path, exif=exif.tobytes(), **profile)
+    assert read_size(path) == read_image(path).shape[:2]
 
 
 def test_floating_point_pixels_are_refused(tmp_path):

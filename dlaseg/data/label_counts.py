@@ -1,4 +1,7 @@
-"""Pixels of each class in every label map of a split: counted by threads, and kept in a file from run to run."""
+"""Pixels of each class in every label map of a split: counted by threads, and kept in a file from run to run.
+
+Counting also compares the sizes of label map and image, of which only the header is read.
+"""
 
 import json
 import logging
@@ -16,7 +19,7 @@ from tqdm import tqdm
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_text
-from dlaseg.images import read_label_file
+from dlaseg.images import read_label_file, read_size
 from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)
@@ -43,11 +46,12 @@ class LabelCounts:
     pixels: Mapping[int, int]
 
 
-FileStamp = tuple[int, int]
-"""Size in bytes and modification time in nanoseconds: a file whose stamp is the same has not changed."""
+PairStamp = tuple[int, int, int, int]
+"""Size in bytes and modification time in nanoseconds of a label map, then of its image: if they are the same, neither
+file has changed."""
 
-CountedFiles = dict[str, tuple[FileStamp, LabelCounts]]
-"""Counts of label map files by path."""
+CountedFiles = dict[str, tuple[PairStamp, LabelCounts]]
+"""Counts of label map files by path; their images have the same height and width."""
 
 
 def read_counts(path: Path, label_map: LabelMap) -> CountedFiles:
@@ -58,10 +62,10 @@ def read_counts(path: Path, label_map: LabelMap) -> CountedFiles:
             return {}
         return {
             str(file): (
-                (int(size), int(modified)),
+                (int(size), int(modified), int(image_size), int(image_modified)),
                 LabelCounts(int(height), int(width), {int(label): int(count) for label, count in pixels.items()}),
             )
-            for file, (size, modified, height, width, pixels) in content["files"].items()
+            for file, (size, modified, image_size, image_modified, height, width, pixels) in content["files"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # then everything is counted again
@@ -78,21 +82,23 @@ def write_counts(path: Path, label_map: LabelMap, counted: CountedFiles) -> None
 def count_labels(
     dataset: SegmentationDataset, counted: CountedFiles, skip_unreadable: bool = False
 ) -> list[LabelCounts | None]:
-    """Counts the pixels of each class in each label map of a split.
+    """Counts the pixels of each class in each label map of a split, and checks that its image has the same size.
 
     Args:
         dataset: the split; every image has a label map.
         counted: counts that need no reading again; new ones are added.
-        skip_unreadable: whether files that cannot be read are skipped, with a warning.
+        skip_unreadable: whether pairs of which a file cannot be read are skipped, with a warning.
 
     Returns:
-        The counts in the split's order; None for a file that was skipped.
+        The counts in the split's order; None for a pair that was skipped.
 
     Raises:
-        UserError: a file that cannot be read, or a label outside the label map; names the first such file.
+        UserError: a label map that cannot be read, an image without a readable header, sizes that differ, or a label
+            outside the label map; names the first such file.
     """
     files = [dataset.label_file(index) for index in range(len(dataset))]
-    stamps = [_stamp(file) for file in files]  # before reading, so that a file that changes meanwhile is read again
+    # Before reading, so that a file that changes meanwhile is read again
+    stamps = [_stamp(file, pair.image) for file, pair in zip(files, dataset.pairs, strict=True)]
     counts: list[LabelCounts | None] = [None] * len(files)
     todo = []
     for index, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
@@ -104,7 +110,7 @@ def count_labels(
     errors = []
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         try:
-            results = pool.map(lambda index: _count_file(dataset, index, skip_unreadable), todo)
+            results = pool.map(lambda index: _count_pair(dataset, index, skip_unreadable), todo)
             progress = tqdm(results, desc=f"labels of {dataset.split}", total=len(todo), unit="img", leave=False,
                             disable=None, delay=1)  # fmt: skip
             for index, result in zip(todo, progress, strict=True):
@@ -118,14 +124,17 @@ def count_labels(
             pool.shutdown(cancel_futures=True)
             raise
     if errors:
-        logger.warning("%s: %d of %d label maps skipped, such as %s", dataset.split, len(errors), len(files), errors[0])
+        logger.warning("%s: %d of %d images skipped, such as %s", dataset.split, len(errors), len(files), errors[0])
     return counts
 
 
-def _count_file(dataset: SegmentationDataset, index: int, skip_unreadable: bool) -> LabelCounts | UserError:
-    """Counts a label map, or returns the error of one that is skipped."""
+def _count_pair(dataset: SegmentationDataset, index: int, skip_unreadable: bool) -> LabelCounts | UserError:
+    """Counts a label map, or returns the error of a pair that is skipped."""
     try:
+        size = read_size(dataset.pairs[index].image, dataset.max_pixels)
         labels = read_label_file(dataset.label_file(index), dataset.max_pixels)
+        if size != labels.pixels.shape[:2]:
+            dataset.read(index)  # raises the error, unless the decoder does not believe the header
     except UnreadableFileError as error:
         if not skip_unreadable:
             raise
@@ -151,9 +160,9 @@ def count_train_ids(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
     return counts
 
 
-def _stamp(file: Path) -> FileStamp | None:
+def _stamp(label: Path, image: Path) -> PairStamp | None:
     try:
-        status = file.stat()
+        of_label, of_image = label.stat(), image.stat()
     except OSError:
         return None  # reading the file raises the error
-    return status.st_size, status.st_mtime_ns
+    return of_label.st_size, of_label.st_mtime_ns, of_image.st_size, of_image.st_mtime_ns

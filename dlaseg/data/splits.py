@@ -36,12 +36,17 @@ def divide(
     chosen = set(val_names)
     training = tuple(pair for pair in pool.pairs if pair.name not in chosen)
     validation = tuple(pair for pair in pool.pairs if pair.name in chosen)
-    for kind, pairs in (("train", training), ("validate", validation)):
-        if not pairs:
-            raise UserError(
-                f"no image is left to {kind} on: of the images to validate on, {abbreviated(chosen)}, "
-                f"{len(validation)} of {len(chosen)} exist, and {len(training)} others: restore the missing images"
-            )
+    remedy = "or start a new run in another --output"
+    if not validation:
+        raise UserError(
+            f"none of the {len(chosen)} validation images ({abbreviated(chosen)}) exists any more: restore them, "
+            f"{remedy}"
+        )
+    if not training:
+        raise UserError(
+            f"no training image exists any more: all {len(validation)} images ({abbreviated(chosen & set(names))}) are "
+            f"validation images: restore the others, {remedy}"
+        )
     return (
         replace(pool, pairs=training, split=f"{pool.split}-train"),
         replace(pool, pairs=validation, split=f"{pool.split}-val"),

@@ -36,7 +36,7 @@ class SplitStatistics:
 def statistics(
     dataset: SegmentationDataset, counted: CountedFiles | None = None, skip_unreadable: bool = False
 ) -> SplitStatistics:
-    """Reads every label map of a split.
+    """Reads every label map of a split, and the header of every image.
 
     Args:
         dataset: the split.
@@ -44,7 +44,7 @@ def statistics(
         skip_unreadable: see `count_labels`.
 
     Raises:
-        UserError: an image without a label map, a broken file, or a label outside the label map; names the file.
+        UserError: an image without a label map, or as `count_labels`; names the file.
     """
     dataset.require_labels()
     pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()

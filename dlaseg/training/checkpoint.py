@@ -11,9 +11,9 @@ import torch
 
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
-from dlaseg.weights.checkpoints import check_archive
+from dlaseg.weights.checkpoints import TRAINING_FORMAT, check_archive
 
-FORMAT = "dlaseg-checkpoint-3"
+FORMAT = f"{TRAINING_FORMAT}3"
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 logger = logging.getLogger(__name__)

@@ -80,13 +80,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def check_data(
         self, training: SegmentationDataset, validation: SegmentationDataset, output: Path, dist: DistributedContext
     ) -> None:
-        """Reads all label maps, in rank 0: broken ones and unknown labels end the run now and not hours later.
+        """Reads all label maps and the headers of all images, in rank 0: what is wrong ends the run now, not in hours.
 
         Built-in data sets are no exception: a broken copy is as costly, and a resumed run reads only what has changed.
 
         Raises:
-            UserError: a label map that cannot be read, a label outside the label map, or label maps that look misread,
-                see `check_labels`.
+            UserError: a file that cannot be read, an image and a label map of different sizes, a label outside the
+                label map, or label maps that look misread, see `count_labels` and `check_labels`.
         """
         data = self.config.data
 

@@ -16,7 +16,11 @@ from torch import Tensor
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
+from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.text import printable
+
+TRAINING_FORMAT = "dlaseg-checkpoint-"
+"""What the format of a checkpoint for `--resume` begins with; its version follows."""
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
@@ -67,7 +71,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Reads a safetensors file or a pickle of tensors, whatever its name; no code in it is run.
 
     Raises:
-        UserError: no such file, damaged, no weights at all, or a pickle that holds more than tensors.
+        UserError: no such file, damaged, no weights at all, a pickle that holds more than tensors, or a checkpoint for
+            `--resume`.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder: name the weights file in it")
@@ -87,6 +92,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     else:
         raise UserError(f"{path}: neither a safetensors file nor a pickle of torch.save: name a weights file")
     tensors, wrapping, beside = _unwrap(path, content)
+    if str(beside.get("format")).startswith(TRAINING_FORMAT):
+        best = path.parent / BEST_WEIGHTS
+        raise UserError(f"{path}: a checkpoint for --resume, not a weights file: use {best}")
     return Checkpoint(path, container, tensors, metadata, wrapping, beside)
 
 

@@ -199,6 +199,24 @@ def test_a_broken_label_map_is_found_before_training(write, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_validation_image_of_another_size_is_found_before_training(write, capsys, tmp_path, weights):
+    root = write(TWO, leaf=1)
+    Image.new("RGB", (32, 31)).save(root / "images/val/1.png")
+    message = f"{root}/labels/val/1.png: 32 x 32 pixels, but its image {root}/images/val/1.png has 31 x 32: "
+    skip = ["--data.on_error", "skip"]
+    for words in (
+        training(root, tmp_path / "run", *skip),
+        training(root, tmp_path / "run", "--dry-run"),
+        ["data", "stats", str(root), "--dataset", "folder"],
+        scoring(weights, root),
+    ):
+        assert message in refused(capsys, *words)[0]
+    (root / "images/val/1.png").write_bytes(b"")
+    line, _ = refused(capsys, *training(root, tmp_path / "run", *skip))
+    assert f"{root}/images/val/1.png: the file is empty" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resumed_run_reads_only_label_maps_that_have_changed(write, tmp_path, monkeypatch):
     root, run, reads = write(TWO, leaf=1), tmp_path / "run", []
     original = label_counts.read_label_file

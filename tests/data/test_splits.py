@@ -65,8 +65,12 @@ def test_a_division_that_was_drawn_is_kept_and_new_images_are_trained_on():
     ("count", "kept", "message"),
     [
         (1, None, r"data\.val_share 0\.5: there is only 1 image to divide"),
-        (4, ["x", "y"], "no image is left to validate on: of the images to validate on, x, y, 0 of 2 exist"),
-        (2, ["000", "001", "z"], "no image is left to train on: .* 000, 001, z, 2 of 3 exist, and 0 others: restore"),
+        (4, ["x", "y"], r"^none of the 2 validation images \(x, y\) exists any more: restore them, or start a new"),
+        (
+            2,
+            ["000", "001", "z"],
+            r"^no training image exists any more: all 2 images \(000, 001\) are validation images: ",
+        ),
     ],
 )
 def test_a_side_without_images_is_refused(count, kept, message):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from dlaseg import LabelMap, UserError, create_backbone, create_model, load_model, save_model
 from dlaseg.models.segmenter import DLASeg
+from dlaseg.training.checkpoint import save_checkpoint
 
 LABELS = LabelMap(
     ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7, 8), (23,), (26,)), (0, 255), ((0, 0, 0),)
@@ -198,6 +199,17 @@ def test_a_file_without_metadata_is_refused(saved, tmp_path):
     path = tmp_path / "a.safetensors"
     save_file(load_file(saved), path)
     assert "weights format None" in refusal(path)
+
+
+def test_a_checkpoint_of_training_is_no_weights_file(model, tmp_path):
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(tmp_path, {"model": model.state_dict(), "epoch": 3})
+    message = f"{path}: a checkpoint for --resume, not a weights file: use {tmp_path / 'best.safetensors'}"
+    assert refusal(path) == message
+    for argument in ("weights", "backbone_weights"):
+        with pytest.raises(UserError) as error:
+            create_model("dla46_c", num_classes=3, stride=8, root_kernel_size=1, **{argument: path})
+        assert str(error.value) == message
 
 
 def test_another_format_version_is_refused_by_its_name(saved, tmp_path):
