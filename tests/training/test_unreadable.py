@@ -125,7 +125,7 @@ def test_class_weights_are_counted_on_what_can_be_read(config, root, tmp_path):
     config = with_train(config, class_weights="median_frequency", epochs=1)
     assert run(config, tmp_path / "run").step == 3
     config.data.on_error = "stop"
-    with pytest.raises(UserError, match=r"trainannot/1\.png: broken"):
+    with pytest.raises(UserError, match=r"train/0\.png: broken"):
         run(config, tmp_path / "other")
 
 
