@@ -2,7 +2,6 @@
 
 import math
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +31,6 @@ IMAGE_SUFFIXES = frozenset(
 
 LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 """Suffixes of formats with lossy compression, which label maps never use."""
-
-# Pillow's modes that label maps may have, and the mode without alpha channel to read them in.
-_LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
 
 _HEADER_BYTES = 1 << 16
 """Beginning of a PNG or JPEG in which the header is looked for first."""
@@ -211,91 +207,32 @@ def check_max_pixels(max_pixels: int) -> None:
         raise UserError(f"--max-pixels {max_pixels}: use 1 to {_MOST_PIXELS}, the largest image that OpenCV decodes")
 
 
-@dataclass(frozen=True)
-class LabelImage:
-    """A label map as stored.
-
-    Attributes:
-        pixels: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB for labels that are stored as colours; of a palette
-            image, the indices.
-        palette: (N, 3) uint8 RGB, the colour of each index; None for a file without a palette.
-    """
-
-    pixels: NDArray[np.uint8] | NDArray[np.uint16]
-    palette: NDArray[np.uint8] | None = None
-
-
-def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Reads the pixels of a label map, as `read_label_file` gives them."""
-    return read_label_file(path, max_pixels).pixels
-
-
-def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
-    """Reads a label map as stored: of a palette image, the indices beside the colours.
-
-    Alpha is dropped, an EXIF orientation is applied, and 1, 2 or 4 bits are not stretched to 8.
-
-    Args:
-        path: PNG, BMP, TIFF or another lossless format.
-        max_pixels: larger label maps are refused before memory is allocated for them.
+def read_checked_bytes(path: Path, max_pixels: int) -> bytes:
+    """The content of an image file whose header, if it can be read, says no more than `max_pixels` pixels.
 
     Raises:
-        UserError: a missing or broken file, or a format with lossy compression.
+        UserError: a missing or empty file, or a larger one.
     """
-    if path.suffix.lower() in LOSSY_SUFFIXES:
-        raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
-    content = _read_label_bytes(path, max_pixels)
-    depth, color_type = content[24:26] if is_png(content) and len(content) > 25 else (8, 0)
-    if depth == 16 and color_type != 0:
-        raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
-    pixels = decode_png(content)
-    if pixels is not None:
-        return LabelImage(pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # for missing data, Pillow only warns
-        with _open_with_pillow(path, content) as picture:
-            if picture.format in ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"):
-                raise UserError(f"{path}: {picture.format} changes label values: save label maps as PNG")
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode not in _LABEL_MODES:
-                dtype = np.asarray(picture).dtype
-                raise UserError(f"{path}: pixels of type {dtype}; labels are 8- or 16-bit ids, or RGB: convert it")
-            palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
-            mode = _LABEL_MODES[picture.mode]
-            labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
-    if depth in (2, 4) and color_type == 0:
-        labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
-    return LabelImage(
-        labels.astype(np.uint8) if labels.dtype == np.bool_ else labels,
-        None if palette is None else np.array(palette, np.uint8).reshape(-1, 3),
-    )
+    content = _read_bytes(path, max_pixels)
+    header = read_header(content)
+    if header is not None:  # what is not an image is for the decoder to say
+        _check_pixels(path, header.height, header.width, max_pixels)
+    return content
 
 
-def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Reads a PNG of ids with exactly the values that Pillow gives, as the reference scorer of Cityscapes does.
-
-    Unlike `read_label_image`, it accepts one channel only, ignores an orientation, and stretches few bits as Pillow
-    does.
-
-    Args:
-        path: a PNG with 8 or 16 bits, or a palette, whose indices are read.
-        max_pixels: larger ones are refused before memory is allocated for them.
-
-    Returns:
-        (H, W) ids.
-
-    Raises:
-        UserError: a missing or broken file, or more than one channel.
-    """
-    content = _read_label_bytes(path, max_pixels)
-    ids = decode_png(content)
-    if ids is not None and ids.ndim == 2:
-        return ids
-    with _open_with_pillow(path, content) as picture:
-        ids = np.asarray(picture)
-        if ids.ndim != 2 or ids.dtype == np.bool_:
-            raise UserError(f"{path}: {picture.mode} pixels: label ids have one channel of 8 or 16 bits: convert it")
-    return ids
+@contextmanager
+def open_verified(path: Path, content: bytes) -> Iterator[Image.Image]:
+    """Opens an image after a check of its checksums, which decoding alone skips; errors of Pillow name the file."""
+    try:
+        with open_with_pillow(content) as picture:
+            picture.verify()
+        with open_with_pillow(content) as picture:
+            yield picture
+    except UserError:
+        raise
+    except (*PILLOW_ERRORS, Warning) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableFileError(f"{path}: broken or not an image ({reason}): replace or remove the file") from error
 
 
 def write_png(path: Path, image: NDArray[np.integer]) -> None:
@@ -329,14 +266,6 @@ def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
     return content
 
 
-def _read_label_bytes(path: Path, max_pixels: int) -> bytes:
-    content = _read_bytes(path, max_pixels)
-    header = read_header(content)
-    if header is not None:  # what is not an image is for the decoder to say
-        _check_pixels(path, header.height, header.width, max_pixels)
-    return content
-
-
 def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise UserError(
@@ -349,21 +278,6 @@ def _wrong_dtype(path: Path, dtype: str) -> UserError:
     return UserError(
         f"{path}: pixels of type {dtype}; images have 8 or 16 bits per channel: convert the file to one of these"
     )
-
-
-@contextmanager
-def _open_with_pillow(path: Path, content: bytes) -> Iterator[Image.Image]:
-    """Opens an image after a check of its checksums, which decoding alone skips; errors of Pillow name the file."""
-    try:
-        with open_with_pillow(content) as picture:
-            picture.verify()
-        with open_with_pillow(content) as picture:
-            yield picture
-    except UserError:
-        raise
-    except (*PILLOW_ERRORS, Warning) as error:
-        reason = " ".join(str(error).split())
-        raise UnreadableFileError(f"{path}: broken or not an image ({reason}): replace or remove the file") from error
 
 
 def _is_truncated(content: bytes) -> bool:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageSequence
 
 from dlaseg.errors import UnreadableFileError, UserError
-from dlaseg.images import check_max_pixels, open_image, read_ids, read_image, read_label_image, write_png
+from dlaseg.images import check_max_pixels, open_image, read_image, write_png
+from dlaseg.label_images import read_ids, read_label_image
 from dlaseg.memory import MAX_PIXELS
 
 FORMATS = ["png", "jpg", "bmp", "ppm", "gif", "tif", "webp", "jp2", "avif"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dlaseg import UserError
-from dlaseg.images import read_image, read_label_image, read_size, write_png
+from dlaseg.images import read_image, read_size, write_png
+from dlaseg.label_images import read_label_image
 from dlaseg.png import decode_png
 
 # Each format, with the options that make it lossless where it can be

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.images import read_ids
+from dlaseg.label_images import read_ids
 
 ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_text
-from dlaseg.images import read_label_file, read_size
+from dlaseg.images import read_size
+from dlaseg.label_images import read_label_file
 from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)

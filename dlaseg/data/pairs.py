@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from dlaseg.data.names import read_names
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.images import LabelImage, read_image, read_label_file
+from dlaseg.images import read_image
+from dlaseg.label_images import LabelImage, read_label_file
 from dlaseg.labels import LabelMap
 from dlaseg.memory import MAX_PIXELS
 

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from dlaseg import LabelMap, UserError
-from dlaseg.images import ImageFile, read_image, read_label_image
+from dlaseg.images import ImageFile, read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
 from dlaseg.inference.sinks import Sink
+from dlaseg.label_images import read_label_image
 
 LABELS = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
 

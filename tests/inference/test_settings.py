@@ -9,11 +9,11 @@ from PIL import Image
 
 from dlaseg import UserError, load_model, save_model
 from dlaseg.files import sha256
-from dlaseg.images import read_label_image
 from dlaseg.inference import run
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
 from dlaseg.inference.settings import Settings, read_settings
+from dlaseg.label_images import read_label_image
 from dlaseg.weights.files import model_sha256
 
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from dlaseg import LabelMap, UserError
-from dlaseg.images import read_label_image
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source
+from dlaseg.label_images import read_label_image
 from dlaseg.visualize import overlay
 
 LABELS = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(3,))

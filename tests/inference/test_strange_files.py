@@ -7,10 +7,11 @@ from PIL import Image
 
 from dlaseg import UserError
 from dlaseg.cli import main
-from dlaseg.images import ImageFile, read_label_image
+from dlaseg.images import ImageFile
 from dlaseg.inference import memory, run, sinks
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
+from dlaseg.label_images import read_label_image
 
 
 def noise(height=20, width=30, seed=0):

@@ -29,7 +29,8 @@ from dlaseg_testing import (
 
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.images import read_image, read_label_image
+from dlaseg.images import read_image
+from dlaseg.label_images import read_label_image
 from dlaseg.training.checkpoint import load_checkpoint, load_latest
 
 PATIENCE = 60  # seconds, of a loaded machine

@@ -12,7 +12,7 @@ from dlaseg.data.convert.coco_file import CocoFile
 from dlaseg.data.convert.documents import Entry, check, id_of, shown
 from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.errors import UserError
-from dlaseg.images import read_label_image
+from dlaseg.label_images import read_label_image
 
 
 class Segment(Entry):

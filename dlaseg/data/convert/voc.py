@@ -18,7 +18,7 @@ from dlaseg.data.convert.documents import read_text, shown
 from dlaseg.data.convert.splits import split_name
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.images import read_label_image
+from dlaseg.label_images import read_label_image
 from dlaseg.labels import IGNORE_INDEX, Color
 
 NAMES = (

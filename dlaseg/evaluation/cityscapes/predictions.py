@@ -23,7 +23,8 @@ from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
-from dlaseg.images import check_max_pixels, read_ids, read_image
+from dlaseg.images import check_max_pixels, read_image
+from dlaseg.label_images import read_ids
 from dlaseg.labels import LabelMap
 from dlaseg.memory import MAX_PIXELS
 

@@ -15,8 +15,9 @@ from dlaseg.data.datasets import open_images
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
-from dlaseg.images import check_max_pixels, read_ids, read_image, write_png
+from dlaseg.images import check_max_pixels, read_image, write_png
 from dlaseg.inference.predictor import Predictor
+from dlaseg.label_images import read_ids
 from dlaseg.memory import MAX_PIXELS
 
 IMAGES = {"train": 2975, "val": 500, "test": 1525}

@@ -19,8 +19,8 @@ from dlaseg.data.datasets import open_dataset
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import match, score_predictions
-from dlaseg.images import read_ids
 from dlaseg.inference.predictor import Predictor
+from dlaseg.label_images import read_ids
 from dlaseg.synthetic.dataset import synthesize
 
 

@@ -1,0 +1,104 @@
+"""Reads label maps exactly as stored: ids, palette indices or colours."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageOps
+
+from dlaseg.errors import UserError
+from dlaseg.images import LOSSY_SUFFIXES, open_verified, read_checked_bytes
+from dlaseg.memory import MAX_PIXELS
+from dlaseg.png import decode_png, is_png
+
+# Pillow's modes that label maps may have, and the mode without alpha channel to read them in.
+_LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """A label map as stored.
+
+    Attributes:
+        pixels: (H, W) uint8 or uint16 ids, or (H, W, 3) uint8 RGB for labels that are stored as colours; of a palette
+            image, the indices.
+        palette: (N, 3) uint8 RGB, the colour of each index; None for a file without a palette.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    palette: NDArray[np.uint8] | None = None
+
+
+def read_label_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Reads the pixels of a label map, as `read_label_file` gives them."""
+    return read_label_file(path, max_pixels).pixels
+
+
+def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
+    """Reads a label map as stored: of a palette image, the indices beside the colours.
+
+    Alpha is dropped, an EXIF orientation is applied, and 1, 2 or 4 bits are not stretched to 8.
+
+    Args:
+        path: PNG, BMP, TIFF or another lossless format.
+        max_pixels: larger label maps are refused before memory is allocated for them.
+
+    Raises:
+        UserError: a missing or broken file, or a format with lossy compression.
+    """
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
+    content = read_checked_bytes(path, max_pixels)
+    depth, color_type = content[24:26] if is_png(content) and len(content) > 25 else (8, 0)
+    if depth == 16 and color_type != 0:
+        raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
+    pixels = decode_png(content)
+    if pixels is not None:
+        return LabelImage(pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # for missing data, Pillow only warns
+        with open_verified(path, content) as picture:
+            if picture.format in ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"):
+                raise UserError(f"{path}: {picture.format} changes label values: save label maps as PNG")
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode not in _LABEL_MODES:
+                dtype = np.asarray(picture).dtype
+                raise UserError(f"{path}: pixels of type {dtype}; labels are 8- or 16-bit ids, or RGB: convert it")
+            palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
+            mode = _LABEL_MODES[picture.mode]
+            labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
+    if depth in (2, 4) and color_type == 0:
+        labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
+    return LabelImage(
+        labels.astype(np.uint8) if labels.dtype == np.bool_ else labels,
+        None if palette is None else np.array(palette, np.uint8).reshape(-1, 3),
+    )
+
+
+def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Reads a PNG of ids with exactly the values that Pillow gives, as the reference scorer of Cityscapes does.
+
+    Unlike `read_label_image`, it accepts one channel only, ignores an orientation, and stretches few bits as Pillow
+    does.
+
+    Args:
+        path: a PNG with 8 or 16 bits, or a palette, whose indices are read.
+        max_pixels: larger ones are refused before memory is allocated for them.
+
+    Returns:
+        (H, W) ids.
+
+    Raises:
+        UserError: a missing or broken file, or more than one channel.
+    """
+    content = read_checked_bytes(path, max_pixels)
+    ids = decode_png(content)
+    if ids is not None and ids.ndim == 2:
+        return ids
+    with open_verified(path, content) as picture:
+        ids = np.asarray(picture)
+        if ids.ndim != 2 or ids.dtype == np.bool_:
+            raise UserError(f"{path}: {picture.mode} pixels: label ids have one channel of 8 or 16 bits: convert it")
+    return ids
