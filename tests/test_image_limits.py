@@ -45,15 +45,18 @@ def large_png(path, side=30_000):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone limits the address space")
-@pytest.mark.parametrize("read", [read_image, read_label_image, read_ids])
-def test_an_image_of_900_million_pixels_is_refused_with_no_memory_for_it(tmp_path, read):
+@pytest.mark.parametrize(
+    ("module", "read"),
+    [("dlaseg.images", "read_image"), ("dlaseg.label_images", "read_label_image"), ("dlaseg.label_images", "read_ids")],
+)
+def test_an_image_of_900_million_pixels_is_refused_with_no_memory_for_it(tmp_path, module, read):
     path = large_png(tmp_path / "large.png")
     assert path.stat().st_size < 1_000_000
     code = f"""
 import resource, sys
 from pathlib import Path
 from dlaseg.errors import UserError
-from {read.__module__} import {read.__name__} as read
+from {module} import {read} as read
 size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 50_000_000,) * 2)
 try:
