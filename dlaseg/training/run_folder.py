@@ -108,9 +108,10 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
     old, new = (f"{rate:.3g}" for rate in rates)
     keep = " --model.backbone_weights null" if getattr(config.model, "backbone_weights", None) else ""
     raise UserError(
-        f"{difference}: the schedule {train.schedule} depends on it: the next learning rate would be {new} instead of "
-        f"{old}, and the epochs so far were trained with other rates than in a run of {train.epochs}: start a new run "
-        f"from its weights: --model.weights {output / BEST_WEIGHTS}{keep} and another --output"
+        f"{difference}: schedule {train.schedule} depends on the number of epochs: the next learning rate would be "
+        f"{new} instead of {old}, and the epochs so far were trained with other rates than in a run of "
+        f"{train.epochs}: start a new run from its weights: --model.weights {output / BEST_WEIGHTS}{keep} and another "
+        "--output"
     )
 
 

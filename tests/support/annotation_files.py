@@ -1,5 +1,6 @@
 """Small exports of annotation tools for tests, and their conversion."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,17 @@ def message(call: Any, *arguments: Any, **options: Any) -> str:
         call(*arguments, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def with_value(content: Any, *path_and_value: Any) -> Any:
+    """A copy of JSON content with another value at a place; `...` removes what is there."""
+    content = copy.deepcopy(content)
+    *path, key, value = path_and_value
+    place = content
+    for step in path:
+        place = place[step]
+    if value is ...:
+        del place[key]
+    else:
+        place[key] = value
+    return content

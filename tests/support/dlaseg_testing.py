@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
 
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from dlaseg.data.datasets import SegmentationDataset
+from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
 from dlaseg.training.distributed import DistributedContext
@@ -67,6 +69,16 @@ def no_report(line: str) -> None:
 
 def run(config: Config, output: Path, resume: bool = False) -> TrainState:
     return fit(Segmentation(config), output, resume, report=no_report)
+
+
+def refused_resume(config: Config, output: Path) -> str:
+    """The one-line message by which a run is not resumed; its folder stays as it is."""
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(UserError) as caught:
+        run(config, output, resume=True)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    return str(caught.value)
 
 
 def log_rows(output: Path) -> list[dict]:

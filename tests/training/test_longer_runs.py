@@ -7,10 +7,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dlaseg_testing import TwoHeadsTask, assert_same_tensors, log_rows, no_report, tiny_config, with_train, write_camvid
+from dlaseg_testing import (
+    TwoHeadsTask,
+    assert_same_tensors,
+    log_rows,
+    no_report,
+    refused_resume,
+    tiny_config,
+    with_train,
+    write_camvid,
+)
 
 from dlaseg.config.segmentation import Config
-from dlaseg.errors import UserError
 from dlaseg.factory import create_model
 from dlaseg.training import trainer
 from dlaseg.training.checkpoint import load_checkpoint
@@ -86,24 +94,16 @@ def test_an_extended_run_ends_with_the_scores_of_its_best_weights_by_now(config,
         assert f"{100 * best:.2f}" in (tmp_path / "report.html").read_text()
 
 
-def refused(config: Config, output: Path) -> str:
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(UserError) as caught:
-        run(config, output, resume=True)
-    assert "\n" not in str(caught.value)
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("schedule", "rate"), [({"schedule": "poly"}, 0.05 * 0.5**0.9), ({"schedule": "cosine"}, 0.05 * 0.5)]
 )
 def test_a_schedule_that_depends_on_the_length_refuses_another_with_both_rates(config, tmp_path, schedule, rate):
     config = with_train(config, warmup_steps=0, **schedule)
     run(config, tmp_path / "run")
-    assert refused(with_train(config, epochs=2), tmp_path / "run") == (
-        f"train.epochs 2 (the run has 1): the schedule {schedule['schedule']} depends on it: the next learning rate "
-        f"would be {rate:.3g} instead of 0, and the epochs so far were trained with other rates than in a run of 2: "
+    assert refused_resume(with_train(config, epochs=2), tmp_path / "run") == (
+        f"train.epochs 2 (the run has 1): schedule {schedule['schedule']} depends on the number of epochs: the "
+        f"next learning rate would be {rate:.3g} instead of 0, and the epochs so far "
+        "were trained with other rates than in a run of 2: "
         f"start a new run from its weights: --model.weights {tmp_path / 'run/best.safetensors'} and another --output"
     )
 
@@ -114,7 +114,7 @@ def test_the_new_run_that_the_refusal_proposes_starts(config, tmp_path):
     save_model(create_model("dla46_c", 11, 4), start)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_weights=str(start)))
     fit(Segmentation(config), tmp_path / "run", report=no_report)
-    words = refused(with_train(config, epochs=2), tmp_path / "run").split("its weights: ")[1].split()
+    words = refused_resume(with_train(config, epochs=2), tmp_path / "run").split("its weights: ")[1].split()
     assert words[:4] == ["--model.weights", str(tmp_path / "run/best.safetensors"), "--model.backbone_weights", "null"]
     model = dataclasses.replace(config.model, weights=words[1], backbone_weights=None)
     fit(Segmentation(dataclasses.replace(config, model=model)), tmp_path / "new", report=no_report)
@@ -122,13 +122,13 @@ def test_the_new_run_that_the_refusal_proposes_starts(config, tmp_path):
 
 def test_fewer_epochs_than_are_finished_are_refused(config, tmp_path):
     run(with_train(config, epochs=2), tmp_path / "run")
-    message = refused(config, tmp_path / "run")
+    message = refused_resume(config, tmp_path / "run")
     assert message == (
         f"train.epochs 1 (the run has 2): the run in {tmp_path / 'run'} has already trained for 2 epochs: use 2 or more"
     )
     poly = with_train(config, schedule="poly")
     run(with_train(poly, epochs=2), tmp_path / "poly")
-    assert "has already trained for 2 epochs: use 2 or more" in refused(poly, tmp_path / "poly")
+    assert "has already trained for 2 epochs: use 2 or more" in refused_resume(poly, tmp_path / "poly")
 
 
 def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(config, tmp_path, monkeypatch):
@@ -146,7 +146,7 @@ def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(
         patch.setattr(trainer, "save", saves)
         with pytest.raises(Interrupted):
             run(with_train(config, epochs=4, checkpoint_minutes=0), tmp_path / "run")
-    message = refused(with_train(config, epochs=1), tmp_path / "run")
+    message = refused_resume(with_train(config, epochs=1), tmp_path / "run")
     assert message.endswith("has already trained for 1 epochs and a part of the next: use 2 or more")
     state = run(with_train(config, epochs=2), tmp_path / "run", resume=True)
     assert_same_tensors(state.model.state_dict(), run(with_train(config, epochs=2), tmp_path / "b").model.state_dict())
@@ -154,7 +154,7 @@ def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(
 
 def test_another_field_that_differs_is_refused_by_its_own_name_alone(config, tmp_path):
     run(config, tmp_path / "run")
-    message = refused(with_train(config, epochs=2, lr=0.5), tmp_path / "run")
+    message = refused_resume(with_train(config, epochs=2, lr=0.5), tmp_path / "run")
     assert message.startswith("train.lr 0.5 (the run has 0.05): the run in ")
 
 

@@ -12,6 +12,7 @@ from dlaseg_testing import (
     assert_same_tensors,
     log_rows,
     no_report,
+    refused_resume,
     tiny_config,
     with_train,
     write_camvid,
@@ -21,7 +22,6 @@ from dlaseg.benchmarking.dry_run import dry_run
 from dlaseg.cli import main
 from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import open_dataset
-from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.training import recorded_files, trainer
 from dlaseg.training.checkpoint import load_checkpoint
@@ -86,15 +86,6 @@ def interrupted(config: Config, output: Path, monkeypatch, step: int, resume: bo
             run(config, output, resume)
 
 
-def refused(config: Config, output: Path) -> str:
-    before = {path.name: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(UserError) as caught:
-        run(config, output, resume=True)
-    assert "\n" not in str(caught.value)
-    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
-    return str(caught.value)
-
-
 def test_a_run_records_its_images_in_lists_by_which_they_are_opened_and_scored_again(config, root, tmp_path):
     config.data.val_share, config.data.split_seed = 0.3, 7
     output = tmp_path / "run"
@@ -116,7 +107,7 @@ def test_images_that_came_or_went_are_named_and_the_run_stops(config, root, tmp_
         add(root, "train", name)
     remove(root, "train", "1")
     remove(root, "val", "1")
-    assert refused(config, tmp_path / "run") == (
+    assert refused_resume(config, tmp_path / "run") == (
         f"{tmp_path / 'run'}: the images are not those that its run began with: train: 1 missing (1), 4 new (new1, "
         "new2, new3 and 1 more); val: 1 missing (1): restore them, or continue with the present ones by "
         "--data.on_changed_files go"
@@ -171,7 +162,7 @@ def test_a_kill_before_the_present_images_are_recorded_asks_again(
         patch.setattr(module, function, raising)
         with pytest.raises(Interrupted):
             run(proceeding(config), tmp_path / "run", resume=True)
-    assert "train: 2 new (x, y): restore" in refused(config, tmp_path / "run")
+    assert "train: 2 new (x, y): restore" in refused_resume(config, tmp_path / "run")
     assert run(proceeding(config), tmp_path / "run", resume=True).step == 8
 
 
@@ -183,7 +174,7 @@ def test_other_validation_images_leave_the_training_as_it_is(config, root, tmp_p
     straight = run(config, tmp_path / "straight")
     interrupted(config, tmp_path / "run", monkeypatch, step=2)
     add(root, "val", "x")
-    assert "began with: val: 1 new (x): restore" in refused(config, tmp_path / "run")
+    assert "began with: val: 1 new (x): restore" in refused_resume(config, tmp_path / "run")
     state = run(proceeding(config), tmp_path / "run", resume=True)
     assert_same_tensors(straight.model.state_dict(), state.model.state_dict())
     assert lines(tmp_path / "run/val.txt") == ["0", "1", "x"]
@@ -196,7 +187,9 @@ def test_a_drawn_validation_image_stays_one_and_a_new_image_is_trained_on(config
     for i in range(20):
         add(root, "train", f"x{i}")
     remove(root, "train", second)
-    assert f"train: 20 new (x0, x1, x10 and 17 more); val: 1 missing ({second}): " in refused(config, tmp_path / "run")
+    assert f"train: 20 new (x0, x1, x10 and 17 more); val: 1 missing ({second}): " in refused_resume(
+        config, tmp_path / "run"
+    )
     run(proceeding(config), tmp_path / "run", resume=True)
     assert lines(tmp_path / "run/val.txt") == [first]
     assert len(lines(tmp_path / "run/train.txt")) == 24
@@ -206,7 +199,7 @@ def test_an_image_that_was_trained_on_is_never_validated_on(config, root, tmp_pa
     interrupted(config, tmp_path / "run", monkeypatch, step=2)
     for folder in ("", "annot"):
         (root / f"train{folder}/4.png").rename(root / f"val{folder}/4.png")
-    message = refused(proceeding(config), tmp_path / "run")
+    message = refused_resume(proceeding(config), tmp_path / "run")
     assert "train: 1 missing (4); val: 1 new (4): 4 were trained on and would be validated on" in message
 
 
@@ -238,14 +231,16 @@ def test_without_a_record_another_number_of_batches_is_noticed(config, root, tmp
     (tmp_path / "run/train.txt").unlink()
     for name in "2345":
         remove(root, "train", name)
-    assert "began with: train: another number of images: restore them" in refused(config, tmp_path / "run")
+    assert "began with: train: another number of images: restore them" in refused_resume(config, tmp_path / "run")
     assert run(proceeding(config), tmp_path / "run", resume=True).step == 2
 
 
 def test_a_broken_record_is_refused(config, tmp_path, monkeypatch):
     interrupted(config, tmp_path / "run", monkeypatch, step=2)
     (tmp_path / "run/val.txt").write_text("0\n0\n")
-    assert refused(config, tmp_path / "run").startswith(f"{tmp_path / 'run/val.txt'}, line 2: '0' is also in line 1")
+    assert refused_resume(config, tmp_path / "run").startswith(
+        f"{tmp_path / 'run/val.txt'}, line 2: '0' is also in line 1"
+    )
 
 
 def test_names_of_any_bytes_are_the_same_after_a_resume(config, root, tmp_path, monkeypatch):
@@ -256,7 +251,7 @@ def test_names_of_any_bytes_are_the_same_after_a_resume(config, root, tmp_path, 
     run(config, tmp_path / "run", resume=True)
     assert lines(tmp_path / "run/val.txt") == ["0", "1", "\\xe9\\x20"]
     remove(root, "train", "a\nb")
-    assert "train: 1 missing (a\\x0ab): " in refused(config, tmp_path / "run")
+    assert "train: 1 missing (a\\x0ab): " in refused_resume(config, tmp_path / "run")
 
 
 def test_the_same_names_in_another_order_are_no_change(tmp_path):

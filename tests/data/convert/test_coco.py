@@ -1,13 +1,12 @@
 """COCO, in the format of https://cocodataset.org/#format-data."""
 
 import contextlib
-import copy
 import io
 import json
 
 import numpy as np
 import pytest
-from annotation_files import as_ids, class_names, converted, label_maps, refused, save_image, save_json
+from annotation_files import as_ids, class_names, converted, label_maps, refused, save_image, save_json, with_value
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -282,63 +281,76 @@ def test_a_panoptic_image_without_annotation_is_left_out_and_counted(panoptic, t
 GOOD = document([{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
 
 
-def changed(*path_and_value):
-    """The good file with another value at a place; `...` removes it."""
-    content = copy.deepcopy(GOOD)
-    *path, key, value = path_and_value
-    place = content
-    for step in path:
-        place = place[step]
-    if value is ...:
-        del place[key]
-    else:
-        place[key] = value
-    return content
-
-
 BROKEN = {
     "nested": ("[" * 50_000, "not JSON"),
     "cut off": ('{"images": [', "not JSON"),
     "long number": ('{"images": ' + "1" * 5000 + "}", "not JSON"),
     "list": ([], "valid dictionary"),
     "string": ('"x"', "valid dictionary"),
-    "no images": (changed("images", ...), "images: field required"),
-    "images": (changed("images", {"id": 1}), "valid list"),
-    "image": (changed("images", 0, 5), "image ?"),
-    "no name": (changed("images", 0, "file_name", ...), "image 7 file_name: field required"),
-    "name of no image": (changed("images", 0, "file_name", "b.jpg"), "image 7: image 'b.jpg': no such image"),
-    "path upwards": (changed("images", 0, "file_name", "../../../../etc/passwd"), "no such image"),
-    "absolute path": (changed("images", 0, "file_name", "/etc/passwd"), "no such image"),
-    "zero byte": (changed("images", 0, "file_name", "\0.jpg"), "no such image"),
-    "empty name": (changed("images", 0, "file_name", ""), "no such image"),
-    "height": (changed("images", 0, "height", 5), "5 x 6 pixels, but the image has 4 x 6"),
-    "huge height": (changed("images", 0, "height", 10**30), "the image has 4 x 6"),
-    "category": (changed("annotations", 0, "category_id", 99), "annotation 100: category_id 99"),
-    "image id": (changed("annotations", 0, "image_id", "7"), "annotation 100: image_id '7'"),
-    "annotation": (changed("annotations", 0, None), "annotation ?"),
-    "nan": (changed("annotations", 0, "segmentation", 0, 2, float("nan")), "annotation 100: segmentation 0.2 nan"),
-    "infinity": (changed("annotations", 0, "segmentation", 0, 2, float("inf")), "finite number"),
-    "huge": (changed("annotations", 0, "segmentation", 0, 2, 1e300), "annotation 100: coordinate 1e+300"),
-    "huge whole": (changed("annotations", 0, "segmentation", 0, 2, 10**400), "annotation 100: segmentation"),
-    "odd": (changed("annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "a polygon of 7 numbers"),
-    "flat": (changed("annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), "valid list"),
-    "text": (changed("annotations", 0, "segmentation", "x"), "annotation 100: segmentation 'x'"),
-    "few counts": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [3, 4]}), "cover 7 pixels"),
-    "negative": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [-3, 27]}), "a run of -3"),
-    "endless": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": [10**30]}), "the mask has 4 x 6"),
-    "size": (changed("annotations", 0, "segmentation", {"size": [6, 4], "counts": [24]}), "6 x 4 pixels, but"),
-    "letters": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": "zz"}), "run-length string"),
-    "short letters": (changed("annotations", 0, "segmentation", {"size": [4, 6], "counts": "1"}), "cover 1 pixels"),
-    "no size": (changed("annotations", 0, "segmentation", {"counts": [24]}), "segmentation size: field required"),
-    "same image": (changed("images", GOOD["images"] * 2), "image 7: two images have this id"),
-    "same category": (changed("categories", CATEGORIES[:1] * 2), "category 18: two categories have this id"),
-    "case": (changed("categories", [*CATEGORIES, {"id": 1, "name": "DOG"}]), "'DOG' and 'dog' differ only in case"),
-    "unnamed": (changed("categories", [*CATEGORIES, {"id": 1, "name": " "}]), "class name ' '"),
-    "unprintable": (changed("categories", [*CATEGORIES, {"id": 1, "name": "a\nb"}]), "class name 'a"),
-    "long name": (changed("categories", [*CATEGORIES, {"id": 1, "name": "x" * 101}]), "class name 'xxx"),
-    "surrogate": (changed("categories", [*CATEGORIES, {"id": 1, "name": "\ud800"}]), "class name"),
-    "many": (changed("categories", [*CATEGORIES, *({"id": i, "name": str(i)} for i in range(20, 273))]), "256 classes"),
-    "nothing drawn": (changed("annotations", []), "no annotation with an area"),
+    "no images": (with_value(GOOD, "images", ...), "images: field required"),
+    "images": (with_value(GOOD, "images", {"id": 1}), "valid list"),
+    "image": (with_value(GOOD, "images", 0, 5), "image ?"),
+    "no name": (with_value(GOOD, "images", 0, "file_name", ...), "image 7 file_name: field required"),
+    "name of no image": (with_value(GOOD, "images", 0, "file_name", "b.jpg"), "image 7: image 'b.jpg': no such image"),
+    "path upwards": (with_value(GOOD, "images", 0, "file_name", "../../../../etc/passwd"), "no such image"),
+    "absolute path": (with_value(GOOD, "images", 0, "file_name", "/etc/passwd"), "no such image"),
+    "zero byte": (with_value(GOOD, "images", 0, "file_name", "\0.jpg"), "no such image"),
+    "empty name": (with_value(GOOD, "images", 0, "file_name", ""), "no such image"),
+    "height": (with_value(GOOD, "images", 0, "height", 5), "5 x 6 pixels, but the image has 4 x 6"),
+    "huge height": (with_value(GOOD, "images", 0, "height", 10**30), "the image has 4 x 6"),
+    "category": (with_value(GOOD, "annotations", 0, "category_id", 99), "annotation 100: category_id 99"),
+    "image id": (with_value(GOOD, "annotations", 0, "image_id", "7"), "annotation 100: image_id '7'"),
+    "annotation": (with_value(GOOD, "annotations", 0, None), "annotation ?"),
+    "nan": (
+        with_value(GOOD, "annotations", 0, "segmentation", 0, 2, float("nan")),
+        "annotation 100: segmentation 0.2 nan",
+    ),
+    "infinity": (with_value(GOOD, "annotations", 0, "segmentation", 0, 2, float("inf")), "finite number"),
+    "huge": (with_value(GOOD, "annotations", 0, "segmentation", 0, 2, 1e300), "annotation 100: coordinate 1e+300"),
+    "huge whole": (with_value(GOOD, "annotations", 0, "segmentation", 0, 2, 10**400), "annotation 100: segmentation"),
+    "odd": (with_value(GOOD, "annotations", 0, "segmentation", [[1, 2, 3, 4, 5, 6, 7]]), "a polygon of 7 numbers"),
+    "flat": (with_value(GOOD, "annotations", 0, "segmentation", [1, 2, 3, 4, 5, 6]), "valid list"),
+    "text": (with_value(GOOD, "annotations", 0, "segmentation", "x"), "annotation 100: segmentation 'x'"),
+    "few counts": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"size": [4, 6], "counts": [3, 4]}),
+        "cover 7 pixels",
+    ),
+    "negative": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"size": [4, 6], "counts": [-3, 27]}),
+        "a run of -3",
+    ),
+    "endless": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"size": [4, 6], "counts": [10**30]}),
+        "the mask has 4 x 6",
+    ),
+    "size": (with_value(GOOD, "annotations", 0, "segmentation", {"size": [6, 4], "counts": [24]}), "6 x 4 pixels, but"),
+    "letters": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"size": [4, 6], "counts": "zz"}),
+        "run-length string",
+    ),
+    "short letters": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"size": [4, 6], "counts": "1"}),
+        "cover 1 pixels",
+    ),
+    "no size": (
+        with_value(GOOD, "annotations", 0, "segmentation", {"counts": [24]}),
+        "segmentation size: field required",
+    ),
+    "same image": (with_value(GOOD, "images", GOOD["images"] * 2), "image 7: two images have this id"),
+    "same category": (with_value(GOOD, "categories", CATEGORIES[:1] * 2), "category 18: two categories have this id"),
+    "case": (
+        with_value(GOOD, "categories", [*CATEGORIES, {"id": 1, "name": "DOG"}]),
+        "'DOG' and 'dog' differ only in case",
+    ),
+    "unnamed": (with_value(GOOD, "categories", [*CATEGORIES, {"id": 1, "name": " "}]), "class name ' '"),
+    "unprintable": (with_value(GOOD, "categories", [*CATEGORIES, {"id": 1, "name": "a\nb"}]), "class name 'a"),
+    "long name": (with_value(GOOD, "categories", [*CATEGORIES, {"id": 1, "name": "x" * 101}]), "class name 'xxx"),
+    "surrogate": (with_value(GOOD, "categories", [*CATEGORIES, {"id": 1, "name": "\ud800"}]), "class name"),
+    "many": (
+        with_value(GOOD, "categories", [*CATEGORIES, *({"id": i, "name": str(i)} for i in range(20, 273))]),
+        "256 classes",
+    ),
+    "nothing drawn": (with_value(GOOD, "annotations", []), "no annotation with an area"),
 }
 
 

@@ -1,10 +1,8 @@
 """Label Studio's JSON export, in the format of https://labelstud.io/guide/task_format and, for the regions,
 https://labelstud.io/tags/polygonlabels, rectanglelabels, ellipselabels and brushlabels."""
 
-import copy
-
 import pytest
-from annotation_files import as_ids, class_names, converted, refused, save_image, save_json
+from annotation_files import as_ids, class_names, converted, refused, save_image, save_json, with_value
 
 SIZE = {"original_width": 10, "original_height": 4, "image_rotation": 0}
 
@@ -150,20 +148,6 @@ def test_a_task_that_nobody_annotated_is_left_out_but_an_empty_annotation_is_bac
 GOOD = [task(LEFT_HALF)]
 
 
-def changed(*path_and_value):
-    """The good export with another value at a place; `...` removes it."""
-    content = copy.deepcopy(GOOD)
-    *path, key, value = path_and_value
-    place = content
-    for step in path:
-        place = place[step]
-    if value is ...:
-        del place[key]
-    else:
-        place[key] = value
-    return content
-
-
 FIRST = (0, "annotations", 0, "result", 0)
 BROKEN = {
     "object": ({"a": 1}, "valid list"),
@@ -173,34 +157,49 @@ BROKEN = {
         [{"image": "a.jpg", "id": 17, "label": []}],
         "task 17: no annotations: export as JSON, not as JSON-MIN",
     ),
-    "no data": (changed(0, "data", ...), "task 17 data: field required"),
-    "no image": (changed(0, "data", "image", "page.html"), "task 17: data {'image': 'page.html'}: no path or URL"),
-    "url": (changed(0, "data", "image", "http://[x/a.jpg"), "no path or URL"),
-    "missing image": (changed(0, "data", "image", "s3://b/zz.jpg"), "task 17: image '/zz.jpg': no such image"),
-    "path upwards": (changed(0, "data", "image", "/data/local-files/?d=../../etc/passwd.jpg"), "no such image"),
-    "annotations": (changed(0, "annotations", 5), "task 17 annotations 5"),
-    "annotation": (changed(0, "annotations", [5]), "task 17, annotation ?"),
-    "result": (changed(*FIRST, 5), "task 17: region ?"),
-    "no type": (changed(*FIRST, "type", ...), "region 'r1' type: field required"),
+    "no data": (with_value(GOOD, 0, "data", ...), "task 17 data: field required"),
+    "no image": (
+        with_value(GOOD, 0, "data", "image", "page.html"),
+        "task 17: data {'image': 'page.html'}: no path or URL",
+    ),
+    "url": (with_value(GOOD, 0, "data", "image", "http://[x/a.jpg"), "no path or URL"),
+    "missing image": (with_value(GOOD, 0, "data", "image", "s3://b/zz.jpg"), "task 17: image '/zz.jpg': no such image"),
+    "path upwards": (
+        with_value(GOOD, 0, "data", "image", "/data/local-files/?d=../../etc/passwd.jpg"),
+        "no such image",
+    ),
+    "annotations": (with_value(GOOD, 0, "annotations", 5), "task 17 annotations 5"),
+    "annotation": (with_value(GOOD, 0, "annotations", [5]), "task 17, annotation ?"),
+    "result": (with_value(GOOD, *FIRST, 5), "task 17: region ?"),
+    "no type": (with_value(GOOD, *FIRST, "type", ...), "region 'r1' type: field required"),
     "no label": (
-        changed(*FIRST, "value", "polygonlabels", []),
+        with_value(GOOD, *FIRST, "value", "polygonlabels", []),
         "region 'r1': 0 labels []: give each region exactly one",
     ),
-    "two labels": (changed(*FIRST, "value", "polygonlabels", ["a", "b"]), "2 labels ['a', 'b']"),
-    "label": (changed(*FIRST, "value", "polygonlabels", [5]), "region 'r1' 0 5"),
-    "points": (changed(*FIRST, "value", "points", [[1, 2], [3]]), "region 'r1' points.1"),
-    "nan": (changed(*FIRST, "value", "points", 0, [float("nan"), 1]), "region 'r1' points.0.0 nan"),
-    "huge": (changed(*FIRST, "value", "points", 0, [1e200, 1]), "region 'r1': coordinate 1e+199"),
-    "no size": (changed(*FIRST, "original_width", ...), "region 'r1': no original_width"),
-    "size": (changed(*FIRST, "original_height", 5), "5 x 10 pixels, but the image has 4 x 10"),
-    "turned image": (changed(*FIRST, "image_rotation", 90), "image_rotation 90: annotate the image without turning it"),
-    "brush": (changed(*FIRST, region("brushlabels", "a", rle=BRUSH[:-2])), "region 'r1': rle: ends within"),
-    "brush size": (changed(*FIRST, region("brushlabels", "a", rle=[0, 0, 0, 4, 57, 27, 252, 0])), "4 values"),
-    "brush text": (changed(*FIRST, region("brushlabels", "a", rle="abc")), "region 'r1' rle 'abc'"),
-    "brush bytes": (changed(*FIRST, region("brushlabels", "a", rle=[1000])), "region 'r1': rle: use a list of bytes"),
-    "box": (changed(*FIRST, region("rectanglelabels", "a", x=0, y=0, width=-5, height=5)), "a rectangle of height"),
-    "ellipse": (changed(*FIRST, region("ellipselabels", "a", x=0, y=0, radiusX=1, radiusY=-1)), "an ellipse"),
-    "nothing drawn": (changed(0, "annotations", 0, "result", []), "no annotation with an area"),
+    "two labels": (with_value(GOOD, *FIRST, "value", "polygonlabels", ["a", "b"]), "2 labels ['a', 'b']"),
+    "label": (with_value(GOOD, *FIRST, "value", "polygonlabels", [5]), "region 'r1' 0 5"),
+    "points": (with_value(GOOD, *FIRST, "value", "points", [[1, 2], [3]]), "region 'r1' points.1"),
+    "nan": (with_value(GOOD, *FIRST, "value", "points", 0, [float("nan"), 1]), "region 'r1' points.0.0 nan"),
+    "huge": (with_value(GOOD, *FIRST, "value", "points", 0, [1e200, 1]), "region 'r1': coordinate 1e+199"),
+    "no size": (with_value(GOOD, *FIRST, "original_width", ...), "region 'r1': no original_width"),
+    "size": (with_value(GOOD, *FIRST, "original_height", 5), "5 x 10 pixels, but the image has 4 x 10"),
+    "turned image": (
+        with_value(GOOD, *FIRST, "image_rotation", 90),
+        "image_rotation 90: annotate the image without turning it",
+    ),
+    "brush": (with_value(GOOD, *FIRST, region("brushlabels", "a", rle=BRUSH[:-2])), "region 'r1': rle: ends within"),
+    "brush size": (with_value(GOOD, *FIRST, region("brushlabels", "a", rle=[0, 0, 0, 4, 57, 27, 252, 0])), "4 values"),
+    "brush text": (with_value(GOOD, *FIRST, region("brushlabels", "a", rle="abc")), "region 'r1' rle 'abc'"),
+    "brush bytes": (
+        with_value(GOOD, *FIRST, region("brushlabels", "a", rle=[1000])),
+        "region 'r1': rle: use a list of bytes",
+    ),
+    "box": (
+        with_value(GOOD, *FIRST, region("rectanglelabels", "a", x=0, y=0, width=-5, height=5)),
+        "a rectangle of height",
+    ),
+    "ellipse": (with_value(GOOD, *FIRST, region("ellipselabels", "a", x=0, y=0, radiusX=1, radiusY=-1)), "an ellipse"),
+    "nothing drawn": (with_value(GOOD, 0, "annotations", 0, "result", []), "no annotation with an area"),
 }
 
 
