@@ -22,6 +22,10 @@ MARGIN = 1.4
 """Factor on the tensors of a forward pass for the libraries' own buffers: processes were measured to take 1.12 to 1.18
 times the tensors in float32, 1.11 to 1.36 times in bfloat16 (six networks, 3 million pixels, torch 2.14)."""
 
+ENOUGH_PER_PIXEL = 4096
+"""Bytes per pixel, eight times what the largest variant needs (491, with 19 classes at stride 2). Measuring takes over a
+second, mostly for imports by torch, so it waits for an image that might not fit."""
+
 _SIDE = 256  # of the image that is measured, pixels
 
 _GIB = 2**30
@@ -31,8 +35,8 @@ class MemoryCheck:
     """What a backend needs in main memory, and whether it is available.
 
     The tensors that are computed from an image grow with its pixels, those that are computed from the weights alone,
-    such as copies in lower precision, do not. So one forward pass of a small image, as soon as a larger one comes,
-    tells what that one needs. Nothing is checked for a GPU, which raises an error that can be caught.
+    such as copies in lower precision, do not. So one forward pass of a small image, as soon as a large one comes, tells
+    what that one needs. Nothing is checked for a GPU, which raises an error that can be caught.
 
     Args:
         backend: runs the network.
@@ -62,7 +66,9 @@ class MemoryCheck:
         if not self._is_cpu or height * width <= _SIDE**2:
             return
         available = available_memory()
-        if available is not None and self.needed(height, width) > available:
+        if available is None or ENOUGH_PER_PIXEL * height * width <= available:
+            return
+        if self.needed(height, width) > available:
             raise UserError(self.message(path, height, width, available))
 
     def message(self, path: Path, height: int, width: int, available: int | None = None) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from dlaseg import create_model
 from dlaseg.inference import memory
-from dlaseg.inference.memory import MARGIN, MemoryCheck
+from dlaseg.inference.memory import ENOUGH_PER_PIXEL, MARGIN, MemoryCheck
 from dlaseg.inference.predictor import Predictor
 
 MEASURE = """
@@ -68,7 +68,22 @@ def test_the_estimate_counts_the_tensors_that_live_at_the_same_time(monkeypatch)
     assert check.needed(300, 300) == MARGIN * (3 + 12 + max(120 + 4, 4 + 80)) * 300 * 300 + 2 * 7 * 4
 
 
-def test_small_images_cost_no_measurement():
+@pytest.mark.parametrize(
+    ("available", "height", "width", "measured"),
+    [
+        (0, 256, 256, False),  # the image that would be measured
+        (4096 * 1000 * 2000, 1000, 2000, False),
+        (4096 * 1000 * 2000 - 1, 1000, 2000, True),
+    ],
+)
+def test_only_an_image_that_might_not_fit_costs_a_measurement(monkeypatch, available, height, width, measured):
     check = MemoryCheck(Predictor(create_model("dla46_c", 2), device="cpu").backend)
-    check.check(Path("any"), 256, 256)
-    assert check.measured is None
+    monkeypatch.setattr(memory, "available_memory", lambda: available)
+    check.check(Path("any"), height, width)
+    assert (check.measured is not None) == measured
+
+
+@pytest.mark.parametrize("name", ["dla34", "dla60", "dla102x2"])
+def test_networks_need_much_less_than_what_is_taken_for_enough(name):
+    check = MemoryCheck(Predictor(create_model(name, 19, stride=2), device="cpu").backend)
+    assert check.needed(1000, 1000) < ENOUGH_PER_PIXEL * 1000 * 1000 / 4
