@@ -23,8 +23,8 @@ MARGIN = 1.4
 times the tensors in float32, 1.11 to 1.36 times in bfloat16 (six networks, 3 million pixels, torch 2.14)."""
 
 ENOUGH_PER_PIXEL = 4096
-"""Bytes per pixel, eight times what the largest variant needs (491, with 19 classes at stride 2). Measuring takes over a
-second, mostly for imports by torch, so it waits for an image that might not fit."""
+"""Bytes per pixel, eight times what the largest variant needs (491, with 19 classes at stride 2). Measuring takes over
+a second, mostly for imports by torch, so it waits for an image that might not fit."""
 
 _SIDE = 256  # of the image that is measured, pixels
 
