@@ -1,10 +1,14 @@
 """`dlaseg benchmark ...`."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from dlaseg.commands.parsing import command_parser
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
+from dlaseg.errors import UserError
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -34,3 +38,58 @@ def _measure(
     if throughput is not None:
         print(json.dumps(to_dict(throughput), indent=2) if args.json else table(throughput))
     return 0
+
+
+def speed(arguments: Sequence[str]) -> int:
+    """Measure how fast networks segment on this machine, side by side with others, in relation to a baseline."""
+    parser = command_parser("benchmark speed", speed)
+    parser.add_argument("models", nargs="+", metavar="model", help="a weights file, or the name of a randomly "
+                        "initialised network such as dla34; several of them")  # fmt: skip
+    parser.add_argument("--images", type=Path, help="an image or a folder; dlaseg infer is measured from file to file, "
+                        "too")  # fmt: skip
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="without --images, street scenes of this "
+                        "height and width are drawn (default: 512 1024)")  # fmt: skip
+    parser.add_argument("--count", type=int, default=4, help="images: the first of the folder, or so many are drawn")
+    parser.add_argument("--files", action="store_true", help="measure from file to file with drawn images, too")
+    parser.add_argument("--backends", nargs="+", default=["torch"], help="what runs the networks")
+    parser.add_argument("--precisions", nargs="+", default=["float32"], help="float32, bfloat16, or float16 on a GPU")
+    parser.add_argument("--against", nargs="+", default=[], metavar="OTHER", help="what to compare with:\n"
+                        "- plain: the first model in plain PyTorch, which is the baseline then\n"
+                        "- smp:ARCH:ENCODER of segmentation_models_pytorch, such as smp:Unet:resnet18\n"
+                        "- torchvision:NAME, such as torchvision:lraspp_mobilenet_v3_large\n"
+                        "- onnx:FILE")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="in each round, everything is measured once")
+    parser.add_argument("--threads", type=int, help="cores that may be used (default: all)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    parser.add_argument("--num-classes", type=int, help="of networks without a file (default: as the first weights "
+                        "file, or 19)")  # fmt: skip
+    parser.add_argument("--stride", type=int, default=2, help="of randomly initialised DLA networks")
+    parser.add_argument("--root-kernel-size", type=int, default=1, help="of the same")
+    parser.add_argument("--no-memory", action="store_true", help="do not start processes that measure peak memory")
+    parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv and speed.json")
+    args = parser.parse_args(arguments)
+
+    from dlaseg.benchmarking.candidates import PLAIN, Architecture, make_candidates
+    from dlaseg.benchmarking.machine import limited_cores
+    from dlaseg.benchmarking.networks import num_classes_of
+    from dlaseg.benchmarking.pictures import choose_images, draw_images
+    from dlaseg.benchmarking.speed import measure_speed
+    from dlaseg.benchmarking.speed_report import speed_markdown, write_speed
+
+    if args.images is not None and args.size is not None:
+        raise UserError("--images and --size: use one of the two")
+    with_files = args.files or args.images is not None
+    against = [*args.against, *([PLAIN] if with_files else [])]
+    num_classes = num_classes_of(args.models) if args.num_classes is None else args.num_classes
+    architecture = Architecture(num_classes, args.stride, args.root_kernel_size)
+    candidates = make_candidates(args.models, against, args.backends, args.precisions, args.device, architecture)
+    with tempfile.TemporaryDirectory() as folder, limited_cores(args.threads):
+        if args.images is None:
+            images = draw_images(Path(folder), *(args.size or (512, 1024)), args.count)
+        else:
+            images = choose_images(args.images, args.count)
+        measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
+    print(speed_markdown(measured))
+    if args.output is not None:
+        print("", *write_speed(measured, args.output), sep="\n")
+    return 2 if any(row.message is not None for row in measured.rows) else 0

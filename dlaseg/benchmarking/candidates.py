@@ -1,0 +1,116 @@
+"""The rows of the speed benchmark, as the user names them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlaseg.errors import UserError
+from dlaseg.factory import list_models
+
+PLAIN = "plain"
+FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
+"""What `--against` takes."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Arguments of `create_model` for networks without a file.
+
+    Attributes:
+        num_classes: of all networks that are not from a file; None for the first file's, or 19.
+        stride: of DLA networks.
+        root_kernel_size: of DLA networks.
+    """
+
+    num_classes: int = 19
+    stride: int = 2
+    root_kernel_size: int = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How one row is computed. It names the network and does not hold it, so that a new process can build it, too.
+
+    Attributes:
+        family: `dlaseg`, `plain`, `smp`, `torchvision` or `onnx`.
+        source: a DLA network's name, a weights file, or what stands behind the family's name, such as `Unet:resnet18`.
+        backend: see `Predictor`; of `plain` and `onnx` what runs them.
+        precision: see `Predictor`.
+        device: see `Predictor`.
+        architecture: of a network that is not from a file.
+    """
+
+    family: str
+    source: str
+    backend: str
+    precision: str
+    device: str
+    architecture: Architecture
+
+    @property
+    def network(self) -> str:
+        """The network's name for people."""
+        if self.family in ("dlaseg", PLAIN):
+            return self.source if self.is_named else Path(self.source).name
+        return f"{self.family}:{self.source}"
+
+    @property
+    def name(self) -> str:
+        """Network, backend and precision."""
+        if self.family == PLAIN:
+            return f"plain PyTorch {self.network}"
+        return f"{self.network} {self.backend} {self.precision}"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the source is a name in `list_models`, so that the network is randomly initialised."""
+        return self.source in list_models()
+
+
+def make_candidates(
+    models: Sequence[str],
+    against: Sequence[str],
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    device: str,
+    architecture: Architecture,
+) -> list[Candidate]:
+    """Every network on every backend in every precision, the baseline first.
+
+    Args:
+        models: names in `list_models`, or weights files.
+        against: see `FAMILIES`. `plain` is the first model in plain PyTorch, and the baseline.
+        backends: names in `BACKENDS`.
+        precisions: see `Predictor`.
+        device: see `Predictor`.
+        architecture: of networks that are not from a file.
+
+    Raises:
+        UserError: nothing to measure, or a text that is none of `FAMILIES`.
+    """
+    if not models:
+        raise UserError("no network: give weights files, or names such as dla34")
+    rows = []
+    for text in dict.fromkeys(against):
+        family, _, source = text.partition(":")
+        complete = source and (family != "smp" or all(source.partition(":")[::2]))
+        if text != PLAIN and not (family in ("smp", "torchvision", "onnx") and complete):
+            raise UserError(f"--against {text}: use one of {', '.join(FAMILIES)}")
+        if text == PLAIN:
+            rows.insert(0, Candidate(PLAIN, models[0], "torch", "float32", device, architecture))
+        elif family == "onnx":
+            rows.append(Candidate(family, source, "onnxruntime", "as in the file", "cpu", architecture))
+        else:
+            rows += [Candidate(family, source, b, p, device, architecture) for b in backends for p in precisions]
+    first = [row for row in rows if row.family == PLAIN]
+    own = [
+        Candidate("dlaseg", model, b, p, device, architecture)
+        for model in dict.fromkeys(models)
+        for b in dict.fromkeys(backends)
+        for p in dict.fromkeys(precisions)
+    ]
+    rows = [*first, *own, *(row for row in rows if row.family != PLAIN)]
+    names = [row.name for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{twice[0]}: two files of this name: rename one of them")
+    return rows

@@ -1,0 +1,302 @@
+"""Measures how fast networks segment on this machine, in turns, and in relation to a baseline."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dlaseg.benchmarking.candidates import PLAIN, Candidate
+from dlaseg.benchmarking.child import in_new_process
+from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
+from dlaseg.benchmarking.machine import fingerprint, matrix_product
+from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, build, count_macs, count_parameters, model_of
+from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
+from dlaseg.device import pick_device, synchronize
+from dlaseg.errors import UserError
+from dlaseg.files import sha256
+from dlaseg.images import read_size
+from dlaseg.weights.download import resolve
+
+Sample = dict[str, float]
+"""Seconds of one image by phase."""
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """What was measured of one candidate, from an image in memory to its label map.
+
+    Attributes:
+        candidate: what was measured.
+        weights_sha256: hash of the weights file; None for a randomly initialised network.
+        parameters: of the network; None if they cannot be counted.
+        macs: multiply-adds of an image, the mean over the images; None if they cannot be counted.
+        rounds: round by round, the sample of each image.
+        peak_flops: the machine's peak in this precision, floating-point operations per second; None if unknown.
+        peak_memory: in bytes, of a process that predicts the largest image alone; None if not measured.
+        equal_labels: share of the pixels that have the same label as plain PyTorch gives; None without it.
+        message: why nothing was measured.
+    """
+
+    candidate: Candidate
+    weights_sha256: str | None = None
+    parameters: int | None = None
+    macs: float | None = None
+    rounds: Sequence[Sequence[Sample]] = ()
+    peak_flops: float | None = None
+    peak_memory: int | None = None
+    equal_labels: float | None = None
+    message: str | None = None
+
+    @property
+    def latencies(self) -> list[float]:
+        """Seconds from an image in memory to its label map, one value per round and image."""
+        return [seconds for samples in self.rounds for seconds in totals(samples, IN_MEMORY)]
+
+    @property
+    def round_seconds(self) -> list[float]:
+        """Seconds of each round, all images together."""
+        return [sum(totals(samples, IN_MEMORY)) for samples in self.rounds]
+
+    @property
+    def images_per_second(self) -> float:
+        """In the round of median speed."""
+        return len(self.rounds[0]) / median(self.round_seconds)
+
+    def phase(self, name: str) -> float:
+        """Median seconds of a phase."""
+        return median(sample[name] for samples in self.rounds for sample in samples)
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Arithmetic of the network per second, relative to the machine's peak."""
+        if self.macs is None or self.peak_flops is None:
+            return None
+        seconds = median(sum(totals(samples, ["network"])) / len(samples) for samples in self.rounds)
+        return 2 * self.macs / seconds / self.peak_flops
+
+
+@dataclass(frozen=True)
+class FilesRow:
+    """What was measured of one candidate, from image files to label PNGs.
+
+    Attributes:
+        candidate: what was measured.
+        images: number of files.
+        seconds: of each round.
+        peak_memory: in bytes, of a process that does nothing else; None if not measured.
+        equal_labels: share of the pixels whose label is that of plain PyTorch.
+    """
+
+    candidate: Candidate
+    images: int
+    seconds: Sequence[float]
+    peak_memory: int | None
+    equal_labels: float
+
+    @property
+    def images_per_second(self) -> float:
+        """In the round of median speed."""
+        return self.images / median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The whole measurement.
+
+    Attributes:
+        machine: see `fingerprint`.
+        sizes: height and width of each image.
+        rows: the baseline first.
+        files: the same from file to file; empty if not measured.
+    """
+
+    machine: dict[str, Any]
+    sizes: Sequence[tuple[int, int]]
+    rows: Sequence[SpeedRow]
+    files: Sequence[FilesRow] = ()
+
+    def ratio(self, row: SpeedRow | FilesRow) -> Ratio:
+        """How many times as fast as the first row of its table."""
+        if isinstance(row, FilesRow):
+            return speed_ratio(self.files[0].seconds, row.seconds)
+        baseline = next(each for each in self.rows if each.message is None)
+        return speed_ratio(baseline.round_seconds, row.round_seconds)
+
+
+@dataclass
+class _Measured:
+    """A candidate that is being measured."""
+
+    candidate: Candidate
+    network: Network
+    watch: Stopwatch
+    rounds: list[list[Sample]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    labels: list[NDArray[np.uint8]] = field(default_factory=list)
+
+
+def measure_speed(
+    candidates: Sequence[Candidate],
+    images: Sequence[Path],
+    rounds: int,
+    with_files: bool = False,
+    with_memory: bool = True,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: Callable[[float], None] = time.sleep,
+) -> Speed:
+    """Measures all candidates in turns.
+
+    A network of another package that cannot run is a row with a message.
+
+    Args:
+        candidates: the baseline first, all on one device.
+        images: the files to segment.
+        rounds: in each, every candidate segments every image once. One more before them is for warm-up.
+        with_files: whether `dlaseg infer` is measured from file to file, too; the first candidate is `plain` then.
+        with_memory: whether new processes measure the peak memory.
+        clock: seconds since any moment.
+        pause: waits so many seconds.
+
+    Raises:
+        UserError: a candidate that cannot be built, or an image that cannot be read.
+    """
+    if rounds < 1:
+        raise UserError(f"--rounds {rounds}: use 1 or more")
+    device = pick_device(candidates[0].device)
+    machine = fingerprint(device)
+    sizes = [read_size(path) for path in images]
+    measured, failed = _build_all(candidates, images, clock)
+    by_name = {each.candidate.name: each for each in measured}
+    precisions = dict.fromkeys(each.candidate.precision for each in measured)
+    peaks = {precision: matrix_product(precision, device) for precision in precisions if hasattr(torch, precision)}
+    peak_seconds: dict[str, list[float]] = {precision: [] for precision in peaks}
+    turns = [*by_name, *peaks]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in tqdm(in_turns(turns, rounds, pause), "measure", rounds * len(turns), leave=False, disable=None):
+            if name in by_name:
+                each = by_name[name]
+                each.rounds.append([_sample(each, path, Path(folder)) for path in images])
+            else:
+                peak_seconds[name].append(_seconds(peaks[name][0], clock))
+        files = _measure_files(measured, images, rounds, Path(folder), clock, pause) if with_files else []
+    rows = []
+    for candidate in candidates:
+        if candidate.name in failed:
+            rows.append(SpeedRow(candidate, message=failed[candidate.name]))
+            continue
+        row = by_name[candidate.name]
+        flops = None
+        if candidate.precision in peaks:
+            flops = peaks[candidate.precision][1] / min(peak_seconds[candidate.precision])
+        rows.append(_row(row, sizes, flops, measured[0], images, with_memory))
+    return Speed(machine, sizes, rows, [_with_memory(row, images) for row in files] if with_memory else files)
+
+
+def _build_all(
+    candidates: Sequence[Candidate], images: Sequence[Path], clock: Callable[[], float]
+) -> tuple[list[_Measured], dict[str, str]]:
+    """Builds the candidates and segments every image once for warm-up; also those that fail, and why."""
+    measured, failed = [], {}
+    for candidate in tqdm(candidates, "warm-up", leave=False, disable=None):
+        try:
+            network = build(candidate)
+            each = _Measured(candidate, network, Stopwatch(clock, partial(synchronize, network.device)))
+            each.labels = [network.predict(network.decode(path), each.watch) for path in images]
+            measured.append(each)
+        except UserError:
+            raise
+        except Exception as error:
+            if candidate.family in ("dlaseg", PLAIN):
+                raise
+            # What other packages' networks raise, on a backend that they were not made for, may be anything
+            failed[candidate.name] = f"{type(error).__name__}: {error}"
+    if not measured:
+        raise UserError(f"{candidates[0].name}: {failed[candidates[0].name]}: give another network")
+    return measured, failed
+
+
+def _sample(each: _Measured, path: Path, folder: Path) -> Sample:
+    """Segments one image file."""
+    each.watch.reset()
+    with each.watch.phase("decode"):
+        image = each.network.decode(path)
+    labels = each.network.predict(image, each.watch)
+    with each.watch.phase("encode"):
+        each.network.encode(labels, folder / "labels.png")
+    return {phase: each.watch.seconds[phase] for phase in PHASES}
+
+
+def _seconds(block: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    block()
+    return clock() - start
+
+
+def _row(
+    each: _Measured,
+    sizes: Sequence[tuple[int, int]],
+    flops: float | None,
+    first: _Measured,
+    images: Sequence[Path],
+    with_memory: bool,
+) -> SpeedRow:
+    candidate = each.candidate
+    parameters = macs = equal = memory = None
+    if candidate.family != "onnx":
+        model = model_of(candidate)
+        parameters = count_parameters(model)
+        counted = {size: count_macs(model, *size) for size in set(sizes)}
+        macs = sum(counted[size] for size in sizes) / len(sizes)
+    if first.candidate.family == PLAIN and candidate.family in ("dlaseg", PLAIN):
+        equal = _equal_share(first.labels, each.labels)
+    if with_memory:
+        largest = images[max(range(len(images)), key=lambda index: math.prod(sizes[index]))]
+        memory = in_new_process(memory_of_image, candidate, largest, torch.get_num_threads())
+    from_file = candidate.family in ("dlaseg", PLAIN) and not candidate.is_named
+    digest = sha256(resolve(candidate.source)) if from_file else None
+    return SpeedRow(candidate, digest, parameters, macs, each.rounds, flops, memory, equal)
+
+
+def _measure_files(
+    measured: Sequence[_Measured],
+    images: Sequence[Path],
+    rounds: int,
+    folder: Path,
+    clock: Callable[[], float],
+    pause: Callable[[float], None],
+) -> list[FilesRow]:
+    """Measures plain PyTorch and our networks from file to file; the first round is for warm-up."""
+    ours = {each.candidate.name: each for each in measured if each.candidate.family in ("dlaseg", PLAIN)}
+    outputs = {name: folder / str(number) for number, name in enumerate(ours)}
+    written = {name: write_labels(each.network, images, outputs[name]) for name, each in ours.items()}
+    for name in tqdm(in_turns(list(ours), rounds, pause), "files", rounds * len(ours), leave=False, disable=None):
+        each = ours[name]
+        each.seconds.append(_seconds(lambda: write_labels(each.network, images, outputs[name]), clock))
+    labels = {name: [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths] for name, paths in written.items()}
+    first = labels[next(iter(ours))]
+    return [
+        FilesRow(each.candidate, len(images), each.seconds, None, _equal_share(first, labels[name]))
+        for name, each in ours.items()
+    ]
+
+
+def _with_memory(row: FilesRow, images: Sequence[Path]) -> FilesRow:
+    memory = in_new_process(memory_of_files, row.candidate, images, torch.get_num_threads())
+    return FilesRow(row.candidate, row.images, row.seconds, memory, row.equal_labels)
+
+
+def _equal_share(expected: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any]]) -> float:
+    """Share of the pixels of all images that are equal."""
+    equal = sum(int((a == b).sum()) for a, b in zip(expected, labels, strict=True))
+    return equal / sum(a.size for a in expected)
