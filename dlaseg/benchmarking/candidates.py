@@ -90,7 +90,7 @@ def make_candidates(
     """
     if not models:
         raise UserError("no network: give weights files, or names such as dla34")
-    rows = []
+    rows: list[Candidate] = []
     for text in dict.fromkeys(against):
         family, _, source = text.partition(":")
         complete = source and (family != "smp" or all(source.partition(":")[::2]))

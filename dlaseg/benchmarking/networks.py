@@ -11,18 +11,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from dlaseg.benchmarking.candidates import PLAIN, Candidate
-from dlaseg.benchmarking.others import OnnxFile, OtherNetwork, smp_network, torchvision_network
+from dlaseg.benchmarking.others import OnnxFile, smp_network, torchvision_network
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.data.tensors import to_tensor
+from dlaseg.device import pick_device
 from dlaseg.factory import create_model, list_models, load_model
 from dlaseg.images import read_image, write_png
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel, upsample_logits
-from dlaseg.models.cost import network_cost
 from dlaseg.weights.download import resolve
 from dlaseg.weights.files import read_model_file
 
@@ -174,8 +173,6 @@ def build(candidate: Candidate) -> Network:
     if candidate.family == "onnx":
         return Onnx(OnnxFile(candidate.source))
     if candidate.family == PLAIN:
-        from dlaseg.device import pick_device
-
         return Plain(model_of(candidate).eval(), pick_device(candidate.device))
     return Predicting(Predictor(model_of(candidate), candidate.backend, candidate.device, candidate.precision))
 
@@ -211,18 +208,3 @@ def num_classes_of(models: Sequence[str]) -> int:
             metadata, _ = read_model_file(resolve(model))
             return metadata.labels.num_classes
     return 19
-
-
-def count_parameters(model: SegmentationModel) -> int:
-    """The parameters of a network."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: SegmentationModel, height: int, width: int) -> int:
-    """Multiply-adds of one image; of other packages' networks, matrix products count as well as convolutions."""
-    if not isinstance(model, OtherNetwork):
-        return network_cost(model, height, width).macs
-    skeleton = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        skeleton.coarse_logits(torch.empty(1, 3, height, width, device="meta"))
-    return int(counter.get_total_flops()) // 2  # a multiply-add is two operations

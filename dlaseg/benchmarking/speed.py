@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,14 +17,16 @@ from tqdm import tqdm
 
 from dlaseg.benchmarking.candidates import PLAIN, Candidate
 from dlaseg.benchmarking.child import in_new_process
+from dlaseg.benchmarking.costs import count_macs, count_parameters
 from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
 from dlaseg.benchmarking.machine import fingerprint, matrix_product
-from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, build, count_macs, count_parameters, model_of
+from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, build, model_of
 from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
 from dlaseg.device import pick_device, synchronize
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.images import read_size
+from dlaseg.label_images import read_label_image
 from dlaseg.weights.download import resolve
 
 Sample = dict[str, float]
@@ -282,8 +283,8 @@ def _measure_files(
     written = {name: write_labels(each.network, images, outputs[name]) for name, each in ours.items()}
     for name in tqdm(in_turns(list(ours), rounds, pause), "files", rounds * len(ours), leave=False, disable=None):
         each = ours[name]
-        each.seconds.append(_seconds(lambda: write_labels(each.network, images, outputs[name]), clock))
-    labels = {name: [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in paths] for name, paths in written.items()}
+        each.seconds.append(_seconds(partial(write_labels, each.network, images, outputs[name]), clock))
+    labels = {name: [read_label_image(path) for path in paths] for name, paths in written.items()}
     first = labels[next(iter(ours))]
     return [
         FilesRow(each.candidate, len(images), each.seconds, None, _equal_share(first, labels[name]))

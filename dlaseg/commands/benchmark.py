@@ -85,7 +85,8 @@ def speed(arguments: Sequence[str]) -> int:
     candidates = make_candidates(args.models, against, args.backends, args.precisions, args.device, architecture)
     with tempfile.TemporaryDirectory() as folder, limited_cores(args.threads):
         if args.images is None:
-            images = draw_images(Path(folder), *(args.size or (512, 1024)), args.count)
+            height, width = args.size or (512, 1024)
+            images = draw_images(Path(folder), height, width, args.count)
         else:
             images = choose_images(args.images, args.count)
         measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
