@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark train": benchmark.train,
     "benchmark pretrain": benchmark.pretrain,
     "benchmark speed": benchmark.speed,
+    "benchmark accuracy": benchmark.accuracy,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
     "data convert": data.convert,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import command_parser
+from dlaseg.config.checks import check_workers
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
 from dlaseg.errors import UserError
@@ -94,3 +95,39 @@ def speed(arguments: Sequence[str]) -> int:
     if args.output is not None:
         print("", *write_speed(measured, args.output), sep="\n")
     return 2 if any(row.message is not None for row in measured.rows) else 0
+
+
+def accuracy(arguments: Sequence[str]) -> int:
+    """Score weights files on data sets by protocols: one leader board. What was scored before is not scored again."""
+    parser = command_parser("benchmark accuracy", accuracy)
+    parser.add_argument("list", type=Path, nargs="?", help="YAML file with the lists weights, datasets and protocols; "
+                        "options add to them")  # fmt: skip
+    parser.add_argument("--weights", nargs="+", default=[], help="files, folders, or repositories on the Hugging Face "
+                        "hub")  # fmt: skip
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME:ROOT", help="such as camvid:/data/camvid")
+    parser.add_argument("--split", default="val", help="of --datasets")
+    parser.add_argument("--protocols", nargs="+", default=[], help="how images are predicted: words joined by +: a "
+                        "backend, a precision, scales=0.75,1,1.25, flip (default: torch+float32)")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path("leaderboard"), help="folder for leaderboard.md, .csv and "
+                        ".json, and for the scores and report of each row")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=1, help="processes that read images")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    args = parser.parse_args(arguments)
+    check_workers("--workers", args.workers)
+
+    from dlaseg.benchmarking.accuracy import score_all
+    from dlaseg.benchmarking.leaderboard import Entries, board_markdown, dataset_entry_of, read_entries, write_board
+
+    listed = Entries() if args.list is None else read_entries(args.list)
+    entries = Entries(
+        [*listed.weights, *args.weights],
+        [*listed.datasets, *(dataset_entry_of(text, args.split) for text in args.datasets)],
+        [*listed.protocols, *args.protocols],
+    )
+    scores = score_all(
+        entries.weights, entries.open_datasets(), entries.parse_protocols(), args.output, args.workers, args.device
+    )
+    cached, failed = sum(score.cached for score in scores), sum(score.message is not None for score in scores)
+    counts = f"{len(scores) - cached - failed} scored, {cached} known from before, {failed} failed"
+    print(board_markdown(scores), "", counts, *write_board(scores, args.output), sep="\n")
+    return 2 if failed else 0
