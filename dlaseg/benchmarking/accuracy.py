@@ -138,12 +138,13 @@ def score_all(
             path = resolve(file)
             digest = _file_hash(path)
             folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type)
-            results = cached = _read(folder)
-            if results is None:
-                results = score(
+            cached = _read(folder)
+            if cached is None:
+                score(
                     path, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
                     "stop", protocol.backend,
                 )  # fmt: skip
+            results = cached or _read(folder)
             rows.append(Score(file, where, protocol, digest, results, folder / "report.html", cached is not None))
         except UserError as error:
             rows.append(Score(file, where, protocol, digest, message=str(error)))

@@ -11,6 +11,7 @@ from dlaseg.data.datasets import open_dataset
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UserError, nearest
 from dlaseg.files import write_json, write_text
+from dlaseg.strict_json import read_json
 from dlaseg.version import __version__
 from dlaseg.yaml_file import read_yaml
 
@@ -169,3 +170,40 @@ def write_board(scores: Sequence[Score], output: Path) -> list[Path]:
     write_text(output / "leaderboard.csv", csv_table(spaced))
     write_json(output / "leaderboard.json", {"dlaseg": __version__, "rows": rows})
     return [output / f"leaderboard.{suffix}" for suffix in ("md", "csv", "json")]
+
+
+def read_board(path: Path) -> list[dict[str, Any]]:
+    """Reads the rows of a `leaderboard.json`.
+
+    Raises:
+        UserError: the file cannot be read, or `dlaseg benchmark accuracy` did not write it.
+    """
+    what = "a leaderboard.json of dlaseg benchmark accuracy"
+    content = read_json(path, what)
+    try:
+        rows = content["rows"]
+        for row in rows:
+            if row["miou"] is not None and not 0 <= row["miou"] <= 1:
+                raise ValueError(row["miou"])
+            for key in ("dataset", "weights_sha256", "backend", "precision", "scales", "flip"):
+                row[key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not {what} ({error!r:.80}): score again") from error
+    return list(rows)
+
+
+def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, str, str], float]]:
+    """The mIoU of what was scored at one scale and not mirrored, as the speed benchmark measures it.
+
+    Args:
+        rows: see `read_board`.
+
+    Returns:
+        By data set; then by SHA-256 of the weights, backend and precision.
+    """
+    found: dict[str, dict[tuple[str, str, str], float]] = {}
+    for row in rows:
+        if row["miou"] is not None and row["scales"] == [1.0] and not row["flip"]:
+            scores = found.setdefault(str(row["dataset"]), {})
+            scores[row["weights_sha256"], row["backend"], row["precision"]] = row["miou"]
+    return found

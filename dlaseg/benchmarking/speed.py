@@ -45,7 +45,7 @@ class SpeedRow:
         rounds: round by round, the sample of each image.
         peak_flops: the machine's peak in this precision, floating-point operations per second; None if unknown.
         peak_memory: in bytes, of a process that predicts the largest image alone; None if not measured.
-        equal_labels: share of the pixels that have the same label as plain PyTorch gives; None without it.
+        equal_labels: share of the pixels that have the same label as plain PyTorch gives; None for another network.
         message: why nothing was measured.
     """
 
@@ -96,14 +96,14 @@ class FilesRow:
         images: number of files.
         seconds: of each round.
         peak_memory: in bytes, of a process that does nothing else; None if not measured.
-        equal_labels: share of the pixels whose label is that of plain PyTorch.
+        equal_labels: share of the pixels whose label is that of plain PyTorch; None for another network.
     """
 
     candidate: Candidate
     images: int
     seconds: Sequence[float]
     peak_memory: int | None
-    equal_labels: float
+    equal_labels: float | None
 
     @property
     def images_per_second(self) -> float:
@@ -259,7 +259,7 @@ def _row(
         parameters = count_parameters(model)
         counted = {size: count_macs(model, *size) for size in set(sizes)}
         macs = sum(counted[size] for size in sizes) / len(sizes)
-    if first.candidate.family == PLAIN and candidate.family in ("dlaseg", PLAIN):
+    if first.candidate.family == PLAIN and candidate.source == first.candidate.source:
         equal = _equal_share(first.labels, each.labels)
     if with_memory:
         largest = images[max(range(len(images)), key=lambda index: math.prod(sizes[index]))]
@@ -285,11 +285,13 @@ def _measure_files(
         each = ours[name]
         each.seconds.append(_seconds(partial(write_labels, each.network, images, outputs[name]), clock))
     labels = {name: [read_label_image(path) for path in paths] for name, paths in written.items()}
-    first = labels[next(iter(ours))]
-    return [
-        FilesRow(each.candidate, len(images), each.seconds, None, _equal_share(first, labels[name]))
-        for name, each in ours.items()
-    ]
+    first = next(iter(ours.values())).candidate
+    rows = []
+    for name, each in ours.items():
+        same = each.candidate.source == first.source
+        equal = _equal_share(labels[first.name], labels[name]) if same else None
+        rows.append(FilesRow(each.candidate, len(images), each.seconds, None, equal))
+    return rows
 
 
 def _with_memory(row: FilesRow, images: Sequence[Path]) -> FilesRow:

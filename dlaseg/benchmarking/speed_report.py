@@ -1,14 +1,16 @@
 """The speed benchmark for people and for programs: Markdown, CSV, JSON, and a plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dlaseg.benchmarking.leaderboard import single_pass_scores
 from dlaseg.benchmarking.networks import PHASES
 from dlaseg.benchmarking.speed import FilesRow, Speed, SpeedRow
 from dlaseg.benchmarking.tables import csv_table, markdown_table
 from dlaseg.benchmarking.timing import percentile
+from dlaseg.evaluation.report.charts import point_chart
 from dlaseg.files import write_json, write_text
 
 
@@ -144,13 +146,45 @@ def speed_csv(speed: Speed) -> str:
     return csv_table(lines)
 
 
-def write_speed(speed: Speed, output: Path) -> list[Path]:
-    """Writes `speed.md`, `speed.csv` and `speed.json`.
+def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Charts of mIoU over images per second, one for each data set of a leader board.
+
+    A candidate is a point if the leader board has its weights with its backend and precision; plain PyTorch counts as
+    the backend torch.
+
+    Args:
+        speed: what was measured.
+        board: rows of a leader board, see `read_board`; without any, the chart has GMACs in place of mIoU.
+
+    Returns:
+        Name to content of SVG files. There is none for a data set without points.
+    """
+    rows = [row for row in speed.rows if row.message is None]
+    charts: dict[str, dict[str, tuple[float, float]]] = {}
+    if not board:
+        costs = {row.candidate.name: (row.images_per_second, (row.macs or 0) / 1e9) for row in rows if row.macs}
+        return {"speed-cost.svg": point_chart("GMACs", "images per second", costs)} if costs else {}
+    for dataset, scores in single_pass_scores(board).items():
+        for row in rows:
+            miou = scores.get((row.weights_sha256 or "", row.candidate.backend, row.candidate.precision))
+            if miou is not None:
+                charts.setdefault(dataset, {})[row.candidate.name] = (row.images_per_second, miou)
+    return {
+        f"speed-accuracy-{dataset.replace(' ', '-').replace('/', '-')}.svg": point_chart(
+            f"mIoU on {dataset}", "images per second", points, percent="y"
+        )
+        for dataset, points in charts.items()
+    }
+
+
+def write_speed(speed: Speed, output: Path, board: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
+    """Writes `speed.md`, `speed.csv`, `speed.json` and the `plots`.
 
     Returns:
         The files.
     """
-    write_text(output / "speed.md", speed_markdown(speed) + "\n")
-    write_text(output / "speed.csv", speed_csv(speed))
+    texts = {"speed.md": speed_markdown(speed) + "\n", "speed.csv": speed_csv(speed)} | plots(speed, board)
+    for name, text in texts.items():
+        write_text(output / name, text)
     write_json(output / "speed.json", speed_dict(speed))
-    return [output / "speed.md", output / "speed.csv", output / "speed.json"]
+    return [output / name for name in ("speed.json", *texts)]

@@ -67,10 +67,13 @@ def speed(arguments: Sequence[str]) -> int:
     parser.add_argument("--stride", type=int, default=2, help="of randomly initialised DLA networks")
     parser.add_argument("--root-kernel-size", type=int, default=1, help="of the same")
     parser.add_argument("--no-memory", action="store_true", help="do not start processes that measure peak memory")
-    parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv and speed.json")
+    parser.add_argument("--leaderboard", type=Path, help="leaderboard.json of dlaseg benchmark accuracy, for a plot of "
+                        "accuracy over speed; needs --output")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv, speed.json and plots (SVG)")
     args = parser.parse_args(arguments)
 
     from dlaseg.benchmarking.candidates import PLAIN, Architecture, make_candidates
+    from dlaseg.benchmarking.leaderboard import read_board
     from dlaseg.benchmarking.machine import limited_cores
     from dlaseg.benchmarking.networks import num_classes_of
     from dlaseg.benchmarking.pictures import choose_images, draw_images
@@ -79,6 +82,9 @@ def speed(arguments: Sequence[str]) -> int:
 
     if args.images is not None and args.size is not None:
         raise UserError("--images and --size: use one of the two")
+    if args.leaderboard is not None and args.output is None:
+        raise UserError("--leaderboard: needs --output, the folder for the plot")
+    board = [] if args.leaderboard is None else read_board(args.leaderboard)
     with_files = args.files or args.images is not None
     against = [*args.against, *([PLAIN] if with_files else [])]
     num_classes = num_classes_of(args.models) if args.num_classes is None else args.num_classes
@@ -93,7 +99,7 @@ def speed(arguments: Sequence[str]) -> int:
         measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
     print(speed_markdown(measured))
     if args.output is not None:
-        print("", *write_speed(measured, args.output), sep="\n")
+        print("", *write_speed(measured, args.output, board), sep="\n")
     return 2 if any(row.message is not None for row in measured.rows) else 0
 
 

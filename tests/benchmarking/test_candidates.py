@@ -1,0 +1,46 @@
+import pytest
+
+from dlaseg.benchmarking.candidates import Architecture, make_candidates
+from dlaseg.errors import UserError
+
+
+def names(models=("dla34",), against=(), backends=("torch",), precisions=("float32",)):
+    rows = make_candidates(models, against, backends, precisions, "cpu", Architecture())
+    return [row.name for row in rows]
+
+
+def test_the_baseline_is_first_and_networks_are_combined_with_backends_and_precisions():
+    against = ["smp:Unet:resnet18", "onnx:a/b.onnx", "plain", "torchvision:fcn_resnet50"]
+    assert names(["dla34", "runs/a.safetensors"], against, precisions=("float32", "bfloat16")) == [
+        "plain PyTorch dla34",
+        "dla34 torch float32",
+        "dla34 torch bfloat16",
+        "a.safetensors torch float32",
+        "a.safetensors torch bfloat16",
+        "smp:Unet:resnet18 torch float32",
+        "smp:Unet:resnet18 torch bfloat16",
+        "onnx:a/b.onnx onnxruntime as in the file",
+        "torchvision:fcn_resnet50 torch float32",
+        "torchvision:fcn_resnet50 torch bfloat16",
+    ]
+
+
+def test_what_is_given_twice_is_measured_once():
+    twice = names(["dla34", "dla34"], ["plain", "plain"], ["torch", "torch"], ["float32", "float32"])
+    assert twice == ["plain PyTorch dla34", "dla34 torch float32"]
+
+
+@pytest.mark.parametrize("text", ["fast", "smp", "smp:Unet", "smp:Unet:", "torchvision:", "onnx:", "timm:x", ":"])
+def test_what_is_none_of_the_families_is_refused_with_their_names(text):
+    with pytest.raises(UserError, match=f"--against {text}: use one of plain, smp:ARCH:ENCODER, torchvision:NAME"):
+        names(against=[text])
+
+
+def test_files_that_could_not_be_told_apart_are_refused():
+    with pytest.raises(UserError, match=r"w\.safetensors torch float32: two files of this name"):
+        names(["a/w.safetensors", "b/w.safetensors"])
+
+
+def test_nothing_is_refused():
+    with pytest.raises(UserError, match="no network"):
+        names([])
