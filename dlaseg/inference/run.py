@@ -19,7 +19,7 @@ from dlaseg.files import sha256
 from dlaseg.images import ImageFile, check_max_pixels, open_image
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.settings import Settings, claim_output
+from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
@@ -98,6 +98,8 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
+    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
+        backend = saved.backend  # continues what a run with another set of packages began
     predictor = Predictor(weights, backend, device, precision)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
