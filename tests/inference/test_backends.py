@@ -8,16 +8,19 @@ import onnx
 import pytest
 import torch
 from dlaseg_testing import TwoHeads
+from PIL import Image
 
 from dlaseg import create_model
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
+from dlaseg.inference import run
 from dlaseg.inference.backends import choice, graph, openvino
 from dlaseg.inference.backends.choice import BACKENDS, LARGEST_ERROR, is_exact, make_backend
 from dlaseg.inference.backends.graph import model_graph
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
+from dlaseg.inference.settings import read_settings
 
 OTHERS = [name for name in BACKENDS if name != "torch"]
 SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
@@ -181,11 +184,20 @@ def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
         make_backend(name, model, "cpu", "float32")
 
 
+def test_infer_converts_no_network_for_a_few_images(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "FEW", 3)
+    for count, expected in ((2, "torch"), (3, "openvino"), (2, "openvino")):  # at last, it is converted already
+        for index in range(count):
+            Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"{index}.png")
+        images = [tmp_path / f"{index}.png" for index in range(count)]
+        infer(weights, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
+        assert read_settings(tmp_path / "out").backend == expected
+
+
 def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    from PIL import Image
-
     for name in "ab":
         Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / f"{name}.png")
     infer(weights, folder / "a.png", tmp_path / "out", backend="torch", device="cpu")
