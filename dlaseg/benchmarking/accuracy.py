@@ -14,7 +14,7 @@ from dlaseg.device import pick_device
 from dlaseg.errors import UserError
 from dlaseg.evaluation.scoring import score
 from dlaseg.files import sha256
-from dlaseg.inference.predictor import BACKENDS
+from dlaseg.inference.backends.choice import BACKENDS
 from dlaseg.scores_file import read_scores
 from dlaseg.text import ESCAPE, to_json
 from dlaseg.weights.download import resolve

@@ -11,6 +11,9 @@ PLAIN = "plain"
 FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
 """What `--against` takes."""
 
+LACKING = {"openvino": ("float16",), "onnxruntime": ("bfloat16", "float16")}
+"""Precisions that a backend does not have; they are left out of the combinations."""
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -80,8 +83,8 @@ def make_candidates(
     Args:
         models: names in `list_models`, or weights files.
         against: see `FAMILIES`. `plain` is the first model in plain PyTorch, and the baseline.
-        backends: names in `BACKENDS`.
-        precisions: see `Predictor`.
+        backends: names of backends, or `auto`.
+        precisions: see `Predictor`. What a backend lacks is left out.
         device: see `Predictor`.
         architecture: of networks that are not from a file.
 
@@ -90,6 +93,10 @@ def make_candidates(
     """
     if not models:
         raise UserError("no network: give weights files, or names such as dla34")
+    modes = [(b, p) for b in dict.fromkeys(backends) for p in dict.fromkeys(precisions) if p not in LACKING.get(b, ())]
+    for backend in backends:
+        if backend not in dict(modes):
+            raise UserError(f"--precisions {' '.join(precisions)}: the backend {backend} has none of them: add float32")
     rows: list[Candidate] = []
     for text in dict.fromkeys(against):
         family, _, source = text.partition(":")
@@ -101,14 +108,9 @@ def make_candidates(
         elif family == "onnx":
             rows.append(Candidate(family, source, "onnxruntime", "as in the file", "cpu", architecture))
         else:
-            rows += [Candidate(family, source, b, p, device, architecture) for b in backends for p in precisions]
+            rows += [Candidate(family, source, *mode, device, architecture) for mode in modes]
     first = [row for row in rows if row.family == PLAIN]
-    own = [
-        Candidate("dlaseg", model, b, p, device, architecture)
-        for model in dict.fromkeys(models)
-        for b in dict.fromkeys(backends)
-        for p in dict.fromkeys(precisions)
-    ]
+    own = [Candidate("dlaseg", model, *mode, device, architecture) for model in dict.fromkeys(models) for mode in modes]
     rows = [*first, *own, *(row for row in rows if row.family != PLAIN)]
     names = [row.name for row in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -1,6 +1,5 @@
 """Networks of other packages, randomly initialised: nothing is downloaded."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError, nearest
+from dlaseg.inference.backends.graph import require
 from dlaseg.metadata import IMAGENET_MEAN, IMAGENET_STD, ModelMetadata
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.resizing import crop, pad, round_up
@@ -49,7 +49,7 @@ def smp_network(source: str, num_classes: int) -> OtherNetwork:
         UserError: the package is missing, an unknown name, or two that do not go together.
     """
     option = f"--against smp:{source}"
-    smp = _package("segmentation_models_pytorch", option, "pip install 'dlaseg[benchmark]'")
+    smp: Any = require("segmentation_models_pytorch", "dlaseg[benchmark]")
     arch, _, encoder = source.partition(":")
     _check_name(option, "architecture", arch.lower(), list(smp.MODEL_ARCHITECTURES_MAPPING))
     if not encoder.startswith("tu-"):  # those are timm's, a thousand more
@@ -91,7 +91,7 @@ class OnnxFile:
 
     def __init__(self, path: str):
         self._option = f"--against onnx:{path}"
-        onnxruntime = _package("onnxruntime", self._option, "pip install onnxruntime")
+        onnxruntime: Any = require("onnxruntime", "dlaseg[onnxruntime]")
         if not Path(path).is_file():
             raise UserError(f"{self._option}: no such file: give an ONNX file")
         options = onnxruntime.SessionOptions()
@@ -153,13 +153,6 @@ class OnnxFile:
             f"{self._option}: its first output has shape {output.shape}, {output.dtype}: use a file with logits "
             "(1, C, h, w) or labels (1, H, W)"
         )
-
-
-def _package(name: str, option: str, install: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(f"{option}: needs {name}, which is not installed ({error}): {install}") from error
 
 
 def _check_name(option: str, what: str, name: str, known: list[str]) -> None:

@@ -4,7 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from dlaseg.benchmarking.child import in_new_process
 from dlaseg.benchmarking.costs import count_macs, count_parameters
 from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
 from dlaseg.benchmarking.machine import fingerprint, matrix_product
-from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, build, model_of
+from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, Predicting, build, model_of
 from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
 from dlaseg.device import pick_device, synchronize
 from dlaseg.errors import UserError
@@ -142,9 +142,11 @@ class _Measured:
     candidate: Candidate
     network: Network
     watch: Stopwatch
+    labels: list[NDArray[np.uint8]]
+    peak_memory: int | None = None
+    files_peak_memory: int | None = None
     rounds: list[list[Sample]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    labels: list[NDArray[np.uint8]] = field(default_factory=list)
 
 
 def measure_speed(
@@ -177,54 +179,65 @@ def measure_speed(
     device = pick_device(candidates[0].device)
     machine = fingerprint(device)
     sizes = [read_size(path) for path in images]
-    measured, failed = _build_all(candidates, images, clock)
-    by_name = {each.candidate.name: each for each in measured}
-    precisions = dict.fromkeys(each.candidate.precision for each in measured)
-    peaks = {precision: matrix_product(precision, device) for precision in precisions if hasattr(torch, precision)}
-    peak_seconds: dict[str, list[float]] = {precision: [] for precision in peaks}
-    turns = [*by_name, *peaks]
-    with tempfile.TemporaryDirectory() as folder:
-        for name in tqdm(in_turns(turns, rounds, pause), "measure", rounds * len(turns), leave=False, disable=None):
-            if name in by_name:
-                each = by_name[name]
-                each.rounds.append([_sample(each, path, Path(folder)) for path in images])
-            else:
-                peak_seconds[name].append(_seconds(peaks[name][0], clock))
-        files = _measure_files(measured, images, rounds, Path(folder), clock, pause) if with_files else []
-    rows = []
-    for candidate in candidates:
-        if candidate.name in failed:
-            rows.append(SpeedRow(candidate, message=failed[candidate.name]))
-            continue
-        row = by_name[candidate.name]
-        flops = None
-        if candidate.precision in peaks:
-            flops = peaks[candidate.precision][1] / min(peak_seconds[candidate.precision])
-        rows.append(_row(row, sizes, flops, measured[0], images, with_memory))
-    return Speed(machine, sizes, rows, [_with_memory(row, images) for row in files] if with_memory else files)
-
-
-def _build_all(
-    candidates: Sequence[Candidate], images: Sequence[Path], clock: Callable[[], float]
-) -> tuple[list[_Measured], dict[str, str]]:
-    """Builds the candidates and segments every image once for warm-up; also those that fail, and why."""
-    measured, failed = [], {}
-    for candidate in tqdm(candidates, "warm-up", leave=False, disable=None):
+    largest = images[max(range(len(images)), key=lambda index: math.prod(sizes[index]))]
+    measured: dict[str, _Measured] = {}
+    failed: dict[str, SpeedRow] = {}
+    for candidate in tqdm(candidates, "build", leave=False, disable=None):
         try:
-            network = build(candidate)
-            each = _Measured(candidate, network, Stopwatch(clock, partial(synchronize, network.device)))
-            each.labels = [network.predict(network.decode(path), each.watch) for path in images]
-            measured.append(each)
+            each = _warmed_up(candidate, images, clock)
+            if with_memory:
+                # At once: the cache of converted networks is small, and a process that converts takes more memory
+                _measure_memory(each, largest, images if with_files else [])
+            measured.setdefault(each.candidate.name, each)  # `auto` may be what another candidate is
         except UserError:
             raise
         except Exception as error:
             if candidate.family in ("dlaseg", PLAIN):
                 raise
             # What other packages' networks raise, on a backend that they were not made for, may be anything
-            failed[candidate.name] = f"{type(error).__name__}: {error}"
+            failed[candidate.name] = SpeedRow(candidate, message=f"{type(error).__name__}: {error}")
     if not measured:
-        raise UserError(f"{candidates[0].name}: {failed[candidates[0].name]}: give another network")
-    return measured, failed
+        name, row = next(iter(failed.items()))
+        raise UserError(f"{name}: {row.message}: give another network")
+    peaks = {
+        precision: matrix_product(precision, device)
+        for precision in dict.fromkeys(each.candidate.precision for each in measured.values())
+        if hasattr(torch, precision)
+    }
+    peak_seconds: dict[str, list[float]] = {precision: [] for precision in peaks}
+    turns = [*measured, *peaks]
+    with tempfile.TemporaryDirectory() as folder:
+        for name in tqdm(in_turns(turns, rounds, pause), "measure", rounds * len(turns), leave=False, disable=None):
+            if name in measured:
+                each = measured[name]
+                each.rounds.append([_sample(each, path, Path(folder)) for path in images])
+            else:
+                peak_seconds[name].append(_seconds(peaks[name][0], clock))
+        files = (
+            _measure_files(list(measured.values()), images, rounds, Path(folder), clock, pause) if with_files else []
+        )
+    flops = {precision: peaks[precision][1] / min(seconds) for precision, seconds in peak_seconds.items()}
+    first = next(iter(measured.values()))
+    rows = [_row(each, sizes, flops.get(each.candidate.precision), first) for each in measured.values()]
+    return Speed(machine, sizes, [*rows, *failed.values()], files)
+
+
+def _warmed_up(candidate: Candidate, images: Sequence[Path], clock: Callable[[], float]) -> _Measured:
+    """Builds a candidate and segments every image once."""
+    network = build(candidate)
+    if isinstance(network, Predicting):  # what `auto` stands for
+        backend = network.predictor.backend
+        candidate = replace(candidate, backend=backend.name, precision=backend.precision)
+    watch = Stopwatch(clock, partial(synchronize, network.device))
+    return _Measured(candidate, network, watch, [network.predict(network.decode(path), watch) for path in images])
+
+
+def _measure_memory(each: _Measured, largest: Path, files: Sequence[Path]) -> None:
+    """Measures the peak memory of a candidate in new processes, in the second one from file to file."""
+    threads = torch.get_num_threads()
+    each.peak_memory = in_new_process(memory_of_image, each.candidate, largest, threads)
+    if files and each.candidate.family in ("dlaseg", PLAIN):
+        each.files_peak_memory = in_new_process(memory_of_files, each.candidate, files, threads)
 
 
 def _sample(each: _Measured, path: Path, folder: Path) -> Sample:
@@ -249,11 +262,9 @@ def _row(
     sizes: Sequence[tuple[int, int]],
     flops: float | None,
     first: _Measured,
-    images: Sequence[Path],
-    with_memory: bool,
 ) -> SpeedRow:
     candidate = each.candidate
-    parameters = macs = equal = memory = None
+    parameters = macs = equal = None
     if candidate.family != "onnx":
         model = model_of(candidate)
         parameters = count_parameters(model)
@@ -261,12 +272,9 @@ def _row(
         macs = sum(counted[size] for size in sizes) / len(sizes)
     if first.candidate.family == PLAIN and candidate.source == first.candidate.source:
         equal = _equal_share(first.labels, each.labels)
-    if with_memory:
-        largest = images[max(range(len(images)), key=lambda index: math.prod(sizes[index]))]
-        memory = in_new_process(memory_of_image, candidate, largest, torch.get_num_threads())
     from_file = candidate.family in ("dlaseg", PLAIN) and not candidate.is_named
     digest = sha256(resolve(candidate.source)) if from_file else None
-    return SpeedRow(candidate, digest, parameters, macs, each.rounds, flops, memory, equal)
+    return SpeedRow(candidate, digest, parameters, macs, each.rounds, flops, each.peak_memory, equal)
 
 
 def _measure_files(
@@ -290,13 +298,8 @@ def _measure_files(
     for name, each in ours.items():
         same = each.candidate.source == first.source
         equal = _equal_share(labels[first.name], labels[name]) if same else None
-        rows.append(FilesRow(each.candidate, len(images), each.seconds, None, equal))
+        rows.append(FilesRow(each.candidate, len(images), each.seconds, each.files_peak_memory, equal))
     return rows
-
-
-def _with_memory(row: FilesRow, images: Sequence[Path]) -> FilesRow:
-    memory = in_new_process(memory_of_files, row.candidate, images, torch.get_num_threads())
-    return FilesRow(row.candidate, row.images, row.seconds, memory, row.equal_labels)
 
 
 def _equal_share(expected: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any]]) -> float:

@@ -44,3 +44,16 @@ def test_files_that_could_not_be_told_apart_are_refused():
 def test_nothing_is_refused():
     with pytest.raises(UserError, match="no network"):
         names([])
+
+
+def test_precisions_that_a_backend_lacks_are_left_out():
+    rows = names(backends=["torch", "openvino", "onnxruntime"], precisions=["float32", "bfloat16"])
+    assert rows == [
+        "dla34 torch float32",
+        "dla34 torch bfloat16",
+        "dla34 openvino float32",
+        "dla34 openvino bfloat16",
+        "dla34 onnxruntime float32",
+    ]
+    with pytest.raises(UserError, match="--precisions float16: the backend openvino has none of them: add float32"):
+        names(backends=["openvino"], precisions=["float16"])

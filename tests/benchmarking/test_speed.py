@@ -154,11 +154,11 @@ def test_the_memory_is_that_of_new_processes_which_take_the_largest_image(images
     found = measured(images, clock, with_files=True, with_memory=True)
     assert calls == [
         (files.memory_of_image, "plain", images[0]),
-        (files.memory_of_image, "dlaseg", images[0]),
         (files.memory_of_files, "plain", images),
+        (files.memory_of_image, "dlaseg", images[0]),
         (files.memory_of_files, "dlaseg", images),
     ]
-    assert [row.peak_memory for row in (*found.rows, *found.files)] == [10**6, 2 * 10**6, 3 * 10**6, 4 * 10**6]
+    assert [row.peak_memory for row in (*found.rows, *found.files)] == [10**6, 3 * 10**6, 2 * 10**6, 4 * 10**6]
 
 
 def test_what_a_process_does_for_its_memory_is_real(images):
@@ -279,6 +279,20 @@ def scored_row(path):
     return row | {"scales": [1.0], "flip": False, "miou": 0.5}
 
 
+def test_backends_are_measured_side_by_side_and_auto_is_one_of_them(tmp_path, capsys, small_matrix):
+    words = ["dla46_c", "--stride", "8", "--num-classes", "6", "--size", "64", "96", "--count", "1", "--rounds", "1"]
+    backends = ["--backends", "auto", "openvino", "onnxruntime", "--precisions", "float32", "--device", "cpu"]
+    assert main(["benchmark", "speed", *words, *backends, "--against", "plain", "--no-memory"]) == 0
+    rows = [line.split(" |")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][:5]
+    assert [row.strip("| ") for row in rows] == [
+        "network",
+        "---------------------------",
+        "plain PyTorch dla46_c",
+        "dla46_c openvino float32",
+        "dla46_c onnxruntime float32",
+    ]
+
+
 def test_the_plain_script_and_our_pipeline_write_the_same_files(images, tmp_path):
     candidates = make_candidates(["dla46_c"], ["plain"], ["torch"], ["float32"], "cpu", ARCHITECTURE)
     written = [files.write_labels(speed.build(c), images, tmp_path / c.family) for c in candidates]
@@ -302,7 +316,11 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
         (["dla46_c", "--count", "0"], "--count 0: use 1 to 1000 images"),
         (["dla46_c", "--leaderboard", "a.json"], "--leaderboard: needs --output"),
         (["none.safetensors"], "none.safetensors: "),
-        (["dla46_c", "--backends", "fast"], "backend 'fast': unknown; use one of torch"),
+        (["dla46_c", "--backends", "fast"], "backend 'fast': unknown; use one of auto, torch"),
+        (
+            ["dla46_c", "--backends", "onnxruntime", "--precisions", "bfloat16"],
+            "--precisions bfloat16: the backend onnxruntime has none of them: add float32",
+        ),
         (["dla46_c", "--precisions", "float64"], "precision 'float64': use one of"),
         (["dla46_c", "--size", "8", "8"], "size 8 x 8: a scene is 64 to 1024 pixels high"),
     ],
