@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.machine import package_version
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
@@ -24,9 +25,9 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Protocol:
-    """How images are predicted for a score; see `Predictor`."""
+    """How images are predicted for a score, see `Predictor`; the backend None is torch, or what reads the file."""
 
-    backend: str = "torch"
+    backend: str | None = None
     precision: str = "float32"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -34,7 +35,7 @@ class Protocol:
     @property
     def name(self) -> str:
         """As `parse_protocol` takes it."""
-        words = [self.backend, self.precision]
+        words = [self.precision] if self.backend is None else [self.backend, self.precision]
         if self.scales != (1.0,):
             words.append("scales=" + ",".join(f"{scale:g}" for scale in self.scales))
         return "+".join([*words, *(["flip"] if self.flip else [])])
@@ -51,7 +52,7 @@ def parse_protocol(text: str) -> Protocol:
 
     Example:
         >>> parse_protocol("bfloat16+scales=0.75,1,1.25+flip").name
-        'torch+bfloat16+scales=0.75,1,1.25+flip'
+        'bfloat16+scales=0.75,1,1.25+flip'
     """
     found: dict[str, Any] = {}
     for word in text.split("+"):
@@ -142,7 +143,7 @@ def score_all(
             if cached is None:
                 score(
                     path, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
-                    "stop", protocol.backend,
+                    "stop", protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
                 )  # fmt: skip
             results = cached or _read(folder)
             rows.append(Score(file, where, protocol, digest, results, folder / "report.html", cached is not None))
@@ -185,6 +186,6 @@ def _file_hash(path: Path) -> str:
 
 def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str) -> str:
     """Name of the folder of a score."""
-    versions = {name: package_version(name) for name in ("dlaseg", "torch", protocol.backend)}
+    versions = {name: package_version(name) for name in ("dlaseg", *BACKENDS)}
     content = to_json([weights_sha256, identity, asdict(protocol), device, versions])
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -41,6 +41,8 @@ class Candidate:
         precision: see `Predictor`.
         device: see `Predictor`.
         architecture: of a network that is not from a file.
+        runs_backend: what `auto` stands for, once it is built.
+        runs_precision: the precision that it turned out to have, such as int8 of a quantised file.
     """
 
     family: str
@@ -49,6 +51,8 @@ class Candidate:
     precision: str
     device: str
     architecture: Architecture
+    runs_backend: str = ""
+    runs_precision: str = ""
 
     @property
     def network(self) -> str:
@@ -62,12 +66,27 @@ class Candidate:
         """Network, backend and precision."""
         if self.family == PLAIN:
             return f"plain PyTorch {self.network}"
-        return f"{self.network} {self.backend} {self.precision}"
+        return f"{self.network} {self.runs_backend or self.backend} {self.computes_in}"
+
+    @property
+    def computes_in(self) -> str:
+        """The precision, as far as it is known."""
+        return self.runs_precision or self.precision
 
     @property
     def is_named(self) -> bool:
         """Whether the source is a name in `list_models`, so that the network is randomly initialised."""
         return self.source in list_models()
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the source is a file for another engine than PyTorch."""
+        return self.family == "onnx" or is_exported(self.source)
+
+
+def is_exported(source: str) -> bool:
+    """Whether a file is for another engine than PyTorch: ONNX, or OpenVINO's IR."""
+    return Path(source).suffix.lower() in (".onnx", ".xml")
 
 
 def make_candidates(
@@ -81,7 +100,7 @@ def make_candidates(
     """Every network on every backend in every precision, the baseline first.
 
     Args:
-        models: names in `list_models`, or weights files.
+        models: names in `list_models`, weights files, or files from `dlaseg export`.
         against: see `FAMILIES`. `plain` is the first model in plain PyTorch, and the baseline.
         backends: names of backends, or `auto`.
         precisions: see `Predictor`. What a backend lacks is left out.
@@ -104,13 +123,20 @@ def make_candidates(
         if text != PLAIN and not (family in ("smp", "torchvision", "onnx") and complete):
             raise UserError(f"--against {text}: use one of {', '.join(FAMILIES)}")
         if text == PLAIN:
+            if is_exported(models[0]):
+                raise UserError(f"--against plain: {models[0]} is not for PyTorch: give the weights file before it")
             rows.insert(0, Candidate(PLAIN, models[0], "torch", "float32", device, architecture))
         elif family == "onnx":
             rows.append(Candidate(family, source, "onnxruntime", "as in the file", "cpu", architecture))
         else:
             rows += [Candidate(family, source, *mode, device, architecture) for mode in modes]
     first = [row for row in rows if row.family == PLAIN]
-    own = [Candidate("dlaseg", model, *mode, device, architecture) for model in dict.fromkeys(models) for mode in modes]
+    own = [
+        Candidate("dlaseg", model, *mode, device, architecture)
+        for model in dict.fromkeys(models)
+        # What reads an exported file is decided by its format
+        for mode in ([("auto", p) for p in dict.fromkeys(precisions)] if is_exported(model) else modes)
+    ]
     rows = [*first, *own, *(row for row in rows if row.family != PLAIN)]
     names = [row.name for row in rows]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -10,11 +10,10 @@ from dlaseg.benchmarking.candidates import Candidate
 from dlaseg.benchmarking.networks import Network, Predicting, build
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.errors import UserError
-from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.run import InferSummary, _process
+from dlaseg.inference.run import infer_sources
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
-from dlaseg.memory import MAX_PIXELS, peak_memory
+from dlaseg.memory import peak_memory
 
 
 def write_labels(network: Network, images: Sequence[Path], output: Path) -> list[Path]:
@@ -34,20 +33,15 @@ def write_labels(network: Network, images: Sequence[Path], output: Path) -> list
     sources = [Source(path, Path(f"{number}.png")) for number, path in enumerate(images)]
     if isinstance(network, Predicting):
         sink = Sink(output, network.predictor.label_map, ["ids"])
-        _pipeline(network.predictor, sink, sources)
+        failed = infer_sources(network.predictor, sink, sources).failed
+        if failed:
+            raise UserError(failed[0][1])
         return [sink.path(source, "ids") for source in sources]
     output.mkdir(parents=True, exist_ok=True)
     unused = Stopwatch()
     for source in sources:
         network.encode(network.predict(network.decode(source.path), unused), output / source.relative)
     return [output / source.relative for source in sources]
-
-
-def _pipeline(predictor: Predictor, sink: Sink, sources: Sequence[Source]) -> None:
-    summary = InferSummary()
-    _process(predictor, sink, sources, True, MAX_PIXELS, summary)
-    if summary.failed:
-        raise UserError(summary.failed[0][1])
 
 
 def memory_of_files(candidate: Candidate, images: Sequence[Path], threads: int) -> int:

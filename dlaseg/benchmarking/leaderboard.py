@@ -1,7 +1,7 @@
 """The leader board: what to score, by options or a YAML file, and the tables of the scores."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             low, high = results.get("miou_interval") or (None, None)
             rows.append(
                 {"dataset": dataset, "weights": row.weights, "weights_sha256": row.weights_sha256}
-                | {**asdict(row.protocol), "scales": list(row.protocol.scales)}
+                | {"protocol": row.protocol.name, "backend": results.get("protocol", {}).get("backend")}
+                | {"precision": row.protocol.precision, "scales": list(row.protocol.scales), "flip": row.protocol.flip}
                 | {"miou": results.get("miou"), "miou_low": low, "miou_high": high}
                 | {"pixel_accuracy": results.get("pixel_accuracy")}
                 | {"report": None if row.report is None else str(row.report), "message": row.message}

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from dlaseg.benchmarking.candidates import PLAIN, Candidate
+from dlaseg.benchmarking.candidates import PLAIN, Candidate, is_exported
 from dlaseg.benchmarking.others import OnnxFile, smp_network, torchvision_network
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.data.tensors import to_tensor
@@ -174,7 +174,8 @@ def build(candidate: Candidate) -> Network:
         return Onnx(OnnxFile(candidate.source))
     if candidate.family == PLAIN:
         return Plain(model_of(candidate).eval(), pick_device(candidate.device))
-    return Predicting(Predictor(model_of(candidate), candidate.backend, candidate.device, candidate.precision))
+    network = candidate.source if candidate.is_exported else model_of(candidate)
+    return Predicting(Predictor(network, candidate.backend, candidate.device, candidate.precision))
 
 
 def model_of(candidate: Candidate) -> SegmentationModel:
@@ -204,7 +205,7 @@ def num_classes_of(models: Sequence[str]) -> int:
         UserError: the file cannot be read.
     """
     for model in models:
-        if model not in list_models():
+        if model not in list_models() and not is_exported(model):
             metadata, _ = read_model_file(resolve(model))
             return metadata.labels.num_classes
     return 19

@@ -201,8 +201,8 @@ def measure_speed(
         raise UserError(f"{name}: {row.message}: give another network")
     peaks = {
         precision: matrix_product(precision, device)
-        for precision in dict.fromkeys(each.candidate.precision for each in measured.values())
-        if hasattr(torch, precision)
+        for precision in dict.fromkeys(each.candidate.computes_in for each in measured.values())
+        if hasattr(torch, precision)  # has no product of int8
     }
     peak_seconds: dict[str, list[float]] = {precision: [] for precision in peaks}
     turns = [*measured, *peaks]
@@ -218,16 +218,23 @@ def measure_speed(
         )
     flops = {precision: peaks[precision][1] / min(seconds) for precision, seconds in peak_seconds.items()}
     first = next(iter(measured.values()))
-    rows = [_row(each, sizes, flops.get(each.candidate.precision), first) for each in measured.values()]
+    costs: dict[str, tuple[int | None, float | None]] = {}
+    rows = []
+    for each in measured.values():
+        if each.candidate.network not in costs:
+            costs[each.candidate.network] = _cost(each.candidate, sizes)
+        rows.append(_row(each, costs[each.candidate.network], flops.get(each.candidate.computes_in), first))
     return Speed(machine, sizes, [*rows, *failed.values()], files)
 
 
 def _warmed_up(candidate: Candidate, images: Sequence[Path], clock: Callable[[], float]) -> _Measured:
     """Builds a candidate and segments every image once."""
     network = build(candidate)
-    if isinstance(network, Predicting):  # what `auto` stands for
-        backend = network.predictor.backend
-        candidate = replace(candidate, backend=backend.name, precision=backend.precision)
+    if isinstance(network, Predicting):
+        backend, precision = network.predictor.backend.name, network.predictor.backend.precision
+        if precision == "int8" and candidate.precision not in ("auto", "float32"):
+            precision += f"+{candidate.precision}"  # of the layers that are not quantised
+        candidate = replace(candidate, runs_backend=backend, runs_precision=precision)
     watch = Stopwatch(clock, partial(synchronize, network.device))
     return _Measured(candidate, network, watch, [network.predict(network.decode(path), watch) for path in images])
 
@@ -257,24 +264,22 @@ def _seconds(block: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _row(
-    each: _Measured,
-    sizes: Sequence[tuple[int, int]],
-    flops: float | None,
-    first: _Measured,
-) -> SpeedRow:
-    candidate = each.candidate
-    parameters = macs = equal = None
-    if candidate.family != "onnx":
-        model = model_of(candidate)
-        parameters = count_parameters(model)
-        counted = {size: count_macs(model, *size) for size in set(sizes)}
-        macs = sum(counted[size] for size in sizes) / len(sizes)
-    if first.candidate.family == PLAIN and candidate.source == first.candidate.source:
+def _cost(candidate: Candidate, sizes: Sequence[tuple[int, int]]) -> tuple[int | None, float | None]:
+    """Parameters, and multiply-adds of an image on average; None for what cannot be counted."""
+    if candidate.is_exported:
+        return None, None
+    model = model_of(candidate)
+    counted = {size: count_macs(model, *size) for size in set(sizes)}
+    return count_parameters(model), sum(counted[size] for size in sizes) / len(sizes)
+
+
+def _row(each: _Measured, cost: tuple[int | None, float | None], flops: float | None, first: _Measured) -> SpeedRow:
+    candidate, equal = each.candidate, None
+    if first.candidate.family == PLAIN and _is_same_network(candidate, first.candidate):
         equal = _equal_share(first.labels, each.labels)
     from_file = candidate.family in ("dlaseg", PLAIN) and not candidate.is_named
     digest = sha256(resolve(candidate.source)) if from_file else None
-    return SpeedRow(candidate, digest, parameters, macs, each.rounds, flops, each.peak_memory, equal)
+    return SpeedRow(candidate, digest, *cost, each.rounds, flops, each.peak_memory, equal)
 
 
 def _measure_files(
@@ -296,10 +301,14 @@ def _measure_files(
     first = next(iter(ours.values())).candidate
     rows = []
     for name, each in ours.items():
-        same = each.candidate.source == first.source
-        equal = _equal_share(labels[first.name], labels[name]) if same else None
+        equal = _equal_share(labels[first.name], labels[name]) if _is_same_network(each.candidate, first) else None
         rows.append(FilesRow(each.candidate, len(images), each.seconds, each.files_peak_memory, equal))
     return rows
+
+
+def _is_same_network(candidate: Candidate, first: Candidate) -> bool:
+    """Whether labels should be equal: the same weights, or a file that, so we take it, was exported from them."""
+    return candidate.source == first.source or (candidate.family == "dlaseg" and candidate.is_exported)
 
 
 def _equal_share(expected: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any]]) -> float:

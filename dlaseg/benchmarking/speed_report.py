@@ -166,7 +166,9 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return {"speed-cost.svg": point_chart("GMACs", "images per second", costs)} if costs else {}
     for dataset, scores in single_pass_scores(board).items():
         for row in rows:
-            miou = scores.get((row.weights_sha256 or "", row.candidate.backend, row.candidate.precision))
+            asked, runs = row.candidate.precision, row.candidate.runs_precision
+            backend = row.candidate.runs_backend or row.candidate.backend
+            miou = scores.get((row.weights_sha256 or "", backend, runs if asked == "auto" else asked))
             if miou is not None:
                 charts.setdefault(dataset, {})[row.candidate.name] = (row.images_per_second, miou)
     return {

@@ -28,7 +28,7 @@ class Stopwatch:
         ...     with watch.phase("inner"):
         ...         pass
         >>> watch.seconds
-        {'outer': 2, 'inner': 1}
+        {'outer': 2.0, 'inner': 1.0}
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, wait: Callable[[], None] = lambda: None):

@@ -1,6 +1,7 @@
 """`dlaseg benchmark ...`."""
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +45,8 @@ def _measure(
 def speed(arguments: Sequence[str]) -> int:
     """Measure how fast networks segment on this machine, side by side with others, in relation to a baseline."""
     parser = command_parser("benchmark speed", speed)
-    parser.add_argument("models", nargs="+", metavar="model", help="a weights file, or the name of a randomly "
-                        "initialised network such as dla34; several of them")  # fmt: skip
+    parser.add_argument("models", nargs="+", metavar="model", help="a weights file, a file from dlaseg export, "
+                        "or the name of a randomly initialised network such as dla34; several of them")  # fmt: skip
     parser.add_argument("--images", type=Path, help="an image or a folder; dlaseg infer is measured from file to file, "
                         "too")  # fmt: skip
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="without --images, street scenes of this "
@@ -97,6 +98,10 @@ def speed(arguments: Sequence[str]) -> int:
         else:
             images = choose_images(args.images, args.count)
         measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
+    load = measured.machine["load_average"]
+    if load is not None and load > measured.machine["cores"] / 2:
+        print(f"dlaseg benchmark speed: load average {load} at the start: other programs compute, too: times are too "
+              "long, and ratios vary", file=sys.stderr)  # fmt: skip
     print(speed_markdown(measured))
     if args.output is not None:
         print("", *write_speed(measured, args.output, board), sep="\n")
@@ -113,7 +118,7 @@ def accuracy(arguments: Sequence[str]) -> int:
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME:ROOT", help="such as camvid:/data/camvid")
     parser.add_argument("--split", default="val", help="of --datasets")
     parser.add_argument("--protocols", nargs="+", default=[], help="how images are predicted: words joined by +: a "
-                        "backend, a precision, scales=0.75,1,1.25, flip (default: torch+float32)")  # fmt: skip
+                        "backend, a precision, scales=0.75,1,1.25, flip (default: float32, by torch)")  # fmt: skip
     parser.add_argument("--output", type=Path, default=Path("leaderboard"), help="folder for leaderboard.md, .csv and "
                         ".json, and for the scores and report of each row")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")

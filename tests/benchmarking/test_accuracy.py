@@ -127,7 +127,7 @@ def test_the_scores_are_those_of_eval(tmp_path, camvid, dataset, weights_file):
     ("text", "protocol"),
     [
         ("float32", Protocol()),
-        ("torch", Protocol()),
+        ("torch", Protocol(backend="torch")),
         ("flip+bfloat16", Protocol(precision="bfloat16", flip=True)),
         ("scales=0.5,2", Protocol(scales=(0.5, 2.0))),
     ],

@@ -57,3 +57,20 @@ def test_precisions_that_a_backend_lacks_are_left_out():
     ]
     with pytest.raises(UserError, match="--precisions float16: the backend openvino has none of them: add float32"):
         names(backends=["openvino"], precisions=["float16"])
+
+
+def test_exported_files_run_on_what_reads_them():
+    files = ["a.safetensors", "a.xml", "b.ONNX"]
+    rows = names(files, ["plain"], backends=["torch", "onnxruntime"], precisions=["float32", "bfloat16"])
+    assert rows == [
+        "plain PyTorch a.safetensors",
+        "a.safetensors torch float32",
+        "a.safetensors torch bfloat16",
+        "a.safetensors onnxruntime float32",
+        "a.xml auto float32",
+        "a.xml auto bfloat16",
+        "b.ONNX auto float32",
+        "b.ONNX auto bfloat16",
+    ]
+    with pytest.raises(UserError, match=r"--against plain: a\.xml is not for PyTorch: give the weights file before it"):
+        names(["a.xml", "a.safetensors"], ["plain"])

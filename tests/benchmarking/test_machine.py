@@ -9,6 +9,7 @@ from dlaseg.benchmarking import machine
 from dlaseg.benchmarking.child import in_new_process
 from dlaseg.benchmarking.machine import cores, fingerprint, limited_cores, matrix_product
 from dlaseg.errors import UserError
+from dlaseg.files import sha256
 from dlaseg.memory import peak_memory
 
 
@@ -65,11 +66,6 @@ def test_a_process_that_is_killed_is_reported():
         in_new_process(os._exit, 9)
 
 
-def test_errors_of_the_process_are_raised_here():
-    with pytest.raises(UserError, match="--threads 0"):
-        in_new_process(enter, 0)
-
-
-def enter(threads):
-    with limited_cores(threads):
-        pass
+def test_errors_of_the_process_are_raised_here(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        in_new_process(sha256, tmp_path / "none")
