@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,6 +251,29 @@ def test_the_plot_shows_what_the_leader_board_has(images, clock, fakes):
     assert list(plots(found, [])) == ["speed-cost.svg"]
     row = {"weights_sha256": None, "backend": "torch", "precision": "float32", "scales": [1.0], "flip": False}
     assert plots(found, [{**row, "dataset": "camvid val", "miou": 0.5}]) == {}  # the network is not from a file
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs", "scored", "shown"),
+    [
+        (("torch", "float32"), ("torch", "float32"), ("torch", "float32"), True),
+        (("auto", "float32"), ("openvino", "float32"), ("openvino", "float32"), True),
+        (("auto", "auto"), ("openvino", "bfloat16"), ("openvino", "bfloat16"), True),
+        (("auto", "bfloat16"), ("openvino", "int8+bfloat16"), ("openvino", "bfloat16"), True),
+        (("auto", "float32"), ("openvino", "float32"), ("torch", "float32"), False),
+        (("torch", "bfloat16"), ("torch", "bfloat16"), ("torch", "float32"), False),
+    ],
+)
+def test_a_point_has_the_backend_and_precision_of_its_score(images, clock, fakes, asked, runs, scored, shown):
+    found = measured(images, clock)
+    candidate = replace(
+        found.rows[1].candidate, backend=asked[0], precision=asked[1], runs_backend=runs[0], runs_precision=runs[1]
+    )
+    found = replace(found, rows=[replace(found.rows[1], candidate=candidate, weights_sha256="a")])
+    row = {"weights_sha256": "a", "backend": scored[0], "precision": scored[1], "scales": [1.0], "flip": False}
+    charts = plots(found, [{**row, "dataset": "camvid val", "miou": 0.5}])
+    assert list(charts) == (["speed-accuracy-camvid-val.svg"] if shown else [])
+    assert not shown or f"1  dla46_c {runs[0]} {runs[1]}" in charts["speed-accuracy-camvid-val.svg"]
 
 
 def test_the_command_measures_from_file_to_file_and_writes_tables(tmp_path, capsys, small_matrix):
