@@ -1,14 +1,14 @@
 """Scores weights files on data sets by protocols, and computes only what has not been computed before."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from dlaseg.benchmarking.candidates import is_exported
+from dlaseg.benchmarking.candidates import is_exported, weights_sha256
 from dlaseg.benchmarking.machine import package_version
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
@@ -137,7 +137,7 @@ def score_all(
         where, digest = f"{dataset.name} {dataset.split}", None
         try:
             path = resolve(file)
-            digest = _file_hash(path)
+            digest = _file_hash(path, weights_sha256)
             folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type)
             cached = _read(folder)
             if cached is None:
@@ -177,11 +177,11 @@ def dataset_identity(dataset: SegmentationDataset) -> str:
     return digest.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def _file_hash(path: Path, hash_of: Callable[[Path], str] = sha256) -> str:
     try:
-        return sha256(path)
+        return hash_of(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}: use a file that can be read") from error
+        raise UserError(f"{error.filename or path}: {error.strerror or error}: use a file that can be read") from error
 
 
 def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str) -> str:
