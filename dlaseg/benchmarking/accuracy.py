@@ -132,7 +132,8 @@ def score_all(
             raise UserError(f"no {name}: a leader board needs weights, data sets and protocols")
     identities = [dataset_identity(dataset) for dataset in datasets]
     rows = []
-    cells = [(w, d, i, p) for d, i in zip(datasets, identities, strict=True) for w in weights for p in protocols]
+    files = dict.fromkeys(weights)
+    cells = [(w, d, i, p) for d, i in zip(datasets, identities, strict=True) for w in files for p in protocols]
     for file, dataset, identity, protocol in tqdm(cells, "score", leave=False, disable=None):
         where, digest = f"{dataset.name} {dataset.split}", None
         try:
