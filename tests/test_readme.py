@@ -118,7 +118,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg weights convert WEIGHTS OUT.safetensors --classes cityscapes": Run(
         "", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}
     ),
-    "dlaseg benchmark speed dla34 --against plain": Run(BENCHMARK, {"dla34": "dla46_c"}),
+    "dlaseg benchmark speed dla34 --against plain": Run(f"{BENCHMARK} --size 64 64", {"dla34": "dla46_c"}),
     "dlaseg benchmark speed WEIGHTS --images IMAGES --backends torch openvino onnxruntime --precisions float32 "
     "bfloat16": Run(
         f"{BENCHMARK} --backends torch --precisions float32",
