@@ -14,9 +14,13 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
     parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, or a folder that is searched "
                         "recursively; several of them")  # fmt: skip
-    parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color and overlay mirror the inputs")
-    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label ids "
-                        "as in the data set), color, overlay (default: all)")  # fmt: skip
+    parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color, ... mirror the inputs")
+    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label "
+                        "maps), color, overlay, probabilities (of all classes, .npz), contours (polygons as GeoJSON "
+                        "and COCO run lengths, .json) (default: ids color overlay)")  # fmt: skip
+    parser.add_argument("--ids", choices=("raw", "train"), default="raw", help="what label maps hold: ids as the data "
+                        "set stores them, such as labelIds of Cityscapes (raw), or 0 to C - 1 in the order of the "
+                        "classes (train) (default: raw)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--keep-suffix", action="store_true", help="call the results of a.jpg a.jpg.png, not a.png: "
                         "for folders that also have an a.png or a.tif")  # fmt: skip
@@ -26,13 +30,15 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--backend", default="torch", help="what runs the network: torch")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     args = parser.parse_intermixed_args(arguments)
 
     from dlaseg.inference.run import infer as run
 
     summary = run(
         args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device, args.precision,
-        args.keep_suffix, args.all_frames, args.max_pixels,
+        args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
     )  # fmt: skip
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"

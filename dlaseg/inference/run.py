@@ -66,6 +66,9 @@ def infer(
     keep_suffix: bool = False,
     all_frames: bool = False,
     max_pixels: int = MAX_PIXELS,
+    ids: str = "raw",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> InferSummary:
     """Predicts the label maps of images and of folders of images, and writes them as files.
 
@@ -78,7 +81,7 @@ def infer(
         input: an image, a folder that is walked recursively (`find_images`), or several of them.
         output: the folder of the results (`Sink`) and of `infer.json` (`Settings`). It may lie inside the input and is
             not walked then.
-        save: what to write: some of `ids`, `color`, `overlay`.
+        save: what to write: some of `ids`, `color`, `overlay`, `probabilities`, `contours`, see `Sink`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
         backend: see `Predictor`.
         device: see `Predictor`.
@@ -87,6 +90,9 @@ def infer(
         all_frames: whether all frames of animations and all pages of TIFFs are predicted, not the first ones: those of
             `a.gif` become `a/0000.png`, `a/0001.png`, ...
         max_pixels: larger images are refused, see `read_image`.
+        ids: what label maps hold: `raw`, the ids that the data set stores, or `train`, 0 to C - 1.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
 
     Raises:
         UserError: wrong arguments, no images, a folder that holds results of other settings or cannot be written to.
@@ -98,10 +104,13 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    predictor = Predictor(weights, backend, device, precision)
+    predictor = Predictor(weights, backend, device, precision, scales, flip)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
-    settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
-    sink = Sink(output, predictor.label_map, save, keep_suffix)
+    settings = Settings(
+        weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
+        tuple(map(float, scales)), flip,
+    )  # fmt: skip
+    sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
@@ -139,9 +148,9 @@ def _process(
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels), files)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
-            for source, image, labels in _predict(predictor, memory, frames, read, summary):
+            for source, image, labels, probabilities in _predict(predictor, memory, frames, read, summary, sink.kinds):
                 kinds = sink.kinds if overwrite else sink.missing(source)
-                writes.append((source, pool.submit(sink.write, source, image, labels, kinds)))
+                writes.append((source, pool.submit(sink.write, source, image, labels, kinds, probabilities)))
                 # Checked in every round, so that a full disk ends the run now and not at the end
                 finish_writes(0 if labels.size > LARGE else IN_FLIGHT)
         finish_writes(0)
@@ -159,8 +168,9 @@ def _predict(
     frames: Sequence[Source],
     read: Future[tuple[ImageFile, NDArray[np.uint8] | None]],
     summary: InferSummary,
-) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yields the frames of one file with image and labels; adds what went wrong to the summary."""
+    kinds: Sequence[str],
+) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16] | None]]:
+    """Yields the frames of one file with image, labels and what `kinds` needs; adds what went wrong to the summary."""
     path = frames[0].path
     height = width = 0
     try:
@@ -170,7 +180,7 @@ def _predict(
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
             memory.check(path, height, width)
-            yield source, image, predictor(image)
+            yield source, image, *predictor.segment(image, "probabilities" in kinds)
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 from dlaseg.errors import UserError
 from dlaseg.files import write_json
-from dlaseg.inference.sinks import KINDS
+from dlaseg.inference.sinks import SUFFIXES
 from dlaseg.version import __version__
 
 SETTINGS = "infer.json"
@@ -23,6 +24,9 @@ class Settings:
         precision: see `Predictor`; never `auto`.
         keep_suffix: see `Sink`.
         all_frames: whether files of several frames have a result for each of them.
+        ids: what label maps hold, see `Sink`.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
     """
 
     weights_sha256: str
@@ -30,6 +34,9 @@ class Settings:
     precision: str
     keep_suffix: bool = False
     all_frames: bool = False
+    ids: str = "raw"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
 
 
 def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
@@ -78,18 +85,19 @@ def read_settings(output: Path) -> Settings | None:
     try:
         content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
         content.pop("dlaseg")  # a new release may continue what an older one began
+        content["scales"] = tuple(map(float, content.get("scales", (1.0,))))
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    kinds = [type(value) for value in asdict(settings).values()]
-    return settings if kinds == [str, str, str, bool, bool] else None
+    expected = {name: get_origin(kind) or kind for name, kind in get_type_hints(Settings).items()}
+    return settings if expected == {name: type(value) for name, value in vars(settings).items()} else None
 
 
 def _existing_results(output: Path) -> set[Path]:
     return {
         path
-        for kind in KINDS
-        for path in (output / kind).rglob("*.png")
+        for kind, suffix in SUFFIXES.items()
+        for path in (output / kind).rglob(f"*{suffix}")
         if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
     }
 

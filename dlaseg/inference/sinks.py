@@ -1,62 +1,85 @@
-"""Writes results: label maps, colour images and overlays, in a tree that mirrors the input's."""
+"""Writes results: label maps, colours, overlays, probabilities, contours, in a tree that mirrors the input's."""
 
+import io
+import json
 import os
+import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.images import write_png
+from dlaseg.files import write_bytes
+from dlaseg.images import encode_png
+from dlaseg.inference.contours import contours
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
 
-KINDS = ("ids", "color", "overlay")
-"""Kinds of results: stored label ids, the classes' colours, the colours over the image."""
+SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
+"""Kinds of results and the suffixes of their files: label ids, the classes' colours, the colours over the image, the
+probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
 
+KINDS = ("ids", "color", "overlay")
+"""The kinds that are saved by default."""
+
+IDS = ("raw", "train")
+"""What label maps hold: ids as the data set stores them, or train ids, 0 to C - 1."""
 
 LONGEST_NAME = 255
 """Bytes in the name of a file, as file systems have it."""
 
 
 class Sink:
-    """Writes the results of a source to `OUTPUT/KIND/` and its relative path, as PNG.
+    """Writes the results of a source to `OUTPUT/KIND/` and its relative path.
 
-    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on; a frame of `a.gif` becomes `OUTPUT/ids/a/0000.png`. A
-    file is written completely or not at all.
+    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, `OUTPUT/contours/streets/a.json`, and so on; a frame of `a.gif`
+    becomes `OUTPUT/ids/a/0000.png`. A file is written completely or not at all.
 
     Args:
         output: the folder; created with the first result.
         label_map: gives ids and colours.
-        save: some of `KINDS`.
+        save: some of `SUFFIXES`.
         keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
+        ids: what label maps hold, see `IDS`.
 
     Raises:
-        UserError: nothing to save, or an unknown kind.
+        UserError: nothing to save, an unknown kind, or unknown ids.
     """
 
-    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS, keep_suffix: bool = False):
-        unknown = [kind for kind in save if kind not in KINDS]
+    def __init__(
+        self,
+        output: Path,
+        label_map: LabelMap,
+        save: Sequence[str] = KINDS,
+        keep_suffix: bool = False,
+        ids: str = "raw",
+    ):
+        unknown = [kind for kind in save if kind not in SUFFIXES]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"
-            raise UserError(f"save {what}: results are saved as one or more of {', '.join(KINDS)}")
+            raise UserError(f"save {what}: results are saved as one or more of {', '.join(SUFFIXES)}")
+        if ids not in IDS:
+            raise UserError(f"ids {ids!r}: unknown; use raw (as in the data set) or train (0 to C - 1)")
         self._output = output
         self._label_map = label_map
         self._keep_suffix = keep_suffix
+        self._ids = ids
         self.kinds = tuple(dict.fromkeys(save))
 
     def name(self, source: Source) -> Path:
-        """The path of a source's results below `OUTPUT/KIND`."""
+        """The path of a source's pictures below `OUTPUT/KIND`."""
         image = source.relative
         stem = image if self._keep_suffix else image.with_suffix("")
         return stem.with_name(f"{stem.name}.png") if source.frame is None else stem / f"{source.frame:04}.png"
 
     def path(self, source: Source, kind: str) -> Path:
         """The file of a result."""
-        return self._output / kind / self.name(source)
+        return self._output / kind / self.name(source).with_suffix(SUFFIXES[kind])
 
     def check(self, sources: Sequence[Source]) -> None:
         """Checks that no result would replace a source; call it before the first `write`.
@@ -65,13 +88,12 @@ class Sink:
             UserError: names the source.
         """
         inputs = {source.path.resolve() for source in sources}
-        folders = [(self._output / kind).resolve() for kind in self.kinds]
+        folders = {kind: (self._output / kind).resolve() for kind in self.kinds}
         for source in sources:
-            for folder in folders:
-                if folder / self.name(source) in inputs:
-                    raise UserError(
-                        f"{folder / self.name(source)}: a result would replace this input: give another output folder"
-                    )
+            for kind, folder in folders.items():
+                result = folder / self.name(source).with_suffix(SUFFIXES[kind])
+                if result in inputs:
+                    raise UserError(f"{result}: a result would replace this input: give another output folder")
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -102,7 +124,14 @@ class Sink:
         """The kinds to be saved whose file does not exist yet."""
         return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
 
-    def write(self, source: Source, image: NDArray[np.uint8], labels: NDArray[np.uint8], kinds: Sequence[str]) -> None:
+    def write(
+        self,
+        source: Source,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        kinds: Sequence[str],
+        probabilities: NDArray[np.float16] | None = None,
+    ) -> None:
         """Writes the results of one source; replaces existing ones.
 
         Args:
@@ -110,6 +139,7 @@ class Sink:
             image: (H, W, 3) uint8, RGB.
             labels: (H, W) uint8 train ids.
             kinds: to write, see `missing`.
+            probabilities: (C, H, W) float16, for the kind of that name.
 
         Raises:
             UserError: the folder cannot be written to, or the disk is full.
@@ -117,14 +147,36 @@ class Sink:
         for kind in kinds:
             path = self.path(source, kind)
             try:
-                write_png(path, self._picture(kind, image, labels))
+                write_bytes(path, self._encode(kind, image, labels, probabilities))
             except OSError as error:
                 raise UserError(
                     f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
                 ) from error
 
-    def _picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:
+    def _encode(
+        self,
+        kind: str,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        probabilities: NDArray[np.float16] | None,
+    ) -> bytes:
+        """The content of a result's file."""
+        if kind == "contours":
+            return json.dumps(contours(labels, self._label_map), separators=(",", ":")).encode()
+        if kind == "probabilities":
+            assert probabilities is not None, "the caller computes what `kinds` asks for"
+            return _npz({"probabilities": probabilities, "classes": np.array(self._label_map.names)})
         if kind == "ids":
-            return self._label_map.decode(labels)
+            return encode_png(labels if self._ids == "train" else self._label_map.decode(labels))
         color = self._label_map.colorize(labels)
-        return color if kind == "color" else overlay(image, color)
+        return encode_png(color if kind == "color" else overlay(image, color))
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What `np.savez_compressed` writes, with the fastest compression: stronger ones take longer and gain nothing."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return buffer.getvalue()
