@@ -22,6 +22,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
+from dlaseg.inference.video import check_camera, segment_videos
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 from dlaseg.models.base import SegmentationModel
 from dlaseg.weights.download import resolve
@@ -42,7 +43,8 @@ class InferSummary:
     """The outcome of a run.
 
     Attributes:
-        written: number of images whose results were written; a frame counts as an image.
+        written: number of images whose results were written; a frame of an animation counts as an image, and so does a
+            video.
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
@@ -78,7 +80,8 @@ def infer(
 
     Args:
         weights: see `Predictor`.
-        input: an image, a folder that is walked recursively (`find_images`), or several of them.
+        input: an image, a video, a folder that is walked recursively (`find_images`), or several of them; or a camera,
+            `camera:0`, which ends with Ctrl-C (KeyboardInterrupt).
         output: the folder of the results (`Sink`) and of `infer.json` (`Settings`). It may lie inside the input and is
             not walked then.
         save: what to write: some of `ids`, `color`, `overlay`, `probabilities`, `contours`, see `Sink`.
@@ -102,7 +105,7 @@ def infer(
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
-    sources = find_all([Path(path) for path in inputs], exclude=output)
+    sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
     predictor = Predictor(weights, backend, device, precision, scales, flip)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
@@ -114,12 +117,20 @@ def infer(
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
+    check_camera(sink, sources, overwrite)
     unnameable = sink.unnameable(sources)
     sources = [source for source in sources if source.path not in unnameable]
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
-    _process(predictor, sink, todo, overwrite, max_pixels, summary)
+    images = [source for source in todo if not source.is_video]
+    if images:
+        _process(predictor, sink, images, overwrite, max_pixels, summary)
+    for source, problem in segment_videos(predictor, sink, todo, overwrite, max_pixels):
+        if problem is None:
+            summary.written += 1
+        else:
+            summary.failed.append((source.path, problem))
     return summary
 
 

@@ -8,7 +8,7 @@ from typing import get_origin, get_type_hints
 
 from dlaseg.errors import UserError
 from dlaseg.files import write_json
-from dlaseg.inference.sinks import SUFFIXES
+from dlaseg.inference.sinks import SUFFIXES, VIDEO_SUFFIX
 from dlaseg.version import __version__
 
 SETTINGS = "infer.json"
@@ -48,7 +48,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
     Args:
         output: the folder of the results.
         settings: of this run.
-        results: files that this run will write.
+        results: files that this run will write, and folders of the frames of videos.
         overwrite: whether existing results are replaced.
 
     Raises:
@@ -65,7 +65,8 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
                 f"{output}: holds results of {_difference(saved, settings)}: use another output folder, or replace "
                 "them with --overwrite"
             )
-        if others := sorted(existing - set(results)):
+        replaced = set(results)
+        if others := sorted(path for path in existing if replaced.isdisjoint((path, *path.parents))):
             raise UserError(
                 f"{others[0]}: one of {len(others)} results of {_difference(saved, settings)} that this run would not "
                 "replace: use another output folder, or remove them"
@@ -97,8 +98,10 @@ def _existing_results(output: Path) -> set[Path]:
     return {
         path
         for kind, suffix in SUFFIXES.items()
-        for path in (output / kind).rglob(f"*{suffix}")
-        if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
+        for path in (output / kind).rglob("*")
+        if path.suffix in (suffix, VIDEO_SUFFIX)
+        and not path.name.startswith(".")
+        and path.is_file()  # hidden: the rest of a killed run
     }
 
 

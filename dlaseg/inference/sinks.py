@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": 
 """Kinds of results and the suffixes of their files: label ids, the classes' colours, the colours over the image, the
 probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
 
+VIDEO_KINDS = ("color", "overlay")
+"""Kinds of results that are videos if the source is one."""
+
+VIDEO_SUFFIX = ".mp4"
+
 KINDS = ("ids", "color", "overlay")
 """The kinds that are saved by default."""
 
@@ -39,6 +45,9 @@ class Sink:
 
     `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, `OUTPUT/contours/streets/a.json`, and so on; a frame of `a.gif`
     becomes `OUTPUT/ids/a/0000.png`. A file is written completely or not at all.
+
+    The results of a video, `a.avi`, are videos of colours and overlays, `OUTPUT/color/a.mp4`, and a folder with a file
+    for each frame for the other kinds, `OUTPUT/ids/a/`; see `dlaseg.inference.video`, which writes them.
 
     Args:
         output: the folder; created with the first result.
@@ -65,21 +74,26 @@ class Sink:
             raise UserError(f"save {what}: results are saved as one or more of {', '.join(SUFFIXES)}")
         if ids not in IDS:
             raise UserError(f"ids {ids!r}: unknown; use raw (as in the data set) or train (0 to C - 1)")
-        self._output = output
+        self.output = output
         self._label_map = label_map
         self._keep_suffix = keep_suffix
         self._ids = ids
         self.kinds = tuple(dict.fromkeys(save))
 
     def name(self, source: Source) -> Path:
-        """The path of a source's pictures below `OUTPUT/KIND`."""
+        """The path of a source's pictures, or of its video, below `OUTPUT/KIND`."""
         image = source.relative
         stem = image if self._keep_suffix else image.with_suffix("")
-        return stem.with_name(f"{stem.name}.png") if source.frame is None else stem / f"{source.frame:04}.png"
+        if source.frame is not None:
+            return stem / f"{source.frame:0{6 if source.is_video else 4}}.png"
+        return stem.with_name(f"{stem.name}{VIDEO_SUFFIX if source.is_video else '.png'}")
 
     def path(self, source: Source, kind: str) -> Path:
-        """The file of a result."""
-        return self._output / kind / self.name(source).with_suffix(SUFFIXES[kind])
+        """The file of a result, or the folder of the frames of a video."""
+        name = self.name(source)
+        if source.is_video and source.frame is None:
+            return self.output / kind / (name if kind in VIDEO_KINDS else name.with_suffix(""))
+        return self.output / kind / name.with_suffix(SUFFIXES[kind])
 
     def check(self, sources: Sequence[Source]) -> None:
         """Checks that no result would replace a source; call it before the first `write`.
@@ -88,12 +102,19 @@ class Sink:
             UserError: names the source.
         """
         inputs = {source.path.resolve() for source in sources}
-        folders = {kind: (self._output / kind).resolve() for kind in self.kinds}
+        folders = {kind: (self.output / kind).resolve() for kind in self.kinds}
         for source in sources:
             for kind, folder in folders.items():
-                result = folder / self.name(source).with_suffix(SUFFIXES[kind])
+                result = folder / self.path(source, kind).relative_to(self.output / kind)
                 if result in inputs:
                     raise UserError(f"{result}: a result would replace this input: give another output folder")
+
+    def exists(self, source: Source, kind: str) -> bool:
+        """Whether a result is complete. The first frame of a video is moved to its place last."""
+        path = self.path(source, kind)
+        if source.is_video and source.frame is None and kind not in VIDEO_KINDS:
+            path = self.path(replace(source, frame=0), kind)
+        return path.is_file()
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -103,6 +124,7 @@ class Sink:
         Returns:
             The files, and a message for each.
         """
+        folders = {self.name(source).with_suffix(""): source for source in sources if source.is_video}
         named: defaultdict[Path, list[Source]] = defaultdict(list)
         for source in sources:
             named[self.name(source)].append(source)
@@ -118,11 +140,14 @@ class Sink:
                     remedy = "use two output folders" if same_suffix else "use --keep-suffix"
                     message = f"its result and that of {others[0]} would both be {name}: {remedy}, or rename one"
                     messages.setdefault(source.path, f"{source.path}: {message}")
+                for video in {folders[parent] for parent in name.parents if parent in folders}:
+                    message = f"its frames would be written beside the results of {source.path}: use --keep-suffix"
+                    messages.setdefault(video.path, f"{video.path}: {message}, or rename one")
         return messages
 
     def missing(self, source: Source) -> list[str]:
-        """The kinds to be saved whose file does not exist yet."""
-        return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
+        """The kinds to be saved that do not exist yet."""
+        return [kind for kind in self.kinds if not self.exists(source, kind)]
 
     def write(
         self,
@@ -168,8 +193,16 @@ class Sink:
             return _npz({"probabilities": probabilities, "classes": np.array(self._label_map.names)})
         if kind == "ids":
             return encode_png(labels if self._ids == "train" else self._label_map.decode(labels))
+        return encode_png(self.picture(kind, image, labels))
+
+    def picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The colours, or the overlay: (H, W, 3) uint8, RGB."""
         color = self._label_map.colorize(labels)
-        return encode_png(color if kind == "color" else overlay(image, color))
+        return color if kind == "color" else overlay(image, color)
+
+    def at(self, output: Path) -> "Sink":
+        """A sink that writes the same to another folder."""
+        return Sink(output, self._label_map, self.kinds, self._keep_suffix, self._ids)
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
