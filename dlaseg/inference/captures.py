@@ -2,11 +2,13 @@
 
 import math
 import os
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.inference.sources import Source
+from dlaseg.text import printable
 
 # FFmpeg's log would repeat our messages without the file's name; it reads this with the first video
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -165,9 +168,26 @@ class Camera:
         return f"{self.path}: gave no more frames after {end:.1f} seconds{results}: connect it again"
 
 
+@contextmanager
+def opencv_path(path: Path) -> Iterator[str]:
+    """Yields a name of a video, to be read or created, that OpenCV can open.
+
+    OpenCV crashes with names that are not UTF-8, so it gets a symbolic link instead of one. The path is absolute, since
+    `http:a.mp4` would be a URL.
+    """
+    name = str(path.absolute())
+    if name == printable(name):
+        yield name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder, f"video{path.suffix}")
+        link.symlink_to(name)
+        yield str(link)
+
+
 def _open(path: Path) -> cv2.VideoCapture:
-    # An absolute path is no URL. Nothing else than FFmpeg: patterns such as %03d would read images
-    capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+    with opencv_path(path) as name:
+        capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)  # other readers would take `a%03d.mp4` as a pattern
     if not capture.isOpened():
         capture.release()
         raise UserError(f"{path}: not a video that OpenCV reads, or its end is missing: replace or convert the file")

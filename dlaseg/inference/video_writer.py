@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.inference.captures import opencv_path
 
 LONGEST_GAP = 60
 """Seconds from one frame to the next; more is a fault of the timestamps."""
@@ -71,7 +72,8 @@ class VideoWriter:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, fourcc, rate, (width, height))
+        with opencv_path(path) as name:
+            self._writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, fourcc, rate, (width, height))
         self._frames = 0
         self._last: NDArray[np.uint8] | None = None
         if not self._writer.isOpened():
@@ -99,7 +101,8 @@ class VideoWriter:
         self._writer.release()
         if not self._frames:
             return
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        with opencv_path(self.path) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
         if frames != self._frames:
