@@ -4,7 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_max_pixels_argument, add_precision_argument, command_parser
+from dlaseg.commands.parsing import (
+    add_backend_argument,
+    add_max_pixels_argument,
+    add_precision_argument,
+    command_parser,
+)
 from dlaseg.text import one_line
 
 
@@ -27,7 +32,7 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--all-frames", action="store_true", help="segment all frames of animations (GIF, APNG, WebP, "
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
     add_max_pixels_argument(parser)
-    parser.add_argument("--backend", default="torch", help="what runs the network: torch")
+    add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")

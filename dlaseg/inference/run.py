@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
+from dlaseg.factory import load_model
 from dlaseg.files import sha256
 from dlaseg.images import ImageFile, check_max_pixels, open_image
+from dlaseg.inference.backends.graph import graph_path
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.settings import Settings, claim_output
+from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
 from dlaseg.inference.video import check_camera, segment_videos
@@ -33,6 +35,9 @@ IN_FLIGHT = 4
 
 LARGE = 1 << 25
 """Pixels of an image that is not decoded ahead, and written before the next one: a hundred megabytes of RGB."""
+
+FEW = 8
+"""Images for which `auto` does not convert a network: that takes longer than it saves."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,7 +91,8 @@ def infer(
             not walked then.
         save: what to write: some of `ids`, `color`, `overlay`, `probabilities`, `contours`, see `Sink`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
-        backend: see `Predictor`.
+        backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
+            `torch` for a few images (`FEW`) if the network would have to be converted for them.
         device: see `Predictor`.
         precision: see `Predictor`.
         keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
@@ -107,7 +113,12 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    predictor = Predictor(weights, backend, device, precision, scales, flip)
+    model = load_model(weights) if isinstance(weights, Path) else weights
+    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
+        backend = saved.backend  # continues what a run with another set of packages began
+    elif backend == "auto" and _are_few(sources) and not graph_path(model).is_file():
+        backend = "torch"
+    predictor = Predictor(model, backend, device, precision, scales, flip)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
@@ -132,6 +143,10 @@ def infer(
         else:
             summary.failed.append((source.path, problem))
     return summary
+
+
+def _are_few(sources: Sequence[Source]) -> bool:
+    return len(sources) < FEW and not any(source.is_video for source in sources)
 
 
 def _process(
