@@ -185,7 +185,7 @@ def test_files_that_are_no_videos_fail_in_one_line_and_the_others_are_done(weigh
     (root / "text.webm").write_text("not a video")
     (root / "dangling.mp4").symlink_to(root / "nowhere.mp4")
     write_video(root / "good.mp4", frames=2)
-    assert main(["infer", str(weights), str(root), str(out), "--save", "ids", "--device", "cpu"]) == 2
+    assert main(["infer", str(weights), str(root), str(out), "--save", "ids", "--backend", "torch"]) == 2
     printed = capfd.readouterr()
     assert printed.out.startswith("1 written, 0 skipped (already exist), 4 failed")
     lines = printed.err.splitlines()
@@ -373,7 +373,7 @@ def test_a_camera_runs_until_it_is_interrupted(weights, tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     failing_at(3, lambda: signal.raise_signal(signal.SIGINT))
     camera.frames = 10**9
-    assert main(["infer", str(weights), "2", "out", "--device", "cpu"]) == 0
+    assert main(["infer", str(weights), "2", "out", "--backend", "torch"]) == 0
     assert capsys.readouterr().out.startswith("1 written, 0 skipped (already exist), 0 failed")
     out = tmp_path / "out"
     assert files(out) == ["color/camera2.mp4", *frame_names("ids/camera2", 3), "overlay/camera2.mp4"]
