@@ -24,7 +24,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
-from dlaseg.inference.video import check_camera, segment_videos
+from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 from dlaseg.models.base import SegmentationModel
 from dlaseg.weights.download import resolve
@@ -112,6 +112,7 @@ def infer(
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
+    check_cameras(sources)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
     model = load_model(weights) if isinstance(weights, Path) else weights
     if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
@@ -128,7 +129,8 @@ def infer(
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
-    check_camera(sink, sources, overwrite)
+    if not overwrite:
+        check_recordings(sink, sources)
     unnameable = sink.unnameable(sources)
     sources = [source for source in sources if source.path not in unnameable]
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)

@@ -33,20 +33,28 @@ IN_FLIGHT = 4
 """Frames that wait to be written, and threads that write."""
 
 
-def check_camera(sink: Sink, sources: Sequence[Source], overwrite: bool) -> None:
-    """Checks, before anything is written, that a camera can be opened and that nothing was recorded here before.
+def check_cameras(sources: Sequence[Source]) -> None:
+    """Checks that cameras can be opened: before a network is loaded, and before anything is written.
 
     Raises:
         UserError: names the camera.
     """
     for source in sources:
-        if source.camera is None:
-            continue
-        if len(sink.missing(source)) < len(sink.kinds) and not overwrite:
+        if source.camera is not None:
+            Camera(source).close()
+
+
+def check_recordings(sink: Sink, sources: Sequence[Source]) -> None:
+    """Checks that the output holds no earlier recording of a camera: it is no result that need not be done again.
+
+    Raises:
+        UserError: names the camera.
+    """
+    for source in sources:
+        if source.camera is not None and len(sink.missing(source)) < len(sink.kinds):
             raise UserError(
                 f"{source.path}: the output holds an earlier recording: use another output folder, or --overwrite"
             )
-        Camera(source).close()
 
 
 def segment_videos(
