@@ -19,6 +19,7 @@ import torch
 import yaml
 from dlaseg_testing import write_camvid
 from PIL import Image
+from video_files import write_video
 
 import dlaseg
 from dlaseg.cli import main
@@ -72,6 +73,22 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg infer WEIGHTS IMAGES OUTPUT --keep-suffix --all-frames": Run(
         "--device cpu",
         {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "frames"},
+    ),
+    "dlaseg infer WEIGHTS clip.mp4 OUTPUT": Run(
+        "--backend torch --device cpu", {"WEIGHTS": "runs/folder_example/best.safetensors", "OUTPUT": "video"}
+    ),
+    "dlaseg infer WEIGHTS camera:0 OUTPUT": Skip("needs a camera; tests/inference/test_video.py has one of its own"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --save ids contours probabilities": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "kinds"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --ids train": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "train_ids"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --scales 0.75 1 1.25 --flip": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "averaged"},
     ),
     "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
     "--data.val_share 0.1": Run(
@@ -203,6 +220,7 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
             (folder / "imagenet" / split / color).mkdir(parents=True)
             Image.new("RGB", (40, 36), color).save(folder / "imagenet" / split / color / "0.png")
     Image.new("RGB", (64, 48), "gray").save(folder / "street.jpg")
+    write_video(folder / "clip.mp4", frames=3)
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
     coco = {"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [shape], "categories": [{"id": 1, "name": "a"}]}
     (folder / "coco.json").write_text(json.dumps(coco), encoding="utf-8")

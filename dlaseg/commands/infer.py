@@ -14,11 +14,11 @@ from dlaseg.text import one_line
 
 
 def infer(arguments: Sequence[str]) -> int:
-    """Segment images and folders of images. Existing results are skipped; --overwrite replaces them."""
+    """Segment images, videos, folders of them, and cameras. Existing results are skipped; --overwrite replaces them."""
     parser = command_parser("infer", infer)
     parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, or a folder that is searched "
-                        "recursively; several of them")  # fmt: skip
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, a video, or a folder that is "
+                        "searched recursively; several of them; or a camera: camera:0, until Ctrl-C")  # fmt: skip
     parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color, ... mirror the inputs")
     parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label "
                         "maps), color, overlay, probabilities (of all classes, .npz), contours (polygons as GeoJSON "
