@@ -294,6 +294,20 @@ def test_frames_are_read_ahead_but_few_at_a_time(network, tmp_path, monkeypatch)
     assert max(ahead) <= AHEAD + 1
 
 
+def test_a_video_that_memory_does_not_hold_fails_and_the_others_are_done(network, tmp_path, failing_at):
+    def full():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    for name in ("a", "b"):
+        write_video(tmp_path / f"in/{name}.mp4", frames=4)
+    failing_at(2, full)
+    summary = infer(network, tmp_path / "in", tmp_path / "out", ["ids"], device="cpu")
+    assert (summary.written, len(summary.failed)) == (1, 1)
+    assert summary.failed[0][1].startswith(f"{tmp_path / 'in/a.mp4'}: 48 x 64 pixels: not enough memory")
+    assert files(tmp_path / "out") == frame_names("ids/b", 4)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ids", "infer.json"]
+
+
 def test_progress_shows_frames_per_second(network, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -305,7 +319,6 @@ def test_progress_shows_frames_per_second(network, tmp_path, monkeypatch):
     assert "frame/s" in sys.stderr.getvalue()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_not_utf8(network, tmp_path):
     path = tmp_path / "caf\udce9" / "caf\udce9.mp4"
     pathlib.Path(write_video(tmp_path / "in/plain.mp4", frames=2).parent).rename(path.parent)
