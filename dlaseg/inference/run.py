@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import cv2
@@ -53,12 +54,17 @@ class InferSummary:
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        seconds: from the first image to the last, without the start.
+        network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
+            be read or written.
     """
 
     written: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+    network_seconds: float = field(default=0.0, compare=False)
 
 
 def infer(
@@ -137,8 +143,10 @@ def infer(
     todo = [source for source in sources if overwrite or sink.missing(source)]
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
     images = [source for source in todo if not source.is_video]
+    start = perf_counter()
     if images:
         _process(predictor, sink, images, overwrite, max_pixels, summary)
+    summary.seconds = perf_counter() - start
     for source, problem in segment_videos(predictor, sink, todo, overwrite, max_pixels):
         if problem is None:
             summary.written += 1
@@ -208,7 +216,10 @@ def _predict(
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
             memory.check(path, height, width)
-            yield source, image, *predictor.segment(image, "probabilities" in kinds)
+            start = perf_counter()
+            labels, probabilities = predictor.segment(image, "probabilities" in kinds)
+            summary.network_seconds += perf_counter() - start
+            yield source, image, labels, probabilities
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:
