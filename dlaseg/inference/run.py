@@ -54,6 +54,7 @@ class InferSummary:
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        predicted: number of images, and of frames of animations and videos, that went through the network.
         seconds: from the first image to the last, without the start.
         network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
             be read or written.
@@ -63,6 +64,7 @@ class InferSummary:
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    predicted: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
     network_seconds: float = field(default=0.0, compare=False)
 
@@ -146,12 +148,14 @@ def infer(
     start = perf_counter()
     if images:
         _process(predictor, sink, images, overwrite, max_pixels, summary)
-    summary.seconds = perf_counter() - start
-    for source, problem in segment_videos(predictor, sink, todo, overwrite, max_pixels):
-        if problem is None:
+    for result in segment_videos(predictor, sink, todo, overwrite, max_pixels):
+        summary.predicted += result.frames
+        summary.network_seconds += result.network_seconds
+        if result.problem is None:
             summary.written += 1
         else:
-            summary.failed.append((source.path, problem))
+            summary.failed.append((result.source.path, result.problem))
+    summary.seconds = perf_counter() - start
     return summary
 
 
@@ -219,6 +223,7 @@ def _predict(
             start = perf_counter()
             labels, probabilities = predictor.segment(image, "probabilities" in kinds)
             summary.network_seconds += perf_counter() - start
+            summary.predicted += 1
             yield source, image, labels, probabilities
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -31,6 +32,23 @@ from dlaseg.text import escaped
 
 IN_FLIGHT = 4
 """Frames that wait to be written, and threads that write."""
+
+
+@dataclass
+class VideoResult:
+    """The outcome of a video.
+
+    Attributes:
+        source: of the video.
+        problem: what went wrong; None if nothing did.
+        frames: number of frames whose results were written.
+        network_seconds: time that the network took for them.
+    """
+
+    source: Source
+    problem: str | None = None
+    frames: int = 0
+    network_seconds: float = 0.0
 
 
 def check_cameras(sources: Sequence[Source]) -> None:
@@ -59,7 +77,7 @@ def check_recordings(sink: Sink, sources: Sequence[Source]) -> None:
 
 def segment_videos(
     predictor: Predictor, sink: Sink, sources: Sequence[Source], overwrite: bool, max_pixels: int
-) -> Iterator[tuple[Source, str | None]]:
+) -> Iterator[VideoResult]:
     """Segments every video, frame by frame.
 
     Results are written to a hidden folder and moved to their places when the video is done. A broken or truncated video
@@ -74,7 +92,7 @@ def segment_videos(
         max_pixels: videos of larger frames fail.
 
     Yields:
-        Each video when it is done, and what went wrong.
+        Each video when it is done.
 
     Raises:
         UserError: the output cannot be written to.
@@ -83,13 +101,16 @@ def segment_videos(
     for source in sources:
         if source.is_video:
             kinds = sink.kinds if overwrite else sink.missing(source)
-            yield source, _segment_video(predictor, memory, sink, source, kinds, max_pixels)
+            result = VideoResult(source)
+            result.problem = _segment_video(predictor, memory, sink, result, kinds, max_pixels)
+            yield result
 
 
 def _segment_video(
-    predictor: Predictor, memory: MemoryCheck, sink: Sink, source: Source, kinds: Sequence[str], max_pixels: int
+    predictor: Predictor, memory: MemoryCheck, sink: Sink, result: VideoResult, kinds: Sequence[str], max_pixels: int
 ) -> str | None:
     """Segments one video; returns what went wrong with it."""
+    source = result.source
     try:
         video = Video(source.path, max_pixels) if source.camera is None else Camera(source)
         memory.check(source.path, video.height, video.width)
@@ -102,25 +123,26 @@ def _segment_video(
     with contextlib.closing(video), _working_folder(sink) as folder:
         working = sink.at(folder)
         try:
-            frames, end, interrupted = _write_frames(predictor, working, source, video, kinds)
+            end, interrupted = _write_frames(predictor, working, result, video, kinds)
         except (MemoryError, RuntimeError, cv2.error) as error:
             if not is_out_of_memory(error):
                 raise
             return memory.message(source.path, video.height, video.width)
-        if frames:
+        if result.frames:
             for kind in kinds:
-                _move(working, sink, source, kind, frames)
-        return None if interrupted else video.problem(frames, end)
+                _move(working, sink, source, kind, result.frames)
+        return None if interrupted else video.problem(result.frames, end)
 
 
 def _write_frames(
-    predictor: Predictor, sink: Sink, source: Source, video: Video | Camera, kinds: Sequence[str]
-) -> tuple[int, float, bool]:
-    """Segments the frames, and writes their results, while threads read and write.
+    predictor: Predictor, sink: Sink, result: VideoResult, video: Video | Camera, kinds: Sequence[str]
+) -> tuple[float, bool]:
+    """Segments the frames, and writes their results, while threads read and write; counts them in `result`.
 
     Returns:
-        The number of frames, the time when the last one ended, and whether Ctrl-C ended a camera's recording.
+        The time when the last frame ended, and whether Ctrl-C ended a camera's recording.
     """
+    source = result.source
     frame_kinds = [kind for kind in kinds if kind not in VIDEO_KINDS]
     writers = {
         kind: VideoWriter(sink.path(source, kind), video.height, video.width, video.rate)
@@ -128,7 +150,6 @@ def _write_frames(
     }
     ticks = Ticks(video.rate)
     waiting: deque[Future[None]] = deque()
-    number = 0
 
     def encode(image: NDArray[np.uint8], labels: NDArray[np.uint8], tick: int) -> None:
         for kind, writer in writers.items():
@@ -148,11 +169,13 @@ def _write_frames(
     ):
         try:
             for image, seconds in frames:
+                start = perf_counter()
                 labels, probabilities = predictor.segment(image, "probabilities" in kinds)
-                frame = replace(source, frame=number)
+                result.network_seconds += perf_counter() - start
+                frame = replace(source, frame=result.frames)
                 waiting.append(pool.submit(sink.write, frame, image, labels, frame_kinds, probabilities))
                 waiting.append(encoder.submit(encode, image, labels, ticks.at(seconds)))
-                number += 1
+                result.frames += 1
                 progress.update()
                 finish(2 * IN_FLIGHT)
         except KeyboardInterrupt:
@@ -162,7 +185,7 @@ def _write_frames(
         finish(0)
     for writer in writers.values():
         writer.close()
-    return number, ticks.end, interrupted
+    return ticks.end, interrupted
 
 
 def _move(working: Sink, sink: Sink, source: Source, kind: str, frames: int) -> None:

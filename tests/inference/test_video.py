@@ -57,8 +57,11 @@ def failing_at(monkeypatch):
 def test_every_frame_is_segmented(network, tmp_path, name, fourcc):
     path = write_video(tmp_path / "in" / name, rate=29.97, fourcc=fourcc)
     out = tmp_path / "out"
-    assert infer(network, path, out, device="cpu") == InferSummary(written=1)
+    summary = infer(network, path, out, device="cpu")
+    assert summary == InferSummary(written=1)
     images, rate = read_video(path)
+    assert summary.predicted == 12
+    assert 0 < summary.network_seconds < summary.seconds
     assert files(out) == ["color/clip.mp4", *frame_names("ids/clip", 12), "overlay/clip.mp4"]
     predictor = Predictor(network, device="cpu")
     colors, color_rate = read_video(out / "color/clip.mp4")
