@@ -242,8 +242,13 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
         path: the file; missing parent folders are created.
         image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
     """
+    write_bytes(path, encode_png(image))
+
+
+def encode_png(image: NDArray[np.integer]) -> bytes:
+    """The content of a PNG; the image as for `write_png`."""
     _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
-    write_bytes(path, content.tobytes())
+    return content.tobytes()
 
 
 def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:

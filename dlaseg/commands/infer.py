@@ -14,14 +14,18 @@ from dlaseg.text import one_line
 
 
 def infer(arguments: Sequence[str]) -> int:
-    """Segment images and folders of images. Existing results are skipped; --overwrite replaces them."""
+    """Segment images, videos, folders of them, and cameras. Existing results are skipped; --overwrite replaces them."""
     parser = command_parser("infer", infer)
     parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, or a folder that is searched "
-                        "recursively; several of them")  # fmt: skip
-    parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color and overlay mirror the inputs")
-    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label ids "
-                        "as in the data set), color, overlay (default: all)")  # fmt: skip
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, a video, or a folder that is "
+                        "searched recursively; several of them; or a camera: camera:0, until Ctrl-C")  # fmt: skip
+    parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color, ... mirror the inputs")
+    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label "
+                        "maps), color, overlay, probabilities (of all classes, .npz), contours (polygons as GeoJSON "
+                        "and COCO run lengths, .json) (default: ids color overlay)")  # fmt: skip
+    parser.add_argument("--ids", choices=("raw", "train"), default="raw", help="what label maps hold: ids as the data "
+                        "set stores them, such as labelIds of Cityscapes (raw), or 0 to C - 1 in the order of the "
+                        "classes (train) (default: raw)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--keep-suffix", action="store_true", help="call the results of a.jpg a.jpg.png, not a.png: "
                         "for folders that also have an a.png or a.tif")  # fmt: skip
@@ -31,13 +35,15 @@ def infer(arguments: Sequence[str]) -> int:
     add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     args = parser.parse_intermixed_args(arguments)
 
     from dlaseg.inference.run import infer as run
 
     summary = run(
         args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device, args.precision,
-        args.keep_suffix, args.all_frames, args.max_pixels,
+        args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
     )  # fmt: skip
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"
@@ -48,7 +54,7 @@ def infer(arguments: Sequence[str]) -> int:
     if summary.first_frame_only:
         counts += f", {len(summary.first_frame_only)} with their first frame only"
     print(f"{counts}  {args.output}")
-    if summary.written:
-        speed, share = summary.written / summary.seconds, summary.network_seconds / summary.seconds
+    if summary.predicted:
+        speed, share = summary.predicted / summary.seconds, summary.network_seconds / summary.seconds
         print(f"{speed:.3g} images/s, {share:.0%} of the time in the network")
     return 2 if summary.failed else 0

@@ -118,6 +118,24 @@ class Predictor:
         """
         return self._map(image, self._probabilities)
 
+    def segment(
+        self, image: ImageInput, probabilities: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None]:
+        """The classes of one image and, if wanted, their probabilities from the same pass of the network.
+
+        Args:
+            image: one, as for `__call__`.
+            probabilities: whether they are computed, too.
+
+        Returns:
+            (H, W) uint8 train ids, as from `__call__`; and None, or (C, H, W) float16: rounded by at most 0.00025, so
+            that two classes may become equal. The train ids do not depend on that.
+        """
+        if not probabilities:
+            return self(image), None
+        labels, exact = self.predict_with_probabilities(to_tensor(as_rgb(image))[None])
+        return labels[0].cpu().numpy(), exact[0].half().cpu().numpy()
+
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Predicts a batch of equal size.
@@ -135,6 +153,12 @@ class Predictor:
     @torch.inference_mode()
     def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
+        labels, probabilities = self.predict_with_probabilities(images)
+        return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
+
+    @torch.inference_mode()
+    def predict_with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
         if self._single_pass:
             logits = upsample_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
@@ -142,7 +166,7 @@ class Predictor:
         else:
             probabilities = self._probabilities(images)
             labels = probabilities.argmax(1)
-        return labels.to(torch.uint8), probabilities.gather(1, labels[:, None])[:, 0]
+        return labels.to(torch.uint8), probabilities
 
     @property
     def _single_pass(self) -> bool:

@@ -25,6 +25,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
+from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 from dlaseg.models.base import SegmentationModel
 from dlaseg.weights.download import resolve
@@ -48,10 +49,12 @@ class InferSummary:
     """The outcome of a run.
 
     Attributes:
-        written: number of images whose results were written; a frame counts as an image.
+        written: number of images whose results were written; a frame of an animation counts as an image, and so does a
+            video.
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        predicted: number of images, and of frames of animations and videos, that went through the network.
         seconds: from the first image to the last, without the start.
         network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
             be read or written.
@@ -61,6 +64,7 @@ class InferSummary:
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    predicted: int = field(default=0, compare=False)
     seconds: float = field(default=0.0, compare=False)
     network_seconds: float = field(default=0.0, compare=False)
 
@@ -77,6 +81,9 @@ def infer(
     keep_suffix: bool = False,
     all_frames: bool = False,
     max_pixels: int = MAX_PIXELS,
+    ids: str = "raw",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
 ) -> InferSummary:
     """Predicts the label maps of images and of folders of images, and writes them as files.
 
@@ -86,10 +93,11 @@ def infer(
 
     Args:
         weights: see `Predictor`.
-        input: an image, a folder that is walked recursively (`find_images`), or several of them.
+        input: an image, a video, a folder that is walked recursively (`find_images`), or several of them; or a camera,
+            `camera:0`, which ends with Ctrl-C (KeyboardInterrupt).
         output: the folder of the results (`Sink`) and of `infer.json` (`Settings`). It may lie inside the input and is
             not walked then.
-        save: what to write: some of `ids`, `color`, `overlay`.
+        save: what to write: some of `ids`, `color`, `overlay`, `probabilities`, `contours`, see `Sink`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
         backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
             `torch` for a few images (`FEW`) if the network would have to be converted for them.
@@ -99,6 +107,9 @@ def infer(
         all_frames: whether all frames of animations and all pages of TIFFs are predicted, not the first ones: those of
             `a.gif` become `a/0000.png`, `a/0001.png`, ...
         max_pixels: larger images are refused, see `read_image`.
+        ids: what label maps hold: `raw`, the ids that the data set stores, or `train`, 0 to C - 1.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
 
     Raises:
         UserError: wrong arguments, no images, a folder that holds results of other settings or cannot be written to.
@@ -108,27 +119,42 @@ def infer(
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
-    sources = find_all([Path(path) for path in inputs], exclude=output)
+    sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
+    check_cameras(sources)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
     model = load_model(weights) if isinstance(weights, Path) else weights
     if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
         backend = saved.backend  # continues what a run with another set of packages began
-    elif backend == "auto" and len(sources) < FEW and not graph_path(model).is_file():
+    elif backend == "auto" and _are_few(sources) and not graph_path(model).is_file():
         backend = "torch"
-    predictor = Predictor(model, backend, device, precision)
+    predictor = Predictor(model, backend, device, precision, scales, flip)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
-    settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
-    sink = Sink(output, predictor.label_map, save, keep_suffix)
+    settings = Settings(
+        weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
+        tuple(map(float, scales)), flip,
+    )  # fmt: skip
+    sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     sink.check(sources)
+    if not overwrite:
+        check_recordings(sink, sources)
     unnameable = sink.unnameable(sources)
     sources = [source for source in sources if source.path not in unnameable]
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
+    images = [source for source in todo if not source.is_video]
     start = perf_counter()
-    _process(predictor, sink, todo, overwrite, max_pixels, summary)
+    if images:
+        _process(predictor, sink, images, overwrite, max_pixels, summary)
+    for result in segment_videos(predictor, sink, todo, overwrite, max_pixels):
+        summary.predicted += result.frames
+        summary.network_seconds += result.network_seconds
+        if result.problem is None:
+            summary.written += 1
+        else:
+            summary.failed.append((result.source.path, result.problem))
     summary.seconds = perf_counter() - start
     return summary
 
@@ -141,6 +167,10 @@ def infer_sources(predictor: Predictor, sink: Sink, sources: Sequence[Source]) -
     summary = InferSummary()
     _process(predictor, sink, sources, True, MAX_PIXELS, summary)
     return summary
+
+
+def _are_few(sources: Sequence[Source]) -> bool:
+    return len(sources) < FEW and not any(source.is_video for source in sources)
 
 
 def _process(
@@ -168,9 +198,9 @@ def _process(
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels), files)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
-            for source, image, labels in _predict(predictor, memory, frames, read, summary):
+            for source, image, labels, probabilities in _predict(predictor, memory, frames, read, summary, sink.kinds):
                 kinds = sink.kinds if overwrite else sink.missing(source)
-                writes.append((source, pool.submit(sink.write, source, image, labels, kinds)))
+                writes.append((source, pool.submit(sink.write, source, image, labels, kinds, probabilities)))
                 # Checked in every round, so that a full disk ends the run now and not at the end
                 finish_writes(0 if labels.size > LARGE else IN_FLIGHT)
         finish_writes(0)
@@ -188,8 +218,9 @@ def _predict(
     frames: Sequence[Source],
     read: Future[tuple[ImageFile, NDArray[np.uint8] | None]],
     summary: InferSummary,
-) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yields the frames of one file with image and labels; adds what went wrong to the summary."""
+    kinds: Sequence[str],
+) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16] | None]]:
+    """Yields the frames of one file with image, labels and what `kinds` needs; adds what went wrong to the summary."""
     path = frames[0].path
     height = width = 0
     try:
@@ -200,9 +231,10 @@ def _predict(
             height, width = image.shape[:2]
             memory.check(path, height, width)
             start = perf_counter()
-            labels = predictor(image)
+            labels, probabilities = predictor.segment(image, "probabilities" in kinds)
             summary.network_seconds += perf_counter() - start
-            yield source, image, labels
+            summary.predicted += 1
+            yield source, image, labels, probabilities
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

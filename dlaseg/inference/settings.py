@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 from dlaseg.errors import UserError
 from dlaseg.files import write_json
-from dlaseg.inference.sinks import KINDS
+from dlaseg.inference.sinks import SUFFIXES, VIDEO_SUFFIX
 from dlaseg.version import __version__
 
 SETTINGS = "infer.json"
@@ -23,6 +24,9 @@ class Settings:
         precision: see `Predictor`; never `auto`.
         keep_suffix: see `Sink`.
         all_frames: whether files of several frames have a result for each of them.
+        ids: what label maps hold, see `Sink`.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
     """
 
     weights_sha256: str
@@ -30,6 +34,9 @@ class Settings:
     precision: str
     keep_suffix: bool = False
     all_frames: bool = False
+    ids: str = "raw"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
 
 
 def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
@@ -41,7 +48,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
     Args:
         output: the folder of the results.
         settings: of this run.
-        results: files that this run will write.
+        results: files that this run will write, and folders of the frames of videos.
         overwrite: whether existing results are replaced.
 
     Raises:
@@ -58,7 +65,8 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
                 f"{output}: holds results of {_difference(saved, settings)}: use another output folder, or replace "
                 "them with --overwrite"
             )
-        if others := sorted(existing - set(results)):
+        replaced = set(results)
+        if others := sorted(path for path in existing if replaced.isdisjoint((path, *path.parents))):
             raise UserError(
                 f"{others[0]}: one of {len(others)} results of {_difference(saved, settings)} that this run would not "
                 "replace: use another output folder, or remove them"
@@ -78,19 +86,22 @@ def read_settings(output: Path) -> Settings | None:
     try:
         content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
         content.pop("dlaseg")  # a new release may continue what an older one began
+        content["scales"] = tuple(map(float, content.get("scales", (1.0,))))
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    kinds = [type(value) for value in asdict(settings).values()]
-    return settings if kinds == [str, str, str, bool, bool] else None
+    expected = {name: get_origin(kind) or kind for name, kind in get_type_hints(Settings).items()}
+    return settings if expected == {name: type(value) for name, value in vars(settings).items()} else None
 
 
 def _existing_results(output: Path) -> set[Path]:
     return {
         path
-        for kind in KINDS
-        for path in (output / kind).rglob("*.png")
-        if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
+        for kind, suffix in SUFFIXES.items()
+        for path in (output / kind).rglob("*")
+        if path.suffix in (suffix, VIDEO_SUFFIX)
+        and not path.name.startswith(".")
+        and path.is_file()  # hidden: the rest of a killed run
     }
 
 

@@ -41,6 +41,9 @@ def test_the_settings_of_the_results_stand_beside_them(weights, images, tmp_path
         "precision": "bfloat16",
         "keep_suffix": False,
         "all_frames": False,
+        "ids": "raw",
+        "scales": [1.0],
+        "flip": False,
     }
 
 
@@ -58,6 +61,15 @@ def test_a_model_has_the_hash_of_its_file(weights, tmp_path):
     model = load_model(weights)
     save_model(model, tmp_path / "again.safetensors")
     assert model_sha256(model) == sha256(weights) == sha256(tmp_path / "again.safetensors")
+
+
+def test_the_settings_are_read_as_they_were_written(network, images, tmp_path):
+    options = {"scales": [1, 0.5], "flip": True, "ids": "train"}
+    infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options)
+    assert read_settings(tmp_path / "out") == Settings(
+        model_sha256(network), "torch", "float32", ids="train", scales=(1.0, 0.5), flip=True
+    )
+    assert infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options) == InferSummary(skipped=3)
 
 
 def test_results_of_other_network_are_refused_and_kept(network, other_network, images, tmp_path):
@@ -81,6 +93,9 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
         ({"precision": "bfloat16"}, "other options (precision float32, now bfloat16)"),
         ({"keep_suffix": True}, "(keep_suffix False, now True)"),
         ({"all_frames": True}, "(all_frames False, now True)"),
+        ({"ids": "train"}, "(ids raw, now train)"),
+        ({"scales": [0.5, 1]}, "(scales (1.0,), now (0.5, 1.0))"),
+        ({"flip": True}, "(flip False, now True)"),
     ],
 )
 def test_results_of_other_options_are_refused_and_the_option_is_named(network, images, tmp_path, options, difference):
@@ -100,6 +115,7 @@ def test_results_of_other_options_are_refused_and_the_option_is_named(network, i
         "[1]",
         '{"dlaseg": "0", "weights_sha256": "0", "other": 1}',
         '{"dlaseg": "0", "weights_sha256": 0, "backend": "torch", "precision": "float32"}',
+        '{"dlaseg": "0", "weights_sha256": "0", "backend": "torch", "precision": "float32", "scales": 1}',
         pytest.param("[" * 100_000, id="nested"),
     ],
 )
