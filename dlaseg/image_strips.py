@@ -146,7 +146,7 @@ def _peek(path: Path) -> ImageHeader | None:
             if begin not in (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
                 return None
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return read_header(content)
+                return read_header(content)  # type: ignore[arg-type]  # of it, only slices are used
     except (OSError, *PILLOW_ERRORS):
         return None
 

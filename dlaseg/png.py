@@ -118,7 +118,7 @@ class PngEncoder:
         filtered[:, 1 : 1 + step] = stored[:, :step]
         np.subtract(stored[:, step:], stored[:, :-step], out=filtered[:, 1 + step :])
         self._rows -= count
-        data = self._deflate.compress(filtered)
+        data = self._deflate.compress(filtered.data)
         if self._rows == 0:
             data += self._deflate.flush()
         begin, self._begin = self._begin, b""

@@ -4,7 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_max_pixels_argument, add_precision_argument, command_parser
+from dlaseg.commands.parsing import (
+    add_max_memory_argument,
+    add_max_pixels_argument,
+    add_precision_argument,
+    command_parser,
+)
 from dlaseg.text import one_line
 
 
@@ -22,7 +27,8 @@ def infer(arguments: Sequence[str]) -> int:
                         "for folders that also have an a.png or a.tif")  # fmt: skip
     parser.add_argument("--all-frames", action="store_true", help="segment all frames of animations (GIF, APNG, WebP, "
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
-    add_max_pixels_argument(parser)
+    add_max_pixels_argument(parser, in_strips=True)
+    add_max_memory_argument(parser)
     parser.add_argument("--backend", default="torch", help="what runs the network: torch")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
@@ -32,7 +38,7 @@ def infer(arguments: Sequence[str]) -> int:
 
     summary = run(
         args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device, args.precision,
-        args.keep_suffix, args.all_frames, args.max_pixels,
+        args.keep_suffix, args.all_frames, args.max_pixels, args.max_memory,
     )  # fmt: skip
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"

@@ -33,8 +33,14 @@ UNKNOWN_PER_PIXEL = 700
 SIDES = range(512, 4096 + 1, 256)
 """Sizes of tiles in pixels. Larger ones would gain little: at 4096, the overlap is 15 % of the work."""
 
-STRIP_PER_PIXEL = 16
-"""Bytes per pixel of a row of tiles: the image, a copy of it, labels, and pictures of some rows."""
+STRIP_PER_PIXEL = 20
+"""Bytes per pixel of a row of tiles: the image, the rows before and after it, labels."""
+
+LARGE = 1 << 25
+"""Most pixels of an image that waits with others: a hundred megabytes of RGB."""
+
+IN_FLIGHT_PER_PIXEL = 96
+"""Bytes of four images that wait to be computed and four that are written, per pixel of one."""
 
 _SIDE = 256  # of the image that is measured, pixels
 
@@ -98,34 +104,42 @@ class MemoryBudget:
             score_bytes += 4 * self._num_classes * round(self._largest + 4)
         return (FACTOR * per_pixel * self._largest + score_bytes) * height * width + fixed
 
-    def grid(self, height: int, width: int, held_bytes: float = 0, score_bytes: int = 0) -> Grid | None:
+    def grid(
+        self, height: int, width: int, whole_bytes: float = 0, tiled_bytes: float = 0, score_bytes: int = 0
+    ) -> Grid | None:
         """The tiles of an image; None for an image that is computed as a whole.
 
         Args:
             height: of the image, pixels.
             width: of the image, pixels.
-            held_bytes: what the caller will hold beside, such as the decoded image.
+            whole_bytes: what the caller will hold beside if the image is computed as a whole.
+            tiled_bytes: what the caller will hold beside if it is computed in tiles.
             score_bytes: see `needed`.
 
         Raises:
             UserError: too little memory even for the smallest tiles.
         """
         pixels = height * width
-        if self._budget is None or pixels <= _SIDE**2:
+        if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
             return None
-        if (ENOUGH_PER_PIXEL * self._largest + score_bytes) * pixels + held_bytes <= self._budget:
+        if (ENOUGH_PER_PIXEL * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
             return None
-        if self.needed(height, width, score_bytes) + held_bytes <= self._budget:
+        if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
             return None
         smallest = 3 * self._margin + FADE
         for side in reversed([side for side in SIDES if side >= smallest]):
-            needed = self._tiled(side, height, width, score_bytes) + held_bytes
+            needed = self._tiled(side, height, width, score_bytes) + tiled_bytes
             if needed <= self._budget:
                 return self._split(side, height, width)
         raise UserError(
             f"{height} x {width} pixels: not enough memory; in the smallest tiles, it needs about {size_text(needed)}, "
             f"{size_text(self._budget)} are left for it: allow more (--max-memory), or make it smaller"
         )
+
+    @property
+    def large(self) -> int:
+        """Pixels of an image that is not decoded before its turn, and written before the next one."""
+        return LARGE if self._budget is None else min(LARGE, int(self._budget / 4 / IN_FLIGHT_PER_PIXEL))
 
     def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:
         """Bytes that an image needs in tiles of a size."""

@@ -52,6 +52,7 @@ class Predictor:
         metadata: of the network.
         label_map: names, colours and ids of the classes.
         backend: what computes, see `Backend`.
+        memory: decides which images are computed in tiles.
 
     Raises:
         UserError: no such weights, backend, device or precision, a scale out of range, a network that does not take
@@ -93,7 +94,7 @@ class Predictor:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
         self.backend = BACKENDS[backend](model, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
-        self._memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
+        self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
 
     @overload
     def __call__(self, image: ImageInput) -> NDArray[np.uint8]: ...
@@ -147,10 +148,6 @@ class Predictor:
         labels, confidence = self._compute(images, self._labels_with_confidence, score_copies=3)
         return labels, confidence
 
-    def grid(self, height: int, width: int, held_bytes: float = 0) -> Grid | None:
-        """The tiles of an image of that size; None if it is computed as a whole, see `MemoryBudget.grid`."""
-        return self._memory.grid(height, width, held_bytes)
-
     @torch.inference_mode()
     def predict_strips(
         self, read: Callable[[int, int], NDArray[np.uint8]], grid: Grid
@@ -160,7 +157,7 @@ class Predictor:
         Args:
             read: gives the rows from a first one up to another one, (h, W, 3) uint8 RGB; the next rows begin within
                 these.
-            grid: see `grid`.
+            grid: of the image, from `memory`.
 
         Yields:
             Number of the first row, and the train ids of the rows that are finished, (h, W) uint8, from top to bottom.
@@ -179,7 +176,7 @@ class Predictor:
         """
         count, _, height, width = images.shape
         score_bytes = 4 * self.metadata.labels.num_classes * score_copies
-        grid = self._memory.grid(height, width * count, score_bytes=score_bytes)
+        grid = self.memory.grid(height, width * count, score_bytes=score_bytes)
         if grid is None:
             return finish(self._scores(images), height, width)
         if count > 1:
@@ -193,9 +190,7 @@ class Predictor:
                 result[..., top : top + strip.shape[-2], :] = strip
         return results
 
-    def _strips(
-        self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish
-    ) -> Iterator[tuple[int, Result]]:
+    def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
         return blend_tiles(grid, self._score_stride, read, self._scores, finish)
 
     def _scores(self, images: Tensor) -> Tensor:

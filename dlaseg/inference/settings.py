@@ -23,6 +23,8 @@ class Settings:
         precision: see `Predictor`; never `auto`.
         keep_suffix: see `Sink`.
         all_frames: whether files of several frames have a result for each of them.
+        max_memory: see `Predictor`; written when the first image is computed in tiles, whose size follows from it. None
+            while all images were computed as a whole.
     """
 
     weights_sha256: str
@@ -30,6 +32,11 @@ class Settings:
     precision: str
     keep_suffix: bool = False
     all_frames: bool = False
+    max_memory: int | None = None
+
+    def write(self, output: Path) -> None:
+        """Writes the file."""
+        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(self)})
 
 
 def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
@@ -65,7 +72,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
             )
         for path in existing:
             path.unlink()
-        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(settings)})
+        settings.write(output)
     except OSError as error:
         raise UserError(
             f"{error.filename or output}: cannot be written ({error.strerror or error}): make room or give another "
@@ -81,8 +88,8 @@ def read_settings(output: Path) -> Settings | None:
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    kinds = [type(value) for value in asdict(settings).values()]
-    return settings if kinds == [str, str, str, bool, bool] else None
+    *kinds, memory = [type(value) for value in asdict(settings).values()]
+    return settings if kinds == [str, str, str, bool, bool] and memory in (int, type(None)) else None
 
 
 def _existing_results(output: Path) -> set[Path]:

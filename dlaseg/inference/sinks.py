@@ -2,7 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -116,15 +117,23 @@ class Sink:
         """
         for kind in kinds:
             path = self.path(source, kind)
-            try:
-                write_png(path, self._picture(kind, image, labels))
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
-                ) from error
+            with write_errors(path):
+                write_png(path, self.picture(kind, image, labels))
 
-    def _picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:
+    def picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:
+        """Draws a result, (H, W) or (H, W, 3), of image and labels or of the same rows of both."""
         if kind == "ids":
             return self._label_map.decode(labels)
         color = self._label_map.colorize(labels)
         return color if kind == "color" else overlay(image, color)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Makes an error of the system one that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
+        ) from error

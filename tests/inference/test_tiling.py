@@ -1,6 +1,7 @@
 """In tiles, a network gives what it gives for the whole image, as far as it sees no further than the tiles overlap."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,10 +50,10 @@ def make_predictor(seed=0, **options):
 def in_tiles(predictor, side=160, margin=MARGIN, flip=False):
     """Makes a predictor compute every image in tiles."""
 
-    def grid(height, width, held_bytes=0, score_bytes=0):
+    def grid(height, width, whole_bytes=0, tiled_bytes=0, score_bytes=0):
         return Grid(Axis.split(height, side, 32, margin), Axis.split(width, side, 32, margin, mirrored=flip))
 
-    predictor._memory.grid = grid
+    predictor.memory.grid = grid
     return predictor
 
 
@@ -100,7 +101,7 @@ def test_strips_are_the_rows_of_the_label_map_and_read_each_row_about_once():
     predictor = make_predictor()
     image = noise(500, 210)
     whole, reads = predictor(image), []
-    grid = in_tiles(predictor)._memory.grid(500, 210)
+    grid = in_tiles(predictor).memory.grid(500, 210)
 
     def read(top, bottom):
         reads.append((top, bottom))
@@ -137,7 +138,7 @@ def test_faults_change_the_label_map(fault):
         axis = dataclasses.replace(axis, margin=8)
     elif fault == "start":  # a multiple of the output stride, not of the deepest
         axis = dataclasses.replace(axis, spans=tuple((start and start + 8, stop) for start, stop in axis.spans))
-    predictor._memory.grid = lambda *_, **__: Grid(axis, axis)
+    predictor.memory.grid = lambda *_, **__: Grid(axis, axis)
     assert (predictor(image) != whole).any() == (fault is not None)
 
 
@@ -155,7 +156,7 @@ def test_tiles_cover_an_axis_and_meet_in_seams(length, side, multiple, mirrored)
         assert all(stop % multiple == 0 for _, stop in axis.spans[:-1])
     seams = axis.seams()
     assert all(last - first >= tiling.FADE for first, last in seams)
-    assert all(before[1] <= after[0] for before, after in zip(seams, seams[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(seams))
     if seams:
         assert seams[-1][1] <= length - tiling.MARGIN
 
