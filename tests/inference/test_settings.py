@@ -41,6 +41,7 @@ def test_the_settings_of_the_results_stand_beside_them(weights, images, tmp_path
         "precision": "bfloat16",
         "keep_suffix": False,
         "all_frames": False,
+        "max_memory": None,  # while no image is computed in tiles
     }
 
 
