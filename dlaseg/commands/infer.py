@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import (
+    add_backend_argument,
     add_max_memory_argument,
     add_max_pixels_argument,
     add_precision_argument,
@@ -29,7 +30,7 @@ def infer(arguments: Sequence[str]) -> int:
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
     add_max_pixels_argument(parser, in_strips=True)
     add_max_memory_argument(parser)
-    parser.add_argument("--backend", default="torch", help="what runs the network: torch")
+    add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
     args = parser.parse_intermixed_args(arguments)

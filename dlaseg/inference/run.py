@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UnreadableFileError, UserError
+from dlaseg.factory import load_model
 from dlaseg.files import sha256
 from dlaseg.image_strips import StripImage, open_strips
 from dlaseg.images import MOST_PIXELS, ImageFile, check_max_pixels, open_image
+from dlaseg.inference.backends.graph import graph_path
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
@@ -37,6 +39,9 @@ WHOLE_PER_PIXEL = 16
 
 DECODED_PER_PIXEL = 3
 """Bytes of an image that is decoded as a whole and predicted in tiles, per pixel."""
+
+FEW = 8
+"""Images for which `auto` does not convert a network: that takes longer than it saves."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -86,7 +91,8 @@ def infer(
             not walked then.
         save: what to write: some of `ids`, `color`, `overlay`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
-        backend: see `Predictor`.
+        backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
+            `torch` for a few images (`FEW`) if the network would have to be converted for them.
         device: see `Predictor`.
         precision: see `Predictor`.
         keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
@@ -108,9 +114,14 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
+    model = load_model(weights) if isinstance(weights, Path) else weights
     saved = None if overwrite else read_settings(output)
     recorded = None if saved is None else saved.max_memory
-    predictor = Predictor(weights, backend, device, precision, max_memory=max_memory or recorded)
+    if backend == "auto" and saved is not None:
+        backend = saved.backend  # continues what a run with another set of packages began
+    elif backend == "auto" and len(sources) < FEW and not graph_path(model).is_file():
+        backend = "torch"
+    predictor = Predictor(model, backend, device, precision, max_memory=max_memory or recorded)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     if recorded is not None:
