@@ -155,10 +155,10 @@ def _peek(path: Path) -> ImageHeader | None:
 def _open(path: Path, driver: str) -> Iterator[Any]:
     import rasterio
 
-    with _errors(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.Env(**_OPTIONS), rasterio.open(path, driver=driver) as dataset:
-            yield dataset
+    # Most images have no place on the earth. `catch_warnings` does not work in threads
+    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with _errors(path), rasterio.Env(**_OPTIONS), rasterio.open(path, driver=driver) as dataset:
+        yield dataset
 
 
 @contextmanager
