@@ -65,6 +65,7 @@ class MemoryBudget:
     Attributes:
         max_memory: the limit; None if none was given and it is not known how much memory is free. Then, every image is
             computed as a whole.
+        tiled: whether there was an image that is computed in tiles.
 
     Raises:
         UserError: less memory than the process holds already.
@@ -75,6 +76,7 @@ class MemoryBudget:
         self._averages = flip or tuple(scales) != (1.0,)
         self._largest = max(1.0, *scales) ** 2
         self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales)))
+        self.tiled = False
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)
         if max_memory is not None:
@@ -131,6 +133,7 @@ class MemoryBudget:
         for side in reversed([side for side in SIDES if side >= smallest]):
             needed = self._tiled(side, height, width, score_bytes) + tiled_bytes
             if needed <= self._budget:
+                self.tiled = True
                 return self._split(side, height, width)
         raise UserError(
             f"{height} x {width} pixels: not enough memory; in the smallest tiles, it needs about {size_text(needed)}, "

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import cv2
@@ -56,12 +57,17 @@ class InferSummary:
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        seconds: from the first image to the last, without the start.
+        network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
+            be read or written.
     """
 
     written: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+    network_seconds: float = field(default=0.0, compare=False)
 
 
 def infer(
@@ -137,10 +143,14 @@ def infer(
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
 
     def on_tiled() -> None:
+        nonlocal settings
         if settings.max_memory is None:
-            replace(settings, max_memory=predictor.memory.max_memory).write(output)
+            settings = replace(settings, max_memory=predictor.memory.max_memory)
+            settings.write(output)
 
+    start = perf_counter()
     _process(predictor, sink, todo, overwrite, max_pixels, summary, on_tiled)
+    summary.seconds = perf_counter() - start
     return summary
 
 
@@ -153,7 +163,7 @@ def _process(
     summary: InferSummary,
     on_tiled: Callable[[], None],
 ) -> None:
-    """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before an image is computed in tiles."""
+    """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before it writes results in tiles."""
     files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
     writes: deque[tuple[Source, Future[None]]] = deque()
     large = predictor.memory.large
@@ -179,9 +189,10 @@ def _process(
         reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
             for result in _predict(predictor, frames, read, max_pixels, kinds, summary):
+                if predictor.memory.tiled:
+                    on_tiled()
                 if isinstance(result, Tiled):
                     finish_writes(0)
-                    on_tiled()
                     _write_tiled(predictor, sink, result, kinds(result.source), summary)
                     continue
                 source, image, labels = result
@@ -210,7 +221,7 @@ def _write_tiled(predictor: Predictor, sink: Sink, image: Tiled, kinds: Sequence
     """Predicts and writes an image in tiles; adds to the summary. A full disk raises its error."""
     path = image.source.path
     try:
-        infer_strips(predictor, sink, image.source, image.read, image.grid, kinds)
+        summary.network_seconds += infer_strips(predictor, sink, image.source, image.read, image.grid, kinds)
         summary.written += 1
     except UnreadableFileError as error:
         summary.failed.append((path, str(error)))
@@ -272,10 +283,14 @@ def _predict(
         grid(frames[0], DECODED_PER_PIXEL * height * width)  # before it is decoded
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
-            if (tiles := grid(source, DECODED_PER_PIXEL * height * width)) is not None:
+            tiles = grid(source, DECODED_PER_PIXEL * height * width)
+            if tiles is not None:
                 yield Tiled(source, _rows_of(image), tiles)
-            else:
-                yield source, image, predictor(image)
+                continue
+            start = perf_counter()
+            labels = predictor(image)
+            summary.network_seconds += perf_counter() - start
+            yield source, image, labels
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

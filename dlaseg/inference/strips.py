@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import BinaryIO
 
 import numpy as np
@@ -27,7 +28,7 @@ ReadRows = Callable[[int, int], NDArray[np.uint8]]
 
 def infer_strips(
     predictor: Predictor, sink: Sink, source: Source, read: ReadRows, grid: Grid, kinds: Sequence[str]
-) -> None:
+) -> float:
     """Predicts an image in tiles and writes its results.
 
     While the network computes a row of tiles, the next rows are read and the last ones are written.
@@ -40,6 +41,9 @@ def infer_strips(
         grid: the tiles.
         kinds: some of `STRIP_KINDS`.
 
+    Returns:
+        Seconds that the network took; the rest was waiting for rows to be read or written.
+
     Raises:
         UserError: an unreadable file, or results that cannot be written. None is left half written.
     """
@@ -48,11 +52,15 @@ def infer_strips(
         pool = stack.enter_context(ThreadPoolExecutor(1 + len(kinds)))
         window = _Window(read, grid, pool)
         writes: list[Future[None]] = []
+        start, seconds = perf_counter(), 0.0
         for top, labels in predictor.predict_strips(window.read, grid):
+            seconds += perf_counter() - start
             _wait(writes)
             image = window.rows(top, top + len(labels))
             writes = [pool.submit(picture.write, image, labels) for picture in pictures]
+            start = perf_counter()
         _wait(writes)
+    return seconds - window.waited
 
 
 def _wait(writes: Sequence[Future[None]]) -> None:
@@ -61,19 +69,25 @@ def _wait(writes: Sequence[Future[None]]) -> None:
 
 
 class _Window:
-    """The rows of the image that the present tiles cover; reads those of the next tiles ahead."""
+    """The rows of the image that the present tiles cover; reads those of the next tiles ahead.
+
+    Attributes:
+        waited: seconds for rows that were not read yet.
+    """
 
     def __init__(self, read: ReadRows, grid: Grid, pool: ThreadPoolExecutor):
         self._read, self._pool = read, pool
         self._stops = iter([stop for _, stop in grid.rows.spans])
-        self._top, self._bottom = 0, 0
+        self._top, self._bottom, self.waited = 0, 0, 0.0
         self._image = np.empty((0, grid.columns.length, 3), np.uint8)
         self._next = self._read_ahead()
 
     def read(self, top: int, bottom: int) -> NDArray[np.uint8]:
         """The rows from `top` up to `bottom`, the stop of the next tiles."""
         assert self._next is not None
+        start = perf_counter()
         more = self._next.result()
+        self.waited += perf_counter() - start
         self._image = np.concatenate((self._image[top - self._top :], more)) if len(self._image) else more
         self._top, self._bottom = top, bottom
         self._next = self._read_ahead()

@@ -204,3 +204,25 @@ def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
     summary = infer(weights, folder, tmp_path / "out", backend="auto", device="cpu")
     assert (summary.written, summary.skipped) == (1, 1)
     assert '"backend": "torch"' in (tmp_path / "out/infer.json").read_text()
+
+
+def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
+    read = openvino.require("openvino", "").Core().read_model(model_graph(model).path)
+    marked = openvino.mark_float32(read, openvino.TRANSPOSED)
+    kinds = {op.get_type_name() for op in marked.get_ops() if "Precision" in str(dict(op.get_rt_info()))}
+    assert kinds == {openvino.TRANSPOSED}
+    assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
+
+
+def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
+    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: True)
+    backend = make_backend("openvino", model, "cpu", "bfloat16")
+    backend.run(pixels(1, 64, 64))
+    (request,) = backend._requests.values()
+    operations = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    precisions = {
+        op.get_rt_info()["primitiveType"].astype(str).rpartition("_")[2]
+        for op in operations
+        if op.get_rt_info()["layerType"].astype(str) == "Deconvolution"
+    }
+    assert precisions == {"f32"}
