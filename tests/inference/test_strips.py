@@ -77,6 +77,23 @@ def test_a_folder_of_large_and_small_images_gives_the_same_pictures(network, tmp
         assert tiled[name].dtype == picture.dtype
 
 
+def test_a_limit_below_what_the_whole_image_needs_gives_tiles_and_the_same_pictures(network, tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", noise(1100, 900))
+    infer(network, path, tmp_path / "whole", device="cpu")
+    monkeypatch.setattr(memory, "used_memory", lambda: 1 << 28)
+    needed = Predictor(network, device="cpu").memory.needed(1100, 900)
+    spans = []
+    call = Predictor.predict_strips
+    monkeypatch.setattr(
+        Predictor, "predict_strips", lambda self, read, grid: spans.append(grid.rows.spans) or call(self, read, grid)
+    )
+    summary = infer(network, path, tmp_path / "tiled", device="cpu", max_memory=(1 << 28) + int(needed))
+    assert summary.written == 1
+    assert len(spans[0]) > 1
+    for name, picture in pictures(tmp_path / "whole").items():
+        np.testing.assert_array_equal(read_label_image(tmp_path / "tiled" / name), picture)
+
+
 def test_png_and_tiff_are_never_decoded_as_a_whole(network, tiled, tmp_path, monkeypatch):
     paths = [save(tmp_path / f"in/{name}") for name in ("a.png", "b.tif")]
     rows = []
