@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.errors import UnreadableFileError
+from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, read_header
 from dlaseg.images import MOST_PIXELS, to_eight_bits
 from dlaseg.memory import MAX_PIXELS
@@ -98,10 +98,14 @@ def open_strips(path: Path, least: int, max_pixels: int | None) -> StripImage | 
     Returns:
         None for a small image, another format, one that cannot be read in strips, or too many pixels; `open_image` says
         what is wrong.
+
+    Raises:
+        UserError: more than MAX_PIXELS without a limit that the user gave, and rasterio is not installed.
     """
     header = _peek(path)
     if header is None or header.pixels <= least or header.frames > 1:
         return None
+    limited = max_pixels is not None
     if max_pixels is None:
         is_real = header.pixels <= LEAST_COMPRESSED * path.stat().st_size
         max_pixels = MOST_PIXELS if is_real else MAX_PIXELS
@@ -113,7 +117,14 @@ def open_strips(path: Path, least: int, max_pixels: int | None) -> StripImage | 
         driver = _DRIVERS[header.format]
         with _open(path, driver) as dataset:
             known = _is_known(dataset)
-    except (ImportError, ValueError, OSError):
+    except ImportError as error:
+        if header.pixels > MAX_PIXELS and not limited:
+            raise UserError(
+                f"{path}: {header.height} x {header.width} pixels: read some rows at a time with rasterio: pip install "
+                "'dlaseg[large]', or as a whole with --max-pixels"
+            ) from error
+        return None
+    except (ValueError, OSError):
         return None
     return StripImage(path, header.height, header.width, driver) if known else None
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlaseg.errors import UnreadableFileError
+from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_strips import open_strips
 from dlaseg.images import read_image
 from dlaseg.memory import MAX_PIXELS
@@ -138,6 +138,18 @@ def test_a_broken_file_is_named(tmp_path):
         reader.read(0, 300)
 
 
+def empty_png(path, height, width, size):
+    """A PNG whose header tells a size, without pixels; as long as given."""
+    begin = PngEncoder(height, width, np.dtype(np.uint8), 1)._begin
+    rest = size - len(begin) - 24
+    with path.open("wb") as file:
+        file.write(begin + rest.to_bytes(4, "big") + b"IDAT")
+        file.truncate(size - 12)
+        file.seek(0, 2)
+        file.write(bytes(4) + b"IEND" + bytes(4))
+    return path
+
+
 def test_without_the_extra_images_are_read_as_a_whole(tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", RGB)
     imported = builtins.__import__
@@ -150,18 +162,10 @@ def test_without_the_extra_images_are_read_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     monkeypatch.delitem(sys.modules, "rasterio")
     assert open_strips(path, 0, None) is None
-
-
-def empty_png(path, height, width, size):
-    """A PNG whose header tells a size, without pixels; as long as given."""
-    begin = PngEncoder(height, width, np.dtype(np.uint8), 1)._begin
-    rest = size - len(begin) - 24
-    with path.open("wb") as file:
-        file.write(begin + rest.to_bytes(4, "big") + b"IDAT")
-        file.truncate(size - 12)
-        file.seek(0, 2)
-        file.write(bytes(4) + b"IEND" + bytes(4))
-    return path
+    large = empty_png(tmp_path / "large.png", 20_000, 20_000, 4_000_000)
+    assert open_strips(large, 0, 10**9) is None
+    with pytest.raises(UserError, match=r"large\.png: 20000 x 20000 pixels: .* pip install 'dlaseg\[large\]', or"):
+        open_strips(large, 0, None)
 
 
 def test_more_pixels_than_the_limit_only_in_files_as_large_as_real_images(tmp_path):

@@ -154,6 +154,16 @@ def infer(
     return summary
 
 
+def infer_sources(predictor: Predictor, sink: Sink, sources: Sequence[Source]) -> InferSummary:
+    """Predicts and writes sources with a predictor that is ready; existing results are replaced.
+
+    `infer` does the same for files that it finds, after it has loaded the network.
+    """
+    summary = InferSummary()
+    _process(predictor, sink, sources, True, MAX_PIXELS, summary)
+    return summary
+
+
 def _process(
     predictor: Predictor,
     sink: Sink,
@@ -161,7 +171,7 @@ def _process(
     overwrite: bool,
     max_pixels: int | None,
     summary: InferSummary,
-    on_tiled: Callable[[], None],
+    on_tiled: Callable[[], None] = lambda: None,
 ) -> None:
     """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before it writes results in tiles."""
     files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
