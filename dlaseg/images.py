@@ -35,7 +35,8 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 _HEADER_BYTES = 1 << 16
 """Beginning of a PNG or JPEG in which the header is looked for first."""
 
-_MOST_PIXELS = 2**30  # OpenCV decodes no more
+MOST_PIXELS = 2**30
+"""OpenCV decodes no more."""
 
 EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 """Pillow's modes with 8 bits per channel; its conversion to RGB would clip wider ones."""
@@ -96,7 +97,14 @@ class ImageFile:
                 yield image
 
     def _decode_with_opencv(self, page: int) -> NDArray[Any] | None:
-        buffer, flags = np.frombuffer(self.content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        # As RGB, OpenCV leaves the pixels of a 16-bit TIFF in colour undefined
+        is_tiff = self.header.format == "TIFF"
+        flags = (cv2.IMREAD_COLOR_BGR if is_tiff else cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_ANYDEPTH
+        image = self._decode_bytes(page, flags)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if is_tiff and image is not None else image
+
+    def _decode_bytes(self, page: int, flags: int) -> NDArray[Any] | None:
+        buffer = np.frombuffer(self.content, np.uint8)
         try:
             if page == 0:
                 return cv2.imdecode(buffer, flags)
@@ -130,11 +138,17 @@ class ImageFile:
             raise UnreadableFileError(
                 f"{self.path}: broken or not an image; OpenCV cannot decode it: replace or remove the file"
             )
-        if image.dtype == np.uint16:
-            image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        image = to_eight_bits(image)
         if image.dtype != np.uint8:
             raise _wrong_dtype(self.path, str(image.dtype))
         return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def to_eight_bits(image: NDArray[Any]) -> NDArray[Any]:
+    """Scales 16 bits by 255 / 65535, rounded; other types stay as they are."""
+    if image.dtype != np.uint16:
+        return image
+    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -203,8 +217,8 @@ def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> Im
 
 def check_max_pixels(max_pixels: int) -> None:
     """Raises a UserError for a limit that is out of range."""
-    if not 1 <= max_pixels <= _MOST_PIXELS:
-        raise UserError(f"--max-pixels {max_pixels}: use 1 to {_MOST_PIXELS}, the largest image that OpenCV decodes")
+    if not 1 <= max_pixels <= MOST_PIXELS:
+        raise UserError(f"--max-pixels {max_pixels}: use 1 to {MOST_PIXELS}, the largest image that OpenCV decodes")
 
 
 def read_checked_bytes(path: Path, max_pixels: int) -> bytes:

@@ -92,6 +92,10 @@ COMMANDS: dict[str, Run | Skip] = {
         "--backend torch --device cpu",
         {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "averaged"},
     ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --max-memory 4GB": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "limited"},
+    ),
     "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
     "--data.val_share 0.1": Run(
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/photos", {"...": EXAMPLE}

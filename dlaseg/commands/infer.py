@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlaseg.commands.parsing import (
     add_backend_argument,
+    add_max_memory_argument,
     add_max_pixels_argument,
     add_precision_argument,
     command_parser,
@@ -31,7 +32,8 @@ def infer(arguments: Sequence[str]) -> int:
                         "for folders that also have an a.png or a.tif")  # fmt: skip
     parser.add_argument("--all-frames", action="store_true", help="segment all frames of animations (GIF, APNG, WebP, "
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
-    add_max_pixels_argument(parser)
+    add_max_pixels_argument(parser, in_strips=True)
+    add_max_memory_argument(parser)
     add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
@@ -43,7 +45,7 @@ def infer(arguments: Sequence[str]) -> int:
 
     summary = run(
         args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device, args.precision,
-        args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
+        args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip, args.max_memory,
     )  # fmt: skip
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"

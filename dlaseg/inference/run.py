@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.factory import load_model
 from dlaseg.files import sha256
-from dlaseg.images import ImageFile, check_max_pixels, open_image
+from dlaseg.image_strips import StripImage, open_strips
+from dlaseg.images import MOST_PIXELS, ImageFile, check_max_pixels, open_image
 from dlaseg.inference.backends.graph import graph_path
-from dlaseg.inference.memory import MemoryCheck
+from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
+from dlaseg.inference.strips import STRIP_KINDS, ReadRows, infer_strips
+from dlaseg.inference.tiling import Grid
 from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 from dlaseg.models.base import SegmentationModel
@@ -34,8 +37,11 @@ from dlaseg.weights.files import model_sha256
 IN_FLIGHT = 4
 """Images that are read ahead, images that wait to be written, and threads that do both."""
 
-LARGE = 1 << 25
-"""Pixels of an image that is not decoded ahead, and written before the next one: a hundred megabytes of RGB."""
+WHOLE_PER_PIXEL = 16
+"""Bytes of an image that is decoded, predicted and written as a whole, per pixel; without the network."""
+
+DECODED_PER_PIXEL = 3
+"""Bytes of an image that is decoded as a whole and predicted in tiles, per pixel."""
 
 FEW = 8
 """Images for which `auto` does not convert a network: that takes longer than it saves."""
@@ -80,10 +86,11 @@ def infer(
     precision: str = "float32",
     keep_suffix: bool = False,
     all_frames: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     ids: str = "raw",
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    max_memory: int | None = None,
 ) -> InferSummary:
     """Predicts the label maps of images and of folders of images, and writes them as files.
 
@@ -106,16 +113,20 @@ def infer(
         keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
         all_frames: whether all frames of animations and all pages of TIFFs are predicted, not the first ones: those of
             `a.gif` become `a/0000.png`, `a/0001.png`, ...
-        max_pixels: larger images are refused, see `read_image`.
+        max_pixels: larger images are refused. None for `MAX_PIXELS`, and more for those that can be read in strips, see
+            `open_strips`.
         ids: what label maps hold: `raw`, the ids that the data set stores, or `train`, 0 to C - 1.
         scales: see `Predictor`.
         flip: see `Predictor`.
+        max_memory: see `Predictor`. Results in tiles depend on it: a folder that has such results goes on with the
+            limit that they were computed with.
 
     Raises:
         UserError: wrong arguments, no images, a folder that holds results of other settings or cannot be written to.
             Files written until then are complete and stay.
     """
-    check_max_pixels(max_pixels)
+    if max_pixels is not None:
+        check_max_pixels(max_pixels)
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
@@ -123,19 +134,21 @@ def infer(
     check_cameras(sources)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
     model = load_model(weights) if isinstance(weights, Path) else weights
-    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
+    saved = None if overwrite else read_settings(output)
+    recorded = None if saved is None else saved.max_memory
+    if backend == "auto" and saved is not None:
         backend = saved.backend  # continues what a run with another set of packages began
     elif backend == "auto" and _are_few(sources) and not graph_path(model).is_file():
         backend = "torch"
-    predictor = Predictor(model, backend, device, precision, scales, flip)
+    predictor = Predictor(model, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
-        tuple(map(float, scales)), flip,
+        tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,
     )  # fmt: skip
     sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
     if all_frames:
-        sources = expand_frames(sources, max_pixels, IN_FLIGHT)
+        sources = expand_frames(sources, max_pixels or MAX_PIXELS, IN_FLIGHT)
     sink.check(sources)
     if not overwrite:
         check_recordings(sink, sources)
@@ -144,11 +157,18 @@ def infer(
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
+
+    def on_tiled() -> None:
+        nonlocal settings
+        if settings.max_memory is None:
+            settings = replace(settings, max_memory=predictor.memory.max_memory)
+            settings.write(output)
+
     images = [source for source in todo if not source.is_video]
     start = perf_counter()
     if images:
-        _process(predictor, sink, images, overwrite, max_pixels, summary)
-    for result in segment_videos(predictor, sink, todo, overwrite, max_pixels):
+        _process(predictor, sink, images, overwrite, max_pixels, summary, on_tiled)
+    for result in segment_videos(predictor, sink, todo, overwrite, max_pixels or MAX_PIXELS):
         summary.predicted += result.frames
         summary.network_seconds += result.network_seconds
         if result.problem is None:
@@ -174,12 +194,18 @@ def _are_few(sources: Sequence[Source]) -> bool:
 
 
 def _process(
-    predictor: Predictor, sink: Sink, todo: Sequence[Source], overwrite: bool, max_pixels: int, summary: InferSummary
+    predictor: Predictor,
+    sink: Sink,
+    todo: Sequence[Source],
+    overwrite: bool,
+    max_pixels: int | None,
+    summary: InferSummary,
+    on_tiled: Callable[[], None] = lambda: None,
 ) -> None:
-    """Predicts and writes all sources; adds to the summary."""
-    memory = MemoryCheck(predictor.backend)
+    """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before it writes results in tiles."""
     files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
     writes: deque[tuple[Source, Future[None]]] = deque()
+    large = predictor.memory.large
 
     def finish_writes(waiting: int) -> None:
         """Waits until no more than `waiting` images are still to be written."""
@@ -195,43 +221,108 @@ def _process(
             else:
                 summary.written += 1
 
+    def kinds(source: Source) -> Sequence[str]:
+        return sink.kinds if overwrite else sink.missing(source)
+
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels), files)
+        reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
-            for source, image, labels, probabilities in _predict(predictor, memory, frames, read, summary, sink.kinds):
-                kinds = sink.kinds if overwrite else sink.missing(source)
-                writes.append((source, pool.submit(sink.write, source, image, labels, kinds, probabilities)))
+            for result in _predict(predictor, frames, read, max_pixels, kinds, summary):
+                if predictor.memory.tiled:
+                    on_tiled()
+                if isinstance(result, Tiled):
+                    finish_writes(0)
+                    _write_tiled(predictor, sink, result, kinds(result.source), summary)
+                    continue
+                source, image, labels, probabilities = result
+                writes.append((source, pool.submit(sink.write, source, image, labels, kinds(source), probabilities)))
                 # Checked in every round, so that a full disk ends the run now and not at the end
-                finish_writes(0 if labels.size > LARGE else IN_FLIGHT)
+                finish_writes(0 if labels.size > large else IN_FLIGHT)
         finish_writes(0)
 
 
-def _open(source: Source, max_pixels: int) -> tuple[ImageFile, NDArray[np.uint8] | None]:
+@dataclass(frozen=True)
+class Tiled:
+    """An image that is still to be computed in tiles.
+
+    Attributes:
+        source: the image.
+        read: reads its rows.
+        grid: the tiles.
+    """
+
+    source: Source
+    read: ReadRows
+    grid: Grid
+
+
+def _write_tiled(predictor: Predictor, sink: Sink, image: Tiled, kinds: Sequence[str], summary: InferSummary) -> None:
+    """Predicts and writes an image in tiles; adds to the summary. A full disk raises its error."""
+    path = image.source.path
+    try:
+        summary.network_seconds += infer_strips(predictor, sink, image.source, image.read, image.grid, kinds)
+        summary.written += 1
+    except UnreadableFileError as error:
+        summary.failed.append((path, str(error)))
+    except (MemoryError, RuntimeError, cv2.error) as error:
+        message = memory_message(error, path, image.grid.rows.length, image.grid.columns.length)
+        summary.failed.append((path, message))
+
+
+Predicted = tuple[Source, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16] | None]
+"""A source with its image, labels and probabilities, see `Sink.write`."""
+
+Opened = tuple[ImageFile | StripImage, NDArray[np.uint8] | None]
+
+
+def _open(source: Source, max_pixels: int | None, large: int) -> Opened:
     """Opens a file; decodes it already unless that takes much memory."""
-    file = open_image(source.path, max_pixels)
-    return file, file.read() if source.frame is None and file.header.pixels <= LARGE else None
+    strips = open_strips(source.path, large, max_pixels) if source.frame is None else None
+    if strips is not None:
+        return strips, None
+    file = open_image(source.path, max_pixels or MAX_PIXELS)
+    return file, file.read() if source.frame is None and file.header.pixels <= large else None
 
 
 def _predict(
     predictor: Predictor,
-    memory: MemoryCheck,
     frames: Sequence[Source],
-    read: Future[tuple[ImageFile, NDArray[np.uint8] | None]],
+    read: Future[Opened],
+    max_pixels: int | None,
+    kinds: Callable[[Source], Sequence[str]],
     summary: InferSummary,
-    kinds: Sequence[str],
-) -> Iterator[tuple[Source, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16] | None]]:
-    """Yields the frames of one file with image, labels and what `kinds` needs; adds what went wrong to the summary."""
+) -> Iterator[Predicted | Tiled]:
+    """Yields the frames of one file with their results, or to be tiled; adds what went wrong to the summary."""
     path = frames[0].path
     height = width = 0
+
+    def grid(source: Source, decoded_bytes: float) -> Grid | None:
+        if not set(kinds(source)) <= set(STRIP_KINDS):
+            return None
+        try:
+            return predictor.memory.grid(height, width, WHOLE_PER_PIXEL * height * width, decoded_bytes)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
     try:
         file, first = read.result()
+        if isinstance(file, StripImage):
+            height, width = file.height, file.width
+            if (tiles := grid(frames[0], 0)) is not None:
+                with file.open() as reader:
+                    yield Tiled(frames[0], reader.read, tiles)
+                return
+            file = open_image(path, max_pixels or MOST_PIXELS)
         height, width = file.header.height, file.header.width
-        memory.check(path, height, width)
+        grid(frames[0], DECODED_PER_PIXEL * height * width)  # before it is decoded
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
-            memory.check(path, height, width)
+            tiles = grid(source, DECODED_PER_PIXEL * height * width)
+            if tiles is not None:
+                yield Tiled(source, _rows_of(image), tiles)
+                continue
             start = perf_counter()
-            labels, probabilities = predictor.segment(image, "probabilities" in kinds)
+            labels, probabilities = predictor.segment(image, "probabilities" in kinds(source))
             summary.network_seconds += perf_counter() - start
             summary.predicted += 1
             yield source, image, labels, probabilities
@@ -240,9 +331,11 @@ def _predict(
     except UserError as error:
         summary.failed.append((path, str(error)))
     except (MemoryError, RuntimeError, cv2.error) as error:
-        if not is_out_of_memory(error):
-            raise
-        summary.failed.append((path, memory.message(path, height, width)))
+        summary.failed.append((path, memory_message(error, path, height, width)))
+
+
+def _rows_of(image: NDArray[np.uint8]) -> ReadRows:
+    return lambda top, bottom: image[top:bottom]
 
 
 def _decode(

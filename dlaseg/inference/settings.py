@@ -27,6 +27,8 @@ class Settings:
         ids: what label maps hold, see `Sink`.
         scales: see `Predictor`.
         flip: see `Predictor`.
+        max_memory: see `Predictor`; written when the first image is computed in tiles, whose size follows from it. None
+            while all images were computed as a whole.
     """
 
     weights_sha256: str
@@ -37,6 +39,11 @@ class Settings:
     ids: str = "raw"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    max_memory: int | None = None
+
+    def write(self, output: Path) -> None:
+        """Writes the file."""
+        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(self)})
 
 
 def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
@@ -73,7 +80,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
             )
         for path in existing:
             path.unlink()
-        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(settings)})
+        settings.write(output)
     except OSError as error:
         raise UserError(
             f"{error.filename or output}: cannot be written ({error.strerror or error}): make room or give another "
@@ -90,8 +97,9 @@ def read_settings(output: Path) -> Settings | None:
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    expected = {name: get_origin(kind) or kind for name, kind in get_type_hints(Settings).items()}
-    return settings if expected == {name: type(value) for name, value in vars(settings).items()} else None
+    types = get_type_hints(Settings).items()
+    right = all(isinstance(getattr(settings, name), get_origin(kind) or kind) for name, kind in types)
+    return settings if right else None
 
 
 def _existing_results(output: Path) -> set[Path]:

@@ -5,7 +5,8 @@ import json
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,12 +172,8 @@ class Sink:
         """
         for kind in kinds:
             path = self.path(source, kind)
-            try:
+            with write_errors(path):
                 write_bytes(path, self._encode(kind, image, labels, probabilities))
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
-                ) from error
 
     def _encode(
         self,
@@ -191,12 +188,12 @@ class Sink:
         if kind == "probabilities":
             assert probabilities is not None, "the caller computes what `kinds` asks for"
             return _npz({"probabilities": probabilities, "classes": np.array(self._label_map.names)})
-        if kind == "ids":
-            return encode_png(labels if self._ids == "train" else self._label_map.decode(labels))
         return encode_png(self.picture(kind, image, labels))
 
-    def picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The colours, or the overlay: (H, W, 3) uint8, RGB."""
+    def picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Draws a result, (H, W) or (H, W, 3), of image and labels or of the same rows of both."""
+        if kind == "ids":
+            return labels if self._ids == "train" else self._label_map.decode(labels)
         color = self._label_map.colorize(labels)
         return color if kind == "color" else overlay(image, color)
 
@@ -213,3 +210,14 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Makes an error of the system one that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
+        ) from error

@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.inference.captures import Camera, Video
-from dlaseg.inference.memory import MemoryCheck
+from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import VIDEO_KINDS, Sink
 from dlaseg.inference.sources import Source
 from dlaseg.inference.video_writer import Ticks, VideoWriter
-from dlaseg.memory import is_out_of_memory
 from dlaseg.text import escaped
 
 IN_FLIGHT = 4
@@ -97,23 +96,21 @@ def segment_videos(
     Raises:
         UserError: the output cannot be written to.
     """
-    memory = MemoryCheck(predictor.backend)
     for source in sources:
         if source.is_video:
             kinds = sink.kinds if overwrite else sink.missing(source)
             result = VideoResult(source)
-            result.problem = _segment_video(predictor, memory, sink, result, kinds, max_pixels)
+            result.problem = _segment_video(predictor, sink, result, kinds, max_pixels)
             yield result
 
 
 def _segment_video(
-    predictor: Predictor, memory: MemoryCheck, sink: Sink, result: VideoResult, kinds: Sequence[str], max_pixels: int
+    predictor: Predictor, sink: Sink, result: VideoResult, kinds: Sequence[str], max_pixels: int
 ) -> str | None:
     """Segments one video; returns what went wrong with it."""
     source = result.source
     try:
         video = Video(source.path, max_pixels) if source.camera is None else Camera(source)
-        memory.check(source.path, video.height, video.width)
     except UserError as error:
         return str(error)
     if min(video.height, video.width) < 2 and set(kinds) & set(VIDEO_KINDS):
@@ -125,9 +122,7 @@ def _segment_video(
         try:
             end, interrupted = _write_frames(predictor, working, result, video, kinds)
         except (MemoryError, RuntimeError, cv2.error) as error:
-            if not is_out_of_memory(error):
-                raise
-            return memory.message(source.path, video.height, video.width)
+            return memory_message(error, source.path, video.height, video.width)
         if result.frames:
             for kind in kinds:
                 _move(working, sink, source, kind, result.frames)

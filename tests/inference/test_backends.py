@@ -68,6 +68,10 @@ def test_results_stay_when_the_next_image_is_computed(backend):
     assert torch.equal(first, kept)
 
 
+def test_tiles_begin_where_the_network_needs_it(model, backend):
+    assert backend.multiple == model.multiple == 32
+
+
 def test_a_backend_says_what_it_is(model, backend):
     assert backend.name in OTHERS
     assert backend.precision == "float32"

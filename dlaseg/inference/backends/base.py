@@ -19,6 +19,7 @@ class Backend(Protocol):
         device: where results are; images that are there already are not moved.
         metadata: of the model.
         stride: of the model, input pixels per coarse logit.
+        multiple: of the model, what the starts of tiles are multiples of.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Backend(Protocol):
     device: torch.device
     metadata: ModelMetadata
     stride: int
+    multiple: int
 
     def run(self, images: Tensor) -> Tensor:
         """Runs the network.

@@ -44,12 +44,14 @@ class Graph:
         metadata: of the network.
         stride: input pixels per logit.
         precision: that the file is in: `float32`, or `int8` where convolutions are quantised.
+        multiple: see `SegmentationModel`.
     """
 
     path: Path
     metadata: ModelMetadata
     stride: int
     precision: str = "float32"
+    multiple: int = 32
 
 
 class CoarseLogits(nn.Module):
@@ -120,7 +122,7 @@ def model_graph(model: SegmentationModel) -> Graph:
     if path.is_file():
         with contextlib.suppress(OSError):
             os.utime(path)  # used last
-        return Graph(path, model.metadata, model.stride)
+        return Graph(path, model.metadata, model.stride, multiple=model.multiple)
     require("onnxscript", "dlaseg[export]")
     logger.info("converting the network to ONNX, once for these weights: %s", path)
     network = CoarseLogits(fold_batch_norm(copy.deepcopy(model).cpu().eval())).eval()
@@ -134,7 +136,7 @@ def model_graph(model: SegmentationModel) -> Graph:
             f"{error.filename or path}: cannot be written ({error.strerror or error}): set DLASEG_CACHE to another "
             "folder, or use --backend torch"
         ) from error
-    return Graph(path, model.metadata, model.stride)
+    return Graph(path, model.metadata, model.stride, multiple=model.multiple)
 
 
 def graph_path(model: SegmentationModel) -> Path:
