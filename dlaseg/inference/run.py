@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
-from dlaseg.images import ImageFile, check_max_pixels, open_image
+from dlaseg.images import ImageFile, check_max_pixels
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output
@@ -104,17 +104,32 @@ def infer(
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
-    sink.check(sources)
-    unnameable = sink.unnameable(sources)
-    sources = [source for source in sources if source.path not in unnameable]
-    claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
-    todo = [source for source in sources if overwrite or sink.missing(source)]
-    summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
-    _process(predictor, sink, todo, overwrite, max_pixels, summary)
+    todo, summary = begin(sink, sources, settings, overwrite)
+    process(predictor, sink, todo, overwrite, max_pixels, summary)
     return summary
 
 
-def _process(
+def begin(
+    sink: Sink, sources: Sequence[Source], settings: Settings, overwrite: bool
+) -> tuple[list[Source], InferSummary]:
+    """Claims the output folder (`claim_output`) for the results of these sources.
+
+    Returns:
+        The sources that lack results, and a summary of the others: those that are skipped, and those without a name.
+
+    Raises:
+        UserError: as `Sink.check` and `claim_output`.
+    """
+    sink.check(sources)
+    unnameable = sink.unnameable(sources)
+    sources = [source for source in sources if source.path not in unnameable]
+    results = (sink.file(source, kind) for source in sources for kind in sink.kinds)
+    claim_output(sink.folder, settings, results, overwrite)
+    todo = [source for source in sources if overwrite or sink.missing(source)]
+    return todo, InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
+
+
+def process(
     predictor: Predictor, sink: Sink, todo: Sequence[Source], overwrite: bool, max_pixels: int, summary: InferSummary
 ) -> None:
     """Predicts and writes all sources; adds to the summary."""
@@ -149,7 +164,7 @@ def _process(
 
 def _open(source: Source, max_pixels: int) -> tuple[ImageFile, NDArray[np.uint8] | None]:
     """Opens a file; decodes it already unless that takes much memory."""
-    file = open_image(source.path, max_pixels)
+    file = source.open(max_pixels)
     return file, file.read() if source.frame is None and file.header.pixels <= LARGE else None
 
 

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from dlaseg.errors import UserError
-from dlaseg.files import write_json
+from dlaseg.inference.folders import Folder
 from dlaseg.inference.sinks import KINDS
+from dlaseg.text import to_json
 from dlaseg.version import __version__
 
 SETTINGS = "infer.json"
@@ -32,7 +33,7 @@ class Settings:
     all_frames: bool = False
 
 
-def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
+def claim_output(output: Folder, settings: Settings, results: Iterable[str], overwrite: bool) -> None:
     """Checks that a folder holds results of these settings alone, and writes the settings to it.
 
     To overwrite results of other settings, all of them are removed first. So a run that is interrupted at any moment
@@ -41,7 +42,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
     Args:
         output: the folder of the results.
         settings: of this run.
-        results: files that this run will write.
+        results: names of the files that this run will write.
         overwrite: whether existing results are replaced.
 
     Raises:
@@ -55,28 +56,28 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
         existing = _existing_results(output)
         if existing and not overwrite:
             raise UserError(
-                f"{output}: holds results of {_difference(saved, settings)}: use another output folder, or replace "
-                "them with --overwrite"
+                f"{output.show()}: holds results of {_difference(saved, settings)}: use another output folder, or "
+                "replace them with --overwrite"
             )
         if others := sorted(existing - set(results)):
             raise UserError(
-                f"{others[0]}: one of {len(others)} results of {_difference(saved, settings)} that this run would not "
-                "replace: use another output folder, or remove them"
+                f"{output.show(others[0])}: one of {len(others)} results of {_difference(saved, settings)} that this "
+                "run would not replace: use another output folder, or remove them"
             )
-        for path in existing:
-            path.unlink()
-        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(settings)})
+        for name in existing:
+            output.remove(name)
+        output.write(SETTINGS, f"{to_json({'dlaseg': __version__, **asdict(settings)}, indent=2)}\n".encode())
     except OSError as error:
         raise UserError(
-            f"{error.filename or output}: cannot be written ({error.strerror or error}): make room or give another "
-            "output folder"
+            f"{error.filename or output.show()}: cannot be written ({error.strerror or error}): make room or give "
+            "another output folder"
         ) from error
 
 
-def read_settings(output: Path) -> Settings | None:
+def read_settings(output: Folder) -> Settings | None:
     """The settings of the results in a folder; None if it has none, or a file that is not from this release."""
     try:
-        content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+        content = json.loads(output.read(SETTINGS).decode("utf-8"))
         content.pop("dlaseg")  # a new release may continue what an older one began
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -85,13 +86,11 @@ def read_settings(output: Path) -> Settings | None:
     return settings if kinds == [str, str, str, bool, bool] else None
 
 
-def _existing_results(output: Path) -> set[Path]:
+def _existing_results(output: Folder) -> set[str]:
+    results = {name for kind in KINDS for name in output.files(kind) if name.endswith(".png")}
     return {
-        path
-        for kind in KINDS
-        for path in (output / kind).rglob("*.png")
-        if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
-    }
+        name for name in results if not PurePosixPath(name).name.startswith(".")
+    }  # hidden: the rest of a killed run
 
 
 def _difference(saved: Settings | None, settings: Settings) -> str:

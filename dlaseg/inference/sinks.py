@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.images import write_png
+from dlaseg.images import encode_png
+from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
@@ -29,7 +30,7 @@ class Sink:
     file is written completely or not at all.
 
     Args:
-        output: the folder; created with the first result.
+        output: the folder; a local one is created with the first result.
         label_map: gives ids and colours.
         save: some of `KINDS`.
         keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
@@ -38,12 +39,14 @@ class Sink:
         UserError: nothing to save, or an unknown kind.
     """
 
-    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS, keep_suffix: bool = False):
+    def __init__(
+        self, output: Path | Folder, label_map: LabelMap, save: Sequence[str] = KINDS, keep_suffix: bool = False
+    ):
         unknown = [kind for kind in save if kind not in KINDS]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"
             raise UserError(f"save {what}: results are saved as one or more of {', '.join(KINDS)}")
-        self._output = output
+        self.folder: Folder = LocalFolder(output) if isinstance(output, Path) else output
         self._label_map = label_map
         self._keep_suffix = keep_suffix
         self.kinds = tuple(dict.fromkeys(save))
@@ -54,9 +57,9 @@ class Sink:
         stem = image if self._keep_suffix else image.with_suffix("")
         return stem.with_name(f"{stem.name}.png") if source.frame is None else stem / f"{source.frame:04}.png"
 
-    def path(self, source: Source, kind: str) -> Path:
-        """The file of a result."""
-        return self._output / kind / self.name(source)
+    def file(self, source: Source, kind: str) -> str:
+        """The name of a result in the folder."""
+        return f"{kind}/{self.name(source).as_posix()}"
 
     def check(self, sources: Sequence[Source]) -> None:
         """Checks that no result would replace a source; call it before the first `write`.
@@ -64,14 +67,12 @@ class Sink:
         Raises:
             UserError: names the source.
         """
-        inputs = {source.path.resolve() for source in sources}
-        folders = [(self._output / kind).resolve() for kind in self.kinds]
+        inputs = {source.location for source in sources}
+        folders = [self.folder.location(kind) for kind in self.kinds]
         for source in sources:
             for folder in folders:
-                if folder / self.name(source) in inputs:
-                    raise UserError(
-                        f"{folder / self.name(source)}: a result would replace this input: give another output folder"
-                    )
+                if (file := f"{folder}/{self.name(source).as_posix()}") in inputs:
+                    raise UserError(f"{file}: a result would replace this input: give another output folder")
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -100,7 +101,7 @@ class Sink:
 
     def missing(self, source: Source) -> list[str]:
         """The kinds to be saved whose file does not exist yet."""
-        return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
+        return [kind for kind in self.kinds if not self.folder.exists(self.file(source, kind))]
 
     def write(self, source: Source, image: NDArray[np.uint8], labels: NDArray[np.uint8], kinds: Sequence[str]) -> None:
         """Writes the results of one source; replaces existing ones.
@@ -115,12 +116,13 @@ class Sink:
             UserError: the folder cannot be written to, or the disk is full.
         """
         for kind in kinds:
-            path = self.path(source, kind)
+            file = self.file(source, kind)
             try:
-                write_png(path, self._picture(kind, image, labels))
+                self.folder.write(file, encode_png(self._picture(kind, image, labels)))
             except OSError as error:
                 raise UserError(
-                    f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
+                    f"{self.folder.show(file)}: cannot be written ({error.strerror or error}): make room or give "
+                    "another output folder"
                 ) from error
 
     def _picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:

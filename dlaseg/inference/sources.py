@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, open_image
+from dlaseg.images import IMAGE_SUFFIXES, ImageFile, open_image
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,15 @@ class Source:
     relative: Path
     frame: int | None = None
 
+    def open(self, max_pixels: int) -> ImageFile:
+        """Reads the file, see `open_image`."""
+        return open_image(self.path, max_pixels)
+
+    @property
+    def location(self) -> str:
+        """Where the file is, whichever way it was found."""
+        return str(self.path.resolve())
+
 
 def find_all(inputs: Sequence[Path], exclude: Path | None = None) -> list[Source]:
     """Lists the images of files and folders, see `find_images`; an image that is found twice is listed once.
@@ -33,7 +42,7 @@ def find_all(inputs: Sequence[Path], exclude: Path | None = None) -> list[Source
     if not inputs:
         raise UserError("no input: give an image or a folder of images")
     sources = [source for input in inputs for source in find_images(input, exclude)]
-    return list({(source.path.resolve(), source.relative): source for source in sources}.values())
+    return list({(source.location, source.relative): source for source in sources}.values())
 
 
 def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> list[Source]:
@@ -47,7 +56,7 @@ def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> l
 
     def expand(source: Source) -> list[Source]:
         try:
-            frames = open_image(source.path, max_pixels).header.frames
+            frames = source.open(max_pixels).header.frames
         except UserError:
             frames = 1
         return [source] if frames == 1 else [replace(source, frame=frame) for frame in range(frames)]
