@@ -28,7 +28,7 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="local: this process; ray: the "
-                        "processes of a Ray cluster, which also read and write URLs such as s3://BUCKET/FOLDER")  # fmt: skip
+                        "processes of a Ray cluster, which also take URLs such as s3://BUCKET/DIR")  # fmt: skip
     parser.add_argument("--ray-address", help="of a running cluster, as for ray.init (default: RAY_ADDRESS; without "
                         "it, one is started on this machine)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="for engine ray: processes that segment (default: as many as the "

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import logging
+import math
 import os
 import pickle
 import sys
@@ -19,7 +20,7 @@ from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.folders import Folder
-from dlaseg.inference.ray_worker import Outcome, PredictorSpec, SinkSpec, Task, Worker
+from dlaseg.inference.ray_worker import Deaths, Outcome, PredictorSpec, Task, Worker, WorkerContext
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
 from dlaseg.inference.run import InferSummary, begin
 from dlaseg.inference.settings import SETTINGS, Settings
@@ -37,10 +38,7 @@ MOST_CPUS = 4
 """Cores of a worker by default."""
 
 BATCH = 16
-"""Most files that a worker is given at a time: those are done again if its process dies."""
-
-RETRIES = 2
-"""How often a batch is done again, before its files are done one by one, as often."""
+"""Most files that a worker is given at a time: they are done again if its process dies."""
 
 _OBJECT_STORE = 1 << 27
 """Bytes of the store of a cluster that is started here, beside the weights: tasks and outcomes are small."""
@@ -95,18 +93,16 @@ def infer(
         import ray
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
-        spec = PredictorSpec(name, backend, "cuda" if gpus else "cpu", precision, cpus)
         reference = ray.put(content)
-        resources = {"num_cpus": cpus, "num_gpus": gpus}
-        spec = _try_out(spec, reference, resources)
-        settings = Settings(hashlib.sha256(content).hexdigest(), spec.backend, spec.precision, keep_suffix)
+        predictor = _try_out(PredictorSpec(name, backend, precision, cpus, gpus), reference)
+        settings = Settings(hashlib.sha256(content).hexdigest(), predictor.backend, predictor.precision, keep_suffix)
         todo, summary = begin(sink, sources, settings, overwrite)
-        arguments = (reference, spec, SinkSpec(folder, folder.read(SETTINGS), keep_suffix), max_pixels)
+        context = WorkerContext(reference, predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels)
         tasks = [
-            Task(number, frames, sink.kinds if overwrite else tuple(sink.missing(frames[0])))
-            for number, frames in enumerate([source] for source in todo)
+            Task(number, (source,), sink.kinds if overwrite else tuple(sink.missing(source)))
+            for number, source in enumerate(todo)
         ]
-        _process(tasks, arguments, count, resources, summary)
+        _process(tasks, count, context, summary)
     order = {source.path: number for number, source in enumerate(sources)}
     summary.failed.sort(key=lambda failed: order[failed[0]])
     summary.first_frame_only.sort(key=lambda first: order[first[0]])
@@ -163,7 +159,7 @@ def _cluster(address: str | None, workers: int | None, cpus: int | None, weights
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
-        import ray.data
+        import ray.data  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError("--engine ray needs ray: pip install 'dlaseg[ray]'") from error
 
@@ -221,15 +217,13 @@ def place_workers(
     return workers or room(cpus), cpus, gpus
 
 
-def _try_out(spec: PredictorSpec, weights: Any, resources: dict[str, int]) -> PredictorSpec:
+def _try_out(predictor: PredictorSpec, weights: Any) -> PredictorSpec:
     """Makes the predictor on the cluster before anything is written; returns what `auto` is there."""
     import ray
 
-    def make(weights: bytes) -> PredictorSpec:
-        return spec.resolve(weights)
-
+    task = ray.remote(num_cpus=predictor.cpus, num_gpus=predictor.gpus)(PredictorSpec.resolve)
     try:
-        resolved: PredictorSpec = ray.get(ray.remote(make).options(**resources).remote(weights))
+        resolved: PredictorSpec = ray.get(task.remote(predictor, weights))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error
@@ -239,58 +233,38 @@ def _try_out(spec: PredictorSpec, weights: Any, resources: dict[str, int]) -> Pr
     return resolved
 
 
-def _process(
-    tasks: Sequence[Task], arguments: tuple[Any, ...], workers: int, resources: dict[str, int], summary: InferSummary
-) -> None:
+def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, summary: InferSummary) -> None:
     """Runs all tasks; adds to the summary."""
-    size = max(1, min(BATCH, len(tasks) // (4 * workers)))
-    waiting = {task.number: task for task in tasks}
-    with tqdm(total=len(tasks), unit="image", disable=None) as progress:
-        # What is lost with its worker again and again is tried alone, so that one bad file costs no others
-        for batch in (size, 1):
-            batches = [list(waiting.values())[start : start + batch] for start in range(0, len(waiting), batch)]
-            for outcome in _outcomes(batches, arguments, workers, resources):
-                if outcome.error is not None:
-                    raise UserError(outcome.error)
-                if outcome.traceback is not None:
-                    raise RuntimeError(outcome.traceback)
-                for number in outcome.numbers:
-                    del waiting[number]
-                progress.update(len(outcome.numbers))
-                summary.written += outcome.summary.written
-                summary.failed += outcome.summary.failed
-                summary.first_frame_only += outcome.summary.first_frame_only
-    for task in waiting.values():
-        path = task.frames[0].path
-        reason = "its worker died each time; usually there is not enough memory: use fewer --workers"
-        summary.failed.append((path, f"{path}: {reason}"))
-
-
-def _outcomes(
-    batches: Sequence[Sequence[Task]], arguments: tuple[Any, ...], workers: int, resources: dict[str, int]
-) -> Iterator[Outcome]:
-    """Runs each batch in a worker; yields the outcomes as they come, none of a batch whose worker died each time."""
-    if not batches:
+    if not tasks:
         return
     import ray
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    logger = logging.getLogger("ray.data")  # also writes to a file
+    size = max(1, min(BATCH, len(tasks) // (4 * workers)))
+    count = math.ceil(len(tasks) / size)
+    data_context = ray.data.DataContext.get_current()
+    data_context.enable_progress_bars = False
+    logger = logging.getLogger("ray.data")  # it also writes to a file
     logger.handlers = [handler for handler in logger.handlers if not isinstance(handler, logging.StreamHandler)]
-    rows = [{"task": pickle.dumps(task)} for batch in batches for task in batch]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(batches)).map_batches(
+    dataset = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=count)
+    outcomes = dataset.map_batches(
         Worker,
-        fn_constructor_args=arguments,
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(batches))),
-        max_restarts=-1,
-        max_task_retries=RETRIES,
-        **resources,
+        fn_constructor_args=(context, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
+        batch_size=None,  # a block of the data set, so that it is what a worker is given at a time
+        compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
+        num_cpus=context.predictor.cpus,
+        num_gpus=context.predictor.gpus,
     )
-    for row in dataset.iter_rows():
-        yield pickle.loads(row["outcome"])
+    with tqdm(total=len(tasks), unit="image", disable=None) as progress:
+        for row in outcomes.iter_rows():
+            outcome: Outcome = pickle.loads(row["outcome"])
+            if outcome.error is not None:
+                raise UserError(outcome.error)
+            if outcome.traceback is not None:
+                raise RuntimeError(outcome.traceback)
+            progress.update(outcome.files)
+            summary.written += outcome.summary.written
+            summary.failed += outcome.summary.failed
+            summary.first_frame_only += outcome.summary.first_frame_only
 
 
 def _write_table(folder: Folder, summary: InferSummary) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import socket
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -22,8 +23,10 @@ from dlaseg.inference.run import InferSummary, process
 from dlaseg.inference.settings import SETTINGS
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
-from dlaseg.labels import LabelMap
 from dlaseg.version import __version__
+
+ATTEMPTS = 3
+"""How many workers may die at a file before it counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,17 @@ class PredictorSpec:
     Attributes:
         name: of the weights file.
         backend: see `Predictor`.
-        device: see `Predictor`.
         precision: see `Predictor`.
-        threads: of the network on a CPU.
+        cpus: cores that it has, and threads of the network there.
+        gpus: that it has, 0 or 1.
         version: of dlaseg where the run was started.
     """
 
     name: str
     backend: str
-    device: str
     precision: str
-    threads: int
+    cpus: int
+    gpus: int
     version: str = __version__
 
     def make(self, weights: bytes) -> Predictor:
@@ -53,47 +56,16 @@ class PredictorSpec:
                 f"dlaseg {__version__} on node {socket.gethostname()}, {self.version} where the run was started: "
                 "install the same release on all nodes"
             )
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.cpus)
         with TemporaryDirectory() as folder:
             path = Path(folder) / self.name
             path.write_bytes(weights)
-            return Predictor(path, self.backend, self.device, self.precision)
+            return Predictor(path, self.backend, "cuda" if self.gpus else "cpu", self.precision)
 
     def resolve(self, weights: bytes) -> "PredictorSpec":
         """The same with what `auto` is on this machine."""
         backend = self.make(weights).backend
         return replace(self, backend=backend.name, precision=backend.precision)
-
-
-@dataclass(frozen=True)
-class SinkSpec:
-    """Where a worker writes to.
-
-    Attributes:
-        folder: of the results.
-        settings: the content of its `infer.json`.
-        keep_suffix: see `Sink`.
-    """
-
-    folder: Folder
-    settings: bytes
-    keep_suffix: bool
-
-    def make(self, label_map: LabelMap, kinds: Sequence[str]) -> Sink:
-        """Makes a sink for some kinds of results."""
-        return Sink(self.folder, label_map, kinds, self.keep_suffix)
-
-    def check(self) -> None:
-        """Raises a UserError if this node has another folder of that name, where the results would be lost."""
-        try:
-            is_same = self.folder.read(SETTINGS) == self.settings
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise UserError(
-                f"{self.folder.show()}: not the same folder on node {socket.gethostname()}: give a folder that all "
-                "nodes share, or the URL of an object store, such as s3://BUCKET/FOLDER"
-            )
 
 
 @dataclass(frozen=True)
@@ -107,48 +79,95 @@ class Task:
     """
 
     number: int
-    frames: Sequence[Source]
+    frames: tuple[Source, ...]
     kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What all tasks have in common.
+
+    Attributes:
+        weights: reference to the content of the weights file in Ray's object store.
+        predictor: how to segment.
+        folder: of the results.
+        settings: the content of its `infer.json`.
+        keep_suffix: see `Sink`.
+        max_pixels: see `read_image`.
+    """
+
+    weights: Any
+    predictor: PredictorSpec
+    folder: Folder
+    settings: bytes
+    keep_suffix: bool
+    max_pixels: int
 
 
 @dataclass
 class Outcome:
-    """What became of a few tasks.
+    """What became of a batch of tasks.
 
     Attributes:
-        numbers: of the tasks.
+        files: number of them.
         summary: of their images.
         error: one line that ends the run, such as that nothing can be written.
         traceback: of a defect of dlaseg, which ends the run.
     """
 
-    numbers: list[int]
+    files: int
     summary: InferSummary = field(default_factory=InferSummary)
     error: str | None = None
     traceback: str | None = None
 
 
+class Deaths:
+    """Counts which file a worker was at when it died; an actor of its own, since Ray does a lost batch again for ever.
+
+    A file may take its process down: with all of the memory, or by a defect of a decoder.
+    """
+
+    def __init__(self) -> None:
+        self._current: dict[int, int | None] = {}
+        self._deaths: Counter[int] = Counter()
+
+    def start(self, batch: int) -> dict[int, int] | None:
+        """Begins a batch, which its first task stands for.
+
+        Returns:
+            None; of a batch that was begun before, how many times a worker died at each of its files.
+        """
+        if batch not in self._current:
+            self._current[batch] = None
+            return None
+        if (task := self._current[batch]) is not None:
+            self._deaths[task] += 1
+        self._current[batch] = None
+        return dict(self._deaths)
+
+    def at(self, batch: int, task: int) -> None:
+        """A worker is at a task of a batch."""
+        self._current[batch] = task
+
+
 class Worker:
     """Segments images in a process of its own; Ray Data calls it with a batch of pickled tasks.
 
-    What goes wrong is returned, since Ray would wrap an exception, and run the tasks again.
+    What goes wrong is returned, since Ray would wrap an exception.
 
     Args:
-        weights: reference to the content of the weights file in Ray's object store.
-        predictor: how to segment.
-        sink: where to write to.
-        max_pixels: see `read_image`.
+        context: of all tasks.
+        deaths: handle of a `Deaths` actor.
     """
 
-    def __init__(self, weights: Any, predictor: PredictorSpec, sink: SinkSpec, max_pixels: int):
-        self._weights, self._predictor_spec, self._sink = weights, predictor, sink
-        self._max_pixels = max_pixels
+    def __init__(self, context: WorkerContext, deaths: Any):
+        self._context, self._deaths = context, deaths
         self._predictor: Predictor | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Processes the tasks of the column `task`; returns one pickled `Outcome` in the column `outcome`."""
         tasks = [pickle.loads(task) for task in batch["task"]]
-        outcome = Outcome([task.number for task in tasks])
+        outcome = Outcome(len(tasks))
         try:
             self._process(tasks, outcome.summary)
         except (UserError, OSError) as error:
@@ -158,12 +177,47 @@ class Worker:
         return {"outcome": np.array([pickle.dumps(outcome)], dtype=object)}
 
     def _process(self, tasks: Sequence[Task], summary: InferSummary) -> None:
+        import ray
+
+        batch = tasks[0].number
+        deaths: dict[int, int] | None = ray.get(self._deaths.start.remote(batch))
+        if deaths is None:
+            self._segment(tasks, summary)
+            return
+        for task in tasks:  # one after the other, to know which one it is if it happens again
+            if deaths.get(task.number, 0) < ATTEMPTS:
+                ray.get(self._deaths.at.remote(batch, task.number))
+                self._segment([task], summary)
+            else:
+                path = task.frames[0].path
+                message = f"{path}: its worker died {ATTEMPTS} times, usually for lack of memory: use fewer --workers"
+                summary.failed.append((path, message))
+
+    def _segment(self, tasks: Sequence[Task], summary: InferSummary) -> None:
+        """Processes tasks as the local engine does; adds to the summary."""
+        context, predictor = self._context, self._get_predictor()
+        for kinds, group in groupby(tasks, key=attrgetter("kinds")):
+            sources = [source for task in group for source in task.frames]
+            sink = Sink(context.folder, predictor.label_map, kinds, context.keep_suffix)
+            process(predictor, sink, sources, True, context.max_pixels, summary)
+
+    def _get_predictor(self) -> Predictor:
         if self._predictor is None:
             import ray
 
-            self._sink.check()
-            self._predictor = self._predictor_spec.make(ray.get(self._weights))
-        for kinds, group in groupby(tasks, key=attrgetter("kinds")):
-            sources = [source for task in group for source in task.frames]
-            sink = self._sink.make(self._predictor.label_map, kinds)
-            process(self._predictor, sink, sources, True, self._max_pixels, summary)
+            self._check_folder()
+            self._predictor = self._context.predictor.make(ray.get(self._context.weights))
+        return self._predictor
+
+    def _check_folder(self) -> None:
+        """Raises a UserError if this node has another folder of that name, where the results would be lost."""
+        folder = self._context.folder
+        try:
+            is_same = folder.read(SETTINGS) == self._context.settings
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise UserError(
+                f"{folder.show()}: not the same folder on node {socket.gethostname()}: give a folder that all nodes "
+                "share, or the URL of an object store, such as s3://BUCKET/FOLDER"
+            )
