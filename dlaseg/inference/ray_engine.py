@@ -9,7 +9,7 @@ import os
 import pickle
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,16 @@ from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.folders import Folder
-from dlaseg.inference.ray_worker import Deaths, Outcome, PredictorSpec, Task, Worker, WorkerContext
+from dlaseg.inference.ray_worker import (
+    Deaths,
+    Outcome,
+    PredictorSpec,
+    Task,
+    Worker,
+    WorkerContext,
+    missing_package,
+    try_out,
+)
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
 from dlaseg.inference.run import InferSummary, begin
 from dlaseg.inference.settings import SETTINGS, Settings
@@ -94,15 +103,15 @@ def infer(
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
         reference = ray.put(content)
-        predictor = _try_out(PredictorSpec(name, backend, precision, cpus, gpus), reference)
+        predictor = _try_out(PredictorSpec(name, backend, precision, cpus, gpus), reference, (folder, sources[-1]))
         settings = Settings(hashlib.sha256(content).hexdigest(), predictor.backend, predictor.precision, keep_suffix)
         todo, summary = begin(sink, sources, settings, overwrite)
-        context = WorkerContext(reference, predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels)
+        context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels)
         tasks = [
             Task(number, (source,), sink.kinds if overwrite else tuple(sink.missing(source)))
             for number, source in enumerate(todo)
         ]
-        _process(tasks, count, context, summary)
+        _process(tasks, count, context, reference, summary)
     order = {source.path: number for number, source in enumerate(sources)}
     summary.failed.sort(key=lambda failed: order[failed[0]])
     summary.first_frame_only.sort(key=lambda first: order[first[0]])
@@ -155,6 +164,7 @@ def _cluster(address: str | None, workers: int | None, cpus: int | None, weights
     # Read when ray is imported. Ray reports usage by default; and takes the GPUs of processes that ask for none
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a pool of actors always makes it log an error
     if address == "local":  # its servers take commands from anyone: they listen to this machine alone
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
@@ -172,17 +182,32 @@ def _cluster(address: str | None, workers: int | None, cpus: int | None, weights
         options["num_cpus"] = max(cores, (workers or 1) * (cpus or 1))
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE + 2 * weights_size}
     try:
-        ray.init(**options)
+        with _quiet_stderr():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise UserError(f"no Ray cluster at {address} ({error}): start one, or leave the address out") from error
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # Ray prints what goes wrong on other nodes
+            yield
     except ray.exceptions.RayError as error:
         raise UserError(
             f"Ray: {type(error).__name__}: {error}: finished files are complete: the same command continues"
         ) from error
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps out the lines by which the C++ part of Ray says how it logs."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def place_workers(
@@ -217,24 +242,30 @@ def place_workers(
     return workers or room(cpus), cpus, gpus
 
 
-def _try_out(predictor: PredictorSpec, weights: Any) -> PredictorSpec:
-    """Makes the predictor on the cluster before anything is written; returns what `auto` is there."""
+def _try_out(predictor: PredictorSpec, weights: Any, others: tuple[Any, ...]) -> PredictorSpec:
+    """Makes the predictor on the cluster before anything is written; returns what `auto` is there.
+
+    Args:
+        predictor: how to make it.
+        weights: reference to the content of the weights file.
+        others: what workers need besides, such as the packages of file systems.
+    """
     import ray
 
-    task = ray.remote(num_cpus=predictor.cpus, num_gpus=predictor.gpus)(PredictorSpec.resolve)
+    task = ray.remote(num_cpus=predictor.cpus, num_gpus=predictor.gpus, max_retries=0)(try_out)
     try:
-        resolved: PredictorSpec = ray.get(task.remote(predictor, weights))
+        resolved: PredictorSpec = ray.get(task.remote(predictor, weights, pickle.dumps(others)))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error
         if isinstance(error.cause, ImportError):
-            raise UserError(f"a node of the cluster lacks a package ({error.cause}): install dlaseg on all") from error
+            raise UserError(missing_package(error.cause)) from error
         raise
     return resolved
 
 
-def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, summary: InferSummary) -> None:
-    """Runs all tasks; adds to the summary."""
+def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weights: Any, summary: InferSummary) -> None:
+    """Runs all tasks; adds to the summary. `weights` is the reference to their content."""
     if not tasks:
         return
     import ray
@@ -248,7 +279,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, summar
     dataset = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=count)
     outcomes = dataset.map_batches(
         Worker,
-        fn_constructor_args=(context, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
+        fn_constructor_args=(pickle.dumps(context), weights, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
         batch_size=None,  # a block of the data set, so that it is what a worker is given at a time
         compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
         num_cpus=context.predictor.cpus,

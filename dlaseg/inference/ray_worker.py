@@ -62,10 +62,17 @@ class PredictorSpec:
             path.write_bytes(weights)
             return Predictor(path, self.backend, "cuda" if self.gpus else "cpu", self.precision)
 
-    def resolve(self, weights: bytes) -> "PredictorSpec":
-        """The same with what `auto` is on this machine."""
-        backend = self.make(weights).backend
-        return replace(self, backend=backend.name, precision=backend.precision)
+
+def try_out(predictor: PredictorSpec, weights: bytes, others: bytes) -> PredictorSpec:
+    """Makes a predictor, and imports what pickled objects need; returns how to make it again without `auto`."""
+    pickle.loads(others)
+    backend = predictor.make(weights).backend
+    return replace(predictor, backend=backend.name, precision=backend.precision)
+
+
+def missing_package(error: ImportError) -> str:
+    """The message for a package that a node of the cluster lacks."""
+    return f"a node of the cluster lacks a package ({error}): install the same packages on all nodes"
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,6 @@ class WorkerContext:
     """What all tasks have in common.
 
     Attributes:
-        weights: reference to the content of the weights file in Ray's object store.
         predictor: how to segment.
         folder: of the results.
         settings: the content of its `infer.json`.
@@ -96,12 +102,23 @@ class WorkerContext:
         max_pixels: see `read_image`.
     """
 
-    weights: Any
     predictor: PredictorSpec
     folder: Folder
     settings: bytes
     keep_suffix: bool
     max_pixels: int
+
+    def check_folder(self) -> None:
+        """Raises a UserError if this node has another folder of that name, where the results would be lost."""
+        try:
+            is_same = self.folder.read(SETTINGS) == self.settings
+        except OSError:
+            is_same = False
+        if not is_same:
+            raise UserError(
+                f"{self.folder.show()}: not the same folder on node {socket.gethostname()}: give a folder that all "
+                "nodes share, or the URL of an object store, such as s3://BUCKET/FOLDER"
+            )
 
 
 @dataclass
@@ -156,22 +173,24 @@ class Worker:
     What goes wrong is returned, since Ray would wrap an exception.
 
     Args:
-        context: of all tasks.
+        context: of all tasks, pickled: what it needs may be missing here.
+        weights: reference to the content of the weights file in Ray's object store.
         deaths: handle of a `Deaths` actor.
     """
 
-    def __init__(self, context: WorkerContext, deaths: Any):
-        self._context, self._deaths = context, deaths
+    def __init__(self, context: bytes, weights: Any, deaths: Any):
+        self._pickled_context, self._weights, self._deaths = context, weights, deaths
         self._predictor: Predictor | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Processes the tasks of the column `task`; returns one pickled `Outcome` in the column `outcome`."""
-        tasks = [pickle.loads(task) for task in batch["task"]]
-        outcome = Outcome(len(tasks))
+        outcome = Outcome(len(batch["task"]))
         try:
-            self._process(tasks, outcome.summary)
+            self._process([pickle.loads(task) for task in batch["task"]], outcome.summary)
         except (UserError, OSError) as error:
             outcome.error = str(error)
+        except ImportError as error:
+            outcome.error = missing_package(error)
         except Exception:
             outcome.traceback = traceback.format_exc()
         return {"outcome": np.array([pickle.dumps(outcome)], dtype=object)}
@@ -195,29 +214,18 @@ class Worker:
 
     def _segment(self, tasks: Sequence[Task], summary: InferSummary) -> None:
         """Processes tasks as the local engine does; adds to the summary."""
-        context, predictor = self._context, self._get_predictor()
+        context, predictor = self._start()
         for kinds, group in groupby(tasks, key=attrgetter("kinds")):
             sources = [source for task in group for source in task.frames]
             sink = Sink(context.folder, predictor.label_map, kinds, context.keep_suffix)
             process(predictor, sink, sources, True, context.max_pixels, summary)
 
-    def _get_predictor(self) -> Predictor:
+    def _start(self) -> tuple[WorkerContext, Predictor]:
+        """Makes the predictor at the first call."""
         if self._predictor is None:
             import ray
 
-            self._check_folder()
-            self._predictor = self._context.predictor.make(ray.get(self._context.weights))
-        return self._predictor
-
-    def _check_folder(self) -> None:
-        """Raises a UserError if this node has another folder of that name, where the results would be lost."""
-        folder = self._context.folder
-        try:
-            is_same = folder.read(SETTINGS) == self._context.settings
-        except OSError:
-            is_same = False
-        if not is_same:
-            raise UserError(
-                f"{folder.show()}: not the same folder on node {socket.gethostname()}: give a folder that all nodes "
-                "share, or the URL of an object store, such as s3://BUCKET/FOLDER"
-            )
+            self._context: WorkerContext = pickle.loads(self._pickled_context)
+            self._context.check_folder()
+            self._predictor = self._context.predictor.make(ray.get(self._weights))
+        return self._context, self._predictor

@@ -24,8 +24,18 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 class URLPath(type(Path())):  # type: ignore[misc]
     """A URL where the path of a source is expected: messages show it."""
 
+    @classmethod
+    def of(cls, url: str) -> "URLPath":
+        """Makes the path of a URL."""
+        path = cls(url)
+        path._url = url  # a path has no `//`
+        return path
+
     def __str__(self) -> str:
-        return super().__str__().replace(":/", "://", 1)
+        return getattr(self, "_url", None) or super().__str__()
+
+    def __reduce__(self) -> Any:
+        return URLPath.of, (str(self),)
 
 
 def is_url(text: str) -> bool:
@@ -223,7 +233,7 @@ def find_remote_images(url: str, exclude: Folder) -> list[Source]:
             continue
         if not str(fs.unstrip_protocol(key)).startswith(f"{excluded}/"):
             images[key] = RemoteSource(
-                URLPath(fs.unstrip_protocol(key)), Path(relative), fs=fs, key=key, size=info.get("size")
+                URLPath.of(fs.unstrip_protocol(key)), Path(relative), fs=fs, key=key, size=info.get("size")
             )
     if not images:
         raise UserError(f"{url}: contains no image, also not below it: images end in {suffixes}")
