@@ -5,11 +5,8 @@ import hashlib
 import io
 import logging
 import math
-import os
 import pickle
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.folders import Folder
+from dlaseg.inference.ray_cluster import place_workers, ray_cluster
 from dlaseg.inference.ray_worker import (
     Deaths,
     Outcome,
@@ -43,14 +41,8 @@ from dlaseg.weights.download import resolve
 FAILED = "failed.csv"
 """Table of the files that failed, beside the results: columns `image` and `error`."""
 
-MOST_CPUS = 4
-"""Cores of a worker by default."""
-
 BATCH = 16
 """Most files that a worker is given at a time: they are done again if its process dies."""
-
-_OBJECT_STORE = 1 << 27
-"""Bytes of the store of a cluster that is started here, beside the weights: tasks and outcomes are small."""
 
 
 def infer(
@@ -87,7 +79,7 @@ def infer(
         max_pixels: see `dlaseg.infer`.
         address: of a cluster, as for `ray.init`; None for that in RAY_ADDRESS, or one that is started here.
         workers: processes with a predictor each; by default as many as the cluster has room for.
-        cpus: cores of each; by default up to `MOST_CPUS`.
+        cpus: cores of each; by default up to 4.
 
     Raises:
         UserError: as `dlaseg.infer`, no package ray, no such cluster, or one without room for a worker.
@@ -98,7 +90,7 @@ def infer(
     sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
     name, content, label_map = _read_weights(weights)
     sink = Sink(folder, label_map, save, keep_suffix)
-    with _cluster(address, workers, cpus, len(content)):
+    with ray_cluster(address, workers, cpus, len(content)):
         import ray
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
@@ -155,91 +147,6 @@ def _read_weights(weights: str | Path) -> tuple[str, bytes, LabelMap]:
             return name, content, load_model(path).metadata.labels
         except UserError as error:
             raise UserError(str(error).replace(str(path), str(weights))) from error
-
-
-@contextmanager
-def _cluster(address: str | None, workers: int | None, cpus: int | None, weights_size: int) -> Iterator[None]:
-    """Connects to a cluster, or starts one on this machine; leaves it at the end."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    # Read when ray is imported. Ray reports usage by default; and takes the GPUs of processes that ask for none
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a pool of actors always makes it log an error
-    if address == "local":  # its servers take commands from anyone: they listen to this machine alone
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    try:
-        import ray
-        import ray.data  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError("--engine ray needs ray: pip install 'dlaseg[ray]'") from error
-
-    if ray.is_initialized():
-        yield
-        return
-    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        options["num_cpus"] = max(cores, (workers or 1) * (cpus or 1))
-        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE + 2 * weights_size}
-    try:
-        with _quiet_stderr():
-            ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        raise UserError(f"no Ray cluster at {address} ({error}): start one, or leave the address out") from error
-    try:
-        with redirect_stdout(sys.stderr):  # Ray prints what goes wrong on other nodes
-            yield
-    except ray.exceptions.RayError as error:
-        raise UserError(
-            f"Ray: {type(error).__name__}: {error}: finished files are complete: the same command continues"
-        ) from error
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keeps out the lines by which the C++ part of Ray says how it logs."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
-def place_workers(
-    nodes: Sequence[dict[str, Any]], workers: int | None, cpus: int | None, device: str
-) -> tuple[int, int, int]:
-    """How many workers there are, and the cores and GPUs of each.
-
-    Args:
-        nodes: of the cluster, as from `ray.nodes()`.
-        workers: as asked for; None for as many as there is room for.
-        cpus: of each, as asked for; None for the most up to `MOST_CPUS` that all of them can have.
-        device: `auto`, `cpu` or `cuda`.
-
-    Raises:
-        UserError: there is no room for any.
-    """
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    has_gpus = any(node.get("GPU", 0) >= 1 for node in resources)
-    gpus = 1 if device == "cuda" or (device == "auto" and has_gpus) else 0
-
-    def room(cpus: int) -> int:
-        """For how many workers."""
-        return sum(
-            min(int(node.get("CPU", 0) // cpus), int(node.get("GPU", 0)) if gpus else sys.maxsize) for node in resources
-        )
-
-    if cpus is None:
-        cpus = next((count for count in range(MOST_CPUS, 0, -1) if room(count) >= (workers or 1)), 1)
-    if room(cpus) == 0:
-        what = f"{cpus} CPUs and a GPU" if gpus else f"{cpus} CPUs"
-        raise UserError(f"no node of the cluster has {what} for a worker: change --cpus-per-worker or --device")
-    return workers or room(cpus), cpus, gpus
 
 
 def _try_out(predictor: PredictorSpec, weights: Any, others: tuple[Any, ...]) -> PredictorSpec:

@@ -1,14 +1,17 @@
 """`infer --engine ray` on two nodes on this machine: the results of the local engine, whatever happens to workers."""
 
 import csv
+import logging
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import deadly_files
+import fsspec
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from dlaseg.cli import main
@@ -64,20 +67,22 @@ def tree(folder):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """Two nodes of one core; commands find them by RAY_ADDRESS."""
+    """Two nodes of one core, to which this process is connected."""
     folder = tempfile.mkdtemp(prefix="ray")  # names of sockets are short
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # its servers listen to this machine alone
         patch.setenv("DEADLY_LOG", str(tmp_path_factory.mktemp("deadly") / "kills.log"))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
+        import ray
         from ray.cluster_utils import Cluster
 
         node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
         cluster.add_node(**node)
-        patch.setenv("RAY_ADDRESS", cluster.address)
-        yield cluster
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        yield cluster.address
+        ray.shutdown()
         cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,7 +144,7 @@ def test_urls_from_weights_to_results(cluster, bucket, images, local_results, ca
 
     bucket.rm_file("data/in/out/ids/sub/deeper/4.png")
     bucket.rm_file("data/in/broken, or not.png")
-    output, errors = infer_with_ray(capfd, *urls, code=2)
+    output, _ = infer_with_ray(capfd, *urls, code=2)
     assert output == "1 written, 9 skipped (already exist), 4 failed  s3://data/in/out/\n"
     assert bucket.cat_file("data/in/out/ids/sub/deeper/4.png") == local_results["ids/sub/deeper/4.png"]
     (refused,) = infer_with_ray(capfd, *urls, "--keep-suffix", code=2)[1]
