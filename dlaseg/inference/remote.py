@@ -58,13 +58,14 @@ def open_url(url: str) -> tuple[Any, str]:
     """
     try:
         import fsspec
+        import fsspec.core
     except ModuleNotFoundError as error:
         raise UserError(f"{url}: URLs need fsspec: pip install 'dlaseg[ray]'") from error
     protocol = url.partition("://")[0]
     if protocol == "memory":
         raise UserError(f"{url}: every worker has a memory of its own: use a folder or an object store, such as s3://")
     try:
-        fs, path = fsspec.url_to_fs(url)
+        fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         package = str(fsspec.registry.known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
         remedy = f"pip install {package}" if package not in ("", "fsspec") else str(error)
@@ -219,7 +220,6 @@ def find_remote_images(url: str, exclude: Folder) -> list[Source]:
         raise UserError(f"{url}: input and output are one folder: give another output, such as {url}/results")
     try:
         with _os_errors(url):
-            fs.invalidate_cache()
             found = _find(fs, root)
     except OSError as error:
         raise UserError(f"{url}: {error.strerror}: give an image or a folder that can be read") from error
@@ -242,6 +242,7 @@ def find_remote_images(url: str, exclude: Folder) -> list[Source]:
 
 def _find(fs: Any, path: str) -> dict[str, dict[str, Any]]:
     """All files at and below a path, and what the file system knows of each; none if there is no such path."""
+    fs.invalidate_cache()  # others may have written since
     try:
         found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
     except FileNotFoundError:

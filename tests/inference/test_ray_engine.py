@@ -125,7 +125,7 @@ def bucket(images, weights):
     options = {"key": "user", "secret": "secret", "endpoint_url": f"http://127.0.0.1:{port}"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fsspec.config.conf, "s3", options)
-        fs = fsspec.filesystem("s3")
+        fs = fsspec.filesystem("s3", use_listings_cache=False)
         fs.mkdir("data")
         fs.put(f"{images}/", "data/in/", recursive=True)
         fs.put(str(weights), "data/weights.safetensors")
