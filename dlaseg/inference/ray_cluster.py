@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -37,6 +38,7 @@ def ray_cluster(address: str | None, workers: int | None, cpus: int | None, weig
 
     was_connected = ray.is_initialized()
     if not was_connected:
+        _check_address(address)
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
             cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -46,9 +48,7 @@ def ray_cluster(address: str | None, workers: int | None, cpus: int | None, weig
             with _quiet_stderr():
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            raise UserError(
-                f"no Ray cluster at {address} ({error}): give the address of a running one, or none to start one here"
-            ) from error
+            raise _no_cluster(address, error) from error
     with redirect_stdout(sys.stderr):  # Ray prints what goes wrong on other nodes
         try:
             yield
@@ -61,6 +61,28 @@ def ray_cluster(address: str | None, workers: int | None, cpus: int | None, weig
                 ray.shutdown()
 
 
+def _check_address(address: str) -> None:
+    """Refuses an address that nothing listens to; Ray tries for minutes."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"Ray cluster {address}: the Ray client does not do: start the command on a node of the cluster, with "
+            "--ray-address auto, or by `ray job submit`"
+        )
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():  # local or auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"no Ray cluster at {address} ({error}): give the address of a running one, or none to start one here"
+    )
+
+
 def _import_ray(is_local: bool) -> None:
     """Imports Ray with other defaults than its own, which it reads then."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports its use to its makers
@@ -70,8 +92,8 @@ def _import_ray(is_local: bool) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray.data  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f"--engine ray needs {error.name}: pip install 'dlaseg[ray]'") from error
+    except ImportError as error:
+        raise UserError(f"--engine ray needs {error.name or 'ray'}: pip install 'dlaseg[ray]'") from error
 
 
 @contextmanager
@@ -114,6 +136,6 @@ def place_workers(
     if cpus is None:
         cpus = next((count for count in range(MOST_CPUS, 0, -1) if room(count) >= (workers or 1)), 1)
     if room(cpus) == 0:
-        what = f"{cpus} CPUs and a GPU" if gpus else f"{cpus} CPUs"
+        what = f"{cpus} cores and a GPU" if gpus else f"{cpus} cores"
         raise UserError(f"no node of the cluster has {what} for a worker: change --cpus-per-worker or --device")
     return workers or room(cpus), cpus, gpus

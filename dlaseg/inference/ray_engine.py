@@ -138,7 +138,8 @@ def _read_weights(weights: str | Path) -> tuple[str, bytes, LabelMap]:
     """Name and content of a weights file, and its classes; refuses what is none before anything is started."""
     if not is_url(str(weights)):
         path = resolve(weights)
-        return path.name, path.read_bytes(), load_model(path).metadata.labels
+        label_map = load_model(path).metadata.labels
+        return path.name, path.read_bytes(), label_map
     content, name = read_url(str(weights)), PurePosixPath(str(weights)).name
     with TemporaryDirectory() as folder:
         path = Path(folder) / name

@@ -57,17 +57,17 @@ def open_url(url: str) -> tuple[Any, str]:
         UserError: an unknown protocol, or one whose package is not installed.
     """
     try:
-        import fsspec
-        import fsspec.core
+        from fsspec.core import url_to_fs
+        from fsspec.registry import known_implementations
     except ModuleNotFoundError as error:
         raise UserError(f"{url}: URLs need fsspec: pip install 'dlaseg[ray]'") from error
     protocol = url.partition("://")[0]
     if protocol == "memory":
         raise UserError(f"{url}: every worker has a memory of its own: use a folder or an object store, such as s3://")
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = url_to_fs(url)
     except ImportError as error:
-        package = str(fsspec.registry.known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
+        package = str(known_implementations.get(protocol, {}).get("class", "")).partition(".")[0]
         remedy = f"pip install {package}" if package not in ("", "fsspec") else str(error)
         raise UserError(f"{url}: {protocol}:// needs another package, on all nodes of the cluster: {remedy}") from error
     except ValueError as error:

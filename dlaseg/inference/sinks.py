@@ -91,6 +91,8 @@ class Sink:
                 if (length := len(os.fsencode(name.name))) > LONGEST_NAME:
                     message = f"its result's name would have {length} bytes, {LONGEST_NAME} are allowed: rename it"
                     messages[source.path] = f"{source.path}: {message}"
+                if ".." in name.parts:  # the key of an object store may have one
+                    messages[source.path] = f"{source.path}: a name with ..: rename it"
                 others = [other.path for other in group if other is not source]
                 if others:
                     same_suffix = self._keep_suffix or others[0].suffix == source.path.suffix

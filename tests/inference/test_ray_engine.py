@@ -75,12 +75,15 @@ def cluster(tmp_path_factory):
         patch.setenv("DEADLY_LOG", str(tmp_path_factory.mktemp("deadly") / "kills.log"))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
         import ray
+
+        patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)  # the same, if ray was imported before
         from ray.cluster_utils import Cluster
 
         node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
         cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1", "127.0.0.1"]
         yield cluster.address
         ray.shutdown()
         cluster.shutdown()

@@ -174,8 +174,8 @@ def test_workers_fill_the_cluster(nodes, arguments, expected):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, 17, "auto"), "no node of the cluster has 17 CPUs for a worker"),
-        ((None, None, "cuda"), "no node of the cluster has 1 CPUs and a GPU for a worker"),
+        ((None, 17, "auto"), "no node of the cluster has 17 cores for a worker"),
+        ((None, None, "cuda"), "no node of the cluster has 1 cores and a GPU for a worker"),
     ],
 )
 def test_a_cluster_without_room_is_refused(arguments, message):
