@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlaseg.commands.parsing import (
+    add_backend_argument,
     add_dataset_arguments,
     add_max_pixels_argument,
     add_precision_argument,
@@ -37,6 +38,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
+    add_backend_argument(parser, "torch")
     add_precision_argument(parser)
     add_max_pixels_argument(parser)
     args = parser.parse_args(arguments)
@@ -70,6 +72,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         args.measures,
         args.precision,
         args.on_missing_class,
+        args.backend,
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
@@ -114,6 +117,7 @@ def _submit(args: Namespace) -> int:
         args.device,
         args.precision,
         args.max_pixels,
+        args.backend,
     )
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""

@@ -4,7 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dlaseg.commands.parsing import add_max_pixels_argument, add_precision_argument, command_parser
+from dlaseg.commands.parsing import (
+    add_backend_argument,
+    add_max_pixels_argument,
+    add_precision_argument,
+    command_parser,
+)
 from dlaseg.errors import UserError
 from dlaseg.text import one_line
 
@@ -24,7 +29,7 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--all-frames", action="store_true", help="segment all frames of animations (GIF, APNG, WebP, "
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
     add_max_pixels_argument(parser)
-    parser.add_argument("--backend", default="torch", help="what runs the network: torch")
+    add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="local: this process; ray: the "
@@ -60,6 +65,9 @@ def infer(arguments: Sequence[str]) -> int:
     if summary.first_frame_only:
         counts += f", {len(summary.first_frame_only)} with their first frame only"
     print(f"{counts}  {args.output}")
+    if summary.written:
+        speed, share = summary.written / summary.seconds, summary.network_seconds / summary.seconds
+        print(f"{speed:.3g} images/s, {share:.0%} of the time in the network")
     return 2 if summary.failed else 0
 
 

@@ -138,6 +138,13 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
                         "float32)")  # fmt: skip
 
 
+def add_backend_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds `--backend`."""
+    parser.add_argument("--backend", choices=("auto", "torch", "openvino", "onnxruntime"), default=default,
+                        help="what runs the network; auto is the fastest that is installed and as exact as torch "
+                        f"(default: {default})")  # fmt: skip
+
+
 def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--max-pixels`."""
     from dlaseg.memory import MAX_PIXELS

@@ -40,6 +40,7 @@ def score(
     measures: Sequence[str] = (),
     precision: str = "float32",
     on_missing_class: OnMissingClass | None = None,
+    backend: str = "torch",
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -57,6 +58,7 @@ def score(
         precision: see `Predictor`; with others than float32 the scores change in the last digits.
         on_missing_class: what follows if label maps of the user's own classes look misread, see `check_labels`; None if
             they have been checked.
+        backend: see `Predictor`.
 
     Returns:
         The content of `scores.json`.
@@ -75,7 +77,7 @@ def score(
         with_instances = has_instances([dataset.label_file(index) for index in range(len(dataset))])
         counts = Counts.zero()
     file = resolve(weights)
-    predictor = Predictor(file, device=device, precision=precision, scales=scales, flip=flip)
+    predictor = Predictor(file, backend, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
     # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
     if on_missing_class is not None and has_own_classes(dataset):

@@ -16,11 +16,8 @@ from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import EIGHT_BIT_MODES, read_image
-from dlaseg.inference.backends.base import Backend
-from dlaseg.inference.backends.torch import TorchBackend
+from dlaseg.inference.backends.choice import make_backend
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
-
-BACKENDS: dict[str, Callable[[SegmentationModel, str, str], Backend]] = {"torch": TorchBackend}
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
@@ -36,9 +33,11 @@ class Predictor:
     Args:
         weights: a weights file, a folder with `model.safetensors`, a repository on the Hugging Face hub (`USER/NAME`),
             or a model, which is copied: training it further changes nothing here.
-        backend: what computes the coarse logits: `torch`.
+        backend: what computes the coarse logits: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is
+            installed and exact for this network.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
-        precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto`, see `TorchBackend`.
+        precision: `float32`, `bfloat16`, `float16` (GPUs, torch), or `auto` for a reduced one where the device gains
+            from it.
         scales: of the image, 0.1 to 10; class probabilities are averaged over them.
         flip: whether class probabilities are averaged over the mirrored image, too.
         batch_size: images of equal size that are computed at a time when a list is given.
@@ -71,8 +70,6 @@ class Predictor:
         flip: bool = False,
         batch_size: int = 1,
     ):
-        if backend not in BACKENDS:
-            raise UserError(f"backend {backend!r}: unknown; use one of {', '.join(BACKENDS)}")
         if not scales:
             raise UserError("scales []: give one at least, such as 1.0")
         for scale in scales:
@@ -85,7 +82,7 @@ class Predictor:
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        self.backend = BACKENDS[backend](model, device, precision)
+        self.backend = make_backend(backend, model, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
 
     @overload

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import Any
 
 from tqdm import tqdm
@@ -29,12 +30,12 @@ from dlaseg.inference.ray_worker import (
     try_out,
 )
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
-from dlaseg.inference.run import InferSummary, begin
+from dlaseg.inference.run import InferSummary, begin, choose_backend
 from dlaseg.inference.settings import SETTINGS, Settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, find_images
-from dlaseg.labels import LabelMap
 from dlaseg.memory import MAX_PIXELS
+from dlaseg.models.base import SegmentationModel
 from dlaseg.text import ESCAPE
 from dlaseg.weights.download import resolve
 
@@ -88,8 +89,9 @@ def infer(
     _check_options(device, workers, cpus)
     folder = open_folder(str(output))
     sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
-    name, content, label_map = _read_weights(weights)
-    sink = Sink(folder, label_map, save, keep_suffix)
+    name, content, model = _read_weights(weights)
+    sink = Sink(folder, model.metadata.labels, save, keep_suffix)
+    backend = choose_backend(backend, model, len(sources), folder, overwrite)
     with ray_cluster(address, workers, cpus, len(content)):
         import ray
 
@@ -103,7 +105,9 @@ def infer(
             Task(number, (source,), sink.kinds if overwrite else tuple(sink.missing(source)))
             for number, source in enumerate(todo)
         ]
+        start = perf_counter()
         _process(tasks, count, context, reference, summary)
+        summary.seconds = perf_counter() - start
     order = {source.path: number for number, source in enumerate(sources)}
     summary.failed.sort(key=lambda failed: order[failed[0]])
     summary.first_frame_only.sort(key=lambda first: order[first[0]])
@@ -134,18 +138,18 @@ def _find(inputs: Sequence[str | Path], output: Folder) -> list[Source]:
     return list({(source.location, source.relative): source for source in sources}.values())
 
 
-def _read_weights(weights: str | Path) -> tuple[str, bytes, LabelMap]:
-    """Name and content of a weights file, and its classes; refuses what is none before anything is started."""
+def _read_weights(weights: str | Path) -> tuple[str, bytes, SegmentationModel]:
+    """Name and content of a weights file, and its network; refuses what is none before anything is started."""
     if not is_url(str(weights)):
         path = resolve(weights)
-        label_map = load_model(path).metadata.labels
-        return path.name, path.read_bytes(), label_map
+        model = load_model(path)
+        return path.name, path.read_bytes(), model
     content, name = read_url(str(weights)), PurePosixPath(str(weights)).name
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
         try:
-            return name, content, load_model(path).metadata.labels
+            return name, content, load_model(path)
         except UserError as error:
             raise UserError(str(error).replace(str(path), str(weights))) from error
 
@@ -178,6 +182,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
         return
     import ray
 
+    workers = min(workers, len(tasks))
     size = max(1, min(BATCH, len(tasks) // (4 * workers)))
     count = math.ceil(len(tasks) / size)
     data_context = ray.data.DataContext.get_current()
@@ -189,7 +194,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
         Worker,
         fn_constructor_args=(pickle.dumps(context), weights, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
         batch_size=None,  # a block of the data set, so that it is what a worker is given at a time
-        compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=context.predictor.cpus,
         num_gpus=context.predictor.gpus,
     )
@@ -204,6 +209,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
             summary.written += outcome.summary.written
             summary.failed += outcome.summary.failed
             summary.first_frame_only += outcome.summary.first_frame_only
+            summary.network_seconds += outcome.summary.network_seconds / workers
 
 
 def _write_table(folder: Folder, summary: InferSummary) -> None:

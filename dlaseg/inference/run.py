@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import cv2
@@ -15,11 +16,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
+from dlaseg.factory import load_model
 from dlaseg.files import sha256
 from dlaseg.images import ImageFile, check_max_pixels
+from dlaseg.inference.backends.graph import graph_path
+from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.settings import Settings, claim_output
+from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
@@ -32,6 +36,9 @@ IN_FLIGHT = 4
 
 LARGE = 1 << 25
 """Pixels of an image that is not decoded ahead, and written before the next one: a hundred megabytes of RGB."""
+
+FEW = 8
+"""Images for which `auto` does not convert a network: that takes longer than it saves."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,12 +53,17 @@ class InferSummary:
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        seconds: from the first image to the last, without the start.
+        network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
+            be read or written.
     """
 
     written: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+    network_seconds: float = field(default=0.0, compare=False)
 
 
 def infer(
@@ -80,7 +92,8 @@ def infer(
             not walked then.
         save: what to write: some of `ids`, `color`, `overlay`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
-        backend: see `Predictor`.
+        backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
+            `torch` for a few images (`FEW`) if the network would have to be converted for them.
         device: see `Predictor`.
         precision: see `Predictor`.
         keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
@@ -98,15 +111,28 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    predictor = Predictor(weights, backend, device, precision)
+    model = load_model(weights) if isinstance(weights, Path) else weights
+    backend = choose_backend(backend, model, len(sources), LocalFolder(output), overwrite)
+    predictor = Predictor(model, backend, device, precision)
     weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
         sources = expand_frames(sources, max_pixels, IN_FLIGHT)
     todo, summary = begin(sink, sources, settings, overwrite)
+    start = perf_counter()
     process(predictor, sink, todo, overwrite, max_pixels, summary)
+    summary.seconds = perf_counter() - start
     return summary
+
+
+def choose_backend(backend: str, model: SegmentationModel, images: int, output: Folder, overwrite: bool) -> str:
+    """What `auto` is, as far as the images and the output folder decide it; any other backend is returned as it is."""
+    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
+        return saved.backend  # continues what a run with another set of packages began
+    if backend == "auto" and images < FEW and not graph_path(model).is_file():
+        return "torch"
+    return backend
 
 
 def begin(
@@ -185,7 +211,10 @@ def _predict(
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
             memory.check(path, height, width)
-            yield source, image, predictor(image)
+            start = perf_counter()
+            labels = predictor(image)
+            summary.network_seconds += perf_counter() - start
+            yield source, image, labels
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 def round_up(size: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is not below `size`."""
+    if _is_zero(size % multiple):
+        return size
     return multiple * ((size - 1) // multiple + 1)
 
 
@@ -26,11 +28,13 @@ def pad(x: Tensor, height: int, width: int) -> Tensor:
         (N, C, height, width); `x` itself if it has this size already.
     """
     bottom, right = height - x.shape[-2], width - x.shape[-1]
+    if _is_zero(bottom) and _is_zero(right):
+        return x
     if _is_dynamic(bottom, right):
         rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
         x = x.index_select(-2, rows.clamp(max=x.shape[-2] - 1))
         return x.index_select(-1, columns.clamp(max=x.shape[-1] - 1))
-    return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+    return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
@@ -59,3 +63,12 @@ def max_pool(x: Tensor, stride: int) -> Tensor:
 
 def _is_dynamic(*sizes: int) -> bool:
     return any(isinstance(size, torch.SymInt) for size in sizes)
+
+
+def _is_zero(size: int) -> bool:
+    """Whether a size is known to be 0, in a trace with dynamic sizes for all of them."""
+    if not isinstance(size, torch.SymInt):
+        return size == 0
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # imports sympy
+
+    return statically_known_true(size == 0)

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from dlaseg.cli import main
+from dlaseg.inference.ray_cluster import ray_cluster
 from dlaseg.inference.run import infer
 
 # Ray warns of its own settings
@@ -43,7 +45,7 @@ def images(tmp_path_factory):
 
 SUPPORT = Path(deadly_files.__file__).parent
 FAILED = ["3.jpg", "3.png", "broken, or not.png", "large.png", "sub/empty.jpg"]
-OPTIONS = ["--max-pixels", "1000"]
+OPTIONS = ["--max-pixels", "1000", "--backend", "torch"]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,8 @@ def test_killed_workers_change_no_result(cluster, weights, images, local_results
     assert results == local_results
     assert [image for image, _ in failed] == [f"deadly://{images}/{name}" for name in FAILED]
     assert failed[2][1] == "broken or not an image: replace or remove the file"
-    assert output == f"10 written, 0 skipped (already exist), 5 failed  deadly://{tmp_path}/out\n"
+    summary, _ = output.splitlines()
+    assert summary == f"10 written, 0 skipped (already exist), 5 failed  deadly://{tmp_path}/out"
     assert [f"dlaseg infer: {image}: {error}" for image, error in failed] == errors[-5:]
 
 
@@ -139,7 +142,7 @@ def bucket(images, weights):
 def test_urls_from_weights_to_results(cluster, bucket, images, local_results, capfd):
     urls = ["s3://data/weights.safetensors", "s3://data/in", "s3://data/in/out/"]
     output, _ = infer_with_ray(capfd, *urls, code=2)
-    assert output == "10 written, 0 skipped (already exist), 5 failed  s3://data/in/out/\n"
+    assert output.splitlines()[0] == "10 written, 0 skipped (already exist), 5 failed  s3://data/in/out/"
     results = {name.removeprefix("data/in/out/"): bucket.cat_file(name) for name in bucket.find("data/in/out")}
     failed = failed_images(results.pop("failed.csv"))
     assert results == local_results
@@ -148,7 +151,28 @@ def test_urls_from_weights_to_results(cluster, bucket, images, local_results, ca
     bucket.rm_file("data/in/out/ids/sub/deeper/4.png")
     bucket.rm_file("data/in/broken, or not.png")
     output, _ = infer_with_ray(capfd, *urls, code=2)
-    assert output == "1 written, 9 skipped (already exist), 4 failed  s3://data/in/out/\n"
+    assert output.splitlines()[0] == "1 written, 9 skipped (already exist), 4 failed  s3://data/in/out/"
     assert bucket.cat_file("data/in/out/ids/sub/deeper/4.png") == local_results["ids/sub/deeper/4.png"]
     (refused,) = infer_with_ray(capfd, *urls, "--keep-suffix", code=2)[1]
     assert "s3://data/in/out: holds results of other options (keep_suffix False, now True)" in refused
+
+
+def test_a_cluster_that_is_started_is_private(monkeypatch):
+    """Ray's own defaults report its use, and show pages and its workers' output."""
+    import ray
+
+    for name in ("RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.delenv(name, raising=False)
+    calls = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: calls.append(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
+    with ray_cluster(None, workers=50, cpus=2, weights_size=10**6):
+        assert (os.environ["RAY_USAGE_STATS_ENABLED"], os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]) == ("0", "0")
+        assert sys.stdout is sys.stderr
+    options, end = calls
+    assert end == "shutdown"
+    assert options["address"] == "local"
+    assert (options["include_dashboard"], options["log_to_driver"]) == (False, False)
+    assert options["num_cpus"] == 100
+    assert options["object_store_memory"] < 2e8

@@ -34,6 +34,7 @@ def submit(
     device: str = "auto",
     precision: str = "float32",
     max_pixels: int = MAX_PIXELS,
+    backend: str = "torch",
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
@@ -47,6 +48,7 @@ def submit(
         device: see `Predictor`.
         precision: see `Predictor`.
         max_pixels: larger images are refused, see `read_image`.
+        backend: see `Predictor`.
 
     Returns:
         The zip file and the number of images in it.
@@ -56,7 +58,7 @@ def submit(
     """
     check_max_pixels(max_pixels)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
-    predictor = Predictor(weights, device=device, precision=precision, scales=scales, flip=flip)
+    predictor = Predictor(weights, backend, device=device, precision=precision, scales=scales, flip=flip)
     labels = cityscapes_labels()
     if predictor.label_map.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")

@@ -1,0 +1,167 @@
+"""Networks as ONNX graphs: what OpenVINO and ONNX Runtime run, and what is exported."""
+
+import contextlib
+import copy
+import hashlib
+import importlib
+import io
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from dlaseg.errors import UserError
+from dlaseg.files import write_bytes
+from dlaseg.inference.backends.torch import fold_batch_norm
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import SegmentationModel
+from dlaseg.version import __version__
+from dlaseg.weights.files import model_sha256
+
+INPUT, OUTPUT = "image", "logits"
+"""Names of the input and the output of a graph."""
+
+KEPT_GRAPHS = 8
+"""Most graphs in the cache; the ones that were used last."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network that an inference engine reads.
+
+    The input `image` is (N, C, H, W) float32, normalised, any N, H and W from 1 upwards; the output `logits` are
+    (N, num_classes, h, w) float32, see `SegmentationModel.coarse_logits`.
+
+    Attributes:
+        path: an ONNX file, or an OpenVINO IR (.xml).
+        metadata: of the network.
+        stride: input pixels per logit.
+        precision: that the file is in: `float32`, or `int8` where convolutions are quantised.
+    """
+
+    path: Path
+    metadata: ModelMetadata
+    stride: int
+    precision: str = "float32"
+
+
+class CoarseLogits(nn.Module):
+    """`SegmentationModel.coarse_logits` as a module's forward, for tracing."""
+
+    def __init__(self, model: SegmentationModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) float to (N, num_classes, h, w)."""
+        return self.model.coarse_logits(image)
+
+
+def trace(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Traces a module once for all batches, heights and widths.
+
+    Args:
+        network: in eval mode on the CPU; takes a tensor (N, C, H, W).
+        example: (N, C, H, W), N from 2 upwards; H and W are no multiple of 32, so that a pad or crop is traced.
+
+    Returns:
+        The program; N, H and W are 1 or more.
+    """
+    # Without it, a trace takes sizes of 0 and 1 for special cases, and then refuses them
+    from torch.fx.experimental import _config as sizes
+
+    dim = torch.export.Dim
+    dynamic = {0: dim("batch", min=1), 2: dim("height", min=1), 3: dim("width", min=1)}
+    with torch.no_grad(), sizes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        return torch.export.export(network, (example,), dynamic_shapes=(dynamic,), strict=False)
+
+
+def to_onnx(program: torch.export.ExportedProgram, output: str = OUTPUT) -> bytes:
+    """An exported program of one input and one output as the content of an ONNX file.
+
+    Args:
+        program: see `trace`.
+        output: name of the output.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed.
+    """
+    require("onnxscript", "dlaseg[export]")
+    # The exporter reports its progress, warns of what it does not use, and logs
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        exported = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[output], optimize=True
+        )
+    assert exported is not None
+    content: bytes = exported.model_proto.SerializeToString()
+    return content
+
+
+def model_graph(model: SegmentationModel) -> Graph:
+    """The graph of a model, from the cache where it was made before.
+
+    Tracing takes several seconds, so that the file is kept in `cache_folder()`, by the hash of the weights.
+
+    Args:
+        model: is not changed.
+
+    Raises:
+        UserError: a package is missing, or the cache cannot be written to.
+    """
+    path = graph_path(model)
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used last
+        return Graph(path, model.metadata, model.stride)
+    require("onnxscript", "dlaseg[export]")
+    logger.info("converting the network to ONNX, once for these weights: %s", path)
+    network = CoarseLogits(fold_batch_norm(copy.deepcopy(model).cpu().eval())).eval()
+    content = to_onnx(trace(network, torch.zeros(2, model.metadata.in_channels, 97, 131)))
+    try:
+        write_bytes(path, content)
+        for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-KEPT_GRAPHS]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path}: cannot be written ({error.strerror or error}): set DLASEG_CACHE to another "
+            "folder, or use --backend torch"
+        ) from error
+    return Graph(path, model.metadata, model.stride)
+
+
+def graph_path(model: SegmentationModel) -> Path:
+    """The file that `model_graph` keeps the graph of a model in, whether it exists or not."""
+    # Releases of the exporter differ
+    key = f"{model_sha256(model)} {model.stride} dlaseg {__version__} torch {torch.__version__}"
+    return cache_folder() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.onnx"
+
+
+def cache_folder() -> Path:
+    """The folder for what is computed once: `DLASEG_CACHE`, or `dlaseg` in the user's cache."""
+    if folder := os.environ.get("DLASEG_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlaseg"
+
+
+def require(package: str, requirement: str) -> ModuleType:
+    """Imports an optional package.
+
+    Args:
+        package: its name.
+        requirement: what pip installs it with, such as `dlaseg[openvino]`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"{package} is not installed: pip install '{requirement}'") from error

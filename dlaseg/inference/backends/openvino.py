@@ -1,0 +1,123 @@
+"""OpenVINO, the fastest on CPUs."""
+
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor
+
+from dlaseg.device import gains_from_bfloat16
+from dlaseg.errors import UserError
+from dlaseg.inference.backends.graph import Graph, require
+
+TRANSPOSED = "GroupConvolutionBackpropData"
+"""OpenVINO's depthwise transposed convolution: the decoder's upsampling."""
+
+
+class OpenVINOBackend:
+    """Runs a graph on the CPU.
+
+    Pixel values are normalised by the graph that is compiled, and logits stay in the order that convolutions write
+    (channels last), so that nothing is copied on the way in or out.
+
+    Args:
+        graph: of a model, or an exported file.
+        device: `auto` or `cpu`.
+        precision: `float32`, `bfloat16`, or `auto` for bfloat16 where the CPU gains from it; of a quantised graph, what
+            its other layers are computed in.
+
+    Raises:
+        UserError: OpenVINO is not installed, another device, or a precision that this CPU does not compute.
+    """
+
+    name = "openvino"
+
+    def __init__(self, graph: Graph, device: str = "auto", precision: str = "float32"):
+        ov = require("openvino", "dlaseg[openvino]")
+        if device not in ("auto", "cpu"):
+            raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
+        self.device = torch.device("cpu")
+        self.metadata, self.stride = graph.metadata, graph.stride
+        reduced = _compute_bfloat16(precision)
+        self.precision = "bfloat16" if reduced else "float32"
+        if graph.precision == "int8":
+            self.precision = "int8"
+        self._core = ov.Core()
+        self._model = self._core.read_model(graph.path)
+        if reduced:
+            self._model = mark_float32(self._model, TRANSPOSED)
+        self._properties = {
+            # OpenVINO's own choice is bfloat16 where there is such arithmetic
+            "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self._lock = threading.Lock()
+        self._requests: dict[torch.dtype, Any] = {}
+
+    def run(self, images: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        images = images.cpu().permute(0, 2, 3, 1).contiguous()  # (N, H, W, 3); nothing to copy for an image as read
+        with self._lock:
+            if images.dtype not in self._requests:
+                self._requests[images.dtype] = self._compile(images.dtype)
+            request = self._requests[images.dtype]
+            request.infer([images.numpy()], share_inputs=True)
+            logits = torch.from_numpy(request.get_output_tensor(0).data.copy())  # the next call overwrites it
+        return logits.permute(0, 3, 1, 2)
+
+    def _compile(self, dtype: torch.dtype) -> Any:
+        """An infer request for pixels (uint8) or for normalised images (float32), (N, H, W, 3)."""
+        ov = require("openvino", "dlaseg[openvino]")
+        steps = ov.preprocess.PrePostProcessor(self._model.clone())
+        image, logits = steps.input(), steps.output()
+        image.model().set_layout(ov.Layout("NCHW"))
+        image.tensor().set_layout(ov.Layout("NHWC"))
+        if dtype == torch.uint8:
+            image.tensor().set_element_type(ov.Type.u8)
+            image.preprocess().convert_element_type(ov.Type.f32)
+            image.preprocess().mean([255 * value for value in self.metadata.mean])
+            image.preprocess().scale([255 * value for value in self.metadata.std])
+        logits.model().set_layout(ov.Layout("NCHW"))
+        logits.tensor().set_layout(ov.Layout("NHWC"))
+        return self._core.compile_model(steps.build(), "CPU", self._properties).create_infer_request()
+
+
+def mark_float32(model: Any, kind: str) -> Any:
+    """Marks all operations of a kind to be computed in float32, whatever the others are computed in.
+
+    OpenVINO computes depthwise transposed convolutions in bfloat16 ten times as slowly as in float32 (2026.4). The mark
+    is an attribute of its files, https://docs.openvino.ai (IR, `rt_info`), which Python cannot set in memory.
+
+    Args:
+        model: an `openvino.Model`.
+        kind: type of the operations.
+
+    Returns:
+        The model with the marks, which a file of it keeps.
+    """
+    ov = require("openvino", "dlaseg[openvino]")
+    with TemporaryDirectory(prefix="dlaseg-") as folder:
+        path = Path(folder) / "network.xml"
+        ov.save_model(model, path, compress_to_fp16=False)
+        tree = ElementTree.parse(path)  # of our own making
+        for layer in tree.iterfind(f"./layers/layer[@type='{kind}']"):
+            attributes = layer.find("rt_info")
+            if attributes is None:
+                attributes = ElementTree.Element("rt_info")
+                layer.insert(0, attributes)
+            ElementTree.SubElement(attributes, "attribute", name="precise", version="0")
+        tree.write(path)
+        return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
+
+
+def _compute_bfloat16(precision: str) -> bool:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise UserError(f"precision {precision!r}: the backend openvino computes in float32, bfloat16 or auto")
+    gains = gains_from_bfloat16(torch.device("cpu"))
+    if precision == "bfloat16" and not gains:
+        raise UserError("precision bfloat16: not on this CPU with the backend openvino: use float32")
+    return precision != "float32" and gains

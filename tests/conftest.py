@@ -1,0 +1,13 @@
+import os
+import tempfile
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Converted networks go to a folder of this run, which the processes of pytest-xdist share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="dlaseg-tests-")
+        os.environ["DLASEG_CACHE"] = folder.name
+        config.add_cleanup(folder.cleanup)

@@ -1,0 +1,229 @@
+"""Every backend computes what torch computes, for any batch and size."""
+
+import logging
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from dlaseg_testing import TwoHeads
+from PIL import Image
+
+from dlaseg import create_model
+from dlaseg.data.tensors import normalize
+from dlaseg.errors import UserError
+from dlaseg.inference import run
+from dlaseg.inference.backends import choice, graph, openvino
+from dlaseg.inference.backends.choice import BACKENDS, LARGEST_ERROR, is_exact, make_backend
+from dlaseg.inference.backends.graph import model_graph
+from dlaseg.inference.backends.openvino import OpenVINOBackend
+from dlaseg.inference.folders import LocalFolder
+from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.run import infer
+from dlaseg.inference.settings import read_settings
+
+OTHERS = [name for name in BACKENDS if name != "torch"]
+SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return create_model("dla46_c", 5, stride=4).eval()
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def backend(request, model):
+    return make_backend(request.param, model, "cpu", "float32")
+
+
+def pixels(batch, height, width):
+    generator = torch.Generator().manual_seed(batch * height * width)
+    return torch.randint(256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_of_any_batch_and_size_give_the_logits_of_torch(model, backend, size):
+    images = pixels(*size)
+    with torch.inference_mode():
+        expected = model.coarse_logits(normalize(images, model.metadata.mean, model.metadata.std))
+    logits = backend.run(images)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_normalised_images_and_images_as_they_are_read_do_as_well(model, backend):
+    images = pixels(2, 40, 50)
+    normalized = normalize(images, model.metadata.mean, model.metadata.std)
+    expected = backend.run(images)
+    torch.testing.assert_close(backend.run(normalized), expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+    as_read = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    torch.testing.assert_close(backend.run(as_read), expected, rtol=0, atol=0)
+
+
+def test_results_stay_when_the_next_image_is_computed(backend):
+    first = backend.run(pixels(1, 40, 40))
+    kept = first.clone()
+    backend.run(pixels(1, 40, 41))
+    assert torch.equal(first, kept)
+
+
+def test_a_backend_says_what_it_is(model, backend):
+    assert backend.name in OTHERS
+    assert backend.precision == "float32"
+    assert backend.device.type == "cpu"
+    assert backend.metadata == model.metadata
+    assert backend.stride == 4
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_label_maps_are_those_of_torch(model, name):
+    images = [np.random.default_rng(i).integers(0, 256, (50, 60 + i, 3), np.uint8) for i in range(3)]
+    expected = Predictor(model, "torch", "cpu", scales=[1, 1.5], flip=True)(images)
+    for labels, other in zip(expected, Predictor(model, name, "cpu", scales=[1, 1.5], flip=True)(images), strict=True):
+        assert (labels == other).mean() > 0.999
+
+
+def test_a_model_is_converted_once(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    first = model_graph(model)
+    monkeypatch.setattr(graph, "to_onnx", None)
+    assert model_graph(model) == first
+    assert first.path.is_relative_to(tmp_path / "cache")
+    onnx.checker.check_model(first.path)
+
+
+def test_other_weights_are_converted_again_and_the_oldest_graphs_go(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
+    monkeypatch.setattr(graph, "trace", lambda *_: None)
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    paths = []
+    for seed in range(graph.KEPT_GRAPHS + 2):
+        torch.manual_seed(seed)
+        paths.append(model_graph(TwoHeads(2)).path)
+    assert len(set(paths)) == len(paths)
+    assert sorted(tmp_path.rglob("*.onnx")) == sorted(paths[2:])
+
+
+def test_a_cache_that_cannot_be_written_is_named(model, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(graph, "trace", lambda *_: None)
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    with pytest.raises(UserError, match=r"file.*: cannot be written .*: set DLASEG_CACHE to another folder"):
+        model_graph(model)
+
+
+def test_auto_takes_openvino_where_it_is_exact(model):
+    assert make_backend("auto", model, "auto", "float32").name == ("torch" if torch.cuda.is_available() else "openvino")
+
+
+def test_auto_takes_torch_where_openvino_is_not_exact(model, monkeypatch, caplog):
+    run = OpenVINOBackend.run
+    monkeypatch.setattr(OpenVINOBackend, "run", lambda *args: 1.01 * run(*args))
+    with caplog.at_level(logging.WARNING):
+        assert make_backend("auto", model, "cpu", "float32").name == "torch"
+    assert "openvino does not compute this network exactly" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["openvino", "onnxscript"])
+def test_auto_takes_torch_without_openvino(model, monkeypatch, missing):
+    find_spec = choice.importlib.util.find_spec
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: name != missing and find_spec(name))
+    assert make_backend("auto", model, "cpu", "float32").name == "torch"
+
+
+def test_not_finite_logits_are_not_exact(model):
+    class NotFinite:
+        metadata, precision = model.metadata, "float32"
+
+        def run(self, images):
+            return torch.full((1, 5, 16, 24), float("nan"))
+
+    assert not is_exact(NotFinite(), NotFinite())
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_bfloat16_is_computed_where_the_cpu_gains_from_it(model, monkeypatch, gains):
+    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: gains)
+    assert make_backend("openvino", model, "cpu", "auto").precision == ("bfloat16" if gains else "float32")
+    if not gains:
+        with pytest.raises(UserError, match="precision bfloat16: not on this CPU"):
+            make_backend("openvino", model, "cpu", "bfloat16")
+
+
+def test_float32_is_float32_also_on_a_cpu_that_has_bfloat16(model):
+    """OpenVINO's own choice there would be bfloat16."""
+    torch_backend = make_backend("torch", model, "cpu", "float32")
+    backend = make_backend("openvino", model, "cpu", "float32")
+    images = pixels(1, 65, 97)
+    expected = torch_backend.run(images)
+    assert float((backend.run(images) - expected).abs().max()) < LARGEST_ERROR["float32"] / 50 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "precision", "message"),
+    [
+        ("tensorrt", "cpu", "float32", "backend 'tensorrt': unknown; use one of auto, torch, openvino, onnxruntime"),
+        ("openvino", "cuda", "float32", "device 'cuda': the backend openvino runs on the CPU"),
+        ("openvino", "cpu", "float16", "precision 'float16': the backend openvino computes in"),
+        ("onnxruntime", "cuda", "float32", "device cuda: this ONNX Runtime is the one for CPUs: use cpu"),
+        ("onnxruntime", "cpu", "bfloat16", "precision 'bfloat16': the backend onnxruntime computes in float32"),
+    ],
+)
+def test_what_a_backend_cannot_do_is_refused(model, name, device, precision, message):
+    with pytest.raises(UserError, match=message):
+        make_backend(name, model, device, precision)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
+    model_graph(model)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"{name} is not installed: pip install 'dlaseg\[{name}\]'"):
+        make_backend(name, model, "cpu", "float32")
+
+
+def test_infer_converts_no_network_for_a_few_images(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "FEW", 3)
+    for count, expected in ((2, "torch"), (3, "openvino"), (2, "openvino")):  # at last, it is converted already
+        for index in range(count):
+            Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"{index}.png")
+        images = [tmp_path / f"{index}.png" for index in range(count)]
+        infer(weights, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
+        assert read_settings(LocalFolder(tmp_path / "out")).backend == expected
+
+
+def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "ab":
+        Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / f"{name}.png")
+    infer(weights, folder / "a.png", tmp_path / "out", backend="torch", device="cpu")
+    summary = infer(weights, folder, tmp_path / "out", backend="auto", device="cpu")
+    assert (summary.written, summary.skipped) == (1, 1)
+    assert '"backend": "torch"' in (tmp_path / "out/infer.json").read_text()
+
+
+def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
+    read = openvino.require("openvino", "").Core().read_model(model_graph(model).path)
+    marked = openvino.mark_float32(read, openvino.TRANSPOSED)
+    kinds = {op.get_type_name() for op in marked.get_ops() if "Precision" in str(dict(op.get_rt_info()))}
+    assert kinds == {openvino.TRANSPOSED}
+    assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
+
+
+def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
+    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: True)
+    backend = make_backend("openvino", model, "cpu", "bfloat16")
+    backend.run(pixels(1, 64, 64))
+    (request,) = backend._requests.values()
+    operations = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    precisions = {
+        op.get_rt_info()["primitiveType"].astype(str).rpartition("_")[2]
+        for op in operations
+        if op.get_rt_info()["layerType"].astype(str) == "Deconvolution"
+    }
+    assert precisions == {"f32"}
