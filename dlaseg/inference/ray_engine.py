@@ -19,8 +19,8 @@ from dlaseg.factory import load_model
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.folders import Folder
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
+from dlaseg.inference.ray_deaths import Deaths
 from dlaseg.inference.ray_worker import (
-    Deaths,
     Outcome,
     PredictorSpec,
     Task,

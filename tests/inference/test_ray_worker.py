@@ -14,9 +14,9 @@ from dlaseg import UserError
 from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.ray_cluster import place_workers
+from dlaseg.inference.ray_deaths import Deaths
 from dlaseg.inference.ray_worker import (
     ATTEMPTS,
-    Deaths,
     PredictorSpec,
     Task,
     Worker,
