@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -49,7 +50,9 @@ def ray_cluster(address: str | None, workers: int | None, cpus: int | None, weig
                 ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
             raise _no_cluster(address, error) from error
-    with redirect_stdout(sys.stderr):  # Ray prints what goes wrong on other nodes
+    # Ray prints what goes wrong on other nodes to standard output, and warns of its own settings
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         try:
             yield
         except ray.exceptions.RayError as error:
