@@ -155,6 +155,16 @@ def begin(
     return todo, InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
 
 
+def infer_sources(predictor: Predictor, sink: Sink, sources: Sequence[Source]) -> InferSummary:
+    """Predicts and writes sources with a predictor that is ready; existing results are replaced.
+
+    `infer` does the same for files that it finds, after it has loaded the network.
+    """
+    summary = InferSummary()
+    process(predictor, sink, sources, True, MAX_PIXELS, summary)
+    return summary
+
+
 def process(
     predictor: Predictor, sink: Sink, todo: Sequence[Source], overwrite: bool, max_pixels: int, summary: InferSummary
 ) -> None:
