@@ -182,7 +182,22 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         UserError: as `read_image`.
     """
     path = Path(path)
-    content = _read_bytes(path, max_pixels)
+    return image_from_bytes(path, _read_bytes(path, max_pixels), max_pixels)
+
+
+def image_from_bytes(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> ImageFile:
+    """As `open_image`, of a file whose content was read elsewhere.
+
+    Args:
+        path: of the file, for messages.
+        content: of the file.
+        max_pixels: larger images are refused.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    if not content:
+        raise _empty_file(path)
     return ImageFile(path, _check_header(path, read_header(content), max_pixels), content, max_pixels)
 
 
@@ -221,6 +236,15 @@ def check_max_pixels(max_pixels: int) -> None:
         raise UserError(f"--max-pixels {max_pixels}: use 1 to {MOST_PIXELS}, the largest image that OpenCV decodes")
 
 
+def check_file_size(path: Path, size: int, max_pixels: int) -> None:
+    """Raises a UserError for a file of more bytes than an image of `max_pixels` pixels has."""
+    if size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
+        raise UserError(
+            f"{path}: a file of {size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, the limit: split "
+            "it, or raise the limit (--max-pixels of infer and eval)"
+        )
+
+
 def read_checked_bytes(path: Path, max_pixels: int) -> bytes:
     """The content of an image file whose header, if it can be read, says no more than `max_pixels` pixels.
 
@@ -254,13 +278,17 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
 
     Args:
         path: the file; missing parent folders are created.
-        image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
+        image: see `encode_png`.
     """
     write_bytes(path, encode_png(image))
 
 
 def encode_png(image: NDArray[np.integer]) -> bytes:
-    """The content of a PNG; the image as for `write_png`."""
+    """The content of a PNG.
+
+    Args:
+        image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
+    """
     _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
     return content.tobytes()
 
@@ -271,18 +299,18 @@ def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
             raise UnreadableFileError(f"{path}: not a regular file: replace or remove it")
-        if status.st_size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
-            raise UserError(
-                f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "
-                "the limit: split it, or raise the limit (--max-pixels of infer and eval)"
-            )
+        check_file_size(path, status.st_size, max_pixels)
         with path.open("rb") as file:
             content = file.read(most)
     except OSError as error:
         raise UnreadableFileError(f"{path}: {error.strerror or error}: use a file that can be read") from error
     if not content:
-        raise UnreadableFileError(f"{path}: the file is empty: replace or remove it")
+        raise _empty_file(path)
     return content
+
+
+def _empty_file(path: Path) -> UserError:
+    return UnreadableFileError(f"{path}: the file is empty: replace or remove it")
 
 
 def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:

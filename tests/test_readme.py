@@ -96,6 +96,13 @@ COMMANDS: dict[str, Run | Skip] = {
         "--device cpu",
         {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "limited"},
     ),
+    "dlaseg infer --engine ray WEIGHTS IMAGES OUTPUT --workers 2": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "ray"},
+    ),
+    "dlaseg infer --engine ray WEIGHTS s3://BUCKET/IMAGES s3://BUCKET/OUTPUT --ray-address auto": Skip(
+        "tests/inference/test_ray_engine.py reads and writes an object store"
+    ),
     "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
     "--data.val_share 0.1": Run(
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/photos", {"...": EXAMPLE}

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.files import write_bytes
 from dlaseg.images import encode_png
 from dlaseg.inference.contours import contours
+from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
@@ -51,7 +51,7 @@ class Sink:
     for each frame for the other kinds, `OUTPUT/ids/a/`; see `dlaseg.inference.video`, which writes them.
 
     Args:
-        output: the folder; created with the first result.
+        output: the folder; a local one is created with the first result.
         label_map: gives ids and colours.
         save: some of `SUFFIXES`.
         keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
@@ -63,7 +63,7 @@ class Sink:
 
     def __init__(
         self,
-        output: Path,
+        output: Path | Folder,
         label_map: LabelMap,
         save: Sequence[str] = KINDS,
         keep_suffix: bool = False,
@@ -75,7 +75,7 @@ class Sink:
             raise UserError(f"save {what}: results are saved as one or more of {', '.join(SUFFIXES)}")
         if ids not in IDS:
             raise UserError(f"ids {ids!r}: unknown; use raw (as in the data set) or train (0 to C - 1)")
-        self.output = output
+        self.folder: Folder = LocalFolder(output) if isinstance(output, Path) else output
         self._label_map = label_map
         self._keep_suffix = keep_suffix
         self._ids = ids
@@ -89,12 +89,22 @@ class Sink:
             return stem / f"{source.frame:0{6 if source.is_video else 4}}.png"
         return stem.with_name(f"{stem.name}{VIDEO_SUFFIX if source.is_video else '.png'}")
 
-    def path(self, source: Source, kind: str) -> Path:
-        """The file of a result, or the folder of the frames of a video."""
+    def file(self, source: Source, kind: str) -> str:
+        """The name of a result in the folder, or that of the folder of the frames of a video."""
         name = self.name(source)
         if source.is_video and source.frame is None:
-            return self.output / kind / (name if kind in VIDEO_KINDS else name.with_suffix(""))
-        return self.output / kind / name.with_suffix(SUFFIXES[kind])
+            return (kind / (name if kind in VIDEO_KINDS else name.with_suffix(""))).as_posix()
+        return (kind / name.with_suffix(SUFFIXES[kind])).as_posix()
+
+    def path(self, source: Source, kind: str) -> Path:
+        """The path of `file`, in a local folder."""
+        assert self.is_local
+        return Path(self.folder.show(self.file(source, kind)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether results are written to a folder of this machine."""
+        return isinstance(self.folder, LocalFolder)
 
     def check(self, sources: Sequence[Source]) -> None:
         """Checks that no result would replace a source; call it before the first `write`.
@@ -102,20 +112,18 @@ class Sink:
         Raises:
             UserError: names the source.
         """
-        inputs = {source.path.resolve() for source in sources}
-        folders = {kind: (self.output / kind).resolve() for kind in self.kinds}
+        inputs = {source.location for source in sources}
         for source in sources:
-            for kind, folder in folders.items():
-                result = folder / self.path(source, kind).relative_to(self.output / kind)
-                if result in inputs:
-                    raise UserError(f"{result}: a result would replace this input: give another output folder")
+            for kind in self.kinds:
+                folder, _, name = self.file(source, kind).partition("/")
+                if (file := f"{self.folder.location(folder)}/{name}") in inputs:
+                    raise UserError(f"{file}: a result would replace this input: give another output folder")
 
     def exists(self, source: Source, kind: str) -> bool:
         """Whether a result is complete. The first frame of a video is moved to its place last."""
-        path = self.path(source, kind)
         if source.is_video and source.frame is None and kind not in VIDEO_KINDS:
-            path = self.path(replace(source, frame=0), kind)
-        return path.is_file()
+            source = replace(source, frame=0)
+        return self.folder.exists(self.file(source, kind))
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -135,6 +143,8 @@ class Sink:
                 if (length := len(os.fsencode(name.name))) > LONGEST_NAME:
                     message = f"its result's name would have {length} bytes, {LONGEST_NAME} are allowed: rename it"
                     messages[source.path] = f"{source.path}: {message}"
+                if ".." in name.parts:  # the key of an object store may have one
+                    messages[source.path] = f"{source.path}: a name with ..: rename it"
                 others = [other.path for other in group if other is not source]
                 if others:
                     same_suffix = self._keep_suffix or others[0].suffix == source.path.suffix
@@ -171,9 +181,9 @@ class Sink:
             UserError: the folder cannot be written to, or the disk is full.
         """
         for kind in kinds:
-            path = self.path(source, kind)
-            with write_errors(path):
-                write_bytes(path, self._encode(kind, image, labels, probabilities))
+            file = self.file(source, kind)
+            with write_errors(self.folder.show(file)):
+                self.folder.write(file, self._encode(kind, image, labels, probabilities))
 
     def _encode(
         self,
@@ -213,7 +223,7 @@ def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 @contextmanager
-def write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: str | Path) -> Iterator[None]:
     """Makes an error of the system one that names the file and the remedy."""
     try:
         yield

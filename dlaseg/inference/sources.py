@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, open_image
+from dlaseg.images import IMAGE_SUFFIXES, ImageFile, open_image
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -35,6 +35,15 @@ class Source:
     is_video: bool = False
     camera: int | None = None
 
+    def open(self, max_pixels: int) -> ImageFile:
+        """Reads the file, see `open_image`."""
+        return open_image(self.path, max_pixels)
+
+    @property
+    def location(self) -> str:
+        """Where the file is, whichever way it was found."""
+        return str(self.path.resolve())
+
 
 def find_all(inputs: Sequence[Path], exclude: Path | None = None, videos: bool = False) -> list[Source]:
     """Lists the images of files and folders, see `find_images`; an image that is found twice is listed once.
@@ -53,7 +62,7 @@ def find_all(inputs: Sequence[Path], exclude: Path | None = None, videos: bool =
     if cameras and len(inputs) > 1:
         raise UserError(f"{cameras[0].path}: a camera runs until it is interrupted: give it as the only input")
     sources = cameras or [source for input in inputs for source in find_images(input, exclude, videos)]
-    return list({(source.path.resolve(), source.relative): source for source in sources}.values())
+    return list({(source.location, source.relative): source for source in sources}.values())
 
 
 def _camera(input: Path) -> Source | None:
@@ -77,7 +86,7 @@ def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> l
         if source.is_video:
             return [source]
         try:
-            frames = open_image(source.path, max_pixels).header.frames
+            frames = source.open(max_pixels).header.frames
         except UserError:
             frames = 1
         return [source] if frames == 1 else [replace(source, frame=frame) for frame in range(frames)]

@@ -203,14 +203,14 @@ def _move(working: Sink, sink: Sink, source: Source, kind: str, frames: int) -> 
 @contextmanager
 def _working_folder(sink: Sink) -> Iterator[Path]:
     """A hidden folder in the output, which is removed at the end; errors of writing become one line."""
-    folder = None
+    folder, output = None, sink.folder.show()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=sink.output))
+        folder = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=output))
         yield folder
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
-            f"{error.filename or sink.output}: cannot be written ({reason}): make room or give another output folder"
+            f"{error.filename or output}: cannot be written ({reason}): make room or give another output folder"
         ) from error
     finally:
         if folder is not None:

@@ -10,6 +10,7 @@ from PIL import Image
 from dlaseg import UserError, load_model, save_model
 from dlaseg.files import sha256
 from dlaseg.inference import run
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
 from dlaseg.inference.settings import Settings, read_settings
@@ -67,7 +68,7 @@ def test_a_model_has_the_hash_of_its_file(weights, tmp_path):
 def test_the_settings_are_read_as_they_were_written(network, images, tmp_path):
     options = {"scales": [1, 0.5], "flip": True, "ids": "train"}
     infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options)
-    assert read_settings(tmp_path / "out") == Settings(
+    assert read_settings(LocalFolder(tmp_path / "out")) == Settings(
         model_sha256(network), "torch", "float32", ids="train", scales=(1.0, 0.5), flip=True
     )
     assert infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options) == InferSummary(skipped=3)
@@ -77,7 +78,7 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
     out = tmp_path / "out"
     infer(network, images, out, device="cpu")
     (out / "ids/1.png").unlink()  # as after an interrupted run
-    before, settings = results(out), read_settings(out)
+    before, settings = results(out), read_settings(LocalFolder(out))
     with pytest.raises(UserError) as caught:
         infer(other_network, images, out, device="cpu")
     before_after = [model_sha256(model)[:12] for model in (network, other_network)]
@@ -85,7 +86,7 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
         f"{out}: holds results of other weights (SHA-256 {before_after[0]}..., now {before_after[1]}...): use another "
         "output folder, or replace them with --overwrite"
     )
-    assert (results(out), read_settings(out)) == (before, settings)
+    assert (results(out), read_settings(LocalFolder(out))) == (before, settings)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_overwriting_gives_the_results_of_the_new_weights_alone(network, other_n
     assert infer(other_network, images, out, overwrite=True, device="cpu") == InferSummary(written=3)
     infer(other_network, images, tmp_path / "fresh", device="cpu")
     assert results(out) == results(tmp_path / "fresh")
-    assert read_settings(out) == Settings(model_sha256(other_network), "torch", "float32")
+    assert read_settings(LocalFolder(out)) == Settings(model_sha256(other_network), "torch", "float32")
 
 
 def test_an_interrupted_overwrite_leaves_results_of_one_network(network, other_network, images, tmp_path, monkeypatch):
@@ -188,9 +189,9 @@ def test_an_empty_folder_of_other_settings_is_free(network, other_network, image
 
 def test_the_settings_are_written_first(network, images, tmp_path, monkeypatch):
     def killed(*_):
-        assert read_settings(tmp_path / "out") is not None
+        assert read_settings(LocalFolder(tmp_path / "out")) is not None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_process", killed)
+    monkeypatch.setattr(run, "process", killed)
     with pytest.raises(KeyboardInterrupt):
         infer(network, images, tmp_path / "out", device="cpu")

@@ -135,7 +135,7 @@ def test_files_that_differ_in_the_suffix_are_refused_and_the_others_are_done(wei
         "or rename one"
         for one, other in (("cmyk.jpg", "cmyk.tif"), ("cmyk.tif", "cmyk.jpg"))
     ]
-    assert printed.out == f"2 written, 0 skipped (already exist), 2 failed  {tmp_path / 'out'}\n"
+    assert printed.out.splitlines()[0] == f"2 written, 0 skipped (already exist), 2 failed  {tmp_path / 'out'}"
     assert files(tmp_path / "out") == ["ids/other.png", "ids/sub/cmyk.png"]
 
     words[3] = str(tmp_path / "kept")
@@ -183,7 +183,7 @@ def test_the_first_of_several_frames_is_taken_and_that_is_said(weights, tmp_path
     printed = capsys.readouterr()
     assert printed.err == f"dlaseg infer: {path}: only the first of 3 frames or pages: --all-frames takes all\n"
     counts = "2 written, 0 skipped (already exist), 0 failed, 1 with their first frame only"
-    assert printed.out == f"{counts}  {tmp_path / 'out'}\n"
+    assert printed.out.splitlines()[0] == f"{counts}  {tmp_path / 'out'}"
     np.testing.assert_array_equal(read_label_image(tmp_path / "out/ids/a.png"), expected(weights, path))
 
 

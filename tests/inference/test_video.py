@@ -19,6 +19,7 @@ from dlaseg.cli import main
 from dlaseg.inference.captures import AHEAD, Video
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
+from dlaseg.inference.settings import Settings
 from dlaseg.inference.video_writer import Ticks
 from dlaseg.label_images import read_label_image
 
@@ -261,7 +262,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(network, tmp_path, monkeypat
     else:
         monkeypatch.setattr("dlaseg.inference.video_writer.VideoWriter._add", half_written)
     out.mkdir()
-    monkeypatch.setattr("dlaseg.inference.settings.write_json", lambda *_: None)  # there was room for this
+    monkeypatch.setattr(Settings, "write", lambda *_: None)  # there was room for this
     with pytest.raises(UserError, match=r"cannot be written.*make room or give another output folder"):
         infer(network, path, out, [kind], device="cpu")
     assert files(out) == []
