@@ -17,7 +17,10 @@ from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import EIGHT_BIT_MODES, read_image
 from dlaseg.inference.backends.choice import make_backend
+from dlaseg.inference.backends.exported import is_exported, read_graph
+from dlaseg.inference.backends.graph import Graph
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
+from dlaseg.weights.download import resolve
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
@@ -32,9 +35,10 @@ class Predictor:
 
     Args:
         weights: a weights file, a folder with `model.safetensors`, a repository on the Hugging Face hub (`USER/NAME`),
-            or a model, which is copied: training it further changes nothing here.
-        backend: what computes the coarse logits: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is
-            installed and exact for this network.
+            a file from `dlaseg export` (.onnx, .xml), or a model, which is copied: training it further changes nothing
+            here.
+        backend: what runs the network: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is installed
+            and exact for this network. By default `torch`, and for an exported file what reads it.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
         precision: `float32`, `bfloat16`, `float16` (GPUs, torch), or `auto` for a reduced one where the device gains
             from it.
@@ -63,7 +67,7 @@ class Predictor:
     def __init__(
         self,
         weights: str | Path | SegmentationModel,
-        backend: str = "torch",
+        backend: str | None = None,
         device: str = "auto",
         precision: str = "float32",
         scales: Sequence[float] = (1.0,),
@@ -77,13 +81,20 @@ class Predictor:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
-        model = load_model(weights) if isinstance(weights, str | Path) else weights
-        self.metadata = model.metadata
+        network = load_network(weights) if isinstance(weights, str | Path) else weights
+        self.metadata = network.metadata
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        self.backend = make_backend(backend, model, device, precision)
+        self.backend = make_backend(backend, network, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
+        if not self._single_pass:
+            self._check_gives_logits("scales and flip average")
+        if self.backend.input == "pixels" and self.scales != (1.0,):
+            raise UserError(
+                f"scales {' '.join(map(str, self.scales))}: this file normalises pixels itself, so that they cannot be "
+                "scaled before: export the weights with --input normalized, or use the scale 1"
+            )
 
     @overload
     def __call__(self, image: ImageInput) -> NDArray[np.uint8]: ...
@@ -128,6 +139,8 @@ class Predictor:
         Returns:
             (N, H, W) uint8 train ids, on the backend's device.
         """
+        if self.backend.output == "labels":
+            return self.backend.run(images)
         if self._single_pass:
             return argmax_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
         return self._probabilities(images).argmax(1).to(torch.uint8)
@@ -135,6 +148,7 @@ class Predictor:
     @torch.inference_mode()
     def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
+        self._check_gives_logits("confidence needs")
         if self._single_pass:
             logits = upsample_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
@@ -151,12 +165,14 @@ class Predictor:
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, C, H, W) float32, the mean over scales and mirror images."""
+        self._check_gives_logits("probabilities are computed from")
         size = images.shape[-2:]
-        pixels = normalize(images.to(self.backend.device), self.metadata.mean, self.metadata.std)
-        total, count = torch.zeros((), device=pixels.device), 0
+        images = images.to(self.backend.device)
+        total, count = torch.zeros((), device=images.device), 0
         for scale in self.scales:
-            scaled = pixels
+            scaled = images  # the backend normalises them
             if scale != 1:
+                pixels = normalize(images, self.metadata.mean, self.metadata.std)
                 scaled_size = [max(1, round(side * scale)) for side in size]
                 scaled = F.interpolate(pixels, scaled_size, mode="bilinear", antialias=scale < 1)
             for mirrored in (False, True) if self.flip else (False,):
@@ -167,6 +183,13 @@ class Predictor:
                     logits = F.interpolate(logits, size, mode="bilinear")
                 total, count = total + logits.softmax(1), count + 1
         return total / count
+
+    def _check_gives_logits(self, what: str) -> None:
+        if self.backend.output == "labels":
+            raise UserError(
+                f"{what} logits, and this file gives labels alone: export the weights with --output logits or "
+                "coarse_logits"
+            )
 
     def _map(self, image: Any, compute: Callable[[Tensor], Tensor]) -> Any:
         """Applies a function of batches to one image or to a list of images, in batches of equal size."""
@@ -190,6 +213,16 @@ class Predictor:
             if batch:
                 flush(batch)
         return [results[index] for index in range(len(image))]
+
+
+def load_network(source: str | Path) -> SegmentationModel | Graph:
+    """The network of a weights file of ours, see `load_model`, or of a file from `dlaseg export`.
+
+    Raises:
+        UserError: as `load_model` and `read_graph`.
+    """
+    path = resolve(source)
+    return read_graph(path) if is_exported(path) else load_model(path)
 
 
 def as_rgb(image: ImageInput) -> NDArray[np.uint8]:

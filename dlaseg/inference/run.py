@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
-from dlaseg.files import sha256
 from dlaseg.images import ImageFile, check_max_pixels, open_image
+from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
@@ -60,7 +60,7 @@ def infer(
     output: str | Path,
     save: Sequence[str] = KINDS,
     overwrite: bool = False,
-    backend: str = "torch",
+    backend: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     keep_suffix: bool = False,
@@ -101,7 +101,7 @@ def infer(
     if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
         backend = saved.backend  # continues what a run with another set of packages began
     predictor = Predictor(weights, backend, device, precision)
-    weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
+    weights_sha256 = exported_sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
