@@ -48,4 +48,7 @@ def infer(arguments: Sequence[str]) -> int:
     if summary.first_frame_only:
         counts += f", {len(summary.first_frame_only)} with their first frame only"
     print(f"{counts}  {args.output}")
+    if summary.written:
+        speed, share = summary.written / summary.seconds, summary.network_seconds / summary.seconds
+        print(f"{speed:.3g} images/s, {share:.0%} of the time in the network")
     return 2 if summary.failed else 0

@@ -36,7 +36,7 @@ class Predictor:
     Args:
         weights: a weights file, a folder with `model.safetensors`, a repository on the Hugging Face hub (`USER/NAME`),
             a file from `dlaseg export` (.onnx, .xml), or a model, which is copied: training it further changes nothing
-            here.
+            here; or what `load_network` gives.
         backend: what runs the network: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is installed
             and exact for this network. By default `torch`, and for an exported file what reads it.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
@@ -66,7 +66,7 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str | Path | SegmentationModel,
+        weights: str | Path | SegmentationModel | Graph,
         backend: str | None = None,
         device: str = "auto",
         precision: str = "float32",

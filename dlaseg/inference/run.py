@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from time import perf_counter
 from typing import TypeVar
 
 import cv2
@@ -17,8 +18,9 @@ from tqdm import tqdm
 from dlaseg.errors import UserError
 from dlaseg.images import ImageFile, check_max_pixels, open_image
 from dlaseg.inference.backends.exported import exported_sha256
+from dlaseg.inference.backends.graph import Graph, graph_path
 from dlaseg.inference.memory import MemoryCheck
-from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.predictor import Predictor, load_network
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
@@ -33,6 +35,9 @@ IN_FLIGHT = 4
 LARGE = 1 << 25
 """Pixels of an image that is not decoded ahead, and written before the next one: a hundred megabytes of RGB."""
 
+FEW = 8
+"""Images for which `auto` does not convert a network: that takes longer than it saves."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -46,12 +51,17 @@ class InferSummary:
         skipped: number of images all of whose results existed already.
         failed: files that could not be read, predicted or named, and the message, which begins with the path.
         first_frame_only: files of several frames, of which only the first was predicted, and how many they have.
+        seconds: from the first image to the last, without the start.
+        network_seconds: of these, what the network took, with upsampling and argmax. The rest was waiting for images to
+            be read or written.
     """
 
     written: int = 0
     skipped: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
     first_frame_only: list[tuple[Path, int]] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+    network_seconds: float = field(default=0.0, compare=False)
 
 
 def infer(
@@ -80,7 +90,8 @@ def infer(
             not walked then.
         save: what to write: some of `ids`, `color`, `overlay`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
-        backend: see `Predictor`.
+        backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
+            `torch` for a few images (`FEW`) if the network would have to be converted for them.
         device: see `Predictor`.
         precision: see `Predictor`.
         keep_suffix: whether the results of `a.jpg` are called `a.jpg.png`, not `a.png`.
@@ -98,10 +109,15 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
-        backend = saved.backend  # continues what a run with another set of packages began
-    predictor = Predictor(weights, backend, device, precision)
+    network = load_network(weights) if isinstance(weights, Path) else weights
     weights_sha256 = exported_sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
+    if backend == "auto" and not isinstance(network, Graph):
+        saved = None if overwrite else read_settings(output)
+        if saved is not None and saved.weights_sha256 == weights_sha256:
+            backend = saved.backend  # continues what a run with another set of packages began
+        elif len(sources) < FEW and not graph_path(network).is_file():
+            backend = "torch"
+    predictor = Predictor(network, backend, device, precision)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)
     sink = Sink(output, predictor.label_map, save, keep_suffix)
     if all_frames:
@@ -112,7 +128,9 @@ def infer(
     claim_output(output, settings, (sink.path(source, kind) for source in sources for kind in sink.kinds), overwrite)
     todo = [source for source in sources if overwrite or sink.missing(source)]
     summary = InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
+    start = perf_counter()
     _process(predictor, sink, todo, overwrite, max_pixels, summary)
+    summary.seconds = perf_counter() - start
     return summary
 
 
@@ -172,7 +190,10 @@ def _predict(
         for source, image in _decode(frames, file, first):
             height, width = image.shape[:2]
             memory.check(path, height, width)
-            yield source, image, predictor(image)
+            start = perf_counter()
+            labels = predictor(image)
+            summary.network_seconds += perf_counter() - start
+            yield source, image, labels
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

@@ -8,16 +8,19 @@ import onnx
 import pytest
 import torch
 from dlaseg_testing import TwoHeads
+from PIL import Image
 
 from dlaseg import create_model
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
+from dlaseg.inference import run
 from dlaseg.inference.backends import choice, graph, openvino
 from dlaseg.inference.backends.choice import BACKENDS, LARGEST_ERROR, is_exact, make_backend
 from dlaseg.inference.backends.graph import model_graph
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
+from dlaseg.inference.settings import read_settings
 
 OTHERS = [name for name in BACKENDS if name != "torch"]
 SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
@@ -93,7 +96,7 @@ def test_a_model_is_converted_once(model, tmp_path, monkeypatch):
 def test_other_weights_are_converted_again_and_the_oldest_graphs_go(model, tmp_path, monkeypatch):
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
     monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
     paths = []
     for seed in range(graph.KEPT_GRAPHS + 2):
         torch.manual_seed(seed)
@@ -106,7 +109,7 @@ def test_a_cache_that_cannot_be_written_is_named(model, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
     with pytest.raises(UserError, match=r"file.*: cannot be written .*: set DLASEG_CACHE to another folder"):
         model_graph(model)
 
@@ -181,14 +184,45 @@ def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
         make_backend(name, model, "cpu", "float32")
 
 
+def test_infer_converts_no_network_for_a_few_images(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "FEW", 3)
+    for count, expected in ((2, "torch"), (3, "openvino"), (2, "openvino")):  # at last, it is converted already
+        for index in range(count):
+            Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"{index}.png")
+        images = [tmp_path / f"{index}.png" for index in range(count)]
+        infer(weights, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
+        assert read_settings(tmp_path / "out").backend == expected
+
+
 def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    from PIL import Image
-
     for name in "ab":
         Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(folder / f"{name}.png")
     infer(weights, folder / "a.png", tmp_path / "out", backend="torch", device="cpu")
     summary = infer(weights, folder, tmp_path / "out", backend="auto", device="cpu")
     assert (summary.written, summary.skipped) == (1, 1)
     assert '"backend": "torch"' in (tmp_path / "out/infer.json").read_text()
+
+
+def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
+    read = openvino.require("openvino", "").Core().read_model(model_graph(model).path)
+    marked = openvino.mark_float32(read, openvino.TRANSPOSED)
+    kinds = {op.get_type_name() for op in marked.get_ops() if "Precision" in str(dict(op.get_rt_info()))}
+    assert kinds == {openvino.TRANSPOSED}
+    assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
+
+
+def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
+    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: True)
+    backend = make_backend("openvino", model, "cpu", "bfloat16")
+    backend.run(pixels(1, 64, 64))
+    (request,) = backend._requests.values()
+    operations = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    precisions = {
+        op.get_rt_info()["primitiveType"].astype(str).rpartition("_")[2]
+        for op in operations
+        if op.get_rt_info()["layerType"].astype(str) == "Deconvolution"
+    }
+    assert precisions == {"f32"}

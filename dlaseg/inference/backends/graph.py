@@ -133,9 +133,7 @@ def model_graph(model: SegmentationModel) -> Graph:
     Raises:
         UserError: a package is missing, or the cache cannot be written to.
     """
-    # Releases of the exporter differ
-    key = f"{model_sha256(model)} {model.stride} dlaseg {__version__} torch {torch.__version__}"
-    path = cache_folder() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.onnx"
+    path = graph_path(model)
     if path.is_file():
         with contextlib.suppress(OSError):
             os.utime(path)  # used last
@@ -155,6 +153,13 @@ def model_graph(model: SegmentationModel) -> Graph:
             "folder, or use --backend torch"
         ) from error
     return Graph(path, model.metadata, model.stride)
+
+
+def graph_path(model: SegmentationModel) -> Path:
+    """The file that `model_graph` keeps the graph of a model in, whether it exists or not."""
+    # Releases of the exporter differ
+    key = f"{model_sha256(model)} {model.stride} dlaseg {__version__} torch {torch.__version__}"
+    return cache_folder() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.onnx"
 
 
 def cache_folder() -> Path:
