@@ -73,9 +73,8 @@ def batches_of(images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
     first = wholes[0]
     height, width = first.shape[2:]
     parts = [first[:, :, : max(1, height * 2 // 3 - 1), : max(1, width // 2 - 3)], first[:, :, :1, :1]]
-    half = first[:, :, : -(-height // 2), : -(-width // 2)]
-    other = first[:, :, height // 2 :, width // 2 :]
-    pair = torch.cat([half[:, :, : other.shape[2], : other.shape[3]], other])
+    rows, columns = -(-height // 2), -(-width // 2)
+    pair = torch.cat([first[:, :, :rows, :columns], first[:, :, -rows:, -columns:]])
     return [*wholes, *parts, pair]
 
 

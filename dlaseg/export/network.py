@@ -32,7 +32,9 @@ class ExportedNetwork(nn.Module):
         """One of `INPUTS` to one of `OUTPUTS`."""
         if self.input == "pixels":
             metadata = self.model.metadata
-            image = normalize(image.permute(0, 3, 1, 2), metadata.mean, metadata.std)
+            # Copied, not viewed: how a view is strided, a trace would ask, and then refuse some sizes
+            image = image.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+            image = normalize(image, metadata.mean, metadata.std)
         coarse = self.model.coarse_logits(image)
         height, width = image.shape[-2:]
         if self.output == "coarse_logits":
