@@ -72,26 +72,23 @@ def export(
             computes something else than PyTorch; nothing is left of it.
     """
     path = Path(path)
-    _check_arguments(path, input, output)
+    check_arguments(path, input, output)
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     pictures = comparison_images(images)
     program = trace_network(model, input, output)
     with writing(path) as temporary:
         write_network(
-            program, temporary, encode_entries(model.metadata, _stride(model, output), input, output), input, output
+            program, temporary, encode_entries(model.metadata, stride_of(model, output), input, output), input, output
         )
         comparisons = compare(temporary, model, input, output, batches_of(pictures))
-        for comparison in comparisons:
-            if not comparison.is_exact:
-                raise UserError(
-                    f"{path}: not written, since it differs from PyTorch ({comparison}): use another format"
-                )
+        require_exact(path, comparisons)
         report = describe(temporary, model, input, output, comparisons)
     write_json(report_path(path), report)
     return Export(path, report_path(path), tuple(comparisons))
 
 
-def _check_arguments(path: Path, input: str, output: str) -> None:
+def check_arguments(path: Path, input: str, output: str) -> None:
+    """Refuses another suffix, a folder of that name, and unknown inputs and outputs."""
     if path.suffix not in SUFFIXES:
         raise UserError(
             f"{path}: exported files end in .onnx, .xml (OpenVINO) or .pt2 (torch.export): name one of them"
@@ -103,7 +100,15 @@ def _check_arguments(path: Path, input: str, output: str) -> None:
             raise UserError(f"{name} {value!r}: use one of {', '.join(known)}")
 
 
-def _stride(model: SegmentationModel, output: str) -> int:
+def require_exact(path: Path, comparisons: Sequence[Comparison]) -> None:
+    """Refuses a file that differs from PyTorch by more than rounding."""
+    for comparison in comparisons:
+        if not comparison.is_exact:
+            raise UserError(f"{path}: not written, since it differs from PyTorch ({comparison}): use another format")
+
+
+def stride_of(model: SegmentationModel, output: str) -> int:
+    """Input pixels per logit or label of a file."""
     return model.stride if output == "coarse_logits" else 1
 
 
@@ -138,7 +143,8 @@ def writing(path: Path) -> Iterator[Path]:
             temporary = Path(folder) / path.name
             yield temporary
             # The .bin first: an .xml is never without
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.suffix == OPENVINO):
+            files = [file for file in Path(folder).iterdir() if file.is_file()]
+            for file in sorted(files, key=lambda file: file.suffix == OPENVINO):
                 file.chmod(0o666 & ~_umask())
                 file.replace(path.parent / file.name)
     except OSError as error:
@@ -170,7 +176,7 @@ def describe(
         "sha256": exported_sha256(file),
         "input": {"name": INPUT, "is": input, **_tensor(input, channels)},
         "output": {"name": output, "is": output, **_tensor(output, classes)},
-        "stride": _stride(model, output),
+        "stride": stride_of(model, output),
         "classes": list(labels.names),
         "mean": list(model.metadata.mean),
         "std": list(model.metadata.std),

@@ -171,7 +171,7 @@ def test_files_are_compared_on_several_sizes_and_batches():
         (1, 3, 7, 3),
         (1, 3, 5, 4),
         (1, 3, 1, 1),
-        (2, 3, 4, 7),
+        (2, 3, 5, 7),
     ]
     assert tuple(batches_of([images_of(1, 1)])[-1].shape) == (2, 3, 1, 1)
 
