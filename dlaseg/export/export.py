@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,7 @@ def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Yields a path of the same name in a temporary folder beside; on success, its files replace those of `path`."""
+    created = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}.", dir=path.parent) as folder:
@@ -151,6 +152,10 @@ def writing(path: Path) -> Iterator[Path]:
         raise UserError(
             f"{error.filename or path}: cannot be written ({error.strerror or error}): make room or name another file"
         ) from error
+    finally:
+        for parent in created:
+            with suppress(OSError):  # the file is in it
+                parent.rmdir()
 
 
 def _umask() -> int:
