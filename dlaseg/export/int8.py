@@ -26,7 +26,7 @@ from dlaseg.export.export import (
 )
 from dlaseg.export.formats import write_network, write_openvino
 from dlaseg.export.network import trace_network
-from dlaseg.export.quantize import import_nncf, search
+from dlaseg.export.quantize import import_nncf, search, weight_names
 from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
@@ -53,7 +53,7 @@ class Int8Export:
         miou: of the float32 and the int8 file, in percent.
         seconds: of a forward pass of the float32 and the int8 file, medians.
         size: (H, W) of the image that speed was measured on.
-        in_float: names of the convolutions that are not int8.
+        in_float: names of the weights of convolutions that are not int8.
     """
 
     path: Path
@@ -125,12 +125,14 @@ def export_int8(
             scores.append(_miou(temporary, dataset, workers))
             return before - scores[-1] <= max_drop
 
-        found = search(ov.Core().read_model(reference), inputs, accept)
+        network = ov.Core().read_model(reference)
+        found = search(network, inputs, accept)
         if found is None:
             raise UserError(
                 f"{path}: not written: int8 loses {before - max(scores):.2f} points of mIoU or more, also with half of "
                 f"the layers in float32: allow it by --max-drop, or export without --int8"
             )
+        in_float = weight_names(network, found[1])
         seconds, size = _speed(reference, temporary, pictures[0])
         comparisons = compare(temporary, model, input, output, batches_of(pictures))
         report = {
@@ -146,11 +148,11 @@ def export_int8(
                 "seconds_float32": seconds[0],
                 "seconds_int8": seconds[1],
                 "size": list(size),
-                "in_float32": list(found[1]),
+                "in_float32": in_float,
             },
         }
     write_json(report_path(path), report)
-    return Int8Export(path, report_path(path), tuple(comparisons), (before, scores[-1]), seconds, size, found[1])
+    return Int8Export(path, report_path(path), tuple(comparisons), (before, scores[-1]), seconds, size, tuple(in_float))
 
 
 def _input(image: NDArray[np.uint8], model: SegmentationModel, input: str) -> NDArray[Any]:

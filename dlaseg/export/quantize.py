@@ -77,6 +77,17 @@ def rank_layers(network: Any, images: Sequence[NDArray[Any]]) -> list[str]:
     return sorted((name for name in layers if errors[name] > 0), key=lambda name: -errors[name])
 
 
+def weight_names(network: Any, layers: Sequence[str]) -> list[str]:
+    """Names of the weights of convolutions, which people know, such as `backbone.base_layer.0.weight`.
+
+    Args:
+        network: an `openvino.Model` in float32.
+        layers: names of operations in it.
+    """
+    operations = {op.get_friendly_name(): op for op in network.get_ordered_ops()}
+    return [operations[name].input_value(1).get_node().get_friendly_name().removeprefix("model.") for name in layers]
+
+
 def import_nncf() -> Any:
     """NNCF, without its reports on what it does."""
     nncf = require("nncf", "dlaseg[export]")

@@ -17,7 +17,7 @@ from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.export import int8
 from dlaseg.export.int8 import export_int8
-from dlaseg.export.quantize import rank_layers, search
+from dlaseg.export.quantize import rank_layers, search, weight_names
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,7 @@ def test_layers_that_lose_most_stay_in_float32(run, exported_float):
     assert float_layers(accepted[0]) == set()
     assert list(in_float) == rank_layers(model, images)[:1]
     assert float_layers(candidate) == set(in_float)
+    assert weight_names(model, in_float)[0] in ("backbone.weight", "head.weight")
 
 
 def test_the_search_ends_when_half_of_the_layers_are_float(exported_float):

@@ -61,7 +61,13 @@ def read_graph(path: Path) -> Graph:
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file; `dlaseg export WEIGHTS {path.name}` writes one")
-    content = _read_onnx(path) if path.suffix.lower() == ONNX else _read_openvino(path)
+    try:
+        content = _read_onnx(path) if path.suffix.lower() == ONNX else _read_openvino(path)
+    except UserError:
+        raise
+    except Exception as error:  # what protobuf and OpenVINO raise on arbitrary bytes is not a closed list
+        kind = "ONNX file" if path.suffix.lower() == ONNX else "OpenVINO IR with its .bin"
+        raise UserError(f"{path}: damaged, or no {kind}: copy it or export it again") from error
     if "format" not in content.entries or EXPORT not in content.entries:
         raise UserError(
             f"{path}: has no metadata of dlaseg, so its classes are not known: use a file from `dlaseg export`"
@@ -111,10 +117,7 @@ def _read_onnx(path: Path) -> _Content:
     onnx = require("onnx", "dlaseg[onnxruntime]")
     if path.stat().st_size > MAX_GRAPH:
         raise UserError(f"{path}: more than {MAX_GRAPH} bytes, so no ONNX file: export it again")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf, which has several implementations
-        raise UserError(f"{path}: damaged, or no ONNX file: export it again") from error
+    model = onnx.load(path, load_external_data=False)
     external = next((tensor for tensor in _tensors(onnx, model) if tensor.external_data or tensor.data_location), None)
     if external is not None:
         raise UserError(f"{path}: its tensor {external.name!r:.80} lies in another file, which is not read: export it")
@@ -124,7 +127,8 @@ def _read_onnx(path: Path) -> _Content:
         raise UserError(f"{path}: operators of {min(others)!r:.80}, not of ONNX itself: use one from `dlaseg export`")
     is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return _Content(
-        {entry.key: entry.value for entry in model.metadata_props},
+        # Text that is not UTF-8 comes as bytes
+        {entry.key: entry.value for entry in model.metadata_props if isinstance(entry.value, str)},
         "int8" if is_quantized else "float32",
         _onnx_type(onnx, model.graph.input[0]),
         _onnx_type(onnx, model.graph.output[0]),
@@ -155,19 +159,14 @@ def _read_openvino(path: Path) -> _Content:
         raise UserError(f"{path}: no {path.with_suffix('.bin').name} beside it, which holds its weights: copy both")
     if path.stat().st_size > MAX_DESCRIPTION:
         raise UserError(f"{path}: more than {MAX_DESCRIPTION} bytes, so no OpenVINO IR: export it again")
-    try:
-        model = ov.Core().read_model(path)
-        if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise UserError(f"{path}: not one input and one output: use a file from `dlaseg export`")
-        entries = {}
-        if model.has_rt_info(SECTION):
-            entries = {str(key): str(value) for key, value in model.get_rt_info(SECTION).value.items()}
-        is_quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-        types = [_openvino_type(port) for port in (model.input(), model.output())]
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: damaged, or no OpenVINO IR: copy it and its .bin again, or export it again"
-        ) from error
+    model = ov.Core().read_model(path)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UserError(f"{path}: not one input and one output: use a file from `dlaseg export`")
+    entries = {}
+    if model.has_rt_info(SECTION):
+        entries = {str(key): str(value) for key, value in model.get_rt_info(SECTION).value.items()}
+    is_quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    types = [_openvino_type(port) for port in (model.input(), model.output())]
     return _Content(entries, "int8" if is_quantized else "float32", *types)
 
 
