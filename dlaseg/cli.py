@@ -25,6 +25,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "models": weights.models,
     "benchmark train": benchmark.train,
     "benchmark pretrain": benchmark.pretrain,
+    "benchmark speed": benchmark.speed,
+    "benchmark accuracy": benchmark.accuracy,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
     "data convert": data.convert,

@@ -69,6 +69,12 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type in ("cpu", "cuda") else torch.contiguous_format
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until the device is idle."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 @contextmanager
 def reproducible(wanted: bool) -> Iterator[None]:
     """Uses only deterministic algorithms inside the `with` block, if wanted."""

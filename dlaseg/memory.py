@@ -31,13 +31,22 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory(device: "torch.device") -> int:
-    """Peak memory of this process so far, in bytes: GPU memory for a CUDA device, else main memory; 0 on Windows."""
+    """Peak memory of this process so far, in bytes: GPU memory for a CUDA device, else main memory; 0 on Windows.
+
+    On Linux it is VmHWM of `/proc/self/status`, which begins anew with every program. `getrusage` does not: a child
+    process begins with the memory of the one that started it.
+    """
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass  # another system
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

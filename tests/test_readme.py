@@ -21,6 +21,7 @@ from dlaseg_testing import write_camvid
 from PIL import Image
 
 import dlaseg
+from dlaseg.benchmarking.leaderboard import read_entries
 from dlaseg.cli import main
 from dlaseg.commands.config_parser import ConfigParser
 from dlaseg.config.files import to_yaml
@@ -36,6 +37,7 @@ SMALL = """--data.workers 0 --model.name dla46_c --train.epochs 1 --train.batch_
 SEGMENTATION = f"{SMALL} --model.stride 8 --augment.crop_size '[32,64]'"
 EXAMPLE = "--config configs/folder_example.yaml --data.root masks"
 EVAL = "--device cpu --workers 0"
+BENCHMARK = "--device cpu --count 1 --rounds 1 --no-memory"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,31 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg weights convert WEIGHTS OUT.safetensors --classes cityscapes": Run(
         "", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}
     ),
+    "dlaseg benchmark speed dla34 --against plain": Run(f"{BENCHMARK} --size 64 64", {"dla34": "dla46_c"}),
+    "dlaseg benchmark speed WEIGHTS --images IMAGES --backends torch openvino onnxruntime --precisions float32 "
+    "bfloat16": Run(
+        f"{BENCHMARK} --backends torch --precisions float32",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val"},
+    ),
+    "dlaseg benchmark speed dla46_c --stride 4 --size 720 1280 --against smp:Unet:resnet18 "
+    "torchvision:lraspp_mobilenet_v3_large": Run(f"{BENCHMARK} --size 64 64"),
+    "dlaseg benchmark speed WEIGHTS --size 1024 2048 --files --threads 2 --backends torch openvino onnxruntime "
+    "--precisions float32 bfloat16 --output OUT": Run(
+        f"{BENCHMARK} --size 64 64 --threads 1 --precisions float32",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "OUT": "speed"},
+    ),
+    "dlaseg benchmark accuracy --weights A.safetensors B.safetensors --datasets camvid:DIR": Run(
+        EVAL, {"A": "runs/camvid_dla46_c/best", "B": "runs/camvid_dla46_c/best", "DIR": "camvid"}
+    ),
+    "dlaseg benchmark accuracy --weights A.safetensors --datasets camvid:DIR --protocols float32 openvino+bfloat16 "
+    "scales=0.75,1,1.25+flip": Run(
+        EVAL,
+        {"A": "runs/camvid_dla46_c/best", "DIR": "camvid", "openvino+bfloat16": "bfloat16"},
+    ),
+    "dlaseg benchmark accuracy list.yaml --output leaderboard": Run(EVAL),
+    "dlaseg benchmark speed A.safetensors --leaderboard leaderboard/leaderboard.json --output OUT": Run(
+        f"{BENCHMARK} --size 64 64", {"A": "runs/folder_example/best", "OUT": "speed"}
+    ),
     "dlaseg pretrain --config configs/imagenet_dla34.yaml --data.root DIR": Run(
         f"{SMALL} --augment.crop_size 32 --augment.resize 32", {"DIR": "imagenet"}
     ),
@@ -190,11 +217,14 @@ def test_the_table_has_no_command_that_is_gone():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_yaml_is_a_config_or_a_classes_file(document, tmp_path):
+def test_yaml_is_a_config_a_classes_file_or_a_list(document, tmp_path):
     for language, text in blocks(document):
         if language == "yaml" and "classes" in yaml.safe_load(text):
             (tmp_path / "classes.yaml").write_text(text, encoding="utf-8")
             assert dlaseg.LabelMap.from_file(tmp_path / "classes.yaml").num_classes > 1
+        elif language == "yaml" and "datasets" in yaml.safe_load(text):
+            (tmp_path / "list.yaml").write_text(text, encoding="utf-8")
+            assert read_entries(tmp_path / "list.yaml").parse_protocols()
         elif language == "yaml":
             assert values_of(yaml.safe_load(text), document, Config)
 
@@ -215,6 +245,10 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
             (folder / "imagenet" / split / color).mkdir(parents=True)
             Image.new("RGB", (40, 36), color).save(folder / "imagenet" / split / color / "0.png")
     Image.new("RGB", (64, 48), "gray").save(folder / "street.jpg")
+    (entries,) = (text for language, text in blocks(ROOT / "docs/benchmark.md") if language == "yaml")
+    for name, place in (("A", "runs/folder_example/best"), ("B", "runs/weights/best"), ("DIR", "masks")):
+        entries = re.sub(rf"\b{name}\b", place, entries)
+    (folder / "list.yaml").write_text(entries, encoding="utf-8")
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
     coco = {"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [shape], "categories": [{"id": 1, "name": "a"}]}
     (folder / "coco.json").write_text(json.dumps(coco), encoding="utf-8")

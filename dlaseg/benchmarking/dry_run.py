@@ -15,11 +15,10 @@ from dlaseg.benchmarking.trial import (
     precision,
     prefetched,
     shape_text,
-    synchronize,
     take_step,
 )
 from dlaseg.data.tensors import normalize
-from dlaseg.device import reduced_precision, reproducible
+from dlaseg.device import reduced_precision, reproducible, synchronize
 from dlaseg.models.eval_mode import eval_mode
 from dlaseg.training.distributed import distributed_context
 from dlaseg.training.out_of_memory import oom_hints

@@ -19,10 +19,9 @@ from dlaseg.benchmarking.trial import (
     precision,
     prefetched,
     shape_text,
-    synchronize,
     take_step,
 )
-from dlaseg.device import reproducible
+from dlaseg.device import reproducible, synchronize
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
 from dlaseg.training.distributed import distributed_context

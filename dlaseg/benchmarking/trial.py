@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlaseg.data.loading import batches
-from dlaseg.device import reduced_precision
+from dlaseg.device import reduced_precision, synchronize
 from dlaseg.memory import peak_memory
 from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.run import Run
@@ -54,12 +54,6 @@ def take_step(run: Run, micro_batches: Sequence[MicroBatch]) -> StepResult:
     run.state.step = 0  # there may be more trial steps than the schedule has
     with oom_hints(run.task.config, run.dist):
         return run.step(micro_batches)
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device is idle."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def barrier(run: Run) -> None:

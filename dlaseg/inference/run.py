@@ -134,6 +134,16 @@ def infer(
     return summary
 
 
+def infer_sources(predictor: Predictor, sink: Sink, sources: Sequence[Source]) -> InferSummary:
+    """Predicts and writes sources with a predictor that is ready; existing results are replaced.
+
+    `infer` does the same for files that it finds, after it has loaded the network.
+    """
+    summary = InferSummary()
+    _process(predictor, sink, sources, True, MAX_PIXELS, summary)
+    return summary
+
+
 def _process(
     predictor: Predictor, sink: Sink, todo: Sequence[Source], overwrite: bool, max_pixels: int, summary: InferSummary
 ) -> None:

@@ -1,6 +1,11 @@
+from dataclasses import replace
+
 import dlaseg_testing
 import pytest
 import torch
+
+from dlaseg import create_model, save_model
+from dlaseg.data.sets.camvid import camvid_labels
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +28,22 @@ def folder(tmp_path, monkeypatch):
     """The working folder; empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def weights_file(tmp_path_factory):
+    """A weights file with CamVid's classes."""
+    return write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors", 0)
+
+
+def write_weights(path, seed):
+    torch.manual_seed(seed)
+    model = create_model("dla46_c", 11, stride=8)
+    model.metadata = replace(model.metadata, label_map=camvid_labels())
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_weights_file(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "other.safetensors", 1)

@@ -1,4 +1,4 @@
-"""Line charts as SVG elements of the page, in the page's own colours, so that they suit light and dark."""
+"""Charts as SVG: lines as elements of the page, in its colours, so that they suit light and dark; points as files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,24 +30,13 @@ def line_chart(
     x_ticks = ticks([x for xs, _ in series.values() for x in xs], x_label == "epoch")
     y_ticks = ticks([y for _, ys in series.values() for y in ys])
 
-    def pixel(value: float, ticks: Sequence[float], start: int, end: int) -> float:
-        return round(start + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (end - start), 1)
-
-    rows = [(pixel(y, y_ticks, _BOTTOM, top), _number(y, "y" in percent)) for y in y_ticks]
-    columns = [(pixel(x, x_ticks, _LEFT, _RIGHT), _number(x, "x" in percent)) for x in x_ticks]
-    grid = "".join([f"M{_LEFT} {y}H{_RIGHT}" for y, _ in rows] + [f"M{x} {top}V{_BOTTOM}" for x, _ in columns])
     parts = [
         '<svg viewBox="0 0 400 250" fill="currentColor" font-size="12" aria-hidden="true">',
-        f'<text y="15" font-size="15">{escape(title)}</text>',
-        f'<path d="{grid}" stroke="currentColor" stroke-opacity=".15"/>',
-        f'<path d="M{_LEFT} {top}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="currentColor"/>',
-        *(_text(_LEFT - 8, y + 4, label, "end") for y, label in rows),
-        *(_text(x, _BOTTOM + 18, label) for x, label in columns),
-        _text((_LEFT + _RIGHT) / 2, 244, x_label),
+        *_frame(title, x_label, x_ticks, y_ticks, top, percent),
     ]
     for i, ((name, (xs, ys)), style) in enumerate(zip(series.items(), _STYLES, strict=False)):
         points = [
-            (pixel(x, x_ticks, _LEFT, _RIGHT), pixel(y, y_ticks, _BOTTOM, top)) for x, y in zip(xs, ys, strict=True)
+            (_pixel(x, x_ticks, _LEFT, _RIGHT), _pixel(y, y_ticks, _BOTTOM, top)) for x, y in zip(xs, ys, strict=True)
         ]
         line = '<polyline points="{}"/>'.format(" ".join(f"{x},{y}" for x, y in points))
         if i == 0 and len(points) <= _MOST_MARKERS:
@@ -57,6 +46,39 @@ def line_chart(
             parts.append(_text(_LEFT + 140 * i + 36, 40, name, "start"))
         parts.append(f'<g {style} stroke-width="2" fill="none">{line}</g>')
     return Markup("".join([*parts, "</svg>"]))
+
+
+def point_chart(title: str, x_label: str, points: Mapping[str, tuple[float, float]], percent: str = "") -> str:
+    """Draws numbered points, and a list of their names below.
+
+    Args:
+        title: above the chart; says what y is.
+        x_label: below the x axis.
+        points: name to x and y, at least one.
+        percent: as for `line_chart`.
+
+    Returns:
+        The content of an SVG file, the same for the same arguments.
+    """
+    top, height = 32, 262 + 15 * len(points)
+    x_ticks, y_ticks = (ticks([0.0, *values]) for values in zip(*points.values(), strict=True))
+    if "y" in percent:
+        y_ticks = ticks([y for _, y in points.values()])
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 {height}" width="800" role="img" fill="#111" '
+        'color="#111" font-family="sans-serif" font-size="12">',
+        f"<title>{escape(title)}</title>",
+        f'<rect width="400" height="{height}" fill="#fff"/>',
+        *_frame(title, x_label, x_ticks, y_ticks, top, percent),
+    ]
+    for number, (name, (x, y)) in enumerate(points.items(), 1):
+        left, bottom = _pixel(x, x_ticks, _LEFT, _RIGHT), _pixel(y, y_ticks, _BOTTOM, top)
+        parts += [
+            f'<circle cx="{left}" cy="{bottom}" r="3.5" fill="#1d4ed8"/>',
+            _text(left + 6, bottom - 5, str(number), "start"),
+            _text(_LEFT, 252 + 15 * number, f"{number}  {name}", "start"),
+        ]
+    return "".join([*parts, "</svg>\n"])
 
 
 def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
@@ -80,6 +102,27 @@ def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
     step = max(1.0, step) if integer else step
     first, last = math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))
     return [i * step for i in range(first, last + 1)]
+
+
+def _frame(
+    title: str, x_label: str, x_ticks: Sequence[float], y_ticks: Sequence[float], top: int, percent: str
+) -> list[str]:
+    """Title, axes, grid and labels."""
+    rows = [(_pixel(y, y_ticks, _BOTTOM, top), _number(y, "y" in percent)) for y in y_ticks]
+    columns = [(_pixel(x, x_ticks, _LEFT, _RIGHT), _number(x, "x" in percent)) for x in x_ticks]
+    grid = "".join([f"M{_LEFT} {y}H{_RIGHT}" for y, _ in rows] + [f"M{x} {top}V{_BOTTOM}" for x, _ in columns])
+    return [
+        f'<text y="15" font-size="15">{escape(title)}</text>',
+        f'<path d="{grid}" stroke="currentColor" stroke-opacity=".15"/>',
+        f'<path d="M{_LEFT} {top}V{_BOTTOM}H{_RIGHT}" fill="none" stroke="currentColor"/>',
+        *(_text(_LEFT - 8, y + 4, label, "end") for y, label in rows),
+        *(_text(x, _BOTTOM + 18, label) for x, label in columns),
+        _text((_LEFT + _RIGHT) / 2, 244, x_label),
+    ]
+
+
+def _pixel(value: float, ticks: Sequence[float], start: int, end: int) -> float:
+    return round(start + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (end - start), 1)
 
 
 def _number(value: float, percent: bool) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dlaseg.evaluation.report.charts import line_chart, ticks
+from dlaseg.evaluation.report.charts import line_chart, point_chart, ticks
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -28,7 +28,7 @@ def points(svg):
 @given(st.lists(NUMBERS, min_size=1, max_size=5))
 def test_ticks_are_round_numbers_that_enclose_the_values(values):
     low, high = min(values), max(values)
-    assume(low == high or high - low > 1e-5 * max(abs(low), abs(high)))
+    assume(low == high or high - low > max(1e-30, 1e-5 * max(abs(low), abs(high))))
     positions = ticks(values)
     assert 2 <= len(positions) <= 8
     step = positions[1] - positions[0]
@@ -115,3 +115,16 @@ def test_a_chart_has_only_the_pages_colours_no_ids_and_is_hidden_from_screen_rea
     svg = ElementTree.fromstring(text)
     assert svg.get("aria-hidden") == "true"
     assert {"<a> & b", "<two>"} <= set(texts(svg))
+
+
+def test_points_are_numbered_and_named():
+    points = {"slow <net>": (1.0, 0.8), "fast": (4.0, 0.6)}
+    content = point_chart("mIoU", "images per second", points, percent="y")
+    assert content == point_chart("mIoU", "images per second", points, percent="y")
+    svg = ElementTree.fromstring(content)
+    namespace = "{http://www.w3.org/2000/svg}"
+    words = [element.text for element in svg.iter(f"{namespace}text")]
+    assert {"mIoU", "images per second", "1", "2", "1  slow <net>", "2  fast", "60 %", "80 %"} <= set(words)
+    slow, fast = ((float(c.get("cx")), float(c.get("cy"))) for c in svg.iter(f"{namespace}circle"))
+    assert slow == (pytest.approx(56 + 322 / 4), 32)
+    assert fast == (378, 206)

@@ -1,0 +1,192 @@
+"""Scores weights files on data sets by protocols, and computes only what has not been computed before."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dlaseg.benchmarking.candidates import is_exported, weights_sha256
+from dlaseg.benchmarking.machine import package_version
+from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.device import pick_device
+from dlaseg.errors import UserError
+from dlaseg.evaluation.scoring import score
+from dlaseg.files import sha256
+from dlaseg.inference.backends.choice import BACKENDS
+from dlaseg.scores_file import read_scores
+from dlaseg.text import ESCAPE, to_json
+from dlaseg.weights.download import resolve
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are predicted for a score, see `Predictor`; the backend None is torch, or what reads the file."""
+
+    backend: str | None = None
+    precision: str = "float32"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    @property
+    def name(self) -> str:
+        """As `parse_protocol` takes it."""
+        words = [self.precision] if self.backend is None else [self.backend, self.precision]
+        if self.scales != (1.0,):
+            words.append("scales=" + ",".join(f"{scale:g}" for scale in self.scales))
+        return "+".join([*words, *(["flip"] if self.flip else [])])
+
+
+def parse_protocol(text: str) -> Protocol:
+    """Reads a protocol: words joined by `+`, each at most once; what is not said has the default of `dlaseg eval`.
+
+    Args:
+        text: of a backend's name, a precision, `flip`, and `scales=` with numbers separated by commas.
+
+    Raises:
+        UserError: an unknown word, or two of one kind.
+
+    Example:
+        >>> parse_protocol("bfloat16+scales=0.75,1,1.25+flip").name
+        'bfloat16+scales=0.75,1,1.25+flip'
+    """
+    found: dict[str, Any] = {}
+    for word in text.split("+"):
+        key, _, value = word.partition("=")
+        kinds = {"backend": word in BACKENDS, "precision": word in PRECISIONS, "flip": word == "flip"}
+        kind = next((kind for kind, fits in kinds.items() if fits), "scales" if key == "scales" else None)
+        if kind is None or kind in found:
+            what = "unknown" if kind is None else f"a second {kind}"
+            raise UserError(
+                f"protocol {text!r}: {word!r} is {what}: join by + at most one each of {', '.join(BACKENDS)}; "
+                f"{', '.join(PRECISIONS)}; scales=0.75,1,1.25; flip"
+            )
+        found[kind] = True if kind == "flip" else word
+        if kind == "scales":
+            try:
+                found[kind] = tuple(map(float, value.split(",")))
+            except ValueError:
+                raise UserError(f"protocol {text!r}: {word!r}: write numbers, such as scales=0.75,1,1.25") from None
+    return Protocol(**found)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of the leader board.
+
+    Attributes:
+        weights: as the user gave them.
+        dataset: name and split.
+        protocol: how images were predicted.
+        weights_sha256: of the file; None if it cannot be read.
+        results: content of `scores.json`; None if scoring failed.
+        report: the page about these scores; None if scoring failed.
+        cached: whether the scores existed already.
+        message: why scoring failed.
+    """
+
+    weights: str
+    dataset: str
+    protocol: Protocol
+    weights_sha256: str | None = None
+    results: dict[str, Any] | None = None
+    report: Path | None = None
+    cached: bool = False
+    message: str | None = None
+
+
+def score_all(
+    weights: Sequence[str],
+    datasets: Sequence[SegmentationDataset],
+    protocols: Sequence[Protocol],
+    output: Path,
+    workers: int = 1,
+    device: str = "auto",
+) -> list[Score]:
+    """Scores every weights file on every data set by every protocol, as `dlaseg eval` does.
+
+    The scores of each are kept in `output/scores/KEY`, and are read from there as long as the key stays the same. It is
+    a hash of the bytes of the weights file, of every image and label map, of the classes and the protocol, and of the
+    versions of dlaseg and of what computes, and the kind of device.
+
+    Args:
+        weights: files, folders or hub names.
+        datasets: splits.
+        protocols: how images are predicted.
+        output: folder of the scores.
+        workers: see `score`.
+        device: see `Predictor`.
+
+    Returns:
+        A row for each, also for what cannot be scored.
+
+    Raises:
+        UserError: nothing to score, or a data set whose files cannot be read.
+    """
+    for name, given in (("weights", weights), ("data sets", datasets), ("protocols", protocols)):
+        if not given:
+            raise UserError(f"no {name}: a leader board needs weights, data sets and protocols")
+    identities = [dataset_identity(dataset) for dataset in datasets]
+    rows = []
+    files = dict.fromkeys(weights)
+    cells = [(w, d, i, p) for d, i in zip(datasets, identities, strict=True) for w in files for p in protocols]
+    for file, dataset, identity, protocol in tqdm(cells, "score", leave=False, disable=None):
+        where, digest = f"{dataset.name} {dataset.split}", None
+        try:
+            path = resolve(file)
+            digest = _file_hash(path, weights_sha256)
+            folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type)
+            cached = _read(folder)
+            if cached is None:
+                score(
+                    path, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
+                    "stop", protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
+                )  # fmt: skip
+            results = cached or _read(folder)
+            rows.append(Score(file, where, protocol, digest, results, folder / "report.html", cached is not None))
+        except UserError as error:
+            rows.append(Score(file, where, protocol, digest, message=str(error)))
+    return rows
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """Scores that exist; None if there are none, or not of this release."""
+    try:
+        return read_scores(folder / "scores.json", "miou", "miou_interval", "pixel_accuracy")
+    except UserError:
+        return None
+
+
+def dataset_identity(dataset: SegmentationDataset) -> str:
+    """SHA-256 of everything in a split that scores depend on: names and bytes of all files, and the classes.
+
+    Bytes are read, since size and time of a file stay as they are when some tools change its pixels. That takes a
+    second per gigabyte, and far less than to score.
+
+    Raises:
+        UserError: a file that cannot be read, or an image without label map.
+    """
+    dataset.require_labels()
+    digest = hashlib.sha256(to_json([dataset.name, dataset.split, dataset.label_map.to_dict()]).encode())
+    for index, pair in enumerate(tqdm(dataset.pairs, f"hash {dataset.name}", leave=False, disable=None)):
+        for path in (pair.image, dataset.label_file(index)):
+            digest.update(f"\n{pair.name} {_file_hash(path)}".encode("utf-8", ESCAPE))
+    return digest.hexdigest()
+
+
+def _file_hash(path: Path, hash_of: Callable[[Path], str] = sha256) -> str:
+    try:
+        return hash_of(path)
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: {error.strerror or error}: use a file that can be read") from error
+
+
+def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str) -> str:
+    """Name of the folder of a score."""
+    versions = {name: package_version(name) for name in ("dlaseg", *BACKENDS)}
+    content = to_json([weights_sha256, identity, asdict(protocol), device, versions])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -1,0 +1,158 @@
+"""The rows of the speed benchmark, as the user names them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlaseg.errors import UserError
+from dlaseg.factory import list_models
+from dlaseg.files import sha256
+
+PLAIN = "plain"
+FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
+"""What `--against` takes."""
+
+LACKING = {"openvino": ("float16",), "onnxruntime": ("bfloat16", "float16")}
+"""Precisions that a backend does not have; they are left out of the combinations."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Arguments of `create_model` for networks without a file.
+
+    Attributes:
+        num_classes: of all networks that are not from a file; None for the first file's, or 19.
+        stride: of DLA networks.
+        root_kernel_size: of DLA networks.
+    """
+
+    num_classes: int = 19
+    stride: int = 2
+    root_kernel_size: int = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How one row is computed. It names the network and does not hold it, so that a new process can build it, too.
+
+    Attributes:
+        family: `dlaseg`, `plain`, `smp`, `torchvision` or `onnx`.
+        source: a DLA network's name, a weights file, or what stands behind the family's name, such as `Unet:resnet18`.
+        backend: see `Predictor`; of `plain` and `onnx` what runs them.
+        precision: see `Predictor`.
+        device: see `Predictor`.
+        architecture: of a network that is not from a file.
+        runs_backend: what `auto` stands for, once it is built.
+        runs_precision: the precision that it turned out to have, such as int8 of a quantised file.
+    """
+
+    family: str
+    source: str
+    backend: str
+    precision: str
+    device: str
+    architecture: Architecture
+    runs_backend: str = ""
+    runs_precision: str = ""
+
+    @property
+    def network(self) -> str:
+        """The network's name for people."""
+        if self.family in ("dlaseg", PLAIN):
+            return self.source if self.is_named else Path(self.source).name
+        return f"{self.family}:{self.source}"
+
+    @property
+    def name(self) -> str:
+        """Network, backend and precision."""
+        if self.family == PLAIN:
+            return f"plain PyTorch {self.network}"
+        return f"{self.network} {self.runs_backend or self.backend} {self.computes_in}"
+
+    @property
+    def computes_in(self) -> str:
+        """The precision, as far as it is known."""
+        return self.runs_precision or self.precision
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the source is a name in `list_models`, so that the network is randomly initialised."""
+        return self.source in list_models()
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the source is a file for another engine than PyTorch."""
+        return self.family == "onnx" or is_exported(self.source)
+
+
+def is_exported(source: str) -> bool:
+    """Whether a file is for another engine than PyTorch: ONNX, or OpenVINO's IR."""
+    return Path(source).suffix.lower() in (".onnx", ".xml")
+
+
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a weights file, hexadecimal; of an OpenVINO IR, that of both files' hashes, one after the other.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if path.suffix.lower() != ".xml":
+        return sha256(path)
+    both = "".join(sha256(part) for part in (path, path.with_suffix(".bin")))
+    return hashlib.sha256(both.encode()).hexdigest()
+
+
+def make_candidates(
+    models: Sequence[str],
+    against: Sequence[str],
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    device: str,
+    architecture: Architecture,
+) -> list[Candidate]:
+    """Every network on every backend in every precision, the baseline first.
+
+    Args:
+        models: names in `list_models`, weights files, or files from `dlaseg export`.
+        against: see `FAMILIES`. `plain` is the first model in plain PyTorch, and the baseline.
+        backends: names of backends, or `auto`.
+        precisions: see `Predictor`. What a backend lacks is left out.
+        device: see `Predictor`.
+        architecture: of networks that are not from a file.
+
+    Raises:
+        UserError: nothing to measure, or a text that is none of `FAMILIES`.
+    """
+    if not models:
+        raise UserError("no network: give weights files, or names such as dla34")
+    modes = [(b, p) for b in dict.fromkeys(backends) for p in dict.fromkeys(precisions) if p not in LACKING.get(b, ())]
+    for backend in backends:
+        if backend not in dict(modes):
+            raise UserError(f"--precisions {' '.join(precisions)}: the backend {backend} has none of them: add float32")
+    rows: list[Candidate] = []
+    for text in dict.fromkeys(against):
+        family, _, source = text.partition(":")
+        complete = source and (family != "smp" or all(source.partition(":")[::2]))
+        if text != PLAIN and not (family in ("smp", "torchvision", "onnx") and complete):
+            raise UserError(f"--against {text}: use one of {', '.join(FAMILIES)}")
+        if text == PLAIN:
+            if is_exported(models[0]):
+                raise UserError(f"--against plain: {models[0]} is not for PyTorch: give the weights file before it")
+            rows.insert(0, Candidate(PLAIN, models[0], "torch", "float32", device, architecture))
+        elif family == "onnx":
+            rows.append(Candidate(family, source, "onnxruntime", "as in the file", "cpu", architecture))
+        else:
+            rows += [Candidate(family, source, *mode, device, architecture) for mode in modes]
+    first = [row for row in rows if row.family == PLAIN]
+    own = [
+        Candidate("dlaseg", model, *mode, device, architecture)
+        for model in dict.fromkeys(models)
+        # What reads an exported file is decided by its format
+        for mode in ([("auto", p) for p in dict.fromkeys(precisions)] if is_exported(model) else modes)
+    ]
+    rows = [*first, *own, *(row for row in rows if row.family != PLAIN)]
+    names = [row.name for row in rows]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{twice[0]}: two files of this name: rename one of them")
+    return rows

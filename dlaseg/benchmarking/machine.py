@@ -1,0 +1,122 @@
+"""The machine that measures: what it is, how many cores may be used, and how fast it multiplies matrices."""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlaseg.device import synchronize
+from dlaseg.errors import UserError
+
+FLAGS = (
+    *("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+)
+"""Names in `/proc/cpuinfo` of what makes convolutions faster; the last row is ARM's."""
+
+PACKAGES = ("dlaseg", "torch", "openvino", "onnxruntime", "torchvision", "segmentation_models_pytorch", "numpy")
+
+MATRIX = {"cpu": 2048, "other": 8192}
+"""Side of the square matrices whose product measures the peak."""
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def limited_cores(threads: int | None) -> Iterator[None]:
+    """Lets this process and its children use so many cores, inside the `with` block.
+
+    On Linux no thread that starts meanwhile runs on other cores, whoever starts it; elsewhere only torch is limited.
+
+    Args:
+        threads: number of cores; None for all that may be used.
+
+    Raises:
+        UserError: more cores than there are.
+    """
+    available, before = cores(), torch.get_num_threads()
+    threads = available if threads is None else threads
+    if not 1 <= threads <= available:
+        raise UserError(f"--threads {threads}: use 1 to {available}, the cores that this process may use")
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    try:
+        if allowed is not None:
+            os.sched_setaffinity(0, sorted(allowed)[:threads])
+        torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if allowed is not None:
+            os.sched_setaffinity(0, allowed)
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """What speed depends on: processor, its instructions, cores, threads, GPU, versions; and what else runs.
+
+    Args:
+        device: that is measured.
+
+    Returns:
+        Plain values.
+    """
+    model, flags = _processor(Path("/proc/cpuinfo"))
+    return {
+        "processor": model,
+        "instructions": flags,
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {name: found for name in PACKAGES if (found := package_version(name)) is not None},
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _processor(cpuinfo: Path) -> tuple[str, list[str]]:
+    """Name and `FLAGS` of the processor."""
+    try:
+        lines = [line.partition(":")[::2] for line in cpuinfo.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        lines = []
+    facts = {key.strip(): value.strip() for key, value in reversed(lines)}
+    words = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, [flag for flag in FLAGS if flag in words]
+
+
+def package_version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def matrix_product(precision: str, device: torch.device) -> tuple[Callable[[], None], int]:
+    """A large matrix product, whose speed is the machine's peak in practice.
+
+    Args:
+        precision: `float32`, `bfloat16` or `float16`.
+        device: to compute on.
+
+    Returns:
+        What computes one, and the floating-point operations that it takes.
+    """
+    side = MATRIX["cpu" if device.type == "cpu" else "other"]
+    matrix = torch.randn(side, side, device=device).to(getattr(torch, precision))
+
+    def multiply() -> None:
+        torch.mm(matrix, matrix)
+        synchronize(device)
+
+    return multiply, 2 * side**3

@@ -1,0 +1,45 @@
+"""Tables as Markdown with aligned columns, which a terminal shows as well, and as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from dlaseg.text import escaped
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Aligned columns.
+
+    Args:
+        header: names of the columns.
+        rows: text of each cell.
+        left: number of columns that are aligned to the left; the others hold numbers.
+
+    Example:
+        >>> print(markdown_table(["network", "ms"], [["dla34", "7"], ["dla46_c", "12"]]))
+        | network |   ms |
+        | ------- | ---: |
+        | dla34   |    7 |
+        | dla46_c |   12 |
+    """
+    cells = [[escaped(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(4, *map(len, column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        aligned = [
+            text.ljust(width) if index < left else text.rjust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return f"| {' | '.join(aligned)} |"
+
+    rule = ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def csv_table(rows: Sequence[dict[str, object]]) -> str:
+    """One line per row; the keys are the columns, None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

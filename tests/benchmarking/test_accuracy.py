@@ -1,0 +1,250 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dlaseg_testing import write_camvid
+from PIL import Image
+
+from dlaseg import open_dataset
+from dlaseg.benchmarking import accuracy
+from dlaseg.benchmarking.accuracy import Protocol, dataset_identity, parse_protocol, score_all
+from dlaseg.benchmarking.leaderboard import read_board, read_entries, single_pass_scores
+from dlaseg.cli import main
+from dlaseg.errors import UserError
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    return write_camvid(tmp_path / "camvid", train=1)
+
+
+@pytest.fixture
+def dataset(camvid):
+    return open_dataset("camvid", camvid, "val")
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """What is scored, and not read from the cache."""
+    calls, score = [], accuracy.score
+
+    def count(path, dataset, *arguments, **options):
+        calls.append((path.name, dataset.name, arguments[3:]))
+        return score(path, dataset, *arguments, **options)
+
+    monkeypatch.setattr(accuracy, "score", count)
+    return calls
+
+
+FLIPPED = Protocol(flip=True)
+
+
+def test_a_rerun_computes_only_what_is_new(tmp_path, dataset, weights_file, other_weights_file, computed):
+    def run(*arguments):
+        computed.clear()
+        scores = score_all(*arguments, tmp_path / "board", workers=0, device="cpu")
+        assert len(computed) == sum(not score.cached for score in scores)
+        return scores
+
+    first = run([str(weights_file)], [dataset], [Protocol()])
+    assert len(computed) == 1
+    again = run([str(weights_file)], [dataset], [Protocol()])
+    assert computed == []
+    assert again[0].results == first[0].results
+    run([str(weights_file), str(other_weights_file)], [dataset], [Protocol(), FLIPPED])
+    assert len(computed) == 3
+    run([str(other_weights_file)], [dataset], [FLIPPED])
+    assert computed == []
+
+
+def test_the_same_weights_under_another_name_are_known(tmp_path, dataset, weights_file, computed):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights_file.read_bytes())
+    for path in (weights_file, copy):
+        score_all([str(path)], [dataset], [Protocol()], tmp_path / "board", workers=0, device="cpu")
+    assert len(computed) == 1
+
+
+def test_another_version_or_damaged_scores_are_computed_again(tmp_path, dataset, weights_file, computed, monkeypatch):
+    def run():
+        return score_all([str(weights_file)], [dataset], [Protocol()], tmp_path / "board", workers=0, device="cpu")
+
+    (first,) = run()
+    (first.report.parent / "scores.json").write_text("{")
+    assert run()[0].results == first.results
+    assert len(computed) == 2
+    monkeypatch.setattr(accuracy, "package_version", lambda name: f"new {name}")
+    assert not run()[0].cached
+    assert len(computed) == 3
+
+
+def change_label(camvid):
+    path = camvid / "valannot/0.png"
+    status, labels = path.stat(), np.array(Image.open(path))
+    labels[20, 20] = 5 - labels[20, 20]
+    Image.fromarray(labels).save(path)
+    return path, status
+
+
+def test_the_identity_of_a_data_set_is_its_content(tmp_path, camvid, dataset):
+    identity = dataset_identity(dataset)
+    moved = camvid.rename(tmp_path / "moved")
+    assert dataset_identity(open_dataset("camvid", moved, "val")) == identity
+    others = [
+        replace(dataset, pairs=open_dataset("camvid", moved, "val").pairs[:1]),
+        open_dataset("camvid", moved, "train"),
+        replace(
+            open_dataset("camvid", moved, "val"), label_map=replace(dataset.label_map, ids=dataset.label_map.ids[::-1])
+        ),
+    ]
+    identities = {dataset_identity(other) for other in others}
+    change_label(moved)
+    identities.add(dataset_identity(open_dataset("camvid", moved, "val")))
+    image = moved / "val/1.png"
+    image.write_bytes(image.read_bytes() + b"\0")
+    identities.add(dataset_identity(open_dataset("camvid", moved, "val")))
+    assert len(identities - {identity}) == 5
+
+
+def test_a_file_that_is_gone_is_named(camvid, dataset):
+    (camvid / "val/1.png").unlink()
+    with pytest.raises(UserError, match=r"1\.png: No such file or directory"):
+        dataset_identity(dataset)
+
+
+def test_the_scores_are_those_of_eval(tmp_path, camvid, dataset, weights_file):
+    (row,) = score_all([str(weights_file)], [dataset], [FLIPPED], tmp_path / "board", workers=0, device="cpu")
+    words = [str(weights_file), "--dataset", "camvid", "--root", str(camvid), "--flip", "--workers", "0"]
+    assert main(["eval", *words, "--device", "cpu", "--output", str(tmp_path / "eval")]) == 0
+    files = [row.report.parent / "scores.json", tmp_path / "eval/scores.json"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert row.report.is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol"),
+    [
+        ("float32", Protocol()),
+        ("torch", Protocol(backend="torch")),
+        ("flip+bfloat16", Protocol(precision="bfloat16", flip=True)),
+        ("scales=0.5,2", Protocol(scales=(0.5, 2.0))),
+    ],
+)
+def test_protocols_are_words_in_any_order(text, protocol):
+    assert parse_protocol(text) == protocol
+    assert parse_protocol(protocol.name) == protocol
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("float33", "'float33' is unknown: join by \\+ at most one each of torch"),
+        ("", "'' is unknown"),
+        ("float32+bfloat16", "'bfloat16' is a second precision"),
+        ("flip+flip", "'flip' is a second flip"),
+        ("scales=1;2", "'scales=1;2': write numbers, such as scales=0.75,1,1.25"),
+        ("scales", "'scales': write numbers"),
+    ],
+)
+def test_other_protocols_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_protocol(text)
+
+
+def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, weights_file, other_weights_file, capsys):
+    broken, output = tmp_path / "broken.safetensors", tmp_path / "board"
+    broken.write_bytes(b"broken")
+    words = ["--weights", str(broken), str(weights_file), str(other_weights_file), "--datasets", f"camvid:{camvid}"]
+    words += ["--workers", "0", "--device", "cpu", "--output", str(output)]
+    assert main(["benchmark", "accuracy", *words]) == 2
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "camvid val, images: 2"
+    assert "2 scored, 0 known from before, 1 failed" in shown
+    rows = read_board(output / "leaderboard.json")
+    assert rows[0]["miou"] > rows[1]["miou"]
+    assert rows[0]["miou_low"] <= rows[0]["miou"] <= rows[0]["miou_high"]
+    assert (rows[2]["weights"], rows[2]["miou"]) == (str(broken), None)
+    assert rows[2]["message"].startswith(f"{broken}: neither a safetensors file")
+    assert f"\n\n{rows[2]['message']}\n\n" in shown
+    best = f"{100 * rows[0]['miou']:.2f} | {100 * rows[0]['miou_low']:.2f} to {100 * rows[0]['miou_high']:.2f} | "
+    assert f"{best}        {100 * rows[0]['pixel_accuracy']:.2f} |" in shown.splitlines()[4]
+    assert (output / "leaderboard.md").read_text().strip() in shown
+    table = list(csv.DictReader((output / "leaderboard.csv").read_text().splitlines()))
+    assert [row["weights"] for row in table] == [row["weights"] for row in rows]
+    assert table[0]["miou"] == str(rows[0]["miou"])
+    found = single_pass_scores(rows)
+    assert found == {"camvid val": {(row["weights_sha256"], "torch", "float32"): row["miou"] for row in rows[:2]}}
+    assert main(["benchmark", "accuracy", *words]) == 2
+    assert "0 scored, 2 known from before, 1 failed" in capsys.readouterr().out
+
+
+def test_scores_with_flip_or_scales_are_not_those_of_one_pass():
+    row = {"dataset": "a", "weights_sha256": "b", "backend": "torch", "precision": "float32", "miou": 0.5}
+    rows = [{**row, "scales": [1.0], "flip": True}, {**row, "scales": [0.5], "flip": False}]
+    assert single_pass_scores(rows) == {}
+
+
+def test_a_list_says_the_same_as_the_options(tmp_path, camvid, weights_file, capsys):
+    path = tmp_path / "list.yaml"
+    path.write_text(
+        f"weights: ['{weights_file}']\ndatasets:\n- {{dataset: camvid, root: '{camvid}', split: train}}\n"
+        f"protocols: [flip]\n"
+    )
+    words = [str(path), "--datasets", f"camvid:{camvid}", "--workers", "0", "--device", "cpu"]
+    assert main(["benchmark", "accuracy", *words, "--output", str(tmp_path / "board")]) == 0
+    rows = read_board(tmp_path / "board/leaderboard.json")
+    assert [(row["dataset"], row["flip"]) for row in rows] == [("camvid train", True), ("camvid val", True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "not a mapping: use the keys weights, datasets, protocols"),
+        ("weight: [a]", "unknown key 'weight': did you mean weights\\?"),
+        ("weights: [a]", "no key 'datasets': add it"),
+        ("{weights: a, datasets: [{dataset: a, root: b}]}", "weights 'a': use a list of texts"),
+        ("{weights: [1], datasets: [{dataset: a, root: b}]}", "weights \\[1\\]: use a list of texts"),
+        ("{weights: [a], datasets: [b]}", "datasets \\['b'\\]: use a list of mappings with dataset and root"),
+        ("{weights: [a], datasets: [{dataset: a}]}", "datasets: no key 'root': add it"),
+        (
+            "{weights: [a], datasets: [{dataset: a, root: b, splits: c}]}",
+            "datasets: unknown key 'splits': did you mean",
+        ),
+        ("{weights: [a], datasets: [{dataset: a, root: 1}]}", "datasets: root 1: use text"),
+    ],
+)
+def test_other_lists_are_refused(tmp_path, text, message):
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"{path}: {message}"):
+        read_entries(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no weights: a leader board needs weights, data sets and protocols"),
+        (["--weights", "a"], "no data sets: a leader board needs"),
+        (["--weights", "a", "--datasets", "camvid"], "--datasets camvid: write NAME:ROOT, such as camvid:/data/camvid"),
+        (["--weights", "a", "--datasets", "camvid:none"], "none: no such folder"),
+        (["--weights", "a", "--workers", "-1"], "--workers -1: "),
+    ],
+)
+def test_wrong_options_are_one_line(words, message, capsys, folder):
+    assert main(["benchmark", "accuracy", *words]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"dlaseg benchmark accuracy: {message}")
+    assert shown.err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"rows": [{}]}, {"rows": [{"miou": 2}]}, {"rows": [{"miou": "a"}]}, {"rows": [{"miou": 0.5}]}]
+)
+def test_a_file_that_is_no_leader_board_is_refused(tmp_path, content):
+    path = tmp_path / "leaderboard.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{path}: not a leaderboard.json of dlaseg benchmark accuracy"):
+        read_board(path)
