@@ -99,9 +99,8 @@ def _export_int8(args: Namespace) -> int:
     for comparison in exported.comparisons:
         print(f"{comparison}, of float32 PyTorch")
     before, after = exported.miou
-    print(
-        f"mIoU on {dataset.name} {dataset.split}: {before:.2f} float32, {after:.2f} int8, {after - before:+.2f} points"
-    )
+    change = f"{after - before:+.2f} points"
+    print(f"mIoU on {dataset.name} {dataset.split}: {before:.2f} float32, {after:.2f} int8, {change}")
     before, after = exported.seconds
     height, width = exported.size
     print(f"{height} x {width}: {before:.3f} s float32, {after:.3f} s int8, {before / after:.2f} times as fast")

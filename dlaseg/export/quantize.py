@@ -1,5 +1,7 @@
 """Post-training quantisation of an OpenVINO network to int8; the layers that lose most can be kept in float32."""
 
+import contextlib
+import io
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,14 +37,8 @@ def quantize(network: Any, images: Sequence[NDArray[Any]], in_float: Sequence[st
     Returns:
         An `openvino.Model`.
     """
-    nncf = import_nncf()
-    return nncf.quantize(
-        network,
-        nncf.Dataset(images),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(names=list(in_float), types=list(AFTERWARDS), validate=False),
-    )
+    logger.info("quantising, with the ranges of %d images", len(images))
+    return _quantize(network, images, in_float)
 
 
 def rank_layers(network: Any, images: Sequence[NDArray[Any]]) -> list[str]:
@@ -56,17 +52,11 @@ def rank_layers(network: Any, images: Sequence[NDArray[Any]]) -> list[str]:
     """
     nncf = import_nncf()
     images = images[:RANKING_IMAGES]
-    quantized = nncf.quantize(
-        network,
-        nncf.Dataset(images),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        ignored_scope=nncf.IgnoredScope(types=list(AFTERWARDS), validate=False),
-        # Nothing but the quantisers is put in, so that they can be taken out again
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            disable_bias_correction=True, backend_params={"compress_weights": False}
-        ),
+    # Nothing but the quantisers is put in, so that they can be taken out again
+    plain = nncf.AdvancedQuantizationParameters(
+        disable_bias_correction=True, backend_params={"compress_weights": False}
     )
+    quantized = _quantize(network, images, (), plain)
     layers = [op.get_friendly_name() for op in quantized.get_ordered_ops() if op.get_type_name() in CONVOLUTIONS]
     expected = _logits(_with_quantizers_of(quantized, None), images)
     errors = {}
@@ -90,9 +80,23 @@ def weight_names(network: Any, layers: Sequence[str]) -> list[str]:
 
 def import_nncf() -> Any:
     """NNCF, without its reports on what it does."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # names what CUDA lacks
     nncf = require("nncf", "dlaseg[export]")
     nncf.set_log_level(logging.ERROR)
     return nncf
+
+
+def _quantize(network: Any, images: Sequence[NDArray[Any]], in_float: Sequence[str], advanced: Any = None) -> Any:
+    nncf = import_nncf()
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress
+        return nncf.quantize(
+            network,
+            nncf.Dataset(images),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(names=list(in_float), types=list(AFTERWARDS), validate=False),
+            advanced_parameters=advanced,
+        )
 
 
 def _with_quantizers_of(network: Any, layer: str | None) -> Any:

@@ -111,11 +111,11 @@ def infer(
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
     network = load_network(weights) if isinstance(weights, Path) else weights
     weights_sha256 = exported_sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
-    if backend == "auto" and not isinstance(network, Graph):
+    if backend == "auto":
         saved = None if overwrite else read_settings(output)
         if saved is not None and saved.weights_sha256 == weights_sha256:
             backend = saved.backend  # continues what a run with another set of packages began
-        elif len(sources) < FEW and not graph_path(network).is_file():
+        elif not isinstance(network, Graph) and len(sources) < FEW and not graph_path(network).is_file():
             backend = "torch"
     predictor = Predictor(network, backend, device, precision)
     settings = Settings(weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames)

@@ -1,7 +1,10 @@
 """int8 files lose no more than allowed, and say what they lose and gain."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -35,14 +38,17 @@ def network(root):
 
 @pytest.fixture(scope="module")
 def run(network, root, tmp_path_factory):
-    """Exports the network, and gives the path and what the command prints."""
-    folder = tmp_path_factory.mktemp("int8")
-    calibration = sorted((root / "train").iterdir())
-    return export_int8(network, folder / "m.xml", calibration, open_dataset("camvid", root, "val"), max_drop=100)
+    """Runs the command, and gives the path of the file and what was printed."""
+    path, printed = tmp_path_factory.mktemp("int8") / "m.xml", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(int8, "load_model", lambda _: network)
+        words = ["export", "w.safetensors", str(path), "--int8", "--dataset", "camvid", "--root", str(root)]
+        assert main([*words, "--max-drop", "100", "--workers", "0"]) == 0
+    return path, printed.getvalue()
 
 
 def test_an_int8_file_is_weights_with_its_precision(run, network):
-    predictor = Predictor(run.path)
+    predictor = Predictor(run[0])
     assert predictor.backend.precision == "int8"
     assert predictor.metadata == network.metadata
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
@@ -50,20 +56,21 @@ def test_an_int8_file_is_weights_with_its_precision(run, network):
     assert agreement > 0.8  # 8 bits of a network that is not trained
 
 
-def test_the_report_says_what_is_lost_and_gained(run):
-    report = json.loads(run.report.read_text())["int8"]
-    assert (report["dataset"], report["split"], report["images"], report["calibration_images"]) == (
-        "camvid",
-        "val",
-        2,
-        5,
-    )
-    assert (report["miou_float32"], report["miou_int8"]) == run.miou
-    assert report["seconds_float32"] > 0
-    assert report["seconds_int8"] > 0
+def test_the_command_says_what_is_lost_and_gained(run):
+    path, printed = run
+    report = json.loads(path.with_name("m.xml.json").read_text())["int8"]
+    assert (report["dataset"], report["split"]) == ("camvid", "val")
+    assert (report["images"], report["calibration_images"]) == (2, 5)
     assert report["in_float32"] == []
-    names = [path.name for path in sorted(run.path.parent.iterdir())]
-    assert names == ["m.bin", "m.xml", "m.xml.json"]
+    before, after = report["miou_float32"], report["miou_int8"]
+    first, second, third, *files = printed.splitlines()
+    assert re.fullmatch(r"openvino: [\d.]+ % equal labels, of float32 PyTorch", first)
+    assert second == f"mIoU on camvid val: {before:.2f} float32, {after:.2f} int8, {after - before:+.2f} points"
+    ratio = report["seconds_float32"] / report["seconds_int8"]
+    assert third.startswith("48 x 64: ")
+    assert third.endswith(f" s int8, {ratio:.2f} times as fast")
+    assert files == [str(path), f"{path}.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["m.bin", "m.xml", "m.xml.json"]
 
 
 def float_layers(network):
@@ -76,7 +83,7 @@ def float_layers(network):
     return {name for name, inputs in constants.items() if "Constant" in inputs}
 
 
-def test_layers_that_lose_most_stay_in_float32(run, exported_float):
+def test_layers_that_lose_most_stay_in_float32(exported_float):
     model, images = exported_float
     accepted = []
     candidate, in_float = search(model, images, lambda network: bool(accepted) or accepted.append(network))
