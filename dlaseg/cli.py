@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from dlaseg.commands import benchmark, compare, data, evaluate, infer, train, weights
+from dlaseg.commands import benchmark, compare, data, evaluate, export, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.errors import Stopped, UserError
@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": evaluate.evaluate,
     "compare": compare.compare,
     "infer": infer.infer,
+    "export": export.export,
     "models": weights.models,
     "benchmark train": benchmark.train,
     "benchmark pretrain": benchmark.pretrain,

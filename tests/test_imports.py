@@ -26,6 +26,7 @@ FLOORS = (
     {"factory"},
     {"inference"},
     {"evaluation"},
+    {"export"},
     {"training"},
     {"benchmarking"},
     {"commands"},

@@ -177,6 +177,18 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg train --config ... --data.root DIR --model.backbone_weights runs/imagenet_dla34/best.safetensors": Run(
         f"{SEGMENTATION} --output runs/pretrained", {"--config ...": EXAMPLE, "DIR": "masks"}
     ),
+    "dlaseg export WEIGHTS model.onnx": Run("", {"WEIGHTS": "runs/folder_example/best.safetensors"}),
+    "dlaseg export WEIGHTS model.xml --output logits --compare-images IMAGES": Run(
+        "", {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val"}
+    ),
+    "dlaseg export WEIGHTS model.pt2 --input normalized": Run("", {"WEIGHTS": "runs/folder_example/best.safetensors"}),
+    "dlaseg export WEIGHTS int8.xml --int8 --dataset camvid --root DIR": Run(
+        "--max-drop 100 --workers 0", {"WEIGHTS": "runs/camvid_dla46_c/best.safetensors", "DIR": "camvid"}
+    ),
+    "dlaseg export WEIGHTS models/street --layout triton": Run("", {"WEIGHTS": "runs/folder_example/best.safetensors"}),
+    "dlaseg infer model.onnx IMAGES OUTPUT": Run("", {"IMAGES": "masks/images/val", "OUTPUT": "by_onnx"}),
+    "dlaseg eval model.onnx --dataset folder --root DIR": Run(EVAL, {"DIR": "masks"}),
+    "pip install '.[export]'": Skip("`make` installs the package for all tests"),
 }  # fmt: skip
 
 # Statements that are not run, and why

@@ -38,7 +38,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
-    add_backend_argument(parser, "torch")
+    add_backend_argument(parser, None)
     add_precision_argument(parser)
     add_max_pixels_argument(parser)
     args = parser.parse_args(arguments)

@@ -111,17 +111,18 @@ def command_parser(name: str, command: Callable[..., int]) -> CommandParser:
     return CommandParser(prog=f"dlaseg {name}", description=command.__doc__)
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser, root: str) -> None:
+def add_dataset_arguments(parser: argparse.ArgumentParser, root: str, required: bool = True) -> None:
     """Adds the arguments that `open_split` opens a data set by.
 
     Args:
         parser: gets them.
         root: `root`, a positional argument, or `--root`.
+        required: whether a data set must be named.
     """
     from dlaseg.data.datasets import DATASETS
 
-    parser.add_argument("--dataset", choices=tuple(DATASETS), required=True, help="name of the data set")
-    parser.add_argument(root, type=Path, help="folder of the data set").required = True
+    parser.add_argument("--dataset", choices=tuple(DATASETS), required=required, help="name of the data set")
+    parser.add_argument(root, type=Path, help="folder of the data set").required = required
     parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use, one "
                         "name per line, such as runs/NAME/val.txt")  # fmt: skip
     for name, what in (("images", "images"), ("labels", "label maps"), ("classes", "classes file (YAML)")):
@@ -139,11 +140,11 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
                         "float32)")  # fmt: skip
 
 
-def add_backend_argument(parser: argparse.ArgumentParser, default: str) -> None:
-    """Adds `--backend`."""
+def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Adds `--backend`; None is torch, and for an exported file what reads it."""
     parser.add_argument("--backend", choices=("auto", "torch", "openvino", "onnxruntime"), default=default,
                         help="what runs the network; auto is the fastest that is installed and as exact as torch "
-                        f"(default: {default})")  # fmt: skip
+                        f"(default: {default or 'torch; for an exported file, what reads it'})")  # fmt: skip
 
 
 def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = False) -> None:

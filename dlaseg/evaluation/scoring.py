@@ -23,7 +23,8 @@ from dlaseg.evaluation.metrics.confusion import class_counts
 from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
-from dlaseg.files import sha256, write_json
+from dlaseg.files import write_json
+from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.predictor import Predictor
 from dlaseg.run_folder import LOG
 from dlaseg.weights.download import resolve
@@ -40,7 +41,7 @@ def score(
     measures: Sequence[str] = (),
     precision: str = "float32",
     on_missing_class: OnMissingClass | None = None,
-    backend: str = "torch",
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -104,7 +105,7 @@ def score(
         "backend": predictor.backend.name,
         "precision": predictor.backend.precision,
         "model": dict(predictor.metadata.architecture),
-        "weights_sha256": sha256(file),
+        "weights_sha256": exported_sha256(file),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }
     results = build_results(

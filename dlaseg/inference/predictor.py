@@ -17,9 +17,12 @@ from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.images import EIGHT_BIT_MODES, read_image
 from dlaseg.inference.backends.choice import make_backend
+from dlaseg.inference.backends.exported import is_exported, read_graph
+from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.tiling import Finish, Grid, Result, blend_tiles
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
+from dlaseg.weights.download import resolve
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 """A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
@@ -34,9 +37,10 @@ class Predictor:
 
     Args:
         weights: a weights file, a folder with `model.safetensors`, a repository on the Hugging Face hub (`USER/NAME`),
-            or a model, which is copied: training it further changes nothing here.
-        backend: what computes the coarse logits: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is
-            installed and exact for this network.
+            a file from `dlaseg export` (.onnx, .xml), or a model, which is copied: training it further changes nothing
+            here; or what `load_network` gives.
+        backend: what runs the network: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is installed
+            and exact for this network. By default `torch`, and for an exported file what reads it.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
         precision: `float32`, `bfloat16`, `float16` (GPUs, torch), or `auto` for a reduced one where the device gains
             from it.
@@ -68,8 +72,8 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str | Path | SegmentationModel,
-        backend: str = "torch",
+        weights: str | Path | SegmentationModel | Graph,
+        backend: str | None = None,
         device: str = "auto",
         precision: str = "float32",
         scales: Sequence[float] = (1.0,),
@@ -84,14 +88,21 @@ class Predictor:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
-        model = load_model(weights) if isinstance(weights, str | Path) else weights
-        self.metadata = model.metadata
+        network = load_network(weights) if isinstance(weights, str | Path) else weights
+        self.metadata = network.metadata
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        self.backend = make_backend(backend, model, device, precision)
+        self.backend = make_backend(backend, network, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
+        if not self._single_pass:
+            self._check_gives_logits("scales and flip average")
+        if self.backend.input == "pixels" and self.scales != (1.0,):
+            raise UserError(
+                f"scales {' '.join(map(str, self.scales))}: this file normalises pixels itself, so that they cannot be "
+                "scaled before: export the weights with --input normalized, or use the scale 1"
+            )
 
     @overload
     def __call__(self, image: ImageInput) -> NDArray[np.uint8]: ...
@@ -212,6 +223,7 @@ class Predictor:
         return results
 
     def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
+        self._check_gives_logits("the tiles of a large image are blended by")
         return blend_tiles(grid, self._score_stride, read, self._scores, finish)
 
     def _scores(self, images: Tensor) -> Tensor:
@@ -224,6 +236,8 @@ class Predictor:
         return self.backend.stride if self._single_pass else 1
 
     def _labels(self, scores: Tensor, height: int, width: int) -> Result:
+        if self.backend.output == "labels":
+            return (scores,)
         if self._single_pass:
             return (argmax_logits(scores, self.backend.stride, height, width),)
         return (scores[..., :height, :width].argmax(1).to(torch.uint8),)
@@ -233,6 +247,7 @@ class Predictor:
         return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
 
     def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
+        self._check_gives_logits("probabilities are computed from")
         if self._single_pass:
             logits = upsample_logits(scores, self.backend.stride, height, width)
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
@@ -243,6 +258,7 @@ class Predictor:
         return labels.to(torch.uint8), probabilities
 
     def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
+        self._check_gives_logits("probabilities are computed from")
         if self._single_pass:
             return (upsample_logits(scores, self.backend.stride, height, width).softmax(1),)
         return (scores[..., :height, :width],)
@@ -260,11 +276,12 @@ class Predictor:
     def _averaged(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, C, H, W) float32, the mean over scales and mirror images."""
         size = images.shape[-2:]
-        pixels = normalize(images.to(self.backend.device), self.metadata.mean, self.metadata.std)
-        total, count = torch.zeros((), device=pixels.device), 0
+        images = images.to(self.backend.device)
+        total, count = torch.zeros((), device=images.device), 0
         for scale in self.scales:
-            scaled = pixels
+            scaled = images  # the backend normalises them
             if scale != 1:
+                pixels = normalize(images, self.metadata.mean, self.metadata.std)
                 scaled_size = [max(1, round(side * scale)) for side in size]
                 scaled = F.interpolate(pixels, scaled_size, mode="bilinear", antialias=scale < 1)
             for mirrored in (False, True) if self.flip else (False,):
@@ -275,6 +292,13 @@ class Predictor:
                     logits = F.interpolate(logits, size, mode="bilinear")
                 total, count = total + logits.softmax(1), count + 1
         return total / count
+
+    def _check_gives_logits(self, what: str) -> None:
+        if self.backend.output == "labels":
+            raise UserError(
+                f"{what} logits, and this file gives labels alone: export the weights with --output logits or "
+                "coarse_logits"
+            )
 
     def _map(self, image: Any, compute: Callable[[Tensor], Tensor]) -> Any:
         """Applies a function of batches to one image or to a list of images, in batches of equal size."""
@@ -298,6 +322,16 @@ class Predictor:
             if batch:
                 flush(batch)
         return [results[index] for index in range(len(image))]
+
+
+def load_network(source: str | Path) -> SegmentationModel | Graph:
+    """The network of a weights file of ours, see `load_model`, or of a file from `dlaseg export`.
+
+    Raises:
+        UserError: as `load_model` and `read_graph`.
+    """
+    path = resolve(source)
+    return read_graph(path) if is_exported(path) else load_model(path)
 
 
 def as_rgb(image: ImageInput) -> NDArray[np.uint8]:

@@ -15,10 +15,11 @@ from typing import Any
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
-from dlaseg.factory import load_model
 from dlaseg.images import check_max_pixels
+from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.folders import Folder
 from dlaseg.inference.pipeline import InferSummary
+from dlaseg.inference.predictor import load_network
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
 from dlaseg.inference.ray_deaths import Deaths
 from dlaseg.inference.ray_worker import (
@@ -32,7 +33,7 @@ from dlaseg.inference.ray_worker import (
 )
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
 from dlaseg.inference.run import begin, choose_backend
-from dlaseg.inference.settings import SETTINGS, Settings
+from dlaseg.inference.settings import SETTINGS, Settings, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, find_images
 from dlaseg.memory import MAX_PIXELS
@@ -92,14 +93,17 @@ def infer(
     sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
     name, content, model = _read_weights(weights)
     sink = Sink(folder, model.metadata.labels, save, keep_suffix)
-    backend = choose_backend(backend, model, sources, folder, overwrite)
+    weights_sha256 = hashlib.sha256(content).hexdigest()
+    saved = None if overwrite else read_settings(folder)
+    chosen = choose_backend(backend, model, weights_sha256, sources, saved)
+    assert chosen is not None
     with ray_cluster(address, workers, cpus, len(content)):
         import ray
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
         reference = ray.put(content)
-        predictor = _try_out(PredictorSpec(name, backend, precision, cpus, gpus), reference, (folder, sources[-1]))
-        settings = Settings(hashlib.sha256(content).hexdigest(), predictor.backend, predictor.precision, keep_suffix)
+        predictor = _try_out(PredictorSpec(name, chosen, precision, cpus, gpus), reference, (folder, sources[-1]))
+        settings = Settings(weights_sha256, predictor.backend, predictor.precision, keep_suffix)
         todo, summary = begin(sink, sources, settings, overwrite)
         context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels)
         tasks = [
@@ -139,18 +143,20 @@ def _find(inputs: Sequence[str | Path], output: Folder) -> list[Source]:
     return list({(source.location, source.relative): source for source in sources}.values())
 
 
-def _read_weights(weights: str | Path) -> tuple[str, bytes, SegmentationModel]:
+def _read_weights(weights: str | Path) -> tuple[str, bytes, SegmentationModel | Graph]:
     """Name and content of a weights file, and its network; refuses what is none before anything is started."""
+    if str(weights).endswith(".xml"):
+        raise UserError(f"{weights}: with its .bin, two files: workers get one: use .onnx or .safetensors")
     if not is_url(str(weights)):
         path = resolve(weights)
-        model = load_model(path)
+        model = load_network(path)
         return path.name, path.read_bytes(), model
     content, name = read_url(str(weights)), PurePosixPath(str(weights)).name
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)
         try:
-            return name, content, load_model(path)
+            return name, content, load_network(path)
         except UserError as error:
             raise UserError(str(error).replace(str(path), str(weights))) from error
 

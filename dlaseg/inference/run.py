@@ -6,13 +6,12 @@ from pathlib import Path
 from time import perf_counter
 
 from dlaseg.errors import UserError
-from dlaseg.factory import load_model
-from dlaseg.files import sha256
 from dlaseg.images import check_max_pixels
-from dlaseg.inference.backends.graph import graph_path
-from dlaseg.inference.folders import Folder, LocalFolder
+from dlaseg.inference.backends.exported import exported_sha256
+from dlaseg.inference.backends.graph import Graph, graph_path
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
-from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.predictor import Predictor, load_network
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
@@ -32,7 +31,7 @@ def infer(
     output: str | Path,
     save: Sequence[str] = KINDS,
     overwrite: bool = False,
-    backend: str = "torch",
+    backend: str | None = None,
     device: str = "auto",
     precision: str = "float32",
     keep_suffix: bool = False,
@@ -84,12 +83,12 @@ def infer(
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     check_cameras(sources)
     weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    model = load_model(weights) if isinstance(weights, Path) else weights
+    network = load_network(weights) if isinstance(weights, Path) else weights
+    weights_sha256 = exported_sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
     saved = None if overwrite else read_settings(LocalFolder(output))
     recorded = None if saved is None else saved.max_memory
-    backend = choose_backend(backend, model, sources, LocalFolder(output), overwrite)
-    predictor = Predictor(model, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
-    weights_sha256 = sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
+    backend = choose_backend(backend, network, weights_sha256, sources, saved)
+    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,
@@ -123,12 +122,26 @@ def infer(
 
 
 def choose_backend(
-    backend: str, model: SegmentationModel, sources: Sequence[Source], output: Folder, overwrite: bool
-) -> str:
-    """What `auto` is, as far as the images and the output folder decide it; any other backend is returned as it is."""
-    if backend == "auto" and not overwrite and (saved := read_settings(output)) is not None:
+    backend: str | None,
+    network: SegmentationModel | Graph,
+    weights_sha256: str,
+    sources: Sequence[Source],
+    saved: Settings | None,
+) -> str | None:
+    """What `auto` is, as far as images and existing results decide it; any other backend is returned as it is.
+
+    Args:
+        backend: see `infer`.
+        network: of the weights.
+        weights_sha256: hash of the weights.
+        sources: what is to be predicted.
+        saved: settings of existing results that are kept.
+    """
+    if backend != "auto":
+        return backend
+    if saved is not None and saved.weights_sha256 == weights_sha256:
         return saved.backend  # continues what a run with another set of packages began
-    if backend == "auto" and _are_few(sources) and not graph_path(model).is_file():
+    if not isinstance(network, Graph) and _are_few(sources) and not graph_path(network).is_file():
         return "torch"
     return backend
 

@@ -11,7 +11,7 @@ from dlaseg.errors import UserError
 FILE = "model.safetensors"
 """Name of the weights file in a repository, and in a folder that `save_pretrained` wrote."""
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".onnx", ".xml", ".pt2")
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
 
 

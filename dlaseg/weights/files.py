@@ -12,7 +12,7 @@ from torch import Tensor
 from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
 from dlaseg.labels import LabelMap
-from dlaseg.metadata import ModelMetadata, Origin
+from dlaseg.metadata import MAX_TEXT, ModelMetadata, Origin
 from dlaseg.models.dla import check_backbone
 from dlaseg.models.segmenter import check_segmenter
 from dlaseg.strict_json import InvalidJSONError, parse_json
@@ -27,6 +27,9 @@ BACKBONE_ARGUMENTS = ("name", "num_classes", "in_channels", "root_kernel_size")
 
 MAX_METADATA = 1 << 24
 """Most characters of an entry of the metadata; the class names of a large classifier have fewer."""
+
+MAX_ARGUMENTS = 50
+"""Most arguments of a network of another family."""
 
 _REQUIRED = ("model", "mean", "std")
 _OPTIONAL = ("labels", "classes", "origin")
@@ -107,8 +110,13 @@ def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
     }
 
 
-def decode_metadata(checkpoint: Checkpoint) -> ModelMetadata:
+def decode_metadata(checkpoint: Checkpoint, any_network: bool = False) -> ModelMetadata:
     """The reverse of `encode_metadata`, for files of any origin: what comes out describes a network of ours.
+
+    Args:
+        checkpoint: its path and metadata are used.
+        any_network: whether the architecture may be that of another family than ours, since no network is built from
+            it: an exported file is one.
 
     Raises:
         UserError: another format, damaged, an argument that is unknown or out of range, or classes, mean or std of
@@ -128,14 +136,17 @@ def decode_metadata(checkpoint: Checkpoint) -> ModelMetadata:
             raise InvalidJSONError("not exactly one of 'labels' and 'classes' in its metadata")
         is_segmentation = "labels" in content
         metadata = ModelMetadata(
-            _check_architecture(content["model"], is_segmentation),
+            (_check_plain if any_network else _check_architecture)(content["model"], is_segmentation),
             LabelMap.from_dict(content["labels"]) if is_segmentation else None,
             tuple(_check_list("classes", content.get("classes", []))),
             tuple(_check_list("mean", content["mean"])),
             tuple(_check_list("std", content["std"])),
             tuple(_origin(entry) for entry in _check_list("origin", content.get("origin", []))),
         )
-        metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
+        if any_network:
+            metadata.check(metadata.num_classes, metadata.in_channels)
+        else:
+            metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except InvalidJSONError as error:
@@ -156,6 +167,16 @@ def _check_architecture(arguments: Any, is_segmentation: bool) -> dict[str, Any]
         found = list(arguments) if isinstance(arguments, dict) else arguments
         raise UserError(f"arguments of the network {found!r:.200}: a weights file has exactly {', '.join(known)}")
     (check_segmenter if is_segmentation else check_backbone)(**arguments)
+    return arguments
+
+
+def _check_plain(arguments: Any, _: bool) -> dict[str, Any]:
+    """A few named texts and numbers."""
+    if not isinstance(arguments, dict) or len(arguments) > MAX_ARGUMENTS:
+        raise InvalidJSONError(f"'model' is not a dictionary of at most {MAX_ARGUMENTS} entries")
+    for name, value in arguments.items():
+        if isinstance(value, dict | list) or len(str(value)) > MAX_TEXT or len(name) > MAX_TEXT:
+            raise InvalidJSONError(f"{name!r:.80} in 'model' is no text or number")
     return arguments
 
 

@@ -101,7 +101,7 @@ def test_a_model_is_converted_once(model, tmp_path, monkeypatch):
 def test_other_weights_are_converted_again_and_the_oldest_graphs_go(model, tmp_path, monkeypatch):
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
     monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
     paths = []
     for seed in range(graph.KEPT_GRAPHS + 2):
         torch.manual_seed(seed)
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_is_named(model, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: b"onnx")
+    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
     with pytest.raises(UserError, match=r"file.*: cannot be written .*: set DLASEG_CACHE to another folder"):
         model_graph(model)
 

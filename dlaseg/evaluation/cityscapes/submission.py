@@ -34,7 +34,7 @@ def submit(
     device: str = "auto",
     precision: str = "float32",
     max_pixels: int = MAX_PIXELS,
-    backend: str = "torch",
+    backend: str | None = None,
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 

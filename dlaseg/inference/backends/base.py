@@ -9,7 +9,7 @@ from dlaseg.metadata import ModelMetadata
 
 
 class Backend(Protocol):
-    """Computes coarse logits; built from a model, or from an exported file that carries its metadata.
+    """Runs a network; built from a model, or from an exported file that carries its metadata.
 
     Safe to call from several threads.
 
@@ -18,8 +18,10 @@ class Backend(Protocol):
         precision: what it computes in: `float32`, `bfloat16` or `float16`.
         device: where results are; images that are there already are not moved.
         metadata: of the model.
-        stride: of the model, input pixels per coarse logit.
+        stride: input pixels per logit or label: that of the model for coarse logits, otherwise 1.
         multiple: of the model, what the starts of tiles are multiples of.
+        input: `normalized`, or `pixels` for an exported file that normalises itself, so that `run` takes uint8 alone.
+        output: of `run`: `coarse_logits`; for exported files also `logits` of every pixel, or `labels`.
     """
 
     name: str
@@ -28,6 +30,8 @@ class Backend(Protocol):
     metadata: ModelMetadata
     stride: int
     multiple: int
+    input: str
+    output: str
 
     def run(self, images: Tensor) -> Tensor:
         """Runs the network.
@@ -37,6 +41,7 @@ class Backend(Protocol):
                 and W from 1 upwards.
 
         Returns:
-            (N, num_classes, h, w) float32 on `device`, as from `SegmentationModel.coarse_logits`.
+            On `device`: coarse logits (N, num_classes, h, w) float32, as from `SegmentationModel.coarse_logits`; or
+            logits (N, num_classes, H, W) float32, or labels (N, H, W) uint8, as `output` says.
         """
         ...

@@ -7,10 +7,12 @@ import importlib
 import io
 import logging
 import os
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,16 @@ from dlaseg.models.base import SegmentationModel
 from dlaseg.version import __version__
 from dlaseg.weights.files import model_sha256
 
-INPUT, OUTPUT = "image", "logits"
-"""Names of the input and the output of a graph."""
+INPUT = "image"
+"""Name of the input of a graph."""
+
+INPUTS = ("pixels", "normalized")
+"""What a graph takes: `pixels` (N, H, W, 3) uint8 RGB, as image libraries give them, which it normalises itself; or
+`normalized` (N, C, H, W) float32, normalised already. Any N, H and W from 1 upwards."""
+
+OUTPUTS = ("labels", "logits", "coarse_logits")
+"""What a graph gives: `labels` (N, H, W) uint8 train ids; `logits` (N, num_classes, H, W) float32; or `coarse_logits`
+(N, num_classes, h, w) float32, see `SegmentationModel.coarse_logits`."""
 
 KEPT_GRAPHS = 8
 """Most graphs in the cache; the ones that were used last."""
@@ -36,14 +46,13 @@ logger = logging.getLogger(__name__)
 class Graph:
     """A network that an inference engine reads.
 
-    The input `image` is (N, C, H, W) float32, normalised, any N, H and W from 1 upwards; the output `logits` are
-    (N, num_classes, h, w) float32, see `SegmentationModel.coarse_logits`.
-
     Attributes:
         path: an ONNX file, or an OpenVINO IR (.xml).
         metadata: of the network.
-        stride: input pixels per logit.
+        stride: input pixels per logit or label.
         precision: that the file is in: `float32`, or `int8` where convolutions are quantised.
+        input: one of `INPUTS`; its name in the graph is `INPUT`.
+        output: one of `OUTPUTS`.
         multiple: see `SegmentationModel`.
     """
 
@@ -51,6 +60,8 @@ class Graph:
     metadata: ModelMetadata
     stride: int
     precision: str = "float32"
+    input: str = "normalized"
+    output: str = "coarse_logits"
     multiple: int = 32
 
 
@@ -66,12 +77,13 @@ class CoarseLogits(nn.Module):
         return self.model.coarse_logits(image)
 
 
-def trace(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def trace(network: nn.Module, example: Tensor, rows: int = 2) -> torch.export.ExportedProgram:
     """Traces a module once for all batches, heights and widths.
 
     Args:
-        network: in eval mode on the CPU; takes a tensor (N, C, H, W).
-        example: (N, C, H, W), N from 2 upwards; H and W are no multiple of 32, so that a pad or crop is traced.
+        network: in eval mode on the CPU; takes a tensor.
+        example: N from 2 upwards; H and W are no multiple of 32, so that a pad or crop is traced.
+        rows: the axis of the height: 2 of (N, C, H, W), 1 of (N, H, W, C).
 
     Returns:
         The program; N, H and W are 1 or more.
@@ -80,17 +92,17 @@ def trace(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     from torch.fx.experimental import _config as sizes
 
     dim = torch.export.Dim
-    dynamic = {0: dim("batch", min=1), 2: dim("height", min=1), 3: dim("width", min=1)}
+    dynamic = {0: dim("batch", min=1), rows: dim("height", min=1), rows + 1: dim("width", min=1)}
     with torch.no_grad(), sizes.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(network, (example,), dynamic_shapes=(dynamic,), strict=False)
 
 
-def to_onnx(program: torch.export.ExportedProgram, output: str = OUTPUT) -> bytes:
-    """An exported program of one input and one output as the content of an ONNX file.
+def to_onnx(program: torch.export.ExportedProgram, output: str = "coarse_logits") -> Any:
+    """An exported program of one input and one output as an `onnx.ModelProto`.
 
     Args:
         program: see `trace`.
-        output: name of the output.
+        output: one of `OUTPUTS`, its name.
 
     Raises:
         UserError: onnx or onnxscript is not installed.
@@ -103,7 +115,12 @@ def to_onnx(program: torch.export.ExportedProgram, output: str = OUTPUT) -> byte
             program, (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[output], optimize=True
         )
     assert exported is not None
-    content: bytes = exported.model_proto.SerializeToString()
+    content = exported.model_proto
+    # What the exporter notes for its own developers, among it the paths of source files
+    graph = content.graph
+    del graph.value_info[:], graph.metadata_props[:]
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
     return content
 
 
@@ -126,7 +143,8 @@ def model_graph(model: SegmentationModel) -> Graph:
     require("onnxscript", "dlaseg[export]")
     logger.info("converting the network to ONNX, once for these weights: %s", path)
     network = CoarseLogits(fold_batch_norm(copy.deepcopy(model).cpu().eval())).eval()
-    content = to_onnx(trace(network, torch.zeros(2, model.metadata.in_channels, 97, 131)))
+    program = trace(network, torch.zeros(2, model.metadata.in_channels, 97, 131))
+    content = to_onnx(program).SerializeToString()
     try:
         write_bytes(path, content)
         for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-KEPT_GRAPHS]:
@@ -163,6 +181,9 @@ def require(package: str, requirement: str) -> ModuleType:
     Raises:
         UserError: it is not installed.
     """
+    # OpenVINO and NNCF report their use over the network when they are imported, and keep an identity in the home
+    # folder; without this package they do neither
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module(package)
     except ImportError as error:

@@ -33,7 +33,7 @@ class OnnxRuntimeBackend:
             raise UserError("device cuda: this ONNX Runtime is the one for CPUs: use cpu, or install onnxruntime-gpu")
         self.device = torch.device("cpu")  # of the results
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
-        self.precision = graph.precision
+        self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
@@ -46,7 +46,9 @@ class OnnxRuntimeBackend:
     def run(self, images: Tensor) -> Tensor:
         """See `Backend.run`."""
         images = images.cpu()
-        if images.dtype == torch.uint8:
+        if self.input == "pixels":
+            images = images.permute(0, 2, 3, 1)  # (N, H, W, 3)
+        elif images.dtype == torch.uint8:
             images = normalize(images, self.metadata.mean, self.metadata.std)
-        (logits,) = self._session.run(None, {INPUT: images.contiguous().numpy()})
-        return torch.from_numpy(logits)
+        (result,) = self._session.run(None, {INPUT: images.contiguous().numpy()})
+        return torch.from_numpy(result)

@@ -41,10 +41,11 @@ class OpenVINOBackend:
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
         self.device = torch.device("cpu")
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
+        self.input, self.output = graph.input, graph.output
         reduced = _compute_bfloat16(precision)
         self.precision = "bfloat16" if reduced else "float32"
         if graph.precision == "int8":
-            self.precision = "int8"
+            self.precision = "int8+bfloat16" if reduced else "int8"
         self._core = ov.Core()
         self._model = self._core.read_model(graph.path)
         if reduced:
@@ -66,23 +67,25 @@ class OpenVINOBackend:
                 self._requests[images.dtype] = self._compile(images.dtype)
             request = self._requests[images.dtype]
             request.infer([images.numpy()], share_inputs=True)
-            logits = torch.from_numpy(request.get_output_tensor(0).data.copy())  # the next call overwrites it
-        return logits.permute(0, 3, 1, 2)
+            result = torch.from_numpy(request.get_output_tensor(0).data.copy())  # the next call overwrites it
+        return result if self.output == "labels" else result.permute(0, 3, 1, 2)
 
     def _compile(self, dtype: torch.dtype) -> Any:
         """An infer request for pixels (uint8) or for normalised images (float32), (N, H, W, 3)."""
         ov = require("openvino", "dlaseg[openvino]")
         steps = ov.preprocess.PrePostProcessor(self._model.clone())
-        image, logits = steps.input(), steps.output()
-        image.model().set_layout(ov.Layout("NCHW"))
-        image.tensor().set_layout(ov.Layout("NHWC"))
-        if dtype == torch.uint8:
-            image.tensor().set_element_type(ov.Type.u8)
-            image.preprocess().convert_element_type(ov.Type.f32)
-            image.preprocess().mean([255 * value for value in self.metadata.mean])
-            image.preprocess().scale([255 * value for value in self.metadata.std])
-        logits.model().set_layout(ov.Layout("NCHW"))
-        logits.tensor().set_layout(ov.Layout("NHWC"))
+        if self.input == "normalized":
+            image = steps.input()
+            image.model().set_layout(ov.Layout("NCHW"))
+            image.tensor().set_layout(ov.Layout("NHWC"))
+            if dtype == torch.uint8:
+                image.tensor().set_element_type(ov.Type.u8)
+                image.preprocess().convert_element_type(ov.Type.f32)
+                image.preprocess().mean([255 * value for value in self.metadata.mean])
+                image.preprocess().scale([255 * value for value in self.metadata.std])
+        if self.output != "labels":
+            steps.output().model().set_layout(ov.Layout("NCHW"))
+            steps.output().tensor().set_layout(ov.Layout("NHWC"))
         return self._core.compile_model(steps.build(), "CPU", self._properties).create_infer_request()
 
 

@@ -26,6 +26,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    input, output = "normalized", "coarse_logits"
 
     def __init__(self, model: SegmentationModel, device: str = "auto", precision: str = "float32"):
         self.device = pick_device(device)

@@ -1,0 +1,1 @@
+"""Networks as files that run without dlaseg, compared with PyTorch before they are called done."""

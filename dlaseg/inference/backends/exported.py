@@ -1,0 +1,186 @@
+"""Exported files, which carry their metadata: ONNX (.onnx) and OpenVINO IR (.xml beside .bin), of any origin."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlaseg.errors import UserError
+from dlaseg.files import sha256
+from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, require
+from dlaseg.metadata import ModelMetadata
+from dlaseg.strict_json import InvalidJSONError, parse_json
+from dlaseg.version import __version__
+from dlaseg.weights.checkpoints import Checkpoint
+from dlaseg.weights.files import decode_metadata, encode_metadata
+
+ONNX, OPENVINO, PROGRAM = ".onnx", ".xml", ".pt2"
+SUFFIXES = (ONNX, OPENVINO, PROGRAM)
+"""Of exported files; the last is that of `torch.export`, which is written only."""
+
+EXPORT = "export"
+"""The entry beside those of a weights file; JSON: `input`, `output` and `stride`, see `Graph`, and the release."""
+
+SECTION = "dlaseg"
+"""Where the entries are in the rt_info of an OpenVINO IR."""
+
+MAX_GRAPH = (1 << 31) - 1
+"""Largest ONNX file, which is that of its format; the largest DLA has a tenth."""
+
+MAX_DESCRIPTION = 1 << 26
+"""Largest .xml in bytes; the largest DLA's has a fiftieth."""
+
+MAX_STRIDE = 64
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is one of an exported file, by its suffix."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def encode_entries(metadata: ModelMetadata, stride: int, input: str, output: str) -> dict[str, str]:
+    """The entries of an exported file: those of a weights file, and `EXPORT`."""
+    export = {"input": input, "output": output, "stride": stride, "dlaseg": __version__}
+    return {**encode_metadata(metadata), EXPORT: json.dumps(export)}
+
+
+def read_graph(path: Path) -> Graph:
+    """Reads the metadata of an exported file.
+
+    No code in the file is run, and no other file is read but the `.bin` beside an `.xml`.
+
+    Raises:
+        UserError: no such file, damaged, not from `dlaseg export`, a file that refers to others, or the package that
+            reads it is not installed.
+    """
+    if path.suffix.lower() == PROGRAM:
+        raise UserError(
+            f"{path}: torch.export.load can run code that such a file contains, so programs (.pt2) are not read as "
+            "weights: use the .onnx or .xml file, or the weights that it was exported from"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; `dlaseg export WEIGHTS {path.name}` writes one")
+    try:
+        content = _read_onnx(path) if path.suffix.lower() == ONNX else _read_openvino(path)
+    except UserError:
+        raise
+    except Exception as error:  # what protobuf and OpenVINO raise on arbitrary bytes is not a closed list
+        kind = "ONNX file" if path.suffix.lower() == ONNX else "OpenVINO IR with its .bin"
+        raise UserError(f"{path}: damaged, or no {kind}: copy it or export it again") from error
+    if "format" not in content.entries or EXPORT not in content.entries:
+        raise UserError(
+            f"{path}: has no metadata of dlaseg, so its classes are not known: use a file from `dlaseg export`"
+        )
+    metadata = decode_metadata(Checkpoint(path, path.suffix, {}, content.entries), any_network=True)
+    try:
+        export = parse_json(content.entries[EXPORT])
+        input, output, stride = (export[key] for key in ("input", "output", "stride"))
+        is_valid = input in INPUTS and output in OUTPUTS and type(stride) is int and 1 <= stride <= MAX_STRIDE
+    except (InvalidJSONError, TypeError, KeyError):
+        is_valid = False
+    if not is_valid or metadata.label_map is None or (output != "coarse_logits" and stride != 1):
+        raise UserError(f"{path}: its metadata {EXPORT} {content.entries[EXPORT]!r:.80} are damaged: export it again")
+    graph = Graph(path, metadata, stride, content.precision, input, output)
+    if content.input != _input_type(graph) or content.output != _output_type(graph):
+        raise UserError(
+            f"{path}: takes {content.input} and gives {content.output}, its metadata say {_input_type(graph)} and "
+            f"{_output_type(graph)}: export it again"
+        )
+    return graph
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Entries, precision, and types of the input and the output, such as `uint8 (?, ?, ?, 3)`."""
+
+    entries: dict[str, str]
+    precision: str
+    input: str
+    output: str
+
+
+def _input_type(graph: Graph) -> str:
+    channels = graph.metadata.in_channels
+    return f"uint8 (?, ?, ?, {channels})" if graph.input == "pixels" else f"float32 (?, {channels}, ?, ?)"
+
+
+def _output_type(graph: Graph) -> str:
+    return "uint8 (?, ?, ?)" if graph.output == "labels" else f"float32 (?, {graph.metadata.num_classes}, ?, ?)"
+
+
+def _type(dtype: str, sizes: list[int | None]) -> str:
+    return f"{dtype} ({', '.join('?' if size is None else str(size) for size in sizes)})"
+
+
+def _read_onnx(path: Path) -> _Content:
+    onnx = require("onnx", "dlaseg[onnxruntime]")
+    if path.stat().st_size > MAX_GRAPH:
+        raise UserError(f"{path}: more than {MAX_GRAPH} bytes, so no ONNX file: export it again")
+    model = onnx.load(path, load_external_data=False)
+    external = next((tensor for tensor in _tensors(onnx, model) if tensor.external_data or tensor.data_location), None)
+    if external is not None:
+        raise UserError(f"{path}: its tensor {external.name!r:.80} lies in another file, which is not read: export it")
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1 or model.graph.input[0].name != INPUT:
+        raise UserError(f"{path}: not one input {INPUT!r} and one output: use a file from `dlaseg export`")
+    if others := {node.domain for node in model.graph.node} - {"", "ai.onnx"} or [f.name for f in model.functions]:
+        raise UserError(f"{path}: operators of {min(others)!r:.80}, not of ONNX itself: use one from `dlaseg export`")
+    is_quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    return _Content(
+        # Text that is not UTF-8 comes as bytes
+        {entry.key: entry.value for entry in model.metadata_props if isinstance(entry.value, str)},
+        "int8" if is_quantized else "float32",
+        _onnx_type(onnx, model.graph.input[0]),
+        _onnx_type(onnx, model.graph.output[0]),
+    )
+
+
+def _onnx_type(onnx: Any, value: Any) -> str:
+    tensor = value.type.tensor_type
+    names = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    return _type(names.get(tensor.elem_type, "another type"), sizes)
+
+
+def _tensors(onnx: Any, message: Any) -> Iterator[Any]:
+    """Every tensor in a protobuf message, however deep."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(onnx, part)
+
+
+def _read_openvino(path: Path) -> _Content:
+    ov = require("openvino", "dlaseg[openvino]")
+    if not path.with_suffix(".bin").is_file():
+        raise UserError(f"{path}: no {path.with_suffix('.bin').name} beside it, which holds its weights: copy both")
+    if path.stat().st_size > MAX_DESCRIPTION:
+        raise UserError(f"{path}: more than {MAX_DESCRIPTION} bytes, so no OpenVINO IR: export it again")
+    model = ov.Core().read_model(path)
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UserError(f"{path}: not one input and one output: use a file from `dlaseg export`")
+    entries = {}
+    if model.has_rt_info(SECTION):
+        entries = {str(key): str(value) for key, value in model.get_rt_info(SECTION).value.items()}
+    is_quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    types = [_openvino_type(port) for port in (model.input(), model.output())]
+    return _Content(entries, "int8" if is_quantized else "float32", *types)
+
+
+def _openvino_type(port: Any) -> str:
+    names = {"f32": "float32", "u8": "uint8"}
+    sizes = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
+    return _type(names.get(port.get_element_type().get_type_name(), "another type"), sizes)
+
+
+def exported_sha256(path: Path) -> str:
+    """The SHA-256 of a file, hexadecimal; of an OpenVINO IR, that of both files' hashes, one after the other."""
+    if path.suffix.lower() != OPENVINO:
+        return sha256(path)
+    import hashlib
+
+    both = "".join(sha256(part) for part in (path, path.with_suffix(".bin")))
+    return hashlib.sha256(both.encode()).hexdigest()

@@ -1,0 +1,228 @@
+"""Exported files compute what the network computes, say what they are, and are weights to everything that predicts."""
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from dlaseg import Predictor, create_model
+from dlaseg.cli import main
+from dlaseg.data.tensors import normalize
+from dlaseg.errors import UserError
+from dlaseg.export import export as exports
+from dlaseg.export.check import batches_of
+from dlaseg.export.export import comparison_images, export
+from dlaseg.inference.backends.openvino import OpenVINOBackend
+from dlaseg.inference.run import infer
+from dlaseg.inference.settings import read_settings
+from dlaseg.weights.files import save_model
+
+KINDS = [(i, o) for i in ("pixels", "normalized") for o in ("labels", "logits", "coarse_logits")]
+SIZES = [(1, 1, 1), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
+
+
+def images_of(*size):
+    return np.random.default_rng(sum(size)).integers(0, 256, (*size, 3), np.uint8)
+
+
+def expected_of(network, images, output):
+    """What PyTorch computes."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        normalized = normalize(pixels, network.metadata.mean, network.metadata.std)
+        if output == "coarse_logits":
+            return network.coarse_logits(normalized).numpy()
+        logits = network(normalized)
+        return logits.numpy() if output == "logits" else logits.argmax(1).to(torch.uint8).numpy()
+
+
+def model_input(network, images, input):
+    if input == "pixels":
+        return images
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return normalize(pixels, network.metadata.mean, network.metadata.std).numpy()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "input", "output"),
+    [
+        *((".onnx", *kind) for kind in KINDS),
+        *((suffix, *kind) for suffix in (".xml", ".pt2") for kind in (KINDS[0], KINDS[4])),
+    ],
+)
+def test_a_file_gives_what_pytorch_gives_without_dlaseg(network, exported, suffix, input, output):
+    path = exported(suffix, input, output)
+    if suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        run = lambda images: session.run([output], {"image": images})[0]  # noqa: E731
+    elif suffix == ".xml":
+        compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        run = lambda images: compiled({"image": images})[output]  # noqa: E731
+    else:
+        program = torch.export.load(path).module()
+        run = lambda images: program(torch.from_numpy(images)).detach().numpy()  # noqa: E731
+    for size in SIZES:
+        images = images_of(*size)
+        result, expected = run(model_input(network, images, input)), expected_of(network, images, output)
+        assert (result.shape, result.dtype) == (expected.shape, expected.dtype)
+        if output == "labels":
+            assert (result == expected).mean() > 0.999
+        else:
+            np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(("input", "output"), KINDS)
+def test_a_file_is_weights_of_a_predictor(network, exported, backend, input, output):
+    path = exported(".onnx", input, output)
+    predictor = Predictor(path, backend)
+    assert predictor.metadata == network.metadata
+    image = images_of(50, 71)
+    torch_predictor = Predictor(network, device="cpu")
+    assert (predictor(image) == torch_predictor(image)).mean() > 0.999
+    if output != "labels":
+        np.testing.assert_allclose(predictor.probabilities(image), torch_predictor.probabilities(image), atol=1e-5)
+        flipped = Predictor(path, backend, flip=True).probabilities(image)
+        expected = Predictor(network, device="cpu", flip=True).probabilities(image)
+        np.testing.assert_allclose(flipped, expected, atol=1e-5)
+
+
+def test_scales_need_a_file_that_takes_normalized_images(network, exported):
+    image, options = images_of(50, 71), {"scales": [0.8, 1.3], "flip": True}
+    result = Predictor(exported(".onnx", "normalized", "logits"), **options).probabilities(image)
+    np.testing.assert_allclose(result, Predictor(network, device="cpu", **options).probabilities(image), atol=1e-5)
+    with pytest.raises(UserError, match=r"scales 0.8 1.3: this file normalises pixels itself.*--input normalized"):
+        Predictor(exported(".onnx", "pixels", "logits"), **options)
+
+
+def test_labels_alone_give_no_probabilities(exported):
+    path = exported(".onnx")
+    with pytest.raises(UserError, match="scales and flip average logits, and this file gives labels alone"):
+        Predictor(path, flip=True)
+    with pytest.raises(UserError, match="probabilities are computed from logits"):
+        Predictor(path).probabilities(images_of(5, 6))
+    with pytest.raises(UserError, match="confidence needs logits"):
+        Predictor(path).predict_with_confidence(torch.zeros(1, 3, 5, 6, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_the_report_beside_a_file_says_what_goes_in_and_comes_out(exported, network, suffix):
+    path = exported(suffix)
+    report = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert report["input"]["shape"] == ["batch", "height", "width", 3]
+    assert report["output"] == {
+        "name": "labels",
+        "is": "labels",
+        "dtype": "uint8",
+        "shape": ["batch", "height", "width"],
+    }
+    assert report["classes"] == list(network.metadata.labels.names)
+    engines = {".onnx": ["openvino", "onnxruntime"], ".xml": ["openvino"], ".pt2": ["torch"]}[suffix]
+    assert [comparison["engine"] for comparison in report["comparisons"]] == engines
+    assert all(comparison["equal_labels"] > 0.999 for comparison in report["comparisons"])
+
+
+def test_onnx_names_the_sizes_that_may_be_any_and_no_source_files(exported):
+    (input,) = onnxruntime.InferenceSession(exported(".onnx"), providers=["CPUExecutionProvider"]).get_inputs()
+    assert (input.name, input.shape, input.type) == ("image", ["batch", "height", "width", 3], "tensor(uint8)")
+    assert b".py" not in exported(".onnx").read_bytes()
+
+
+def test_the_same_network_gives_the_same_bytes(network, exported, tmp_path):
+    again = export(network, tmp_path / "again.onnx").path
+    assert again.read_bytes() == exported(".onnx").read_bytes()
+
+
+@pytest.fixture
+def copied(exported, monkeypatch):
+    """Nothing is converted: the file that was exported before is written again."""
+    monkeypatch.setattr(exports, "trace_network", lambda *_: None)
+    monkeypatch.setattr(
+        exports, "write_network", lambda _, path, *__: shutil.copy(exported(".onnx", "pixels", "logits"), path)
+    )
+
+
+def test_a_file_that_differs_is_not_left(network, tmp_path, monkeypatch, copied):
+    (tmp_path / "m.onnx").write_bytes(b"older")
+    run = OpenVINOBackend.run
+    monkeypatch.setattr(OpenVINOBackend, "run", lambda *args: run(*args) + 0.1)
+    with pytest.raises(UserError, match=r"m.onnx: not written, since it differs from PyTorch \(openvino: logits"):
+        export(network, tmp_path / "m.onnx", output="logits")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"m.onnx": b"older"}
+
+
+def test_not_finite_logits_differ(network, tmp_path, monkeypatch, copied):
+    def not_finite(self, images):
+        return torch.full((len(images), 6, *images.shape[2:]), torch.nan)
+
+    monkeypatch.setattr(OpenVINOBackend, "run", not_finite)
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        export(network, tmp_path / "m.onnx", output="logits")
+
+
+def test_files_are_compared_on_several_sizes_and_batches():
+    batches = batches_of([images_of(9, 14), images_of(7, 3)])
+    assert [tuple(batch.shape) for batch in batches] == [
+        (1, 3, 9, 14),
+        (1, 3, 7, 3),
+        (1, 3, 5, 4),
+        (1, 3, 1, 1),
+        (2, 3, 5, 7),
+    ]
+    assert tuple(batches_of([images_of(1, 1)])[-1].shape) == (2, 3, 1, 1)
+
+
+def test_files_are_compared_on_the_user_s_images(tmp_path):
+    from PIL import Image
+
+    for index in range(6):
+        Image.fromarray(images_of(20, 30 + index)).save(tmp_path / f"{index}.png")
+    Image.fromarray(images_of(1200, 2000)).save(tmp_path / "0.png")
+    first, *others = comparison_images(tmp_path)
+    assert first.shape[0] * first.shape[1] <= 1 << 20
+    assert [image.shape for image in others] == [(20, 31, 3), (20, 32, 3), (20, 33, 3)]
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "message"),
+    [
+        ("m.tflite", {}, "m.tflite: exported files end in .onnx, .xml"),
+        ("folder.onnx", {}, "a folder has this name"),
+        ("m.onnx", {"input": "bgr"}, "input 'bgr': use one of pixels, normalized"),
+        ("m.onnx", {"output": "mask"}, "output 'mask': use one of labels, logits, coarse_logits"),
+        ("m.onnx", {"images": "nowhere"}, "nowhere"),
+        ("file/m.onnx", {}, "cannot be written"),
+    ],
+)
+def test_wrong_arguments_are_refused(network, tmp_path, file, options, message):
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=message):
+        export(network, tmp_path / file, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.onnx"]
+
+
+def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
+    torch.manual_seed(0)
+    save_model(create_model("dla46_c", 5, stride=8), tmp_path / "w.safetensors")
+    words = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "m.onnx"), "--output", "logits"]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "openvino: logits differ by at most" in output
+    assert f"{tmp_path / 'm.onnx'}\n{tmp_path / 'm.onnx.json'}\n" in output
+    from PIL import Image
+
+    (tmp_path / "in").mkdir()
+    Image.fromarray(images_of(40, 50)).save(tmp_path / "in/a.png")
+    infer(tmp_path / "w.safetensors", tmp_path / "in", tmp_path / "torch", backend="torch", device="cpu")
+    infer(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "onnx")
+    one, other = ((tmp_path / folder / "ids/a.png").read_bytes() for folder in ("torch", "onnx"))
+    assert one == other
+    settings = read_settings(tmp_path / "onnx")
+    assert (settings.backend, settings.precision) == ("openvino", "float32")
+    report = json.loads((tmp_path / "m.onnx.json").read_text())
+    assert settings.weights_sha256 == report["sha256"]
