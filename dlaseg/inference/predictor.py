@@ -171,12 +171,14 @@ class Predictor:
     @torch.inference_mode()
     def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
+        self._check_gives_logits("confidence needs")
         labels, confidence = self._compute(images, self._labels_with_confidence, score_copies=3)
         return labels, confidence
 
     @torch.inference_mode()
     def predict_with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
+        self._check_gives_logits("probabilities are computed from")
         labels, probabilities = self._compute(images, self._labels_with_probabilities, score_copies=3)
         return labels, probabilities
 
@@ -247,7 +249,6 @@ class Predictor:
         return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
 
     def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        self._check_gives_logits("probabilities are computed from")
         if self._single_pass:
             logits = upsample_logits(scores, self.backend.stride, height, width)
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
@@ -258,7 +259,6 @@ class Predictor:
         return labels.to(torch.uint8), probabilities
 
     def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        self._check_gives_logits("probabilities are computed from")
         if self._single_pass:
             return (upsample_logits(scores, self.backend.stride, height, width).softmax(1),)
         return (scores[..., :height, :width],)
@@ -270,6 +270,7 @@ class Predictor:
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, C, H, W) float32."""
+        self._check_gives_logits("probabilities are computed from")
         (probabilities,) = self._compute(images, self._class_probabilities, score_copies=2)
         return probabilities
 

@@ -17,6 +17,7 @@ from dlaseg.export import export as exports
 from dlaseg.export.check import batches_of
 from dlaseg.export.export import comparison_images, export
 from dlaseg.inference.backends.openvino import OpenVINOBackend
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
 from dlaseg.weights.files import save_model
@@ -222,7 +223,7 @@ def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     infer(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "onnx")
     one, other = ((tmp_path / folder / "ids/a.png").read_bytes() for folder in ("torch", "onnx"))
     assert one == other
-    settings = read_settings(tmp_path / "onnx")
+    settings = read_settings(LocalFolder(tmp_path / "onnx"))
     assert (settings.backend, settings.precision) == ("openvino", "float32")
     report = json.loads((tmp_path / "m.onnx.json").read_text())
     assert settings.weights_sha256 == report["sha256"]

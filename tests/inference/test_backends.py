@@ -15,7 +15,7 @@ from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.inference import run
 from dlaseg.inference.backends import choice, graph, openvino
-from dlaseg.inference.backends.choice import BACKENDS, LARGEST_ERROR, is_exact, make_backend
+from dlaseg.inference.backends.choice import LARGEST_ERROR, is_exact, make_backend
 from dlaseg.inference.backends.graph import model_graph
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.folders import LocalFolder
@@ -23,7 +23,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
 
-OTHERS = [name for name in BACKENDS if name != "torch"]
+OTHERS = ["openvino", "onnxruntime"]
 SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
 
 
@@ -169,7 +169,7 @@ def test_float32_is_float32_also_on_a_cpu_that_has_bfloat16(model):
 @pytest.mark.parametrize(
     ("name", "device", "precision", "message"),
     [
-        ("tensorrt", "cpu", "float32", "backend 'tensorrt': unknown; use one of auto, torch, openvino, onnxruntime"),
+        ("tensorrt", "cpu", "float32", "backend 'tensorrt': unknown; use one of auto, torch, torch-compile, openvino"),
         ("openvino", "cuda", "float32", "device 'cuda': the backend openvino runs on the CPU"),
         ("openvino", "cpu", "float16", "precision 'float16': the backend openvino computes in"),
         ("onnxruntime", "cuda", "float32", "device cuda: this ONNX Runtime is the one for CPUs: use cpu"),
@@ -231,3 +231,18 @@ def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
         if op.get_rt_info()["layerType"].astype(str) == "Deconvolution"
     }
     assert precisions == {"f32"}
+
+
+def test_torch_compile_computes_the_same():
+    model = TwoHeads(3).eval()
+    plain, compiled = (make_backend(name, model, "cpu", "float32") for name in ("torch", "torch-compile"))
+    assert compiled.name == "torch-compile"
+    for size in ((1, 1, 1), (1, 33, 70)):
+        torch.testing.assert_close(compiled.run(pixels(*size)), plain.run(pixels(*size)))
+
+
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or what was compiled before would be found
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+    with pytest.raises(UserError, match=r"backend torch-compile: .*: install a C\+\+ compiler"):
+        make_backend("torch-compile", TwoHeads(7), "cpu", "float32")

@@ -12,7 +12,6 @@ from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, pick_device, reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.models.base import SegmentationModel
-from dlaseg.models.resizing import pad, round_up
 
 
 class TorchBackend:
@@ -23,7 +22,7 @@ class TorchBackend:
         device: see `pick_device`.
         precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto` for what training's `auto` takes on the device.
         compile: whether the network is built by `torch.compile`. This takes about a minute at the start, and again for
-            the first batch of more than one image.
+            each of the few kinds of sizes that it tells apart.
 
     Raises:
         UserError: a device or precision that this machine does not have, or no compiler.
@@ -43,7 +42,6 @@ class TorchBackend:
         folded = fold_batch_norm(copy.deepcopy(model).cpu().eval())
         folded = folded.to(self.device).to(memory_format=self._memory_format)
         self._coarse_logits = folded.coarse_logits
-        self._compiles = compile
         if compile:
             self._coarse_logits = torch.compile(folded.coarse_logits, dynamic=True)
             self._build()
@@ -54,8 +52,6 @@ class TorchBackend:
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = normalize(images, self.metadata.mean, self.metadata.std)
-        if self._compiles:  # what is padded already has one shape for torch.compile, whatever its size
-            images = pad(images, *(round_up(size, self.multiple) for size in images.shape[-2:]))
         images = images.contiguous(memory_format=self._memory_format)
         with torch.autocast(self.device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
             return self._coarse_logits(images).float()
