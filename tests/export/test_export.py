@@ -228,3 +228,11 @@ def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     assert (settings.backend, settings.precision) == ("openvino", "float32")
     report = json.loads((tmp_path / "m.onnx.json").read_text())
     assert settings.weights_sha256 == report["sha256"]
+
+
+def test_weights_inspect_describes_a_file(exported, capsys):
+    assert main(["weights", "inspect", str(exported(".xml"))]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["takes"] == "pixels: uint8 (?, ?, ?, 3)"
+    assert lines["gives"] == "labels: uint8 (?, ?, ?), stride 1"
+    assert lines["classes"] == "c0, c1, c2, c3, c4, c5"
