@@ -59,7 +59,7 @@ _FLOAT_FORMATS = re.compile(rb"P[Ff]\s|#\?R(ADIANCE|GBE)|v/1\x01")
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, height and width are exchanged
 
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
-_TIFF_FIELDS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 339: "kind"}
+_TIFF_FIELDS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 274: "orientation", 339: "kind"}
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # numbers of the TIFF specification, and of BigTIFF
 
 
@@ -75,6 +75,7 @@ class ImageHeader:
         pages: of a TIFF: the number of each page among the images of the file, its height and its width. Smaller copies
             and masks are no pages.
         dtype: of a pixel's values, as numpy calls it, where the format has several.
+        orientation: of a TIFF, as EXIF counts: 1 is upright.
     """
 
     format: str
@@ -83,6 +84,7 @@ class ImageHeader:
     frames: int = 1
     pages: tuple[tuple[int, int, int], ...] = ()
     dtype: str = "uint8"
+    orientation: int = 1
 
     @property
     def pixels(self) -> int:
@@ -224,7 +226,8 @@ def _tiff_header(content: bytes) -> ImageHeader:
         if number == 0 or ("height" in page and "width" in page and not page.get("subfile", 0) & 5)
     )
     dtype = f"{_TIFF_KINDS.get(directories[0].get('kind', 1), 'unknown')}{directories[0].get('bits', 1)}"
-    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype)
+    orientation = directories[0].get("orientation", 1)
+    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype, orientation)
 
 
 def _avif_header(content: bytes) -> ImageHeader | None:

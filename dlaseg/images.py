@@ -35,7 +35,8 @@ LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 _HEADER_BYTES = 1 << 16
 """Beginning of a PNG or JPEG in which the header is looked for first."""
 
-_MOST_PIXELS = 2**30  # OpenCV decodes no more
+MOST_PIXELS = 2**30
+"""OpenCV decodes no more."""
 
 EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 """Pillow's modes with 8 bits per channel; its conversion to RGB would clip wider ones."""
@@ -96,7 +97,14 @@ class ImageFile:
                 yield image
 
     def _decode_with_opencv(self, page: int) -> NDArray[Any] | None:
-        buffer, flags = np.frombuffer(self.content, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+        # As RGB, OpenCV leaves the pixels of a 16-bit TIFF in colour undefined
+        is_tiff = self.header.format == "TIFF"
+        flags = (cv2.IMREAD_COLOR_BGR if is_tiff else cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_ANYDEPTH
+        image = self._decode_bytes(page, flags)
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if is_tiff and image is not None else image
+
+    def _decode_bytes(self, page: int, flags: int) -> NDArray[Any] | None:
+        buffer = np.frombuffer(self.content, np.uint8)
         try:
             if page == 0:
                 return cv2.imdecode(buffer, flags)
@@ -130,11 +138,17 @@ class ImageFile:
             raise UnreadableFileError(
                 f"{self.path}: broken or not an image; OpenCV cannot decode it: replace or remove the file"
             )
-        if image.dtype == np.uint16:
-            image = ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        image = to_eight_bits(image)
         if image.dtype != np.uint8:
             raise _wrong_dtype(self.path, str(image.dtype))
         return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
+
+
+def to_eight_bits(image: NDArray[Any]) -> NDArray[Any]:
+    """Scales 16 bits by 255 / 65535, rounded; other types stay as they are."""
+    if image.dtype != np.uint16:
+        return image
+    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -168,7 +182,22 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageFile:
         UserError: as `read_image`.
     """
     path = Path(path)
-    content = _read_bytes(path, max_pixels)
+    return image_from_bytes(path, _read_bytes(path, max_pixels), max_pixels)
+
+
+def image_from_bytes(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -> ImageFile:
+    """As `open_image`, of a file whose content was read elsewhere.
+
+    Args:
+        path: of the file, for messages.
+        content: of the file.
+        max_pixels: larger images are refused.
+
+    Raises:
+        UserError: as `read_image`.
+    """
+    if not content:
+        raise _empty_file(path)
     return ImageFile(path, _check_header(path, read_header(content), max_pixels), content, max_pixels)
 
 
@@ -203,8 +232,17 @@ def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> Im
 
 def check_max_pixels(max_pixels: int) -> None:
     """Raises a UserError for a limit that is out of range."""
-    if not 1 <= max_pixels <= _MOST_PIXELS:
-        raise UserError(f"--max-pixels {max_pixels}: use 1 to {_MOST_PIXELS}, the largest image that OpenCV decodes")
+    if not 1 <= max_pixels <= MOST_PIXELS:
+        raise UserError(f"--max-pixels {max_pixels}: use 1 to {MOST_PIXELS}, the largest image that OpenCV decodes")
+
+
+def check_file_size(path: Path, size: int, max_pixels: int) -> None:
+    """Raises a UserError for a file of more bytes than an image of `max_pixels` pixels has."""
+    if size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
+        raise UserError(
+            f"{path}: a file of {size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, the limit: split "
+            "it, or raise the limit (--max-pixels of infer and eval)"
+        )
 
 
 def read_checked_bytes(path: Path, max_pixels: int) -> bytes:
@@ -240,10 +278,19 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
 
     Args:
         path: the file; missing parent folders are created.
+        image: see `encode_png`.
+    """
+    write_bytes(path, encode_png(image))
+
+
+def encode_png(image: NDArray[np.integer]) -> bytes:
+    """The content of a PNG.
+
+    Args:
         image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
     """
     _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
-    write_bytes(path, content.tobytes())
+    return content.tobytes()
 
 
 def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
@@ -252,18 +299,18 @@ def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
             raise UnreadableFileError(f"{path}: not a regular file: replace or remove it")
-        if status.st_size > 8 * max_pixels + (1 << 26):  # four channels of 16 bits, and what stands beside the pixels
-            raise UserError(
-                f"{path}: a file of {status.st_size / 1e9:.1f} GB: larger than an image of {max_pixels:,} pixels, "
-                "the limit: split it, or raise the limit (--max-pixels of infer and eval)"
-            )
+        check_file_size(path, status.st_size, max_pixels)
         with path.open("rb") as file:
             content = file.read(most)
     except OSError as error:
         raise UnreadableFileError(f"{path}: {error.strerror or error}: use a file that can be read") from error
     if not content:
-        raise UnreadableFileError(f"{path}: the file is empty: replace or remove it")
+        raise _empty_file(path)
     return content
+
+
+def _empty_file(path: Path) -> UserError:
+    return UnreadableFileError(f"{path}: the file is empty: replace or remove it")
 
 
 def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:

@@ -1,6 +1,7 @@
 """Memory of this process: settings of the allocator, peak use, what is available, limits, errors of allocation."""
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ def peak_memory(device: "torch.device") -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    return peak_memory_of_process()
+
+
+def peak_memory_of_process() -> int:
+    """Most main memory that this process has held so far, in bytes; 0 on Windows."""
     if sys.platform == "win32":
         return 0
     try:
@@ -51,6 +57,15 @@ def peak_memory(device: "torch.device") -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
+
+
+def used_memory() -> int:
+    """Memory that this process holds now, in bytes; on other systems than Linux, the most that it has held so far."""
+    try:
+        resident = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+    except OSError:
+        return peak_memory_of_process()
+    return int(resident) * os.sysconf("SC_PAGE_SIZE")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

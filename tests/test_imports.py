@@ -17,7 +17,7 @@ FLOORS = (
     {"errors"},
     {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file"},
     {"labels", "images", "run_folder", "scores_file"},
-    {"label_images"},
+    {"label_images", "image_strips"},
     {"metadata", "config"},
     {"visualize", "synthetic"},
     {"data"},

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from dlaseg import memory
-from dlaseg.memory import available_memory, is_out_of_memory, keep_freed_memory
+from dlaseg.memory import available_memory, is_out_of_memory, keep_freed_memory, used_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
@@ -13,6 +13,14 @@ def test_freed_memory_can_be_kept_on_linux():
     code = "from dlaseg.memory import keep_freed_memory as keep; print(keep())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"]
+
+
+def test_memory_in_use_grows_with_what_is_held():
+    before = used_memory()
+    held = b"1" * 200_000_000
+    assert 150_000_000 < used_memory() - before < 250_000_000
+    assert len(held) == 200_000_000
+    assert before > 10_000_000
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])

@@ -19,6 +19,7 @@ import torch
 import yaml
 from dlaseg_testing import write_camvid
 from PIL import Image
+from video_files import write_video
 
 import dlaseg
 from dlaseg.benchmarking.leaderboard import read_entries
@@ -74,6 +75,33 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg infer WEIGHTS IMAGES OUTPUT --keep-suffix --all-frames": Run(
         "--device cpu",
         {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "frames"},
+    ),
+    "dlaseg infer WEIGHTS clip.mp4 OUTPUT": Run(
+        "--backend torch --device cpu", {"WEIGHTS": "runs/folder_example/best.safetensors", "OUTPUT": "video"}
+    ),
+    "dlaseg infer WEIGHTS camera:0 OUTPUT": Skip("needs a camera; tests/inference/test_video.py has one of its own"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --save ids contours probabilities": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "kinds"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --ids train": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "train_ids"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --scales 0.75 1 1.25 --flip": Run(
+        "--backend torch --device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "averaged"},
+    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --max-memory 4GB": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "limited"},
+    ),
+    "dlaseg infer --engine ray WEIGHTS IMAGES OUTPUT --workers 2": Run(
+        "--device cpu",
+        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "ray"},
+    ),
+    "dlaseg infer --engine ray WEIGHTS s3://BUCKET/IMAGES s3://BUCKET/OUTPUT --ray-address auto": Skip(
+        "tests/inference/test_ray_engine.py reads and writes an object store"
     ),
     "dlaseg train ... --data.images 'photos/{name}.jpg' --data.labels 'masks/{name}_mask.png' "
     "--data.val_share 0.1": Run(
@@ -249,6 +277,7 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
     for name, place in (("A", "runs/folder_example/best"), ("B", "runs/weights/best"), ("DIR", "masks")):
         entries = re.sub(rf"\b{name}\b", place, entries)
     (folder / "list.yaml").write_text(entries, encoding="utf-8")
+    write_video(folder / "clip.mp4", frames=3)
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
     coco = {"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [shape], "categories": [{"id": 1, "name": "a"}]}
     (folder / "coco.json").write_text(json.dumps(coco), encoding="utf-8")

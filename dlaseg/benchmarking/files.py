@@ -10,7 +10,7 @@ from dlaseg.benchmarking.candidates import Candidate
 from dlaseg.benchmarking.networks import Network, Predicting, build
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.errors import UserError
-from dlaseg.inference.run import infer_sources
+from dlaseg.inference.pipeline import infer_sources
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
 from dlaseg.memory import peak_memory
@@ -36,7 +36,7 @@ def write_labels(network: Network, images: Sequence[Path], output: Path) -> list
         failed = infer_sources(network.predictor, sink, sources).failed
         if failed:
             raise UserError(failed[0][1])
-        return [sink.path(source, "ids") for source in sources]
+        return [Path(sink.folder.show(sink.file(source, "ids"))) for source in sources]
     output.mkdir(parents=True, exist_ok=True)
     unused = Stopwatch()
     for source in sources:

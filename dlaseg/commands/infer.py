@@ -1,44 +1,72 @@
 """`dlaseg infer`."""
 
+import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dlaseg.commands.parsing import (
     add_backend_argument,
+    add_max_memory_argument,
     add_max_pixels_argument,
     add_precision_argument,
     command_parser,
 )
+from dlaseg.errors import UserError
 from dlaseg.text import one_line
 
 
 def infer(arguments: Sequence[str]) -> int:
-    """Segment images and folders of images. Existing results are skipped; --overwrite replaces them."""
+    """Segment images, videos, folders of them, and cameras. Existing results are skipped; --overwrite replaces them."""
     parser = command_parser("infer", infer)
     parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="input", help="an image, or a folder that is searched "
-                        "recursively; several of them")  # fmt: skip
-    parser.add_argument("output", type=Path, help="a folder; its subfolders ids, color and overlay mirror the inputs")
-    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label ids "
-                        "as in the data set), color, overlay (default: all)")  # fmt: skip
+    parser.add_argument("inputs", nargs="+", metavar="input", help="an image, a video, or a folder that is "
+                        "searched recursively; several of them; or a camera: camera:0, until Ctrl-C")  # fmt: skip
+    parser.add_argument("output", help="a folder; its subfolders ids, color, ... mirror the inputs")
+    parser.add_argument("--save", nargs="+", default=["ids", "color", "overlay"], help="what to write: ids (label "
+                        "maps), color, overlay, probabilities (of all classes, .npz), contours (polygons as GeoJSON "
+                        "and COCO run lengths, .json) (default: ids color overlay)")  # fmt: skip
+    parser.add_argument("--ids", choices=("raw", "train"), default="raw", help="what label maps hold: ids as the data "
+                        "set stores them, such as labelIds of Cityscapes (raw), or 0 to C - 1 in the order of the "
+                        "classes (train) (default: raw)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace existing results")
     parser.add_argument("--keep-suffix", action="store_true", help="call the results of a.jpg a.jpg.png, not a.png: "
                         "for folders that also have an a.png or a.tif")  # fmt: skip
     parser.add_argument("--all-frames", action="store_true", help="segment all frames of animations (GIF, APNG, WebP, "
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
-    add_max_pixels_argument(parser)
+    add_max_pixels_argument(parser, in_strips=True)
+    add_max_memory_argument(parser)
     add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="local: this process; ray: the "
+                        "processes of a Ray cluster, which also take URLs such as s3://BUCKET/DIR")  # fmt: skip
+    parser.add_argument("--ray-address", help="of a running cluster, as for ray.init (default: RAY_ADDRESS; without "
+                        "it, one is started on this machine)")  # fmt: skip
+    parser.add_argument("--workers", type=int, help="for engine ray: processes that segment (default: as many as the "
+                        "cluster has room for)")  # fmt: skip
+    parser.add_argument("--cpus-per-worker", type=int, help="for engine ray: cores of each (default: up to 4)")
     args = parser.parse_intermixed_args(arguments)
+    _check_engine(parser, args)
 
-    from dlaseg.inference.run import infer as run
+    if args.engine == "ray":
+        from dlaseg.inference.ray_engine import infer as infer_with_ray
+        from dlaseg.memory import MAX_PIXELS
 
-    summary = run(
-        args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device, args.precision,
-        args.keep_suffix, args.all_frames, args.max_pixels,
-    )  # fmt: skip
+        summary = infer_with_ray(
+            args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
+            args.precision, args.keep_suffix, args.max_pixels or MAX_PIXELS, args.ray_address, args.workers,
+            args.cpus_per_worker,
+        )  # fmt: skip
+    else:
+        from dlaseg.inference.run import infer as run
+
+        summary = run(
+            args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
+            args.precision, args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
+            args.max_memory,
+        )  # fmt: skip
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"
         print(f"dlaseg infer: {one_line(message)}", file=sys.stderr)
@@ -48,7 +76,25 @@ def infer(arguments: Sequence[str]) -> int:
     if summary.first_frame_only:
         counts += f", {len(summary.first_frame_only)} with their first frame only"
     print(f"{counts}  {args.output}")
-    if summary.written:
-        speed, share = summary.written / summary.seconds, summary.network_seconds / summary.seconds
+    if summary.predicted:
+        speed, share = summary.predicted / summary.seconds, summary.network_seconds / summary.seconds
         print(f"{speed:.3g} images/s, {share:.0%} of the time in the network")
     return 2 if summary.failed else 0
+
+
+_RAY_ONLY = {"ray_address", "workers", "cpus_per_worker"}
+_BOTH = {"weights", "inputs", "output", "save", "overwrite", "keep_suffix", "max_pixels", "backend", "device",
+         "precision", "engine"}  # fmt: skip
+
+
+def _check_engine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raises a UserError for an option that the other engine has."""
+    for option, value in vars(args).items():
+        is_ours = option in _BOTH or (option in _RAY_ONLY) == (args.engine == "ray")
+        if not is_ours and value != parser.get_default(option):
+            other = "local" if args.engine == "ray" else "ray"
+            name = f"--{option.replace('_', '-')}"
+            raise UserError(f"{name}: not an option of --engine {args.engine}: leave it out, or use --engine {other}")
+    for path in (*args.inputs, args.output):
+        if args.engine == "local" and "://" in path:
+            raise UserError(f"{path}: a URL: --engine ray reads and writes URLs")

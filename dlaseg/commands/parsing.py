@@ -1,6 +1,7 @@
 """Parsers of the command line: whatever is wrong with the arguments raises a `UserError` of one line."""
 
 import argparse
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -146,12 +147,33 @@ def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -
                         f"(default: {default or 'torch; for an exported file, what reads it'})")  # fmt: skip
 
 
-def add_max_pixels_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds `--max-pixels`."""
+def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = False) -> None:
+    """Adds `--max-pixels`; None by default if images are read in strips."""
     from dlaseg.memory import MAX_PIXELS
 
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help="refuse larger images before they are "
-                        f"decoded (default: {MAX_PIXELS:_})")  # fmt: skip
+    more = "; more for PNG and TIFF, which are read in strips" if in_strips else ""
+    parser.add_argument("--max-pixels", type=int, default=None if in_strips else MAX_PIXELS, help="refuse larger "
+                        f"images before they are decoded (default: {MAX_PIXELS:_}{more})")  # fmt: skip
+
+
+def add_max_memory_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--max-memory`."""
+    parser.add_argument("--max-memory", type=_bytes, metavar="SIZE", help="memory that the process may hold, such as "
+                        "4GB or 512MiB; on a GPU, that of the GPU. Images that need more are computed in overlapping "
+                        "tiles (default: what is held at the start and half of what is free then)")  # fmt: skip
+
+
+_UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate(["", *"KMGT"])}}
+_UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)}
+
+
+def _bytes(text: str) -> int:
+    """A size such as 4GB, 1.5 GiB or 4000000000 in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip(), re.IGNORECASE | re.ASCII)
+    unit = {name.lower(): size for name, size in _UNITS.items()}.get(match[2].lower()) if match else None
+    if match is None or unit is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a size, such as 4GB, 1.5GiB or 512MiB")
+    return int(float(match[1]) * unit)
 
 
 def open_splits(

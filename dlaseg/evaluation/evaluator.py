@@ -82,6 +82,8 @@ def evaluate(
                 labels, probability = predictor.predict_with_confidence(image)
             else:
                 labels = predictor.predict(image)
+        except UserError as error:  # too little memory even for tiles
+            raise UserError(f"{dataset.pairs[index].image}: {error}") from error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

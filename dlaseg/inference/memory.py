@@ -1,11 +1,11 @@
-"""Refuses an image whose network needs more memory than there is, before the system would end the process.
+"""How much memory the network may take, and the tiles that keep it within.
 
 Where memory is overcommitted, as on Linux, an allocation succeeds and the process is killed when it writes to it. So
-what the network needs is estimated, and compared with what is available.
+what the network needs is estimated before it runs.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from dlaseg.errors import UserError
 from dlaseg.inference.backends.base import Backend
-from dlaseg.memory import available_memory
+from dlaseg.inference.tiling import FADE, MARGIN, Axis, Grid
+from dlaseg.memory import available_memory, is_out_of_memory, used_memory
+from dlaseg.models.resizing import round_up
 
-MARGIN = 1.4
+FACTOR = 1.4
 """Factor on the tensors of a forward pass for the libraries' own buffers: processes were measured to take 1.12 to 1.18
 times the tensors in float32, 1.11 to 1.36 times in bfloat16 (six networks, 3 million pixels, torch 2.14)."""
 
@@ -26,69 +28,184 @@ ENOUGH_PER_PIXEL = 4096
 """Bytes per pixel, eight times what the largest variant needs (491, with 19 classes at stride 2). Measuring takes over
 a second, mostly for imports by torch, so it waits for an image that might not fit."""
 
+UNKNOWN_PER_PIXEL = 500
+"""Bytes per pixel of a network whose memory torch does not manage. OpenVINO and ONNX Runtime were measured to take 420
+and 430 with dla34 at stride 2; with `FACTOR`, more than the largest variant needs."""
+
+SIDES = range(512, 4096 + 1, 256)
+"""Sizes of tiles in pixels. Larger ones would gain little: at 4096, the overlap is 15 % of the work."""
+
+STRIP_PER_PIXEL = 20
+"""Bytes per pixel of a row of tiles: the image, the rows before and after it, labels."""
+
+LARGE = 1 << 25
+"""Most pixels of an image that waits with others: a hundred megabytes of RGB."""
+
+IN_FLIGHT_PER_PIXEL = 96
+"""Bytes of four images that wait to be computed and four that are written, per pixel of one."""
+
 _SIDE = 256  # of the image that is measured, pixels
 
-_GIB = 2**30
+_LARGEST_MARGIN = 512  # pixels; more only where the image is made smaller than a quarter
 
 
-class MemoryCheck:
-    """What a backend needs in main memory, and whether it is available.
+class MemoryBudget:
+    """Decides whether an image is computed as a whole or in tiles, and in which.
 
     The tensors that are computed from an image grow with its pixels, those that are computed from the weights alone,
     such as copies in lower precision, do not. So one forward pass of a small image, as soon as a large one comes, tells
-    what that one needs. Nothing is checked for a GPU, which raises an error that can be caught.
+    what that one needs.
 
     Args:
         backend: runs the network.
+        max_memory: bytes that the whole process may hold; on a GPU, that all tensors may. None for what it holds now
+            and half of what is free now.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
 
     Attributes:
-        measured: bytes per pixel of an image, and bytes that do not depend on it; None until they are measured.
+        max_memory: the limit; None if none was given and it is not known how much memory is free. Then, every image is
+            computed as a whole.
+        tiled: whether there was an image that is computed in tiles.
+
+    Raises:
+        UserError: less memory than the process holds already.
     """
 
-    def __init__(self, backend: Backend):
-        self._backend = backend
-        self._is_cpu = backend.device.type == "cpu"
-        self.measured: tuple[float, int] | None = None
+    def __init__(self, backend: Backend, max_memory: int | None, scales: Sequence[float], flip: bool):
+        self._backend, self._flip = backend, flip
+        self._averages = flip or tuple(scales) != (1.0,)
+        self._largest = max(1.0, *scales) ** 2
+        self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales)))
+        self.tiled = False
+        self._measured: tuple[float, int] | None = None
+        used = _used(backend.device)
+        if max_memory is not None:
+            self.max_memory: int | None = max_memory
+            self._budget: float | None = max_memory - used
+            if max_memory <= used:
+                raise UserError(
+                    f"max_memory {size_text(max_memory)}: the process holds {size_text(used)} without any image: use "
+                    "more"
+                )
+        else:
+            free = _free(backend.device)
+            self._budget = None if free is None else free // 2
+            self.max_memory = None if free is None else used + free // 2
 
-    def needed(self, height: int, width: int) -> float:
-        """Bytes that an image of that size needs, with a margin."""
-        if self.measured is None:
-            self.measured = _measure(self._backend)
-        per_pixel, fixed = self.measured
-        return MARGIN * per_pixel * height * width + fixed
+    def needed(self, height: int, width: int, score_bytes: int = 0) -> float:
+        """Bytes that the network needs for an image, with a margin.
 
-    def check(self, path: Path, height: int, width: int) -> None:
-        """Compares what an image of that size needs with what is available now.
+        Args:
+            height: of the image, pixels.
+            width: of the image, pixels.
+            score_bytes: per pixel, of scores at the image's size.
+        """
+        if self._measured is None:
+            self._measured = _measure(self._backend)
+        per_pixel, fixed = self._measured
+        if self._averages:  # logits at the scaled size and at the image's, probabilities, sums
+            score_bytes += 4 * self._num_classes * round(self._largest + 4)
+        return (FACTOR * per_pixel * self._largest + score_bytes) * height * width + fixed
+
+    def grid(
+        self, height: int, width: int, whole_bytes: float = 0, tiled_bytes: float = 0, score_bytes: int = 0
+    ) -> Grid | None:
+        """The tiles of an image; None for an image that is computed as a whole.
+
+        Args:
+            height: of the image, pixels.
+            width: of the image, pixels.
+            whole_bytes: what the caller will hold beside if the image is computed as a whole.
+            tiled_bytes: what the caller will hold beside if it is computed in tiles.
+            score_bytes: see `needed`.
 
         Raises:
-            UserError: it does not fit; names the path.
+            UserError: too little memory even for the smallest tiles.
         """
-        if not self._is_cpu or height * width <= _SIDE**2:
-            return
-        available = available_memory()
-        if available is None or ENOUGH_PER_PIXEL * height * width <= available:
-            return
-        if self.needed(height, width) > available:
-            raise UserError(self.message(path, height, width, available))
+        pixels = height * width
+        if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
+            return None
+        if (ENOUGH_PER_PIXEL * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
+            return None
+        if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
+            return None
+        smallest = 3 * self._margin + FADE
+        for side in reversed([side for side in SIDES if side >= smallest]):
+            needed = self._tiled(side, height, width, score_bytes) + tiled_bytes
+            if needed <= self._budget:
+                self.tiled = True
+                return self._split(side, height, width)
+        raise UserError(
+            f"{height} x {width} pixels: not enough memory; in the smallest tiles, it needs about {size_text(needed)}, "
+            f"{size_text(self._budget)} are left for it: allow more (--max-memory), or make it smaller"
+        )
 
-    def message(self, path: Path, height: int, width: int, available: int | None = None) -> str:
-        """One line: an image does not fit into memory, what it needs, and what to do."""
-        message = f"{path}: {height} x {width} pixels: not enough memory"
-        if not self._is_cpu:
-            return f"{message} on the device: use --device cpu, or make the image smaller"
-        if self.measured is not None:  # not now, when there is little memory
-            message += f"; the network needs about {_gib(self.needed(height, width))}"
-            message += "" if available is None else f", {_gib(available)} are available"
-        return f"{message}: make the image smaller, cut it into parts, or use a machine with more memory"
+    @property
+    def large(self) -> int:
+        """Pixels of an image that is not decoded before its turn, and written before the next one."""
+        return LARGE if self._budget is None else min(LARGE, int(self._budget / 4 / IN_FLIGHT_PER_PIXEL))
+
+    def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:
+        """Bytes that an image needs in tiles of a size."""
+        rows, columns = min(side, height), min(side, width)
+        stride = 1 if self._averages else self._backend.stride
+        seams = 4 * self._num_classes * (FADE // stride + 2) * (width // stride)
+        # Blending copies the scores of a tile
+        tile = self.needed(rows, columns, score_bytes + 8 * self._num_classes // stride**2)
+        return tile + seams + STRIP_PER_PIXEL * rows * width
+
+    def _split(self, side: int, height: int, width: int) -> Grid:
+        multiple = self._backend.multiple
+        side = round_up(side, multiple)
+        return Grid(
+            Axis.split(height, side, multiple, self._margin),
+            Axis.split(width, side, multiple, self._margin, mirrored=self._flip),
+        )
+
+    @property
+    def _num_classes(self) -> int:
+        return self._backend.metadata.labels.num_classes
+
+
+def memory_message(error: Exception, path: Path, height: int, width: int) -> str:
+    """One line: an image did not fit into memory; raises any other error."""
+    if not is_out_of_memory(error):
+        raise error
+    remedy = "allow less with --max-memory, so that it is computed in smaller parts, or make it smaller"
+    return f"{path}: {height} x {width} pixels: not enough memory: {remedy}"
+
+
+def size_text(number: float) -> str:
+    """Bytes in a unit that people read."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+
+
+def _used(device: torch.device) -> int:
+    """Bytes that the process holds, rounded up: the same run, started again, shall have the same tiles."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return round_up(used_memory(), 1 << 28)
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that can still be allocated; None where that is not known."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return available_memory() if device.type == "cpu" else None
 
 
 @torch.inference_mode()
 def _measure(backend: Backend) -> tuple[float, int]:
-    """See `MemoryCheck.measured`."""
+    """Bytes per pixel of an image, and bytes that do not depend on it."""
     image = torch.zeros(1, backend.metadata.in_channels, _SIDE, _SIDE, dtype=torch.uint8)
     with _LiveBytes(image) as live:
-        backend.run(image)
-    return live.peak[True] / _SIDE**2, live.peak[False]
+        coarse = backend.run(image)
+    seen = live.peak[True] / _SIDE**2
+    # An engine of its own shows torch no more than its input, the image in uint8 and in float, and its output
+    visible = 5 * backend.metadata.in_channels + coarse.nbytes / _SIDE**2
+    return (seen if seen > 1.5 * visible else UNKNOWN_PER_PIXEL), live.peak[False]
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -125,7 +242,3 @@ class _LiveBytes(TorchDispatchMode):
 
     def _free(self, key: int, size: int) -> None:
         self._bytes[self._storages.pop(key)] -= size
-
-
-def _gib(number: float) -> str:
-    return f"{number / _GIB:.1f} GiB"

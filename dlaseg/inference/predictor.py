@@ -1,7 +1,7 @@
 """The one way from an image to classes, for inference, scores, validation, submissions and the report."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -19,6 +19,8 @@ from dlaseg.images import EIGHT_BIT_MODES, read_image
 from dlaseg.inference.backends.choice import make_backend
 from dlaseg.inference.backends.exported import is_exported, read_graph
 from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.memory import MemoryBudget
+from dlaseg.inference.tiling import Finish, Grid, Result, blend_tiles
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
 from dlaseg.weights.download import resolve
 
@@ -45,15 +47,19 @@ class Predictor:
         scales: of the image, 0.1 to 10; class probabilities are averaged over them.
         flip: whether class probabilities are averaged over the mirrored image, too.
         batch_size: images of equal size that are computed at a time when a list is given.
+        max_memory: bytes that the process may hold, those it holds already included (on a GPU: bytes of all tensors).
+            Images that need more are computed in overlapping tiles. By default, what is held now and half of what is
+            free now.
 
     Attributes:
         metadata: of the network.
         label_map: names, colours and ids of the classes.
         backend: what computes, see `Backend`.
+        memory: decides which images are computed in tiles.
 
     Raises:
         UserError: no such weights, backend, device or precision, a scale out of range, a network that does not take
-            three channels, or a classifier.
+            three channels, a classifier, or too little memory.
 
     Example:
         >>> from dlaseg.factory import create_model
@@ -73,6 +79,7 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         batch_size: int = 1,
+        max_memory: int | None = None,
     ):
         if not scales:
             raise UserError("scales []: give one at least, such as 1.0")
@@ -88,6 +95,7 @@ class Predictor:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
         self.backend = make_backend(backend, network, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
+        self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
         if not self._single_pass:
             self._check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self.scales != (1.0,):
@@ -129,6 +137,24 @@ class Predictor:
         """
         return self._map(image, self._probabilities)
 
+    def segment(
+        self, image: ImageInput, probabilities: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float16] | None]:
+        """The classes of one image and, if wanted, their probabilities from the same pass of the network.
+
+        Args:
+            image: one, as for `__call__`.
+            probabilities: whether they are computed, too.
+
+        Returns:
+            (H, W) uint8 train ids, as from `__call__`; and None, or (C, H, W) float16: rounded by at most 0.00025, so
+            that two classes may become equal. The train ids do not depend on that.
+        """
+        if not probabilities:
+            return self(image), None
+        labels, exact = self.predict_with_probabilities(to_tensor(as_rgb(image))[None])
+        return labels[0].cpu().numpy(), exact[0].half().cpu().numpy()
+
     @torch.inference_mode()
     def predict(self, images: Tensor) -> Tensor:
         """Predicts a batch of equal size.
@@ -139,24 +165,103 @@ class Predictor:
         Returns:
             (N, H, W) uint8 train ids, on the backend's device.
         """
-        if self.backend.output == "labels":
-            return self.backend.run(images)
-        if self._single_pass:
-            return argmax_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
-        return self._probabilities(images).argmax(1).to(torch.uint8)
+        (labels,) = self._compute(images, self._labels)
+        return labels
 
     @torch.inference_mode()
     def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
-        self._check_gives_logits("confidence needs")
+        labels, confidence = self._compute(images, self._labels_with_confidence, score_copies=3)
+        return labels, confidence
+
+    @torch.inference_mode()
+    def predict_with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
+        labels, probabilities = self._compute(images, self._labels_with_probabilities, score_copies=3)
+        return labels, probabilities
+
+    @torch.inference_mode()
+    def predict_strips(
+        self, read: Callable[[int, int], NDArray[np.uint8]], grid: Grid
+    ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Predicts an image of which only some rows are in memory at a time.
+
+        Args:
+            read: gives the rows from a first one up to another one, (h, W, 3) uint8 RGB; the next rows begin within
+                these.
+            grid: of the image, from `memory`.
+
+        Yields:
+            Number of the first row, and the train ids of the rows that are finished, (h, W) uint8, from top to bottom.
+        """
+        strips = self._strips(lambda top, bottom: to_tensor(read(top, bottom))[None], grid, self._labels)
+        for top, (labels,) in strips:
+            yield top, labels[0].cpu().numpy()
+
+    def _compute(self, images: Tensor, finish: Finish, score_copies: int = 0) -> Result:
+        """Computes a batch of equal size, as a whole or in tiles.
+
+        Args:
+            images: (N, 3, H, W) uint8 RGB.
+            finish: makes the result from scores.
+            score_copies: how many scores of every pixel it needs at a time.
+        """
+        count, _, height, width = images.shape
+        score_bytes = 4 * self.metadata.labels.num_classes * score_copies
+        grid = self.memory.grid(height, width * count, score_bytes=score_bytes)
+        if grid is None:
+            return finish(self._scores(images), height, width)
+        if count > 1:
+            parts = [self._compute(image[None], finish, score_copies) for image in images]
+            return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        results: Result = ()
+        for top, strips in self._strips(lambda top, bottom: images[..., top:bottom, :], grid, finish):
+            if not results:
+                results = tuple(strip.new_empty(*strip.shape[:-2], height, width) for strip in strips)
+            for result, strip in zip(results, strips, strict=True):
+                result[..., top : top + strip.shape[-2], :] = strip
+        return results
+
+    def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
+        self._check_gives_logits("the tiles of a large image are blended by")
+        return blend_tiles(grid, self._score_stride, read, self._scores, finish)
+
+    def _scores(self, images: Tensor) -> Tensor:
+        """What tiles are blended by: coarse logits, or the probabilities of every pixel if several are averaged."""
+        return self.backend.run(images) if self._single_pass else self._averaged(images)
+
+    @property
+    def _score_stride(self) -> int:
+        """Pixels per score."""
+        return self.backend.stride if self._single_pass else 1
+
+    def _labels(self, scores: Tensor, height: int, width: int) -> Result:
+        if self.backend.output == "labels":
+            return (scores,)
         if self._single_pass:
-            logits = upsample_logits(self.backend.run(images), self.backend.stride, *images.shape[-2:])
+            return (argmax_logits(scores, self.backend.stride, height, width),)
+        return (scores[..., :height, :width].argmax(1).to(torch.uint8),)
+
+    def _labels_with_confidence(self, scores: Tensor, height: int, width: int) -> Result:
+        labels, probabilities = self._labels_with_probabilities(scores, height, width)
+        return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
+
+    def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
+        self._check_gives_logits("probabilities are computed from")
+        if self._single_pass:
+            logits = upsample_logits(scores, self.backend.stride, height, width)
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
             probabilities = logits.softmax(1)
         else:
-            probabilities = self._probabilities(images)
+            probabilities = scores[..., :height, :width]
             labels = probabilities.argmax(1)
-        return labels.to(torch.uint8), probabilities.gather(1, labels[:, None])[:, 0]
+        return labels.to(torch.uint8), probabilities
+
+    def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
+        self._check_gives_logits("probabilities are computed from")
+        if self._single_pass:
+            return (upsample_logits(scores, self.backend.stride, height, width).softmax(1),)
+        return (scores[..., :height, :width],)
 
     @property
     def _single_pass(self) -> bool:
@@ -164,8 +269,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 -> (N, C, H, W) float32."""
+        (probabilities,) = self._compute(images, self._class_probabilities, score_copies=2)
+        return probabilities
+
+    def _averaged(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, C, H, W) float32, the mean over scales and mirror images."""
-        self._check_gives_logits("probabilities are computed from")
         size = images.shape[-2:]
         images = images.to(self.backend.device)
         total, count = torch.zeros((), device=images.device), 0

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import get_type_hints
 
 from dlaseg.errors import UserError
-from dlaseg.files import write_json
-from dlaseg.inference.sinks import KINDS
+from dlaseg.inference.folders import Folder
+from dlaseg.inference.sinks import SUFFIXES, VIDEO_SUFFIX
+from dlaseg.text import to_json
 from dlaseg.version import __version__
 
 SETTINGS = "infer.json"
@@ -23,6 +25,11 @@ class Settings:
         precision: see `Predictor`; never `auto`.
         keep_suffix: see `Sink`.
         all_frames: whether files of several frames have a result for each of them.
+        ids: what label maps hold, see `Sink`.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
+        max_memory: see `Predictor`; written when the first image is computed in tiles, whose size follows from it. None
+            while all images were computed as a whole.
     """
 
     weights_sha256: str
@@ -30,9 +37,17 @@ class Settings:
     precision: str
     keep_suffix: bool = False
     all_frames: bool = False
+    ids: str = "raw"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    max_memory: int | None = None
+
+    def write(self, output: Folder) -> None:
+        """Writes the file."""
+        output.write(SETTINGS, f"{to_json({'dlaseg': __version__, **asdict(self)}, indent=2)}\n".encode())
 
 
-def claim_output(output: Path, settings: Settings, results: Iterable[Path], overwrite: bool) -> None:
+def claim_output(output: Folder, settings: Settings, results: Iterable[str], overwrite: bool) -> None:
     """Checks that a folder holds results of these settings alone, and writes the settings to it.
 
     To overwrite results of other settings, all of them are removed first. So a run that is interrupted at any moment
@@ -41,7 +56,7 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
     Args:
         output: the folder of the results.
         settings: of this run.
-        results: files that this run will write.
+        results: names of the files that this run will write, and of the folders of the frames of videos.
         overwrite: whether existing results are replaced.
 
     Raises:
@@ -55,42 +70,47 @@ def claim_output(output: Path, settings: Settings, results: Iterable[Path], over
         existing = _existing_results(output)
         if existing and not overwrite:
             raise UserError(
-                f"{output}: holds results of {_difference(saved, settings)}: use another output folder, or replace "
-                "them with --overwrite"
+                f"{output.show()}: holds results of {_difference(saved, settings)}: use another output folder, or "
+                "replace them with --overwrite"
             )
-        if others := sorted(existing - set(results)):
+        replaced = set(results)
+        if others := sorted(
+            path for path in existing if replaced.isdisjoint((path, *map(str, PurePosixPath(path).parents)))
+        ):
             raise UserError(
-                f"{others[0]}: one of {len(others)} results of {_difference(saved, settings)} that this run would not "
-                "replace: use another output folder, or remove them"
+                f"{output.show(others[0])}: one of {len(others)} results of {_difference(saved, settings)} that this "
+                "run would not replace: use another output folder, or remove them"
             )
-        for path in existing:
-            path.unlink()
-        write_json(output / SETTINGS, {"dlaseg": __version__, **asdict(settings)})
+        for name in existing:
+            output.remove(name)
+        settings.write(output)
     except OSError as error:
         raise UserError(
-            f"{error.filename or output}: cannot be written ({error.strerror or error}): make room or give another "
-            "output folder"
+            f"{error.filename or output.show()}: cannot be written ({error.strerror or error}): make room or give "
+            "another output folder"
         ) from error
 
 
-def read_settings(output: Path) -> Settings | None:
+def read_settings(output: Folder) -> Settings | None:
     """The settings of the results in a folder; None if it has none, or a file that is not from this release."""
     try:
-        content = json.loads((output / SETTINGS).read_text(encoding="utf-8"))
+        content = json.loads(output.read(SETTINGS).decode("utf-8"))
         content.pop("dlaseg")  # a new release may continue what an older one began
+        content["scales"] = tuple(map(float, content.get("scales", (1.0,))))
         settings = Settings(**content)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    kinds = [type(value) for value in asdict(settings).values()]
-    return settings if kinds == [str, str, str, bool, bool] else None
+    types = get_type_hints(Settings) | {"scales": tuple}  # isinstance takes no tuple[float, ...]
+    return settings if all(isinstance(getattr(settings, name), kind) for name, kind in types.items()) else None
 
 
-def _existing_results(output: Path) -> set[Path]:
+def _existing_results(output: Folder) -> set[str]:
     return {
-        path
-        for kind in KINDS
-        for path in (output / kind).rglob("*.png")
-        if not path.name.startswith(".") and path.is_file()  # hidden: the rest of a killed run
+        name
+        for kind, suffix in SUFFIXES.items()
+        for name in output.files(kind)
+        if PurePosixPath(name).suffix in (suffix, VIDEO_SUFFIX)
+        and not PurePosixPath(name).name.startswith(".")  # hidden: the rest of a killed run
     }
 
 

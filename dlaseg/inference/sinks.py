@@ -1,62 +1,110 @@
-"""Writes results: label maps, colour images and overlays, in a tree that mirrors the input's."""
+"""Writes results: label maps, colours, overlays, probabilities, contours, in a tree that mirrors the input's."""
 
+import io
+import json
 import os
+import zipfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.images import write_png
+from dlaseg.images import encode_png
+from dlaseg.inference.contours import contours
+from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
 
-KINDS = ("ids", "color", "overlay")
-"""Kinds of results: stored label ids, the classes' colours, the colours over the image."""
+SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
+"""Kinds of results and the suffixes of their files: label ids, the classes' colours, the colours over the image, the
+probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
 
+VIDEO_KINDS = ("color", "overlay")
+"""Kinds of results that are videos if the source is one."""
+
+VIDEO_SUFFIX = ".mp4"
+
+KINDS = ("ids", "color", "overlay")
+"""The kinds that are saved by default."""
+
+IDS = ("raw", "train")
+"""What label maps hold: ids as the data set stores them, or train ids, 0 to C - 1."""
 
 LONGEST_NAME = 255
 """Bytes in the name of a file, as file systems have it."""
 
 
 class Sink:
-    """Writes the results of a source to `OUTPUT/KIND/` and its relative path, as PNG.
+    """Writes the results of a source to `OUTPUT/KIND/` and its relative path.
 
-    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, and so on; a frame of `a.gif` becomes `OUTPUT/ids/a/0000.png`. A
-    file is written completely or not at all.
+    `streets/a.jpg` becomes `OUTPUT/ids/streets/a.png`, `OUTPUT/contours/streets/a.json`, and so on; a frame of `a.gif`
+    becomes `OUTPUT/ids/a/0000.png`. A file is written completely or not at all.
+
+    The results of a video, `a.avi`, are videos of colours and overlays, `OUTPUT/color/a.mp4`, and a folder with a file
+    for each frame for the other kinds, `OUTPUT/ids/a/`; see `dlaseg.inference.video`, which writes them.
 
     Args:
-        output: the folder; created with the first result.
+        output: the folder; a local one is created with the first result.
         label_map: gives ids and colours.
-        save: some of `KINDS`.
+        save: some of `SUFFIXES`.
         keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
+        ids: what label maps hold, see `IDS`.
 
     Raises:
-        UserError: nothing to save, or an unknown kind.
+        UserError: nothing to save, an unknown kind, or unknown ids.
     """
 
-    def __init__(self, output: Path, label_map: LabelMap, save: Sequence[str] = KINDS, keep_suffix: bool = False):
-        unknown = [kind for kind in save if kind not in KINDS]
+    def __init__(
+        self,
+        output: Path | Folder,
+        label_map: LabelMap,
+        save: Sequence[str] = KINDS,
+        keep_suffix: bool = False,
+        ids: str = "raw",
+    ):
+        unknown = [kind for kind in save if kind not in SUFFIXES]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"
-            raise UserError(f"save {what}: results are saved as one or more of {', '.join(KINDS)}")
-        self._output = output
+            raise UserError(f"save {what}: results are saved as one or more of {', '.join(SUFFIXES)}")
+        if ids not in IDS:
+            raise UserError(f"ids {ids!r}: unknown; use raw (as in the data set) or train (0 to C - 1)")
+        self.folder: Folder = LocalFolder(output) if isinstance(output, Path) else output
         self._label_map = label_map
         self._keep_suffix = keep_suffix
+        self._ids = ids
         self.kinds = tuple(dict.fromkeys(save))
 
     def name(self, source: Source) -> Path:
-        """The path of a source's results below `OUTPUT/KIND`."""
+        """The path of a source's pictures, or of its video, below `OUTPUT/KIND`."""
         image = source.relative
         stem = image if self._keep_suffix else image.with_suffix("")
-        return stem.with_name(f"{stem.name}.png") if source.frame is None else stem / f"{source.frame:04}.png"
+        if source.frame is not None:
+            return stem / f"{source.frame:0{6 if source.is_video else 4}}.png"
+        return stem.with_name(f"{stem.name}{VIDEO_SUFFIX if source.is_video else '.png'}")
+
+    def file(self, source: Source, kind: str) -> str:
+        """The name of a result in the folder, or that of the folder of the frames of a video."""
+        name = self.name(source)
+        if source.is_video and source.frame is None:
+            return (kind / (name if kind in VIDEO_KINDS else name.with_suffix(""))).as_posix()
+        return (kind / name.with_suffix(SUFFIXES[kind])).as_posix()
 
     def path(self, source: Source, kind: str) -> Path:
-        """The file of a result."""
-        return self._output / kind / self.name(source)
+        """The path of `file`, in a local folder."""
+        assert self.is_local
+        return Path(self.folder.show(self.file(source, kind)))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether results are written to a folder of this machine."""
+        return isinstance(self.folder, LocalFolder)
 
     def check(self, sources: Sequence[Source]) -> None:
         """Checks that no result would replace a source; call it before the first `write`.
@@ -64,14 +112,18 @@ class Sink:
         Raises:
             UserError: names the source.
         """
-        inputs = {source.path.resolve() for source in sources}
-        folders = [(self._output / kind).resolve() for kind in self.kinds]
+        inputs = {source.location for source in sources}
         for source in sources:
-            for folder in folders:
-                if folder / self.name(source) in inputs:
-                    raise UserError(
-                        f"{folder / self.name(source)}: a result would replace this input: give another output folder"
-                    )
+            for kind in self.kinds:
+                folder, _, name = self.file(source, kind).partition("/")
+                if (file := f"{self.folder.location(folder)}/{name}") in inputs:
+                    raise UserError(f"{file}: a result would replace this input: give another output folder")
+
+    def exists(self, source: Source, kind: str) -> bool:
+        """Whether a result is complete. The first frame of a video is moved to its place last."""
+        if source.is_video and source.frame is None and kind not in VIDEO_KINDS:
+            source = replace(source, frame=0)
+        return self.folder.exists(self.file(source, kind))
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -81,6 +133,7 @@ class Sink:
         Returns:
             The files, and a message for each.
         """
+        folders = {self.name(source).with_suffix(""): source for source in sources if source.is_video}
         named: defaultdict[Path, list[Source]] = defaultdict(list)
         for source in sources:
             named[self.name(source)].append(source)
@@ -90,19 +143,31 @@ class Sink:
                 if (length := len(os.fsencode(name.name))) > LONGEST_NAME:
                     message = f"its result's name would have {length} bytes, {LONGEST_NAME} are allowed: rename it"
                     messages[source.path] = f"{source.path}: {message}"
+                if ".." in name.parts:  # the key of an object store may have one
+                    messages[source.path] = f"{source.path}: a name with ..: rename it"
                 others = [other.path for other in group if other is not source]
                 if others:
                     same_suffix = self._keep_suffix or others[0].suffix == source.path.suffix
                     remedy = "use two output folders" if same_suffix else "use --keep-suffix"
                     message = f"its result and that of {others[0]} would both be {name}: {remedy}, or rename one"
                     messages.setdefault(source.path, f"{source.path}: {message}")
+                for video in {folders[parent] for parent in name.parents if parent in folders}:
+                    message = f"its frames would be written beside the results of {source.path}: use --keep-suffix"
+                    messages.setdefault(video.path, f"{video.path}: {message}, or rename one")
         return messages
 
     def missing(self, source: Source) -> list[str]:
-        """The kinds to be saved whose file does not exist yet."""
-        return [kind for kind in self.kinds if not self.path(source, kind).is_file()]
+        """The kinds to be saved that do not exist yet."""
+        return [kind for kind in self.kinds if not self.exists(source, kind)]
 
-    def write(self, source: Source, image: NDArray[np.uint8], labels: NDArray[np.uint8], kinds: Sequence[str]) -> None:
+    def write(
+        self,
+        source: Source,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        kinds: Sequence[str],
+        probabilities: NDArray[np.float16] | None = None,
+    ) -> None:
         """Writes the results of one source; replaces existing ones.
 
         Args:
@@ -110,21 +175,59 @@ class Sink:
             image: (H, W, 3) uint8, RGB.
             labels: (H, W) uint8 train ids.
             kinds: to write, see `missing`.
+            probabilities: (C, H, W) float16, for the kind of that name.
 
         Raises:
             UserError: the folder cannot be written to, or the disk is full.
         """
         for kind in kinds:
-            path = self.path(source, kind)
-            try:
-                write_png(path, self._picture(kind, image, labels))
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
-                ) from error
+            file = self.file(source, kind)
+            with write_errors(self.folder.show(file)):
+                self.folder.write(file, self._encode(kind, image, labels, probabilities))
 
-    def _picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.integer]:
+    def _encode(
+        self,
+        kind: str,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        probabilities: NDArray[np.float16] | None,
+    ) -> bytes:
+        """The content of a result's file."""
+        if kind == "contours":
+            return json.dumps(contours(labels, self._label_map), separators=(",", ":")).encode()
+        if kind == "probabilities":
+            assert probabilities is not None, "the caller computes what `kinds` asks for"
+            return _npz({"probabilities": probabilities, "classes": np.array(self._label_map.names)})
+        return encode_png(self.picture(kind, image, labels))
+
+    def picture(self, kind: str, image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Draws a result, (H, W) or (H, W, 3), of image and labels or of the same rows of both."""
         if kind == "ids":
-            return self._label_map.decode(labels)
+            return labels if self._ids == "train" else self._label_map.decode(labels)
         color = self._label_map.colorize(labels)
         return color if kind == "color" else overlay(image, color)
+
+    def at(self, output: Path) -> "Sink":
+        """A sink that writes the same to another folder."""
+        return Sink(output, self._label_map, self.kinds, self._keep_suffix, self._ids)
+
+
+def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What `np.savez_compressed` writes, with the fastest compression: stronger ones take longer and gain nothing."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Makes an error of the system one that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}): make room or give another output folder"
+        ) from error

@@ -1,39 +1,76 @@
-"""Finds images: files, folders and everything below them, and the frames of animations."""
+"""Finds images and videos: files, folders and everything below them, the frames of animations, and cameras."""
 
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, open_image
+from dlaseg.images import IMAGE_SUFFIXES, ImageFile, open_image
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in ("3gp", "asf", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "webm")
+    + ("wmv", "y4m")
+)
+"""Lower-case suffixes of videos that OpenCV reads."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image to infer.
+    """One image or video to infer.
 
     Attributes:
-        path: of the file.
+        path: of the file; of a camera, what the user typed.
         relative: path below the input folder; of a single file, its name.
-        frame: number of a frame of the file, from 0; None for an image.
+        frame: number of a frame of the file, from 0; None for an image, and for a whole video.
+        is_video: whether the file is a video, or a camera.
+        camera: index of a camera.
     """
 
     path: Path
     relative: Path
     frame: int | None = None
+    is_video: bool = False
+    camera: int | None = None
+
+    def open(self, max_pixels: int) -> ImageFile:
+        """Reads the file, see `open_image`."""
+        return open_image(self.path, max_pixels)
+
+    @property
+    def location(self) -> str:
+        """Where the file is, whichever way it was found."""
+        return str(self.path.resolve())
 
 
-def find_all(inputs: Sequence[Path], exclude: Path | None = None) -> list[Source]:
+def find_all(inputs: Sequence[Path], exclude: Path | None = None, videos: bool = False) -> list[Source]:
     """Lists the images of files and folders, see `find_images`; an image that is found twice is listed once.
 
+    Args:
+        inputs: files and folders.
+        exclude: see `find_images`.
+        videos: whether videos are found, too, and `camera:0`, or `0` if no file or folder has that name, is a camera.
+
     Raises:
-        UserError: no input, or as `find_images`.
+        UserError: no input, a camera beside other inputs, or as `find_images`.
     """
     if not inputs:
         raise UserError("no input: give an image or a folder of images")
-    sources = [source for input in inputs for source in find_images(input, exclude)]
-    return list({(source.path.resolve(), source.relative): source for source in sources}.values())
+    cameras = [source for input in inputs if videos and (source := _camera(input))]
+    if cameras and len(inputs) > 1:
+        raise UserError(f"{cameras[0].path}: a camera runs until it is interrupted: give it as the only input")
+    sources = cameras or [source for input in inputs for source in find_images(input, exclude, videos)]
+    return list({(source.location, source.relative): source for source in sources}.values())
+
+
+def _camera(input: Path) -> Source | None:
+    match = re.fullmatch(r"(?:camera:)?([0-9]{1,4})", str(input))
+    if match is None or input.exists():
+        return None
+    index = int(match[1])
+    return Source(input, Path(f"camera{index}"), is_video=True, camera=index)
 
 
 def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> list[Source]:
@@ -46,8 +83,10 @@ def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> l
     """
 
     def expand(source: Source) -> list[Source]:
+        if source.is_video:
+            return [source]
         try:
-            frames = open_image(source.path, max_pixels).header.frames
+            frames = source.open(max_pixels).header.frames
         except UserError:
             frames = 1
         return [source] if frames == 1 else [replace(source, frame=frame) for frame in range(frames)]
@@ -56,8 +95,8 @@ def expand_frames(sources: Sequence[Source], max_pixels: int, threads: int) -> l
         return [frame for frames in pool.map(expand, sources) for frame in frames]
 
 
-def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
-    """Lists the images of a file or a folder.
+def find_images(input: Path, exclude: Path | None = None, videos: bool = False) -> list[Source]:
+    """Lists the images of a file or a folder, and its videos.
 
     A folder is walked recursively, in sorted order, also through symbolic links. Hidden files and folders (a leading
     dot), files with other suffixes, and links back to a folder that contains them are skipped. A dangling link with an
@@ -66,6 +105,7 @@ def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
     Args:
         input: a file or a folder.
         exclude: a folder that is not walked: the output, which may lie inside the input.
+        videos: whether videos are listed, too.
 
     Returns:
         At least one source.
@@ -73,29 +113,35 @@ def find_images(input: Path, exclude: Path | None = None) -> list[Source]:
     Raises:
         UserError: no such path, no image in it, a folder that cannot be read, or `exclude` is the input itself.
     """
-    suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES if videos else IMAGE_SUFFIXES
+    known = ", ".join(sorted(suffixes))
+    what = "image or video" if videos else "image"
+
+    def source(path: Path, relative: Path) -> Source:
+        return Source(path, relative, is_video=path.suffix.lower() in VIDEO_SUFFIXES)
+
     if input.is_file():
-        if input.suffix.lower() not in IMAGE_SUFFIXES:
+        if input.suffix.lower() not in suffixes:
             raise UserError(
-                f"{input}: not the suffix of an image: give a folder or a file that ends in one of {suffixes}"
+                f"{input}: not the suffix of an {what}: give a folder or a file that ends in one of {known}"
             )
-        return [Source(input, Path(input.name))]
+        return [source(input, Path(input.name))]
     if not input.is_dir():
         raise UserError(f"{input}: no such file or folder: give an image or a folder of images")
     excluded = exclude.resolve() if exclude is not None else None
     if input.resolve() == excluded:
         raise UserError(f"{input}: input and output are one folder: give another output, such as {input / 'results'}")
     try:
-        sources = [Source(path, path.relative_to(input)) for path in _walk(input, (), excluded)]
+        sources = [source(path, path.relative_to(input)) for path in _walk(input, (), excluded, suffixes)]
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
     if not sources:
-        raise UserError(f"{input}: contains no image, also not below it: images end in {suffixes}")
+        raise UserError(f"{input}: contains no {what}, also not below it: their names end in {known}")
     return sources
 
 
-def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None) -> Iterator[Path]:
-    """Yields the images of a folder; `above` are its parent folders, links resolved."""
+def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None, suffixes: frozenset[str]) -> Iterator[Path]:
+    """Yields the files of a folder that have one of the suffixes; `above` are its parent folders, links resolved."""
     real = folder.resolve()
     # Only a link back to a parent is a loop; two links to one folder are both walked
     if real in above or real == excluded:
@@ -104,6 +150,6 @@ def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None) -> Itera
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry, (*above, real), excluded)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+            yield from _walk(entry, (*above, real), excluded, suffixes)
+        elif entry.suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
             yield entry

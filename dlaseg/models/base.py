@@ -47,11 +47,14 @@ class SegmentationModel(nn.Module, ABC):
         metadata: architecture, classes, mean and std.
         stride: output stride, input pixels per coarse logit.
         num_classes: channels of the logits.
+        multiple: moving an image by so many pixels moves its coarse logits and changes them at the border alone: the
+            deepest stride. Tiles of a large image begin at multiples of it; `stride` divides it.
     """
 
     metadata: ModelMetadata
     stride: int
     num_classes: int
+    multiple: int = 32
 
     @abstractmethod
     def coarse_logits(self, x: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class DLASeg(SegmentationModel):
         )
         self.stride = stride
         self.num_classes = num_classes
+        self.multiple = MULTIPLE
         self.first_level = int(math.log2(stride))
         channels = backbone.channels[self.first_level :]
         self.backbone = backbone

@@ -179,6 +179,16 @@ def test_too_little_memory_is_one_line_that_names_the_image(model, dataset, monk
         evaluate(scorer, dataset)
 
 
+def test_too_little_memory_for_tiles_is_one_line_that_names_the_image(model, dataset, monkeypatch):
+    def refuse(*_, **__):
+        raise UserError("48 x 64 pixels: not enough memory")
+
+    predictor = Predictor(model, device="cpu")
+    monkeypatch.setattr(predictor.memory, "grid", refuse)
+    with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: 48 x 64 pixels: not enough memory"):
+        evaluate(predictor, dataset)
+
+
 def test_classes_that_differ_are_refused(dataset):
     other = create_model("dla46_c", len(NAMES))
     with pytest.raises(

@@ -18,6 +18,7 @@ from dlaseg.inference.backends import choice, graph, openvino
 from dlaseg.inference.backends.choice import BACKENDS, LARGEST_ERROR, is_exact, make_backend
 from dlaseg.inference.backends.graph import model_graph
 from dlaseg.inference.backends.openvino import OpenVINOBackend
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
@@ -66,6 +67,10 @@ def test_results_stay_when_the_next_image_is_computed(backend):
     kept = first.clone()
     backend.run(pixels(1, 40, 41))
     assert torch.equal(first, kept)
+
+
+def test_tiles_begin_where_the_network_needs_it(model, backend):
+    assert backend.multiple == model.multiple == 32
 
 
 def test_a_backend_says_what_it_is(model, backend):
@@ -192,7 +197,7 @@ def test_infer_converts_no_network_for_a_few_images(weights, tmp_path, monkeypat
             Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"{index}.png")
         images = [tmp_path / f"{index}.png" for index in range(count)]
         infer(weights, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
-        assert read_settings(tmp_path / "out").backend == expected
+        assert read_settings(LocalFolder(tmp_path / "out")).backend == expected
 
 
 def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):

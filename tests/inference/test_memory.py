@@ -1,27 +1,26 @@
-"""What a network needs is known before it runs."""
+"""What a network needs is known before it runs, and tiles keep it within the limit."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from dlaseg import create_model
+from dlaseg import UserError, create_model
 from dlaseg.inference import memory
-from dlaseg.inference.memory import ENOUGH_PER_PIXEL, MARGIN, MemoryCheck
+from dlaseg.inference.memory import ENOUGH_PER_PIXEL, FACTOR, LARGE, UNKNOWN_PER_PIXEL, MemoryBudget
 from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.tiling import Axis
 
 MEASURE = """
 import sys, torch
 from pathlib import Path
 from dlaseg import create_model
-from dlaseg.inference.memory import MemoryCheck
 from dlaseg.inference.predictor import Predictor
 torch.set_num_threads(1)
 name, stride, precision = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 predictor = Predictor(create_model(name, 19, stride), device="cpu", precision=precision)
-check = MemoryCheck(predictor.backend)
+needed = predictor.memory.needed(1500, 2000)
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
@@ -29,7 +28,7 @@ def status(name):
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 before = status("VmRSS")
 predictor.predict(torch.zeros(1, 3, 1500, 2000, dtype=torch.uint8))
-print((status("VmHWM") - before) / check.needed(1500, 2000))
+print((status("VmHWM") - before) / needed)
 """
 
 
@@ -43,47 +42,134 @@ def test_a_process_needs_what_was_estimated(name, stride, precision):
     assert 0.6 < float(done.stdout) < 1
 
 
-def test_the_estimate_counts_the_tensors_that_live_at_the_same_time(monkeypatch):
-    class Network(torch.nn.Module):
-        def coarse_logits(self, x):  # (1, 3, H, W) -> (1, 1, H, W)
-            first = x.repeat(1, 10, 1, 1)
-            first.relu_()  # in place
-            view = first[:, :5]
-            second = view.sum(1, keepdim=True)
-            del first, view
-            return second.repeat(1, 20, 1, 1)[:, :1] * torch.ones(7).cumsum(0)[0]
+class FakeBackend:
+    """Runs a function of a float image on the CPU."""
 
-    class Backend:
-        device = torch.device("cpu")
-        metadata = create_model("dla46_c", 2).metadata
+    device = torch.device("cpu")
+    metadata = create_model("dla46_c", 2).metadata
+    stride, multiple = 2, 32
 
-        def run(self, images):
-            return Network().coarse_logits(images.float())
+    def __init__(self, coarse_logits):
+        self.coarse_logits = coarse_logits
+        self.runs = 0
 
-    check = MemoryCheck(Backend())
-    monkeypatch.setattr(memory, "available_memory", lambda: None)
-    check.check(Path("any"), 300, 300)
-    # bytes: the image, the image as floats, the larger of: ten copies and their sum; the sum and its twenty copies.
+    def run(self, images):
+        self.runs += 1
+        return self.coarse_logits(images.float())
+
+
+def network(x):  # (1, 3, H, W) -> (1, 1, H, W)
+    first = x.repeat(1, 10, 1, 1)
+    first.relu_()  # in place
+    view = first[:, :5]
+    second = view.sum(1, keepdim=True)
+    del first, view
+    return second.repeat(1, 20, 1, 1)[:, :1] * torch.ones(7).cumsum(0)[0]
+
+
+# Bytes per pixel: the image, the image as floats, ten copies and their sum or (less) the sum and its twenty copies
+PER_PIXEL = 3 + 12 + max(120 + 4, 4 + 80)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The process holds 100 MB: what matters is what is free."""
+    monkeypatch.setattr(memory, "used_memory", lambda: 10**8)
+    return 1 << 28  # rounded up
+
+
+def budget(limit, backend=None, scales=(1.0,), flip=False):
+    return MemoryBudget(backend or FakeBackend(network), limit, scales, flip)
+
+
+def test_the_estimate_counts_the_tensors_that_live_at_the_same_time():
     # Of the ones and their sums, those that are alive at the same time do not depend on the image
-    assert check.needed(300, 300) == MARGIN * (3 + 12 + max(120 + 4, 4 + 80)) * 300 * 300 + 2 * 7 * 4
+    assert budget(None).needed(300, 300) == FACTOR * PER_PIXEL * 300 * 300 + 2 * 7 * 4
+
+
+def test_of_an_engine_that_hides_its_memory_the_worst_is_taken():
+    hidden = torch.zeros(1, 2, 128, 128)
+    assert budget(None, FakeBackend(lambda x: hidden)).needed(1000, 1000) == FACTOR * UNKNOWN_PER_PIXEL * 10**6
 
 
 @pytest.mark.parametrize(
-    ("available", "height", "width", "measured"),
+    ("free", "height", "width", "measured"),
     [
         (0, 256, 256, False),  # the image that would be measured
-        (4096 * 1000 * 2000, 1000, 2000, False),
-        (4096 * 1000 * 2000 - 1, 1000, 2000, True),
+        (ENOUGH_PER_PIXEL * 1000 * 2000, 1000, 2000, False),
+        (ENOUGH_PER_PIXEL * 1000 * 2000 - 1, 1000, 2000, True),
     ],
 )
-def test_only_an_image_that_might_not_fit_costs_a_measurement(monkeypatch, available, height, width, measured):
-    check = MemoryCheck(Predictor(create_model("dla46_c", 2), device="cpu").backend)
-    monkeypatch.setattr(memory, "available_memory", lambda: available)
-    check.check(Path("any"), height, width)
-    assert (check.measured is not None) == measured
+def test_only_an_image_that_might_not_fit_costs_a_measurement(used, free, height, width, measured):
+    backend = FakeBackend(network)
+    assert budget(used + free + (free == 0), backend).grid(height, width) is None
+    assert backend.runs == measured
 
 
 @pytest.mark.parametrize("name", ["dla34", "dla60", "dla102x2"])
 def test_networks_need_much_less_than_what_is_taken_for_enough(name):
-    check = MemoryCheck(Predictor(create_model(name, 19, stride=2), device="cpu").backend)
-    assert check.needed(1000, 1000) < ENOUGH_PER_PIXEL * 1000 * 1000 / 4
+    needed = Predictor(create_model(name, 19, stride=2), device="cpu").memory.needed(1000, 1000)
+    assert needed < min(ENOUGH_PER_PIXEL / 4, FACTOR * UNKNOWN_PER_PIXEL) * 1000 * 1000
+
+
+def test_by_default_half_of_what_is_free_is_used(monkeypatch, used):
+    monkeypatch.setattr(memory, "available_memory", lambda: 2 * 10**9)
+    assert budget(None).max_memory == used + 10**9
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # not known
+    unlimited = budget(None)
+    assert (unlimited.max_memory, unlimited.large) == (None, LARGE)
+    assert unlimited.grid(10**6, 10**6) is None
+
+
+def test_an_image_is_tiled_only_where_it_does_not_fit(used):
+    needed = int(budget(None).needed(6000, 6000)) + 1
+    assert budget(used + needed).grid(6000, 6000) is None
+    grid = budget(used + needed - 2).grid(6000, 6000)
+    assert len(grid.rows.spans) > 1
+    # What the caller holds counts: if as a whole, and if in tiles
+    assert budget(used + needed).grid(6000, 6000, whole_bytes=2) is not None
+    smaller = budget(used + needed - 2).grid(6000, 6000, tiled_bytes=0.8 * needed)
+    assert smaller.rows.spans[0][1] < grid.rows.spans[0][1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "height", "width", "side"),
+    # the bytes of a tile of that size, and of a row of tiles
+    [
+        (5 * 10**8, 20_000, 20_000, 768),
+        (10**9, 20_000, 20_000, 1280),
+        (2 * 10**9, 3_000, 100_000, 768),
+        (10**8, 100_000, 500, 768),
+        (10**11, 100_000, 100_000, 4096),
+    ],
+)
+def test_tiles_are_as_large_as_the_limit_allows(used, limit, height, width, side):
+    grid = budget(used + limit).grid(height, width)
+    limited = budget(used + limit)
+    assert (grid.rows, grid.columns) == (
+        Axis.split(height, side, 32),
+        Axis.split(width, side, 32),
+    )
+    needed = limited.needed(min(side, height), min(side, width)) + 20 * side * width
+    assert needed < limit
+    side += 256
+    assert limited.needed(min(side, height), min(side, width)) + 20 * side * width > 0.9 * limit or side > 4096
+
+
+def test_scales_and_mirror_images_need_more(used):
+    plain = budget(used + 2 * 10**9).grid(8000, 8000)
+    averaged = budget(used + 2 * 10**9, scales=(0.5, 2.0), flip=True).grid(8000, 8000)
+    assert averaged.rows.spans[0][1] < plain.rows.spans[0][1]
+    assert averaged.rows.margin == 2 * plain.rows.margin  # in the smaller image, it is the same
+
+
+def test_too_little_memory_is_said_in_one_line(used):
+    with pytest.raises(UserError, match=r"max_memory 0\.2 GB: the process holds 0\.3 GB without any image: use more"):
+        budget(200_000_000)
+    with pytest.raises(UserError, match=r"8000 x 9000 pixels: not enough memory; in the smallest tiles, it needs"):
+        budget(used + 10**7).grid(8000, 9000)
+
+
+def test_images_that_wait_take_a_part_of_the_limit(used):
+    assert budget(used + 384 * 10**6).large == 10**6
+    assert budget(10**12).large == LARGE

@@ -273,7 +273,7 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
         read.append(file.path)
         return decode(file)
 
-    def slow_write(self, source, image, labels, kinds):
+    def slow_write(self, source, image, labels, kinds, probabilities):
         time.sleep(0.02)
         written.append(source)
 

@@ -10,6 +10,7 @@ from PIL import Image
 from dlaseg import UserError, load_model, save_model
 from dlaseg.files import sha256
 from dlaseg.inference import run
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
 from dlaseg.inference.settings import Settings, read_settings
@@ -41,6 +42,10 @@ def test_the_settings_of_the_results_stand_beside_them(weights, images, tmp_path
         "precision": "bfloat16",
         "keep_suffix": False,
         "all_frames": False,
+        "ids": "raw",
+        "scales": [1.0],
+        "flip": False,
+        "max_memory": None,  # while no image is computed in tiles
     }
 
 
@@ -60,11 +65,20 @@ def test_a_model_has_the_hash_of_its_file(weights, tmp_path):
     assert model_sha256(model) == sha256(weights) == sha256(tmp_path / "again.safetensors")
 
 
+def test_the_settings_are_read_as_they_were_written(network, images, tmp_path):
+    options = {"scales": [1, 0.5], "flip": True, "ids": "train"}
+    infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options)
+    assert read_settings(LocalFolder(tmp_path / "out")) == Settings(
+        model_sha256(network), "torch", "float32", ids="train", scales=(1.0, 0.5), flip=True
+    )
+    assert infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options) == InferSummary(skipped=3)
+
+
 def test_results_of_other_network_are_refused_and_kept(network, other_network, images, tmp_path):
     out = tmp_path / "out"
     infer(network, images, out, device="cpu")
     (out / "ids/1.png").unlink()  # as after an interrupted run
-    before, settings = results(out), read_settings(out)
+    before, settings = results(out), read_settings(LocalFolder(out))
     with pytest.raises(UserError) as caught:
         infer(other_network, images, out, device="cpu")
     before_after = [model_sha256(model)[:12] for model in (network, other_network)]
@@ -72,7 +86,7 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
         f"{out}: holds results of other weights (SHA-256 {before_after[0]}..., now {before_after[1]}...): use another "
         "output folder, or replace them with --overwrite"
     )
-    assert (results(out), read_settings(out)) == (before, settings)
+    assert (results(out), read_settings(LocalFolder(out))) == (before, settings)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +95,9 @@ def test_results_of_other_network_are_refused_and_kept(network, other_network, i
         ({"precision": "bfloat16"}, "other options (precision float32, now bfloat16)"),
         ({"keep_suffix": True}, "(keep_suffix False, now True)"),
         ({"all_frames": True}, "(all_frames False, now True)"),
+        ({"ids": "train"}, "(ids raw, now train)"),
+        ({"scales": [0.5, 1]}, "(scales (1.0,), now (0.5, 1.0))"),
+        ({"flip": True}, "(flip False, now True)"),
     ],
 )
 def test_results_of_other_options_are_refused_and_the_option_is_named(network, images, tmp_path, options, difference):
@@ -100,6 +117,7 @@ def test_results_of_other_options_are_refused_and_the_option_is_named(network, i
         "[1]",
         '{"dlaseg": "0", "weights_sha256": "0", "other": 1}',
         '{"dlaseg": "0", "weights_sha256": 0, "backend": "torch", "precision": "float32"}',
+        '{"dlaseg": "0", "weights_sha256": "0", "backend": "torch", "precision": "float32", "scales": 1}',
         pytest.param("[" * 100_000, id="nested"),
     ],
 )
@@ -121,7 +139,7 @@ def test_overwriting_gives_the_results_of_the_new_weights_alone(network, other_n
     assert infer(other_network, images, out, overwrite=True, device="cpu") == InferSummary(written=3)
     infer(other_network, images, tmp_path / "fresh", device="cpu")
     assert results(out) == results(tmp_path / "fresh")
-    assert read_settings(out) == Settings(model_sha256(other_network), "torch", "float32")
+    assert read_settings(LocalFolder(out)) == Settings(model_sha256(other_network), "torch", "float32")
 
 
 def test_an_interrupted_overwrite_leaves_results_of_one_network(network, other_network, images, tmp_path, monkeypatch):
@@ -171,9 +189,9 @@ def test_an_empty_folder_of_other_settings_is_free(network, other_network, image
 
 def test_the_settings_are_written_first(network, images, tmp_path, monkeypatch):
     def killed(*_):
-        assert read_settings(tmp_path / "out") is not None
+        assert read_settings(LocalFolder(tmp_path / "out")) is not None
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_process", killed)
+    monkeypatch.setattr(run, "process", killed)
     with pytest.raises(KeyboardInterrupt):
         infer(network, images, tmp_path / "out", device="cpu")

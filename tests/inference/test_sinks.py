@@ -90,13 +90,13 @@ def test_sources_with_the_same_result_are_in_conflict_and_the_remedy_is_named(tm
 def test_a_kept_suffix_distinguishes_results(tmp_path):
     sink = Sink(tmp_path, LABELS, ["ids"], keep_suffix=True)
     assert sink.unnameable([source("s/a.jpg"), source("s/a.png")]) == {}
-    assert sink.path(source("s/a.b.JPG"), "ids") == tmp_path / "ids/s/a.b.JPG.png"
+    assert sink.file(source("s/a.b.JPG"), "ids") == "ids/s/a.b.JPG.png"
 
 
 def test_frames_are_in_a_folder_of_the_files_name(tmp_path):
     frame = replace(source("s/a.b.gif"), frame=12)
-    assert Sink(tmp_path, LABELS).path(frame, "ids") == tmp_path / "ids/s/a.b/0012.png"
-    assert Sink(tmp_path, LABELS, keep_suffix=True).path(frame, "ids") == tmp_path / "ids/s/a.b.gif/0012.png"
+    assert Sink(tmp_path, LABELS).file(frame, "ids") == "ids/s/a.b/0012.png"
+    assert Sink(tmp_path, LABELS, keep_suffix=True).file(frame, "ids") == "ids/s/a.b.gif/0012.png"
     others = [replace(frame, frame=0), frame, source("s/a.b/0012.jpg")]
     assert Sink(tmp_path, LABELS).unnameable(others).keys() == {frame.path, others[2].path}
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlaseg import UserError
-from dlaseg.inference.sources import Source, find_images
+from dlaseg.inference.sources import Source, find_all, find_images
 
 FOLDERS = st.sampled_from(["a", "B", "c.d", ".hidden"])
 FILES = st.sampled_from(["x.jpg", "x.PNG", "y.tiff", "Z.bmp", "notes.txt", "png", ".x.png", "v.mp4", "w.png.part"])
@@ -117,3 +117,25 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", guarded)
     with pytest.raises(UserError, match=r"locked: Permission denied"):
         find_images(tmp_path)
+
+
+def test_videos_and_cameras_are_found_if_wanted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "7").mkdir()
+    for name in ("7/a.MP4", "7/b.png", "c.webm", "note.txt"):
+        (tmp_path / name).touch()
+    found = find_all([Path("7"), Path("c.webm")], videos=True)
+    assert [(source.relative.name, source.is_video, source.camera) for source in found] == [
+        ("a.MP4", True, None), ("b.png", False, None), ("c.webm", True, None),
+    ]  # fmt: skip
+    assert [source.relative.name for source in find_all([Path("7")])] == ["b.png"]
+    for word, index in (("camera:0", 0), ("camera:12", 12), ("3", 3), ("camera:7", 7)):
+        (source,) = find_all([Path(word)], videos=True)
+        assert (source.is_video, source.camera, source.relative) == (True, index, Path(f"camera{index}"))
+        with pytest.raises(UserError, match="no such file or folder"):
+            find_all([Path(word)])
+    for word in ("camera:", "camera:x", "-1", "123456"):
+        with pytest.raises(UserError, match=f"{word}: no such file or folder"):
+            find_all([Path(word)], videos=True)
+    with pytest.raises(UserError, match=r"not the suffix of an image or video.*\.mp4"):
+        find_all([Path("note.txt")], videos=True)

@@ -40,6 +40,28 @@ def counts_of_string(string: str) -> list[int]:
     return counts
 
 
+def string_of_counts(counts: Sequence[int]) -> str:
+    """Encodes the `counts` of a compressed COCO mask, as pycocotools does: the inverse of `counts_of_string`.
+
+    Args:
+        counts: lengths of the runs, each below 2 ** 31.
+    """
+    numbers = np.array(counts, np.int64)
+    numbers[3:] -= numbers[1:-2].copy()
+    characters = np.zeros((len(numbers), 7), np.uint8)
+    lengths = np.zeros(len(numbers), np.int64)
+    more = np.ones(len(numbers), bool)
+    for place in range(7):
+        bits = numbers & 0x1F
+        numbers = numbers >> 5
+        # The highest bit of the last character is the sign
+        is_last = numbers == np.where(bits & 0x10, -1, 0)
+        characters[:, place] = bits + 48 + np.where(is_last, 0, 0x20)
+        lengths += more
+        more &= ~is_last
+    return characters[np.arange(7) < lengths[:, None]].tobytes().decode()
+
+
 def patch_of_counts(counts: Sequence[int], height: int, width: int) -> Patch:
     """The object of COCO's run lengths, which go down the columns of the image and begin with a run of zeros.
 

@@ -19,6 +19,7 @@ class Backend(Protocol):
         device: where results are; images that are there already are not moved.
         metadata: of the model.
         stride: input pixels per logit or label: that of the model for coarse logits, otherwise 1.
+        multiple: of the model, what the starts of tiles are multiples of.
         input: `normalized`, or `pixels` for an exported file that normalises itself, so that `run` takes uint8 alone.
         output: of `run`: `coarse_logits`; for exported files also `logits` of every pixel, or `labels`.
     """
@@ -28,6 +29,7 @@ class Backend(Protocol):
     device: torch.device
     metadata: ModelMetadata
     stride: int
+    multiple: int
     input: str
     output: str
 

@@ -53,6 +53,7 @@ class Graph:
         precision: that the file is in: `float32`, or `int8` where convolutions are quantised.
         input: one of `INPUTS`; its name in the graph is `INPUT`.
         output: one of `OUTPUTS`.
+        multiple: see `SegmentationModel`.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Graph:
     precision: str = "float32"
     input: str = "normalized"
     output: str = "coarse_logits"
+    multiple: int = 32
 
 
 class CoarseLogits(nn.Module):
@@ -137,7 +139,7 @@ def model_graph(model: SegmentationModel) -> Graph:
     if path.is_file():
         with contextlib.suppress(OSError):
             os.utime(path)  # used last
-        return Graph(path, model.metadata, model.stride)
+        return Graph(path, model.metadata, model.stride, multiple=model.multiple)
     require("onnxscript", "dlaseg[export]")
     logger.info("converting the network to ONNX, once for these weights: %s", path)
     network = CoarseLogits(fold_batch_norm(copy.deepcopy(model).cpu().eval())).eval()
@@ -152,7 +154,7 @@ def model_graph(model: SegmentationModel) -> Graph:
             f"{error.filename or path}: cannot be written ({error.strerror or error}): set DLASEG_CACHE to another "
             "folder, or use --backend torch"
         ) from error
-    return Graph(path, model.metadata, model.stride)
+    return Graph(path, model.metadata, model.stride, multiple=model.multiple)
 
 
 def graph_path(model: SegmentationModel) -> Path:

@@ -32,8 +32,8 @@ class OnnxRuntimeBackend:
         if device == "cuda" and not has_cuda:
             raise UserError("device cuda: this ONNX Runtime is the one for CPUs: use cpu, or install onnxruntime-gpu")
         self.device = torch.device("cpu")  # of the results
-        self.metadata, self.stride, self.precision = graph.metadata, graph.stride, graph.precision
-        self.input, self.output = graph.input, graph.output
+        self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
+        self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # errors are raised

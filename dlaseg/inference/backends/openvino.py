@@ -40,7 +40,7 @@ class OpenVINOBackend:
         if device not in ("auto", "cpu"):
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
         self.device = torch.device("cpu")
-        self.metadata, self.stride = graph.metadata, graph.stride
+        self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
         self.input, self.output = graph.input, graph.output
         reduced = _compute_bfloat16(precision)
         self.precision = "bfloat16" if reduced else "float32"

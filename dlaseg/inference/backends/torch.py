@@ -30,7 +30,7 @@ class TorchBackend:
 
     def __init__(self, model: SegmentationModel, device: str = "auto", precision: str = "float32"):
         self.device = pick_device(device)
-        self.metadata, self.stride = model.metadata, model.stride
+        self.metadata, self.stride, self.multiple = model.metadata, model.stride, model.multiple
         self._autocast = reduced_precision(precision, self.device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
         self._memory_format = memory_format(self.device)

@@ -1,0 +1,80 @@
+"""Folders that results are written to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from dlaseg.files import write_bytes
+
+
+class Folder(Protocol):
+    """A folder of results, wherever it is. Names are relative, with `/` between their parts.
+
+    What cannot be done raises an OSError whose `filename` is what `show` gives, and whose `strerror` is the reason.
+    """
+
+    def show(self, name: str = "") -> str:
+        """Path or URL of a file, or of the folder itself."""
+        ...
+
+    def location(self, name: str) -> str:
+        """As `show`, the same for every way to name a folder: compare it with `Source.location`."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        ...
+
+    def files(self, below: str) -> Iterator[str]:
+        """The names of all files below a folder, `below` included; none if it does not exist."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; raises FileNotFoundError."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file completely or not at all."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Removes a file."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine, created with its first file; see `Folder`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def show(self, name: str = "") -> str:
+        """See `Folder`."""
+        return str(self.path / name)
+
+    def location(self, name: str) -> str:
+        """See `Folder`."""
+        return str((self.path / name).resolve())
+
+    def exists(self, name: str) -> bool:
+        """See `Folder`."""
+        return (self.path / name).is_file()
+
+    def files(self, below: str) -> Iterator[str]:
+        """See `Folder`."""
+        for folder, _, names in os.walk(self.path / below):
+            for name in names:
+                yield (Path(folder) / name).relative_to(self.path).as_posix()
+
+    def read(self, name: str) -> bytes:
+        """See `Folder`."""
+        return (self.path / name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Folder`."""
+        write_bytes(self.path / name, content)
+
+    def remove(self, name: str) -> None:
+        """See `Folder`."""
+        (self.path / name).unlink()

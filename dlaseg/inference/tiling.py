@@ -1,0 +1,191 @@
+"""Overlapping tiles of an image, and the blending of what a network computes of them.
+
+Near the border of a tile, a network sees zeros where the image goes on, so its scores there differ from those of the
+whole image. Neighbouring tiles overlap. The outer part of the overlap, the margin, is dropped; over the inner part, the
+scores of one tile fade into those of the next one. A network whose receptive field reaches no further than the margin
+to either side gives exactly the scores of the whole image.
+
+Scores are logits at the network's output stride, or class probabilities of every pixel. Only one tile and the seams
+are in memory, never the scores of the whole image.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from dlaseg.models.resizing import round_up
+
+MARGIN = 128
+"""Pixels at a tile's inner borders whose scores are dropped."""
+
+FADE = 64
+"""Pixels over which the scores of a tile fade into those of the next one."""
+
+_SIGMA = 0.4  # of the Gaussians, as a share of FADE: they meet the ends of the seam with weights of 4 and 96 %
+
+Result = tuple[Tensor, ...]
+"""(N, ..., h, w) each: labels, or labels and their probabilities, or probabilities."""
+
+Finish = Callable[[Tensor, int, int], Result]
+"""Makes a result of a height and a width in pixels from scores (N, C, h, w) that cover at least these."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Tiles along the height or the width of an image; pixels.
+
+    Attributes:
+        length: of the image.
+        spans: start and stop of each tile. The first tile starts with the image, the last one stops with it; all
+            starts are multiples of what the network's strides need.
+        margin: at each inner border of a tile, what is dropped.
+    """
+
+    length: int
+    spans: tuple[tuple[int, int], ...]
+    margin: int
+
+    @classmethod
+    def split(cls, length: int, side: int, multiple: int, margin: int = MARGIN, mirrored: bool = False) -> "Axis":
+        """Splits a length into tiles of equal size, of which the last may be smaller.
+
+        Args:
+            length: of the image.
+            side: largest size of a tile, a multiple of `multiple`; more than twice the margin and FADE.
+            multiple: what all starts are multiples of.
+            margin: see `Axis`; rounded up to the multiple.
+            mirrored: whether tiles are mirrored, too. Then, as far as from the start of the image, all starts are
+                multiples from its end as well, by tiles that are up to a multiple larger.
+        """
+        margin, fade = round_up(margin, multiple), round_up(FADE, multiple)
+        overlap = 2 * margin + fade
+        if length <= side:
+            return cls(length, ((0, length),), margin)
+        count = -(-(length - overlap) // (side - overlap))
+        side = round_up(-(-(length + (count - 1) * overlap) // count), multiple)
+        more = length % multiple if mirrored else 0
+        spans = [(0, side + more)]
+        while spans[-1][1] < length:
+            start = spans[-1][0] + side - overlap
+            spans.append((start, min(start + side + more, length)))
+        return cls(length, tuple(spans), margin)
+
+    def seams(self) -> list[tuple[int, int]]:
+        """Start and stop of the pixels over which each tile fades into the next one."""
+        return [(start + self.margin, stop - self.margin) for (_, stop), (start, _) in pairwise(self.spans)]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles of an image: every span of the rows with every span of the columns."""
+
+    rows: Axis
+    columns: Axis
+
+
+def blend_tiles(
+    grid: Grid,
+    stride: int,
+    read: Callable[[int, int], Tensor],
+    scores: Callable[[Tensor], Tensor],
+    finish: Finish,
+) -> Iterator[tuple[int, Result]]:
+    """Computes an image tile by tile, from top to bottom.
+
+    Args:
+        grid: the tiles.
+        stride: pixels per score, a power of 2 that divides the starts of all tiles.
+        read: gives the rows of the image from a first one up to another one, (N, 3, h, W) uint8. The next rows begin
+            within these.
+        scores: computes the scores of a tile: (N, 3, h, w) -> (N, C, at least h / stride, at least w / stride).
+        finish: makes the result from blended scores.
+
+    Yields:
+        Number of the first row, and the result of rows that is finished, (N, ..., h, W) each.
+    """
+    downwards = [_Blend(grid.rows, stride, -2) for _ in grid.columns.spans]
+    for top, bottom in grid.rows.spans:
+        image = read(top, bottom)
+        rightwards = _Blend(grid.columns, stride, -1)
+        results = []
+        for (left, right), down in zip(grid.columns.spans, downwards, strict=True):
+            block, columns = rightwards.add(scores(image[..., left:right]))
+            block, rows = down.add(block)
+            result = finish(block, rows.stop - rows.origin, columns.stop - columns.origin)
+            results.append(
+                tuple(part[..., rows.start - rows.origin :, columns.start - columns.origin :] for part in result)
+            )
+        yield rows.start, tuple(torch.cat(parts, -1) for parts in zip(*results, strict=True))
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """Which pixels a block of finished scores is for.
+
+    Attributes:
+        origin: first pixel of the block.
+        start: first pixel of the result.
+        stop: end of the result. Of both sides, the block has a neighbour more, for the interpolation.
+    """
+
+    origin: int
+    start: int
+    stop: int
+
+
+class _Blend:
+    """Blends the scores of successive tiles along one axis.
+
+    Args:
+        axis: the tiles.
+        stride: pixels per score.
+        dim: -2 for tiles below each other, -1 for those beside each other.
+    """
+
+    def __init__(self, axis: Axis, stride: int, dim: int):
+        self._axis, self._stride, self._dim = axis, stride, dim
+        self._seams = axis.seams()
+        self._neighbors = 1 if stride > 1 else 0  # that the upsampling of a score needs at either side
+        self._tile = 0
+        self._waiting: Tensor | None = None  # scores that the next tile has a part in, and their neighbours
+
+    def add(self, scores: Tensor) -> tuple[Tensor, _Finished]:
+        """Takes the scores of the next tile; returns those that no later tile changes.
+
+        Args:
+            scores: (N, C, h, w). Along the axis, more than the tile's pixels need are dropped, but for the last tile.
+        """
+        number, stride, dim, neighbors = self._tile, self._stride, self._dim, self._neighbors
+        self._tile += 1
+        origin, stop = self._axis.spans[number]
+        is_last = number == len(self._seams)
+        start = 0
+        if not is_last:
+            scores = scores.narrow(dim, 0, -(-(stop - origin) // stride))
+        if self._waiting is not None:
+            first, last = self._seams[number - 1]
+            start = first - neighbors * stride
+            waiting, known = self._waiting.shape[dim], 2 * neighbors
+            begin = (first - origin) // stride - known
+            weights = torch.cat([torch.zeros(known), _fade_in(waiting - known)]).to(scores)
+            # Equal scores stay exactly what they are; weighted sums would round
+            seam = torch.lerp(self._waiting, scores.narrow(dim, begin, waiting), weights.view(-1, *[1] * (-1 - dim)))
+            rest = (last - origin) // stride
+            scores = torch.cat([seam, scores.narrow(dim, rest, scores.shape[dim] - rest)], dim)
+            origin += begin * stride
+        if is_last:
+            return scores, _Finished(origin, start, self._axis.length)
+        first, last = ((pixel - origin) // stride for pixel in self._seams[number])
+        waiting = first - 2 * neighbors
+        self._waiting = scores.narrow(dim, waiting, last - waiting).clone()  # not a view, which keeps the whole
+        finished = _Finished(origin, start, origin + (first - neighbors) * stride)
+        return scores.narrow(dim, 0, first), finished
+
+
+def _fade_in(length: int) -> Tensor:
+    """Weights of the next tile: its Gaussian's share in the sum of both tiles', which stand at the seam's ends."""
+    position = (torch.arange(length) + 0.5) / length
+    return torch.sigmoid((2 * position - 1) / (2 * _SIGMA**2))
