@@ -97,7 +97,7 @@ class Predictor:
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
         if not self._single_pass:
-            self._check_gives_logits("scales and flip average")
+            self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self.scales != (1.0,):
             raise UserError(
                 f"scales {' '.join(map(str, self.scales))}: this file normalises pixels itself, so that they cannot be "
@@ -223,7 +223,7 @@ class Predictor:
         return results
 
     def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
-        self._check_gives_logits("the tiles of a large image are blended by")
+        self.check_gives_logits("the tiles of a large image are blended by")
         return blend_tiles(grid, self._score_stride, read, self._scores, finish)
 
     def _scores(self, images: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ class Predictor:
         return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
 
     def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        self._check_gives_logits("probabilities are computed from")
+        self.check_gives_logits("probabilities are computed from")
         if self._single_pass:
             logits = upsample_logits(scores, self.backend.stride, height, width)
             labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
@@ -258,7 +258,7 @@ class Predictor:
         return labels.to(torch.uint8), probabilities
 
     def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        self._check_gives_logits("probabilities are computed from")
+        self.check_gives_logits("probabilities are computed from")
         if self._single_pass:
             return (upsample_logits(scores, self.backend.stride, height, width).softmax(1),)
         return (scores[..., :height, :width],)
@@ -293,7 +293,15 @@ class Predictor:
                 total, count = total + logits.softmax(1), count + 1
         return total / count
 
-    def _check_gives_logits(self, what: str) -> None:
+    def check_gives_logits(self, what: str) -> None:
+        """Refuses an exported file that gives labels alone.
+
+        Args:
+            what: needs logits, for the message.
+
+        Raises:
+            UserError: it does.
+        """
         if self.backend.output == "labels":
             raise UserError(
                 f"{what} logits, and this file gives labels alone: export the weights with --output logits or "

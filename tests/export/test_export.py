@@ -8,6 +8,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from PIL import Image
 
 from dlaseg import Predictor, create_model
 from dlaseg.cli import main
@@ -17,6 +18,7 @@ from dlaseg.export import export as exports
 from dlaseg.export.check import batches_of
 from dlaseg.export.export import comparison_images, export
 from dlaseg.inference.backends.openvino import OpenVINOBackend
+from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
 from dlaseg.weights.files import save_model
@@ -105,8 +107,15 @@ def test_labels_alone_give_no_probabilities(exported):
         Predictor(path, flip=True)
     with pytest.raises(UserError, match="probabilities are computed from logits"):
         Predictor(path).probabilities(images_of(5, 6))
-    with pytest.raises(UserError, match="confidence needs logits"):
+    with pytest.raises(UserError, match="probabilities are computed from logits"):
         Predictor(path).predict_with_confidence(torch.zeros(1, 3, 5, 6, dtype=torch.uint8))
+
+
+def test_labels_alone_give_no_probabilities_to_save(exported, tmp_path):
+    Image.fromarray(images_of(40, 50)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="probabilities are computed from logits"):
+        infer(exported(".onnx"), tmp_path / "a.png", tmp_path / "out", save=["probabilities"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
@@ -179,8 +188,6 @@ def test_files_are_compared_on_several_sizes_and_batches():
 
 
 def test_files_are_compared_on_the_user_s_images(tmp_path):
-    from PIL import Image
-
     for index in range(6):
         Image.fromarray(images_of(20, 30 + index)).save(tmp_path / f"{index}.png")
     Image.fromarray(images_of(1200, 2000)).save(tmp_path / "0.png")
@@ -216,15 +223,13 @@ def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "openvino: logits differ by at most" in output
     assert f"{tmp_path / 'm.onnx'}\n{tmp_path / 'm.onnx.json'}\n" in output
-    from PIL import Image
-
     (tmp_path / "in").mkdir()
     Image.fromarray(images_of(40, 50)).save(tmp_path / "in/a.png")
     infer(tmp_path / "w.safetensors", tmp_path / "in", tmp_path / "torch", backend="torch", device="cpu")
     infer(tmp_path / "m.onnx", tmp_path / "in", tmp_path / "onnx")
     one, other = ((tmp_path / folder / "ids/a.png").read_bytes() for folder in ("torch", "onnx"))
     assert one == other
-    settings = read_settings(tmp_path / "onnx")
+    settings = read_settings(LocalFolder(tmp_path / "onnx"))
     assert (settings.backend, settings.precision) == ("openvino", "float32")
     report = json.loads((tmp_path / "m.onnx.json").read_text())
     assert settings.weights_sha256 == report["sha256"]
