@@ -142,7 +142,8 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Adds `--backend`; None is torch, and for an exported file what reads it."""
-    parser.add_argument("--backend", choices=("auto", "torch", "openvino", "onnxruntime"), default=default,
+    parser.add_argument("--backend", choices=("auto", "torch", "torch-compile", "openvino",
+                        "onnxruntime"), default=default,
                         help="what runs the network; auto is the fastest that is installed and as exact as torch "
                         f"(default: {default or 'torch; for an exported file, what reads it'})")  # fmt: skip
 

@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from dlaseg.models.base import SegmentationModel
 
 BACKENDS: dict[str, Callable[[SegmentationModel, str, str], Backend]] = {
     "torch": TorchBackend,
+    "torch-compile": partial(TorchBackend, compile=True),
     "openvino": lambda model, device, precision: OpenVINOBackend(model_graph(model), device, precision),
     "onnxruntime": lambda model, device, precision: OnnxRuntimeBackend(model_graph(model), device, precision),
 }

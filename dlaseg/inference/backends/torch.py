@@ -10,7 +10,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, pick_device, reduced_precision
+from dlaseg.errors import UserError
 from dlaseg.models.base import SegmentationModel
+from dlaseg.models.resizing import pad, round_up
 
 
 class TorchBackend:
@@ -20,22 +22,31 @@ class TorchBackend:
         model: copied now: it keeps its mode and its device, and training it further changes nothing here.
         device: see `pick_device`.
         precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto` for what training's `auto` takes on the device.
+        compile: whether the network is built by `torch.compile`. This takes about a minute at the start, and again for
+            the first batch of more than one image.
 
     Raises:
-        UserError: a device or precision that this machine does not have.
+        UserError: a device or precision that this machine does not have, or no compiler.
     """
 
-    name = "torch"
     input, output = "normalized", "coarse_logits"
 
-    def __init__(self, model: SegmentationModel, device: str = "auto", precision: str = "float32"):
+    def __init__(
+        self, model: SegmentationModel, device: str = "auto", precision: str = "float32", compile: bool = False
+    ):
+        self.name = "torch-compile" if compile else "torch"
         self.device = pick_device(device)
         self.metadata, self.stride, self.multiple = model.metadata, model.stride, model.multiple
         self._autocast = reduced_precision(precision, self.device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
         self._memory_format = memory_format(self.device)
         folded = fold_batch_norm(copy.deepcopy(model).cpu().eval())
-        self._model = folded.to(self.device).to(memory_format=self._memory_format)
+        folded = folded.to(self.device).to(memory_format=self._memory_format)
+        self._coarse_logits = folded.coarse_logits
+        self._compiles = compile
+        if compile:
+            self._coarse_logits = torch.compile(folded.coarse_logits, dynamic=True)
+            self._build()
 
     @torch.inference_mode()
     def run(self, images: Tensor) -> Tensor:
@@ -43,9 +54,21 @@ class TorchBackend:
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = normalize(images, self.metadata.mean, self.metadata.std)
+        if self._compiles:  # what is padded already has one shape for torch.compile, whatever its size
+            images = pad(images, *(round_up(size, self.multiple) for size in images.shape[-2:]))
         images = images.contiguous(memory_format=self._memory_format)
         with torch.autocast(self.device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
-            return self._model.coarse_logits(images).float()
+            return self._coarse_logits(images).float()
+
+    def _build(self) -> None:
+        """Compiles the network now, so that what is missing is reported before anything is done."""
+        try:
+            self.run(torch.zeros(1, self.metadata.in_channels, 97, 161, dtype=torch.uint8))
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.inner_exception).strip().partition("\n")[0]
+            raise UserError(
+                f"backend torch-compile: {reason}: install a C++ compiler, such as g++, or use the backend torch"
+            ) from error
 
 
 def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
