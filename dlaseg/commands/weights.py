@@ -48,13 +48,17 @@ def models(arguments: Sequence[str]) -> int:
 
 
 def inspect(arguments: Sequence[str]) -> int:
-    """Describe a weights file: its layout, and which tensors would be loaded and which not."""
+    """Describe a weights file: its layout, and which tensors would be loaded and which not; or an exported file."""
     parser = command_parser("weights inspect", inspect)
     parser.add_argument("file", help="a file, or a repository on the Hugging Face hub (USER/NAME)")
     args = parser.parse_args(arguments)
 
-    from dlaseg.weights.inspection import inspect_weights
+    from dlaseg.inference.backends.exported import graph_facts, is_exported, read_graph
+    from dlaseg.weights.inspection import fact_table, inspect_weights
 
+    if is_exported(Path(args.file)):
+        print(fact_table(graph_facts(read_graph(Path(args.file)))))
+        return 0
     description, mismatch = inspect_weights(args.file)
     print(description)
     if mismatch is not None:

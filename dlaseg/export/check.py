@@ -1,5 +1,6 @@
 """Compares an exported file with PyTorch on images, before it is called done."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
+from dlaseg.export.inside import logits_inside
 from dlaseg.inference.backends.choice import make_backend
 from dlaseg.inference.backends.exported import ONNX, PROGRAM, read_graph
 from dlaseg.inference.backends.torch import TorchBackend
@@ -35,28 +37,26 @@ class Comparison:
     Attributes:
         engine: that ran the file: `openvino`, `onnxruntime` or `torch`.
         images: sizes of the batches, (N, H, W).
-        max_difference: largest difference of a logit; None for a file that gives labels.
+        max_difference: largest difference of a logit; of a file that gives labels, before upsampling and argmax.
         largest_logit: largest absolute logit of PyTorch.
         equal_labels: share of pixels of the same label.
     """
 
     engine: str
     images: tuple[tuple[int, int, int], ...]
-    max_difference: float | None
+    max_difference: float
     largest_logit: float
     equal_labels: float
 
     @property
     def is_exact(self) -> bool:
         """Whether the file computes what PyTorch computes, but for rounding."""
-        close = self.max_difference is None or self.max_difference <= LARGEST_ERROR * self.largest_logit
+        close = self.max_difference <= LARGEST_ERROR * self.largest_logit
         return close and self.equal_labels >= SMALLEST_AGREEMENT
 
     def __str__(self) -> str:
-        logits = "" if self.max_difference is None else (
-            f"logits differ by at most {self.max_difference:.2g} (largest logit {self.largest_logit:.3g}), "
-        )  # fmt: skip
-        return f"{self.engine}: {logits}{100 * self.equal_labels:.4f} % equal labels"
+        difference = f"logits differ by at most {self.max_difference:.2g} (largest logit {self.largest_logit:.3g})"
+        return f"{self.engine}: {difference}, {100 * self.equal_labels:.4f} % equal labels"
 
 
 def batches_of(images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
@@ -78,6 +78,7 @@ def batches_of(images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
     return [*wholes, *parts, pair]
 
 
+@torch.inference_mode()
 def compare(
     path: Path, model: SegmentationModel, input: str, output: str, batches: Sequence[Tensor]
 ) -> list[Comparison]:
@@ -93,49 +94,62 @@ def compare(
     reference = TorchBackend(model, "cpu", "float32")
     expected = [reference.run(batch) for batch in batches]
     return [
-        _compare(engine, run, batches, expected, model.stride, output) for engine, run in _engines(path, model, input)
+        _compare(engine, run, logits_of, batches, expected, model.stride, output)
+        for engine, run, logits_of in _engines(path, model, input, output)
     ]
 
 
-def _engines(path: Path, model: SegmentationModel, input: str) -> Iterator[tuple[str, Run]]:
+def _engines(path: Path, model: SegmentationModel, input: str, output: str) -> Iterator[tuple[str, Run, Run | None]]:
+    """Name, function to the output of the file and, if that is labels, to the logits inside, of each engine."""
+
+    def logits_of(engine: str) -> Run | None:
+        if output != "labels":
+            return None
+        inside = logits_inside(path, engine)
+        return lambda images: inside(_input(images, model, input))
+
     if path.suffix == PROGRAM:
-        yield "torch", _program(path, model, input)
+        # Written by this process: others' could run code when loaded
+        program = torch.export.load(path).module()
+        yield "torch", lambda images: program(_input(images, model, input)), logits_of("torch")
         return
     graph = read_graph(path)
     for engine in ("openvino", "onnxruntime") if path.suffix == ONNX else ("openvino",):
-        yield engine, make_backend(engine, graph, "cpu", "float32").run
+        yield engine, make_backend(engine, graph, "cpu", "float32").run, logits_of(engine)
 
 
-def _program(path: Path, model: SegmentationModel, input: str) -> Run:
-    """Runs a program of torch.export that was just written by this process: others' could run code when loaded."""
-    program = torch.export.load(path).module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            if input == "pixels":
-                return program(images.permute(0, 2, 3, 1))
-            return program(normalize(images, model.metadata.mean, model.metadata.std))
-
-    return run
+def _input(images: Tensor, model: SegmentationModel, input: str) -> Tensor:
+    """(N, 3, H, W) uint8 as the input of a file."""
+    if input == "pixels":
+        return images.permute(0, 2, 3, 1).contiguous()
+    return normalize(images, model.metadata.mean, model.metadata.std).contiguous()
 
 
 def _compare(
-    engine: str, run: Run, batches: Sequence[Tensor], expected: Sequence[Tensor], stride: int, output: str
+    engine: str,
+    run: Run,
+    logits_of: Run | None,
+    batches: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    stride: int,
+    output: str,
 ) -> Comparison:
+    """Compares the results; the logits with those of `logits_of`, if the file gives labels."""
     difference, largest, equal, pixels = 0.0, 0.0, 0, 0
     for batch, coarse in zip(batches, expected, strict=True):
         size = batch.shape[-2:]
         result = run(batch)
+        logits = upsample_logits(coarse, stride, *size) if output == "logits" else coarse
+        given = result if logits_of is None else logits_of(batch)
+        if given.shape != logits.shape:
+            raise UserError(f"{engine}: gives logits {tuple(given.shape)}, PyTorch {tuple(logits.shape)}")
+        error = float((given - logits).abs().max())
+        difference = max(difference, error) if math.isfinite(error) else math.inf
+        largest = max(largest, float(coarse.abs().max()))
         labels = result
         if output != "labels":
-            logits = coarse if output == "coarse_logits" else upsample_logits(coarse, stride, *size)
-            if result.shape != logits.shape:
-                raise UserError(f"{engine}: gives {tuple(result.shape)}, PyTorch {tuple(logits.shape)}")
-            error = float((result - logits).abs().max())
-            difference = error if error != error else max(difference, error)
             labels = argmax_logits(result, stride if output == "coarse_logits" else 1, *size)
-        largest = max(largest, float(coarse.abs().max()))
         equal += int((labels == argmax_logits(coarse, stride, *size)).sum())
         pixels += labels.numel()
     sizes = tuple((batch.shape[0], batch.shape[2], batch.shape[3]) for batch in batches)
-    return Comparison(engine, sizes, None if output == "labels" else difference, largest, equal / pixels)
+    return Comparison(engine, sizes, difference, largest, equal / pixels)

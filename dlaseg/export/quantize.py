@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dlaseg.export.inside import openvino_logits
 from dlaseg.inference.backends.graph import require
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
@@ -128,9 +129,8 @@ def _quantizers_before(layer: Any) -> set[str]:
 def _logits(network: Any, images: Sequence[NDArray[Any]]) -> list[NDArray[np.float32]]:
     """The logits that a network computes, before upsampling and argmax if it has them."""
     ov = require("openvino", "dlaseg[export]")
-    resized = [op for op in network.get_ordered_ops() if op.get_type_name() == "Interpolate"]
-    if network.output().get_element_type() == ov.Type.u8 and resized:
-        network = ov.Model([resized[-1].input_value(0)], network.get_parameters())
+    if network.output().get_element_type() == ov.Type.u8:
+        network = openvino_logits(network)
     properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = ov.Core().compile_model(network, "CPU", properties)
     return [compiled(image)[0] for image in images]

@@ -97,7 +97,7 @@ class Predictor:
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
         if not self._single_pass:
-            self._check_gives_logits("scales and flip average")
+            self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self.scales != (1.0,):
             raise UserError(
                 f"scales {' '.join(map(str, self.scales))}: this file normalises pixels itself, so that they cannot be "
@@ -171,14 +171,14 @@ class Predictor:
     @torch.inference_mode()
     def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
-        self._check_gives_logits("confidence needs")
+        self.check_gives_logits("confidence needs")
         labels, confidence = self._compute(images, self._labels_with_confidence, score_copies=3)
         return labels, confidence
 
     @torch.inference_mode()
     def predict_with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
-        self._check_gives_logits("probabilities are computed from")
+        self.check_gives_logits("probabilities are computed from")
         labels, probabilities = self._compute(images, self._labels_with_probabilities, score_copies=3)
         return labels, probabilities
 
@@ -225,7 +225,7 @@ class Predictor:
         return results
 
     def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
-        self._check_gives_logits("the tiles of a large image are blended by")
+        self.check_gives_logits("the tiles of a large image are blended by")
         return blend_tiles(grid, self._score_stride, read, self._scores, finish)
 
     def _scores(self, images: Tensor) -> Tensor:
@@ -270,7 +270,7 @@ class Predictor:
     @torch.inference_mode()
     def _probabilities(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 -> (N, C, H, W) float32."""
-        self._check_gives_logits("probabilities are computed from")
+        self.check_gives_logits("probabilities are computed from")
         (probabilities,) = self._compute(images, self._class_probabilities, score_copies=2)
         return probabilities
 
@@ -294,7 +294,15 @@ class Predictor:
                 total, count = total + logits.softmax(1), count + 1
         return total / count
 
-    def _check_gives_logits(self, what: str) -> None:
+    def check_gives_logits(self, what: str) -> None:
+        """Refuses an exported file that gives labels alone.
+
+        Args:
+            what: needs logits, for the message.
+
+        Raises:
+            UserError: it does.
+        """
         if self.backend.output == "labels":
             raise UserError(
                 f"{what} logits, and this file gives labels alone: export the weights with --output logits or "

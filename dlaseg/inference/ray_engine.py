@@ -214,6 +214,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
                 raise RuntimeError(outcome.traceback)
             progress.update(outcome.files)
             summary.written += outcome.summary.written
+            summary.predicted += outcome.summary.predicted
             summary.failed += outcome.summary.failed
             summary.first_frame_only += outcome.summary.first_frame_only
             summary.network_seconds += outcome.summary.network_seconds / workers

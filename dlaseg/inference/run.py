@@ -93,6 +93,8 @@ def infer(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,
     )  # fmt: skip
+    if "probabilities" in save:
+        predictor.check_gives_logits("probabilities are computed from")
     sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
     if all_frames:
         sources = expand_frames(sources, max_pixels or MAX_PIXELS, IN_FLIGHT)

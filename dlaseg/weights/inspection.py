@@ -33,8 +33,8 @@ def inspect_weights(source: str | Path) -> tuple[str, MismatchError | None]:
         recognized = recognize(checkpoint)
     except MismatchError as error:
         facts += [("does not fit", problem) for problem in error.problems]
-        return _table(facts), error
-    return _table(facts + _of_the_network(recognized)), None
+        return fact_table(facts), error
+    return fact_table(facts + _of_the_network(recognized)), None
 
 
 def _of_the_file(checkpoint: Checkpoint) -> list[tuple[str, str]]:
@@ -73,7 +73,8 @@ def _summary(tensors: Sequence[Tensor]) -> str:
     return f"{len(tensors)}, {sum(t.numel() for t in tensors) / 1e6:.2f} M numbers, {kinds}"
 
 
-def _table(facts: Sequence[tuple[str, str]]) -> str:
+def fact_table(facts: Sequence[tuple[str, str]]) -> str:
+    """Facts as lines, a name and a value each."""
     facts = [(one_line(name), one_line(value)) for name, value in facts]  # names and metadata are the file's own
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

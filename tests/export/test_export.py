@@ -8,6 +8,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from PIL import Image
 
 from dlaseg import Predictor, create_model
 from dlaseg.cli import main
@@ -106,8 +107,15 @@ def test_labels_alone_give_no_probabilities(exported):
         Predictor(path, flip=True)
     with pytest.raises(UserError, match="probabilities are computed from logits"):
         Predictor(path).probabilities(images_of(5, 6))
-    with pytest.raises(UserError, match="confidence needs logits"):
+    with pytest.raises(UserError, match="probabilities are computed from logits"):
         Predictor(path).predict_with_confidence(torch.zeros(1, 3, 5, 6, dtype=torch.uint8))
+
+
+def test_labels_alone_give_no_probabilities_to_save(exported, tmp_path):
+    Image.fromarray(images_of(40, 50)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="probabilities are computed from logits"):
+        infer(exported(".onnx"), tmp_path / "a.png", tmp_path / "out", save=["probabilities"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
@@ -124,7 +132,9 @@ def test_the_report_beside_a_file_says_what_goes_in_and_comes_out(exported, netw
     assert report["classes"] == list(network.metadata.labels.names)
     engines = {".onnx": ["openvino", "onnxruntime"], ".xml": ["openvino"], ".pt2": ["torch"]}[suffix]
     assert [comparison["engine"] for comparison in report["comparisons"]] == engines
-    assert all(comparison["equal_labels"] > 0.999 for comparison in report["comparisons"])
+    for comparison in report["comparisons"]:
+        assert comparison["equal_labels"] > 0.999
+        assert 0 < comparison["max_difference"] < 1e-5 * comparison["largest_logit"]
 
 
 def test_onnx_names_the_sizes_that_may_be_any_and_no_source_files(exported):
@@ -178,8 +188,6 @@ def test_files_are_compared_on_several_sizes_and_batches():
 
 
 def test_files_are_compared_on_the_user_s_images(tmp_path):
-    from PIL import Image
-
     for index in range(6):
         Image.fromarray(images_of(20, 30 + index)).save(tmp_path / f"{index}.png")
     Image.fromarray(images_of(1200, 2000)).save(tmp_path / "0.png")
@@ -215,8 +223,6 @@ def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "openvino: logits differ by at most" in output
     assert f"{tmp_path / 'm.onnx'}\n{tmp_path / 'm.onnx.json'}\n" in output
-    from PIL import Image
-
     (tmp_path / "in").mkdir()
     Image.fromarray(images_of(40, 50)).save(tmp_path / "in/a.png")
     infer(tmp_path / "w.safetensors", tmp_path / "in", tmp_path / "torch", backend="torch", device="cpu")
@@ -227,3 +233,11 @@ def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     assert (settings.backend, settings.precision) == ("openvino", "float32")
     report = json.loads((tmp_path / "m.onnx.json").read_text())
     assert settings.weights_sha256 == report["sha256"]
+
+
+def test_weights_inspect_describes_a_file(exported, capsys):
+    assert main(["weights", "inspect", str(exported(".xml"))]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["takes"] == "pixels: uint8 (?, ?, ?, 3)"
+    assert lines["gives"] == "labels: uint8 (?, ?, ?), stride 1"
+    assert lines["classes"] == "c0, c1, c2, c3, c4, c5"

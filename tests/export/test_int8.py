@@ -64,7 +64,9 @@ def test_the_command_says_what_is_lost_and_gained(run):
     assert report["in_float32"] == []
     before, after = report["miou_float32"], report["miou_int8"]
     first, second, third, *files = printed.splitlines()
-    assert re.fullmatch(r"openvino: [\d.]+ % equal labels, of float32 PyTorch", first)
+    assert re.fullmatch(
+        r"openvino: logits differ by at most [\d.e-]+ \(.*\), [\d.]+ % equal labels, of float32 PyTorch", first
+    )
     assert second == f"mIoU on camvid val: {before:.2f} float32, {after:.2f} int8, {after - before:+.2f} points"
     ratio = report["seconds_float32"] / report["seconds_int8"]
     assert third.startswith("48 x 64: ")

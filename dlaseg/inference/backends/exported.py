@@ -159,6 +159,9 @@ def _read_openvino(path: Path) -> _Content:
         raise UserError(f"{path}: no {path.with_suffix('.bin').name} beside it, which holds its weights: copy both")
     if path.stat().st_size > MAX_DESCRIPTION:
         raise UserError(f"{path}: more than {MAX_DESCRIPTION} bytes, so no OpenVINO IR: export it again")
+    with path.open("rb") as file:
+        if not file.read(64).lstrip().startswith((b"<?xml", b"<net")):
+            raise UserError(f"{path}: no XML, so no OpenVINO IR: export it again")  # OpenVINO would try other formats
     model = ov.Core().read_model(path)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(f"{path}: not one input and one output: use a file from `dlaseg export`")
@@ -174,6 +177,21 @@ def _openvino_type(port: Any) -> str:
     names = {"f32": "float32", "u8": "uint8"}
     sizes = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
     return _type(names.get(port.get_element_type().get_type_name(), "another type"), sizes)
+
+
+def graph_facts(graph: Graph) -> list[tuple[str, str]]:
+    """What an exported file is, for people: names and values."""
+    metadata = graph.metadata
+    return [
+        ("file", str(graph.path)),
+        ("sha256", exported_sha256(graph.path)),
+        ("takes", f"{graph.input}: {_input_type(graph)}"),
+        ("gives", f"{graph.output}: {_output_type(graph)}, stride {graph.stride}"),
+        ("precision", graph.precision),
+        ("network", ", ".join(f"{key} {value}" for key, value in metadata.architecture.items())),
+        ("classes", ", ".join(metadata.labels.names)),
+        ("mean, std", f"{', '.join(map(str, metadata.mean))}; {', '.join(map(str, metadata.std))}"),
+    ]
 
 
 def exported_sha256(path: Path) -> str:

@@ -36,7 +36,7 @@ class OnnxRuntimeBackend:
         self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # errors are raised
         self._session = ort.InferenceSession(
             str(graph.path),
             options,
