@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dlaseg.inference.backends.exported import ONNX, OPENVINO, SECTION
-from dlaseg.inference.backends.graph import require, to_onnx
+from dlaseg.inference.backends.graph import openvino_core, require, to_onnx
 
 AXES = {
     "pixels": ("batch", "height", "width", None),
@@ -48,8 +48,7 @@ def write_network(
             content.metadata_props.add(key=key, value=value)
         path.write_bytes(content.SerializeToString())
         return
-    ov = require("openvino", "dlaseg[export]")
-    write_openvino(ov.Core().read_model(content.SerializeToString()), path, entries)
+    write_openvino(openvino_core().read_model(content.SerializeToString()), path, entries)
 
 
 def write_openvino(model: Any, path: Path, entries: Mapping[str, str]) -> None:

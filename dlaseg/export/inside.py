@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlaseg.inference.backends.exported import PROGRAM
-from dlaseg.inference.backends.graph import INPUT, require
+from dlaseg.inference.backends.graph import INPUT, openvino_core, require
 
 
 def logits_inside(path: Path, engine: str) -> Callable[[Tensor], Tensor]:
@@ -31,9 +31,8 @@ def openvino_logits(network: Any) -> Any:
 
 
 def _of_openvino(path: Path) -> Callable[[Tensor], Tensor]:
-    ov = require("openvino", "dlaseg[export]")
-    network = openvino_logits(ov.Core().read_model(path))
-    compiled = ov.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = openvino_logits(openvino_core().read_model(path))
+    compiled = openvino_core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda images: torch.from_numpy(compiled(images.numpy())[0])
 
 

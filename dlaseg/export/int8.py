@@ -31,7 +31,7 @@ from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
 from dlaseg.inference.backends.exported import OPENVINO, encode_entries, read_graph
-from dlaseg.inference.backends.graph import require
+from dlaseg.inference.backends.graph import openvino_core, require
 from dlaseg.inference.predictor import Predictor
 from dlaseg.models.base import SegmentationModel
 
@@ -105,7 +105,7 @@ def export_int8(
     if not calibration:
         raise UserError("calibration []: give images to calibrate with")
     import_nncf()  # refused now if it is missing
-    ov = require("openvino", "dlaseg[export]")
+    require("openvino", "dlaseg[export]")
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     dataset.require_labels()
     pictures = comparison_images(dataset.pairs[0].image if images is None else images)
@@ -125,7 +125,7 @@ def export_int8(
             scores.append(_miou(temporary, dataset, workers))
             return before - scores[-1] <= max_drop
 
-        network = ov.Core().read_model(reference)
+        network = openvino_core().read_model(reference)
         found = search(network, inputs, accept)
         if found is None:
             raise UserError(

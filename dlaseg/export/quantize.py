@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dlaseg.export.inside import openvino_logits
-from dlaseg.inference.backends.graph import require
+from dlaseg.inference.backends.graph import openvino_core, require
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 """Types of the operations that are quantised; OpenVINO has no transposed convolutions in int8 that are fast."""
@@ -132,7 +132,7 @@ def _logits(network: Any, images: Sequence[NDArray[Any]]) -> list[NDArray[np.flo
     if network.output().get_element_type() == ov.Type.u8:
         network = openvino_logits(network)
     properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = ov.Core().compile_model(network, "CPU", properties)
+    compiled = openvino_core().compile_model(network, "CPU", properties)
     return [compiled(image)[0] for image in images]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -246,3 +247,11 @@ def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"backend torch-compile: .*: install a C\+\+ compiler"):
         make_backend("torch-compile", TwoHeads(7), "cpu", "float32")
+
+
+def test_openvino_is_loaded_once_and_never_unloaded():
+    """Its libraries register what runs at a fork; unloading them makes the next fork crash."""
+    assert graph.openvino_core() is graph.openvino_core()
+    package = Path(graph.__file__).parents[2]
+    makers = [path.name for path in package.rglob("*.py") if ".Core()" in path.read_text(encoding="utf-8")]
+    assert makers == ["graph.py"]

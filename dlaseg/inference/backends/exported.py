@@ -8,7 +8,7 @@ from typing import Any
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
-from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, require
+from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, openvino_core, require
 from dlaseg.metadata import ModelMetadata
 from dlaseg.strict_json import InvalidJSONError, parse_json
 from dlaseg.version import __version__
@@ -154,7 +154,6 @@ def _tensors(onnx: Any, message: Any) -> Iterator[Any]:
 
 
 def _read_openvino(path: Path) -> _Content:
-    ov = require("openvino", "dlaseg[openvino]")
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"{path}: no {path.with_suffix('.bin').name} beside it, which holds its weights: copy both")
     if path.stat().st_size > MAX_DESCRIPTION:
@@ -162,7 +161,7 @@ def _read_openvino(path: Path) -> _Content:
     with path.open("rb") as file:
         if not file.read(64).lstrip().startswith((b"<?xml", b"<net")):
             raise UserError(f"{path}: no XML, so no OpenVINO IR: export it again")  # OpenVINO would try other formats
-    model = ov.Core().read_model(path)
+    model = openvino_core().read_model(path)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(f"{path}: not one input and one output: use a file from `dlaseg export`")
     entries = {}

@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -169,6 +170,16 @@ def cache_folder() -> Path:
     if folder := os.environ.get("DLASEG_CACHE"):
         return Path(folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlaseg"
+
+
+@cache
+def openvino_core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    When a Core is destroyed, its libraries are unloaded, but what they registered for forks stays: the next fork, such
+    as that of a loading process, would crash (2026.4).
+    """
+    return require("openvino", "dlaseg[openvino]").Core()
 
 
 def require(package: str, requirement: str) -> ModuleType:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlaseg.device import gains_from_bfloat16
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.graph import Graph, require
+from dlaseg.inference.backends.graph import Graph, openvino_core, require
 
 TRANSPOSED = "GroupConvolutionBackpropData"
 """OpenVINO's depthwise transposed convolution: the decoder's upsampling."""
@@ -36,7 +36,6 @@ class OpenVINOBackend:
     name = "openvino"
 
     def __init__(self, graph: Graph, device: str = "auto", precision: str = "float32"):
-        ov = require("openvino", "dlaseg[openvino]")
         if device not in ("auto", "cpu"):
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
         self.device = torch.device("cpu")
@@ -46,7 +45,7 @@ class OpenVINOBackend:
         self.precision = "bfloat16" if reduced else "float32"
         if graph.precision == "int8":
             self.precision = "int8+bfloat16" if reduced else "int8"
-        self._core = ov.Core()
+        self._core = openvino_core()
         self._model = self._core.read_model(graph.path)
         if reduced:
             self._model = mark_float32(self._model, TRANSPOSED)
@@ -114,7 +113,7 @@ def mark_float32(model: Any, kind: str) -> Any:
                 layer.insert(0, attributes)
             ElementTree.SubElement(attributes, "attribute", name="precise", version="0")
         tree.write(path)
-        return ov.Core().read_model(path, config={"ENABLE_MMAP": False})
+        return openvino_core().read_model(path, config={"ENABLE_MMAP": False})
 
 
 def _compute_bfloat16(precision: str) -> bool:
