@@ -36,6 +36,7 @@ class OpenVINOBackend:
     name = "openvino"
 
     def __init__(self, graph: Graph, device: str = "auto", precision: str = "float32"):
+        require("openvino", "dlaseg[openvino]")
         if device not in ("auto", "cpu"):
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
         self.device = torch.device("cpu")
