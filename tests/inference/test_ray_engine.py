@@ -105,6 +105,7 @@ def failed_images(table):
     return [(row["image"], row["error"]) for row in csv.DictReader(table.decode().splitlines())]
 
 
+@pytest.mark.slow  # Ray Data was seen to wait for minutes after a death on a busy machine
 def test_killed_workers_change_no_result(cluster, weights, images, local_results, tmp_path, capfd):
     log = Path(os.environ["DEADLY_LOG"])
     log.touch()
