@@ -37,6 +37,12 @@ def save(path, image=None, **options):
     return path
 
 
+@pytest.fixture(autouse=True)
+def used(monkeypatch):
+    """What this process holds; earlier tests may have left it gigabytes."""
+    monkeypatch.setattr(memory, "used_memory", lambda: 1 << 28)
+
+
 @pytest.fixture
 def tiled(monkeypatch):
     """Images of more than 200 rows are computed in tiles; those of more than 20 are large."""
@@ -80,7 +86,6 @@ def test_a_folder_of_large_and_small_images_gives_the_same_pictures(network, tmp
 def test_a_limit_below_what_the_whole_image_needs_gives_tiles_and_the_same_pictures(network, tmp_path, monkeypatch):
     path = save(tmp_path / "a.png", noise(1100, 900))
     infer(network, path, tmp_path / "whole", device="cpu")
-    monkeypatch.setattr(memory, "used_memory", lambda: 1 << 28)
     needed = Predictor(network, device="cpu").memory.needed(1100, 900)
     spans = []
     call = Predictor.predict_strips
