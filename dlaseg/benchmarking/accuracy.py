@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dlaseg.benchmarking.candidates import is_exported, weights_sha256
+from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.machine import package_version
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
@@ -16,6 +16,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.scoring import score
 from dlaseg.files import sha256
 from dlaseg.inference.backends.choice import BACKENDS
+from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.scores_file import read_scores
 from dlaseg.text import ESCAPE, to_json
 from dlaseg.weights.download import resolve
@@ -138,7 +139,7 @@ def score_all(
         where, digest = f"{dataset.name} {dataset.split}", None
         try:
             path = resolve(file)
-            digest = _file_hash(path, weights_sha256)
+            digest = _file_hash(path, exported_sha256)
             folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type)
             cached = _read(folder)
             if cached is None:

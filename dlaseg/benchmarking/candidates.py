@@ -1,13 +1,11 @@
 """The rows of the speed benchmark, as the user names them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dlaseg.errors import UserError
 from dlaseg.factory import list_models
-from dlaseg.files import sha256
 
 PLAIN = "plain"
 FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
@@ -89,18 +87,6 @@ class Candidate:
 def is_exported(source: str) -> bool:
     """Whether a file is for another engine than PyTorch: ONNX, or OpenVINO's IR."""
     return Path(source).suffix.lower() in (".onnx", ".xml")
-
-
-def weights_sha256(path: Path) -> str:
-    """The SHA-256 of a weights file, hexadecimal; of an OpenVINO IR, that of both files' hashes, one after the other.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    if path.suffix.lower() != ".xml":
-        return sha256(path)
-    both = "".join(sha256(part) for part in (path, path.with_suffix(".bin")))
-    return hashlib.sha256(both.encode()).hexdigest()
 
 
 def make_candidates(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dlaseg.benchmarking.candidates import PLAIN, Candidate, weights_sha256
+from dlaseg.benchmarking.candidates import PLAIN, Candidate
 from dlaseg.benchmarking.child import in_new_process
 from dlaseg.benchmarking.costs import count_macs, count_parameters
 from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
@@ -25,6 +25,7 @@ from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, 
 from dlaseg.device import pick_device, synchronize
 from dlaseg.errors import UserError
 from dlaseg.images import read_size
+from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.label_images import read_label_image
 from dlaseg.weights.download import resolve
 
@@ -277,7 +278,7 @@ def _row(each: _Measured, cost: tuple[int | None, float | None], flops: float | 
     if first.candidate.family == PLAIN and _is_same_network(candidate, first.candidate):
         equal = _equal_share(first.labels, each.labels)
     from_file = candidate.family in ("dlaseg", PLAIN) and not candidate.is_named
-    digest = weights_sha256(resolve(candidate.source)) if from_file else None
+    digest = exported_sha256(resolve(candidate.source)) if from_file else None
     return SpeedRow(candidate, digest, *cost, each.rounds, flops, each.peak_memory, equal)
 
 

@@ -1,8 +1,9 @@
 import pytest
 
-from dlaseg.benchmarking.candidates import Architecture, make_candidates, weights_sha256
+from dlaseg.benchmarking.candidates import Architecture, make_candidates
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
+from dlaseg.inference.backends.exported import exported_sha256
 
 
 def names(models=("dla34",), against=(), backends=("torch",), precisions=("float32",)):
@@ -80,6 +81,6 @@ def test_exported_files_run_on_what_reads_them():
 def test_the_hash_of_an_openvino_network_is_that_of_both_its_files(tmp_path):
     for name, content in (("a.xml", b"graph"), ("a.bin", b"weights"), ("b.xml", b"graph"), ("b.bin", b"others")):
         (tmp_path / name).write_bytes(content)
-    hashes = {weights_sha256(tmp_path / name) for name in ("a.xml", "b.xml", "a.bin", "b.bin")}
+    hashes = {exported_sha256(tmp_path / name) for name in ("a.xml", "b.xml", "a.bin", "b.bin")}
     assert len(hashes) == 4
-    assert weights_sha256(tmp_path / "a.bin") == sha256(tmp_path / "a.bin")
+    assert exported_sha256(tmp_path / "a.bin") == sha256(tmp_path / "a.bin")

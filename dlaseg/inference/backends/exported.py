@@ -1,5 +1,6 @@
 """Exported files, which carry their metadata: ONNX (.onnx) and OpenVINO IR (.xml beside .bin), of any origin."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -197,7 +198,5 @@ def exported_sha256(path: Path) -> str:
     """The SHA-256 of a file, hexadecimal; of an OpenVINO IR, that of both files' hashes, one after the other."""
     if path.suffix.lower() != OPENVINO:
         return sha256(path)
-    import hashlib
-
     both = "".join(sha256(part) for part in (path, path.with_suffix(".bin")))
     return hashlib.sha256(both.encode()).hexdigest()
