@@ -107,7 +107,7 @@ def test_labels_alone_give_no_probabilities(exported):
         Predictor(path, flip=True)
     with pytest.raises(UserError, match="probabilities are computed from logits"):
         Predictor(path).probabilities(images_of(5, 6))
-    with pytest.raises(UserError, match="probabilities are computed from logits"):
+    with pytest.raises(UserError, match="confidence needs logits"):
         Predictor(path).predict_with_confidence(torch.zeros(1, 3, 5, 6, dtype=torch.uint8))
 
 

@@ -43,4 +43,5 @@ class DeadlyFileSystem(LocalFileSystem):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-fsspec.register_implementation("deadly", DeadlyFileSystem)
+# Again where pytest imports this file by another name, for doctests
+fsspec.register_implementation("deadly", DeadlyFileSystem, clobber=True)
