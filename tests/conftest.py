@@ -3,6 +3,8 @@ import tempfile
 
 import pytest
 
+collect_ignore = ["support"]  # or it would be imported a second time, by another name, to look for doctests
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):

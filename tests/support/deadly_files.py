@@ -43,5 +43,4 @@ class DeadlyFileSystem(LocalFileSystem):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-# Again where pytest imports this file by another name, for doctests
-fsspec.register_implementation("deadly", DeadlyFileSystem, clobber=True)
+fsspec.register_implementation("deadly", DeadlyFileSystem)
