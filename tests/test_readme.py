@@ -57,6 +57,12 @@ class Skip:
 
 
 # In the order in which they are run; `masks`, `scenes`, `camvid`, ... are folders of `workspace`
+def infer_run(output: str) -> Run:
+    """`dlaseg infer WEIGHTS IMAGES OUTPUT ...`."""
+    names = {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": output}
+    return Run("--backend torch --device cpu", names)
+
+
 COMMANDS: dict[str, Run | Skip] = {
     "pip install .": Skip("`make` installs the package for all tests"),
     "make demo": Skip(".ci/run calls it"),
@@ -72,34 +78,16 @@ COMMANDS: dict[str, Run | Skip] = {
         {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "photo.jpg": "street.jpg",
          "OUTPUT": "several"},
     ),
-    "dlaseg infer WEIGHTS IMAGES OUTPUT --keep-suffix --all-frames": Run(
-        "--device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "frames"},
-    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --keep-suffix --all-frames": infer_run("frames"),
     "dlaseg infer WEIGHTS clip.mp4 OUTPUT": Run(
         "--backend torch --device cpu", {"WEIGHTS": "runs/folder_example/best.safetensors", "OUTPUT": "video"}
     ),
     "dlaseg infer WEIGHTS camera:0 OUTPUT": Skip("needs a camera; tests/inference/test_video.py has one of its own"),
-    "dlaseg infer WEIGHTS IMAGES OUTPUT --save ids contours probabilities": Run(
-        "--backend torch --device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "kinds"},
-    ),
-    "dlaseg infer WEIGHTS IMAGES OUTPUT --ids train": Run(
-        "--backend torch --device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "train_ids"},
-    ),
-    "dlaseg infer WEIGHTS IMAGES OUTPUT --scales 0.75 1 1.25 --flip": Run(
-        "--backend torch --device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "averaged"},
-    ),
-    "dlaseg infer WEIGHTS IMAGES OUTPUT --max-memory 4GB": Run(
-        "--device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "limited"},
-    ),
-    "dlaseg infer --engine ray WEIGHTS IMAGES OUTPUT --workers 2": Run(
-        "--device cpu",
-        {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": "ray"},
-    ),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --save ids contours probabilities": infer_run("kinds"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --ids train": infer_run("train_ids"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --scales 0.75 1 1.25 --flip": infer_run("averaged"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --max-memory 4GB": infer_run("limited"),
+    "dlaseg infer --engine ray WEIGHTS IMAGES OUTPUT --workers 2": infer_run("ray"),
     "dlaseg infer --engine ray WEIGHTS s3://BUCKET/IMAGES s3://BUCKET/OUTPUT --ray-address auto": Skip(
         "tests/inference/test_ray_engine.py reads and writes an object store"
     ),

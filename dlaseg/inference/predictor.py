@@ -8,24 +8,20 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
-from dlaseg.images import EIGHT_BIT_MODES, read_image
 from dlaseg.inference.backends.choice import make_backend
 from dlaseg.inference.backends.exported import is_exported, read_graph
 from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.tiling import Finish, Grid, Result, blend_tiles
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
 from dlaseg.weights.download import resolve
-
-ImageInput = str | Path | Image.Image | NDArray[np.uint8]
-"""A file's path, a PIL image, or (H, W, 3) uint8 RGB."""
 
 ImageT = TypeVar("ImageT", bound=ImageInput)
 
@@ -341,30 +337,3 @@ def load_network(source: str | Path) -> SegmentationModel | Graph:
     """
     path = resolve(source)
     return read_graph(path) if is_exported(path) else load_model(path)
-
-
-def as_rgb(image: ImageInput) -> NDArray[np.uint8]:
-    """An image as (H, W, 3) uint8 RGB.
-
-    Args:
-        image: a path, read as `read_image` does; a PIL image, whose EXIF orientation is applied and whose alpha is
-            dropped; or an array, which is (H, W, 3) uint8 RGB already.
-
-    Raises:
-        UserError: an unreadable file, a broken PIL image or one of more than 8 bits, or an array of another shape or
-            type.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        if image.mode not in EIGHT_BIT_MODES:
-            raise UserError(f"PIL image of mode {image.mode}: use 8 bits per channel, or pass the file's path")
-        try:
-            image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # PIL reads the pixels only now
-            raise UserError(f"PIL image: {' '.join(str(error).split())}: replace the file") from error
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"image of type {type(image).__name__}: use a path, a PIL image or an array (H, W, 3) uint8")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise UserError(f"image of shape {image.shape}, {image.dtype}: a predictor takes (H, W, 3) uint8, RGB")
-    return image

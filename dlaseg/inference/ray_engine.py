@@ -210,8 +210,6 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
             outcome: Outcome = pickle.loads(row["outcome"])
             if outcome.error is not None:
                 raise UserError(outcome.error)
-            if outcome.traceback is not None:
-                raise RuntimeError(outcome.traceback)
             progress.update(outcome.files)
             summary.written += outcome.summary.written
             summary.predicted += outcome.summary.predicted

@@ -2,7 +2,6 @@
 
 import pickle
 import socket
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -128,19 +127,17 @@ class Outcome:
         files: number of them.
         summary: of their images.
         error: one line that ends the run, such as that nothing can be written.
-        traceback: of a defect of dlaseg, which ends the run.
     """
 
     files: int
     summary: InferSummary = field(default_factory=InferSummary)
     error: str | None = None
-    traceback: str | None = None
 
 
 class Worker:
     """Segments images in a process of its own; Ray Data calls it with a batch of pickled tasks.
 
-    What goes wrong is returned, since Ray would wrap an exception.
+    What the user can mend is returned, since Ray would wrap an exception; a defect is an exception, which ends the run.
 
     Args:
         context: of all tasks, pickled: what it needs may be missing here.
@@ -161,8 +158,6 @@ class Worker:
             outcome.error = str(error)
         except ImportError as error:
             outcome.error = missing_package(error)
-        except Exception:
-            outcome.traceback = traceback.format_exc()
         return {"outcome": np.array([pickle.dumps(outcome)], dtype=object)}
 
     def _process(self, tasks: Sequence[Task], summary: InferSummary) -> None:

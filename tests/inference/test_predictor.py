@@ -13,7 +13,8 @@ from torch import nn
 from dlaseg import LabelMap, UserError, create_model, device, save_model, save_pretrained
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.inference.backends.torch import TorchBackend, fold_batch_norm
-from dlaseg.inference.predictor import Predictor, as_rgb
+from dlaseg.inference.inputs import as_rgb
+from dlaseg.inference.predictor import Predictor
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from image_files import noise, save
 from PIL import Image
 
 from dlaseg import UserError
@@ -12,16 +13,6 @@ from dlaseg.inference import memory, sinks
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
 from dlaseg.label_images import read_label_image
-
-
-def noise(height=20, width=30, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def save(path, image=None, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise() if image is None else image).save(path, **options)
-    return path
 
 
 def save_animation(path, frames=3, **options):

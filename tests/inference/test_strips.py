@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 
 import cv2
+import image_files
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,13 +29,11 @@ KINDS = ["ids", "color", "overlay"]
 
 
 def noise(height=400, width=210, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return image_files.noise(height, width, seed)
 
 
 def save(path, image=None, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise() if image is None else image).save(path, **options)
-    return path
+    return image_files.save(path, noise() if image is None else image, **options)
 
 
 @pytest.fixture(autouse=True)
