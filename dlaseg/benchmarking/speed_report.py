@@ -154,16 +154,13 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     Args:
         speed: what was measured.
-        board: rows of a leader board, see `read_board`; without any, the chart has GMACs in place of mIoU.
+        board: rows of a leader board, see `read_board`.
 
     Returns:
         Name to content of SVG files. There is none for a data set without points.
     """
     rows = [row for row in speed.rows if row.message is None]
     charts: dict[str, dict[str, tuple[float, float]]] = {}
-    if not board:
-        costs = {row.candidate.name: (row.images_per_second, (row.macs or 0) / 1e9) for row in rows if row.macs}
-        return {"speed-cost.svg": point_chart("GMACs", "images per second", costs)} if costs else {}
     for dataset, scores in single_pass_scores(board).items():
         for row in rows:
             asked, runs = row.candidate.precision, row.candidate.runs_precision
