@@ -13,14 +13,10 @@ from torch import Tensor
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.export.inside import logits_inside
-from dlaseg.inference.backends.choice import make_backend
+from dlaseg.inference.backends.choice import LARGEST_ERROR, make_backend
 from dlaseg.inference.backends.exported import ONNX, PROGRAM, read_graph
 from dlaseg.inference.backends.torch import TorchBackend
 from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
-
-LARGEST_ERROR = 1e-3
-"""Difference of logits, relative to the largest one, up to which a float32 file is exact: a hundred times what another
-order of summation was measured to make."""
 
 SMALLEST_AGREEMENT = 0.999
 """Share of pixels of the same label from which on a float32 file is exact. Labels differ where two logits are equal but
@@ -51,7 +47,7 @@ class Comparison:
     @property
     def is_exact(self) -> bool:
         """Whether the file computes what PyTorch computes, but for rounding."""
-        close = self.max_difference <= LARGEST_ERROR * self.largest_logit
+        close = self.max_difference <= LARGEST_ERROR["float32"] * self.largest_logit
         return close and self.equal_labels >= SMALLEST_AGREEMENT
 
     def __str__(self) -> str:

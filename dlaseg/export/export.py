@@ -18,7 +18,7 @@ from dlaseg.export.network import trace_network
 from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
-from dlaseg.inference.backends.exported import OPENVINO, SUFFIXES, encode_entries, exported_sha256
+from dlaseg.inference.backends.exported import OPENVINO, SUFFIXES, encode_entries, exported_sha256, stride_of
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS
 from dlaseg.inference.sources import find_images
 from dlaseg.models.base import SegmentationModel
@@ -77,9 +77,7 @@ def export(
     pictures = comparison_images(images)
     program = trace_network(model, input, output)
     with writing(path) as temporary:
-        write_network(
-            program, temporary, encode_entries(model.metadata, stride_of(model, output), input, output), input, output
-        )
+        write_network(program, temporary, encode_entries(model, input, output), input, output)
         comparisons = compare(temporary, model, input, output, batches_of(pictures))
         require_exact(path, comparisons)
         report = describe(temporary, model, input, output, comparisons)
@@ -105,11 +103,6 @@ def require_exact(path: Path, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         if not comparison.is_exact:
             raise UserError(f"{path}: not written, since it differs from PyTorch ({comparison}): use another format")
-
-
-def stride_of(model: SegmentationModel, output: str) -> int:
-    """Input pixels per logit or label of a file."""
-    return model.stride if output == "coarse_logits" else 1
 
 
 def comparison_images(images: str | Path | None) -> list[NDArray[np.uint8]]:

@@ -21,7 +21,6 @@ from dlaseg.export.export import (
     describe,
     report_path,
     require_exact,
-    stride_of,
     writing,
 )
 from dlaseg.export.formats import write_network, write_openvino
@@ -109,7 +108,7 @@ def export_int8(
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     dataset.require_labels()
     pictures = comparison_images(dataset.pairs[0].image if images is None else images)
-    entries = encode_entries(model.metadata, stride_of(model, output), input, output)
+    entries = encode_entries(model, input, output)
     spaced = np.linspace(0, len(calibration) - 1, min(CALIBRATION_IMAGES, len(calibration))).round().astype(int)
     inputs = [_input(read_image(calibration[index]), model, input) for index in spaced]
     with writing(path) as temporary:

@@ -133,6 +133,7 @@ def _write_tiled(predictor: Predictor, sink: Sink, image: Tiled, kinds: Sequence
     try:
         summary.network_seconds += infer_strips(predictor, sink, image.source, image.read, image.grid, kinds)
         summary.written += 1
+        summary.predicted += 1
     except UnreadableFileError as error:
         summary.failed.append((path, str(error)))
     except (MemoryError, RuntimeError, cv2.error) as error:

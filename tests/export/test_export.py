@@ -101,6 +101,11 @@ def test_scales_need_a_file_that_takes_normalized_images(network, exported):
         Predictor(exported(".onnx", "pixels", "logits"), **options)
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_file_says_where_tiles_of_a_large_image_may_begin(exported, suffix):
+    assert Predictor(exported(suffix), device="cpu").backend.multiple == 64
+
+
 def test_labels_alone_give_no_probabilities(exported):
     path = exported(".onnx")
     with pytest.raises(UserError, match="scales and flip average logits, and this file gives labels alone"):

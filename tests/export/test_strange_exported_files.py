@@ -89,6 +89,8 @@ def test_operators_of_others_are_refused(changed):
         (edit_export(input="normalized"), "takes .*, its metadata say"),
         (edit_export(stride=2), "are damaged"),
         (edit_export(stride=True), "are damaged"),
+        (edit_export(multiple=0), "are damaged"),
+        (edit_export(multiple=1 << 40), "are damaged"),
         (lambda model: set_entry(model, EXPORT, "[]"), "are damaged"),
         (lambda model: set_entry(model, EXPORT, "{"), "are damaged"),
         (lambda model: set_entry(model, "format", "dlaseg-9"), "weights format 'dlaseg-9'"),

@@ -72,6 +72,7 @@ def test_a_folder_of_large_and_small_images_gives_the_same_pictures(network, tmp
     request.getfixturevalue("tiled")
     summary = infer(network, root, tmp_path / "tiled", device="cpu", all_frames=True)
     assert summary == InferSummary(written=8)
+    assert summary.predicted == 8
     assert 0 < summary.network_seconds < summary.seconds
     whole, tiled = pictures(tmp_path / "whole"), pictures(tmp_path / "tiled")
     assert whole.keys() == tiled.keys()

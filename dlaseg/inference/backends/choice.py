@@ -29,8 +29,6 @@ LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 5e-2}
 """Difference of logits from those of torch, relative to the largest logit, up to which a backend is exact: a hundred
 times what the rounding of another order of summation was measured to make."""
 
-_PACKAGES = {"openvino": ("openvino", "onnxscript"), "onnxruntime": ("onnxruntime", "onnxscript")}
-
 logger = logging.getLogger(__name__)
 
 
@@ -100,7 +98,7 @@ def _check_result(backend: Backend, graph: Graph) -> None:
 def _fastest(model: SegmentationModel, device: str, precision: str) -> Backend:
     """OpenVINO on a CPU where it is installed and exact, otherwise torch."""
     backend = TorchBackend(model, device, precision)
-    if backend.device.type != "cpu" or not all(map(importlib.util.find_spec, _PACKAGES["openvino"])):
+    if backend.device.type != "cpu" or not all(map(importlib.util.find_spec, ("openvino", "onnxscript"))):
         return backend
     faster = OpenVINOBackend(model_graph(model), "cpu", precision)
     if is_exact(faster, backend):

@@ -10,7 +10,7 @@ from typing import Any
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, openvino_core, require
-from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import SegmentationModel
 from dlaseg.strict_json import InvalidJSONError, parse_json
 from dlaseg.version import __version__
 from dlaseg.weights.checkpoints import Checkpoint
@@ -21,7 +21,7 @@ SUFFIXES = (ONNX, OPENVINO, PROGRAM)
 """Of exported files; the last is that of `torch.export`, which is written only."""
 
 EXPORT = "export"
-"""The entry beside those of a weights file; JSON: `input`, `output` and `stride`, see `Graph`, and the release."""
+"""The entry beside those of a weights file; JSON: `input`, `output`, `stride`, `multiple` as in `Graph`, the release."""
 
 SECTION = "dlaseg"
 """Where the entries are in the rt_info of an OpenVINO IR."""
@@ -32,7 +32,7 @@ MAX_GRAPH = (1 << 31) - 1
 MAX_DESCRIPTION = 1 << 26
 """Largest .xml in bytes; the largest DLA's has a fiftieth."""
 
-MAX_STRIDE = 64
+MAX_MULTIPLE = 256
 
 
 def is_exported(path: Path) -> bool:
@@ -40,10 +40,18 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def encode_entries(metadata: ModelMetadata, stride: int, input: str, output: str) -> dict[str, str]:
+def encode_entries(model: SegmentationModel, input: str, output: str) -> dict[str, str]:
     """The entries of an exported file: those of a weights file, and `EXPORT`."""
-    export = {"input": input, "output": output, "stride": stride, "dlaseg": __version__}
-    return {**encode_metadata(metadata), EXPORT: json.dumps(export)}
+    sizes = {"stride": stride_of(model, output), "multiple": model.multiple}
+    return {
+        **encode_metadata(model.metadata),
+        EXPORT: json.dumps({"input": input, "output": output, **sizes, "dlaseg": __version__}),
+    }
+
+
+def stride_of(model: SegmentationModel, output: str) -> int:
+    """Input pixels per logit or label of an exported file."""
+    return model.stride if output == "coarse_logits" else 1
 
 
 def read_graph(path: Path) -> Graph:
@@ -76,13 +84,14 @@ def read_graph(path: Path) -> Graph:
     metadata = decode_metadata(Checkpoint(path, path.suffix, {}, content.entries), any_network=True)
     try:
         export = parse_json(content.entries[EXPORT])
-        input, output, stride = (export[key] for key in ("input", "output", "stride"))
-        is_valid = input in INPUTS and output in OUTPUTS and type(stride) is int and 1 <= stride <= MAX_STRIDE
+        input, output, stride, multiple = (export[key] for key in ("input", "output", "stride", "multiple"))
+        is_valid = input in INPUTS and output in OUTPUTS and type(stride) is type(multiple) is int
+        is_valid = is_valid and 1 <= stride <= multiple <= MAX_MULTIPLE and multiple % stride == 0
     except (InvalidJSONError, TypeError, KeyError):
         is_valid = False
     if not is_valid or metadata.label_map is None or (output != "coarse_logits" and stride != 1):
         raise UserError(f"{path}: its metadata {EXPORT} {content.entries[EXPORT]!r:.80} are damaged: export it again")
-    graph = Graph(path, metadata, stride, content.precision, input, output)
+    graph = Graph(path, metadata, stride, content.precision, input, output, multiple)
     if content.input != _input_type(graph) or content.output != _output_type(graph):
         raise UserError(
             f"{path}: takes {content.input} and gives {content.output}, its metadata say {_input_type(graph)} and "
