@@ -21,7 +21,7 @@ SUFFIXES = (ONNX, OPENVINO, PROGRAM)
 """Of exported files; the last is that of `torch.export`, which is written only."""
 
 EXPORT = "export"
-"""The entry beside those of a weights file. JSON: `input`, `output`, `stride`, `multiple` as in `Graph`; the release."""
+"""The entry beside those of a weights file: JSON of `input`, `output`, `stride` and `multiple`, see `Graph`."""
 
 SECTION = "dlaseg"
 """Where the entries are in the rt_info of an OpenVINO IR."""
