@@ -224,14 +224,41 @@ def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
     monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: True)
     backend = make_backend("openvino", model, "cpu", "bfloat16")
     backend.run(pixels(1, 64, 64))
-    (request,) = backend._requests.values()
-    operations = request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    (compiled,) = backend._compiled.values()
+    operations = compiled.request.get_compiled_model().get_runtime_model().get_ordered_ops()
     precisions = {
         op.get_rt_info()["primitiveType"].astype(str).rpartition("_")[2]
         for op in operations
         if op.get_rt_info()["layerType"].astype(str) == "Deconvolution"
     }
     assert precisions == {"f32"}
+
+
+def test_a_network_compiled_for_one_size_computes_the_same(model, backend, monkeypatch):
+    monkeypatch.setattr(openvino, "LARGE", 1)
+    monkeypatch.setattr(openvino, "MOST_COMPILED", 99)
+    fixed = make_backend("openvino", model, "cpu", "float32")
+    for size in SIZES:
+        expected = backend.run(pixels(*size))
+        logits = fixed.run(pixels(*size))
+        (compiled,) = fixed._compiled.values()
+        assert compiled.shape == logits.permute(0, 2, 3, 1).shape
+        torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+        kept = logits.clone()
+        assert not torch.equal(fixed.run(255 - pixels(*size)), kept)
+        assert torch.equal(logits, kept)
+
+
+def test_many_sizes_share_one_compiled_network(model, monkeypatch):
+    monkeypatch.setattr(openvino, "LARGE", 40 * 40)
+    monkeypatch.setattr(openvino, "MOST_COMPILED", 3)
+    backend = make_backend("openvino", model, "cpu", "float32")
+    compile, shapes = backend._compile, []
+    monkeypatch.setattr(backend, "_compile", lambda dtype, shape: shapes.append(shape) or compile(dtype, shape))
+    for size in [(8, 8), (8, 9), (40, 41), (40, 41), (41, 40), (40, 41), (50, 50), (8, 8)]:
+        backend.run(pixels(1, *size))
+    assert shapes == [None, (1, 40, 41, 3), (1, 41, 40, 3), None]
+    assert [shape for _, shape in backend._compiled] == [None]
 
 
 def test_torch_compile_computes_the_same():
