@@ -56,8 +56,8 @@ def infer(arguments: Sequence[str]) -> int:
 
         summary = infer_with_ray(
             args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
-            args.precision, args.keep_suffix, args.max_pixels or MAX_PIXELS, args.ray_address, args.workers,
-            args.cpus_per_worker,
+            args.precision, args.keep_suffix, args.max_pixels or MAX_PIXELS, args.ids, args.scales, args.flip,
+            args.max_memory, args.ray_address, args.workers, args.cpus_per_worker,
         )  # fmt: skip
     else:
         from dlaseg.inference.run import infer as run
@@ -83,15 +83,14 @@ def infer(arguments: Sequence[str]) -> int:
 
 
 _RAY_ONLY = {"ray_address", "workers", "cpus_per_worker"}
-_BOTH = {"weights", "inputs", "output", "save", "overwrite", "keep_suffix", "max_pixels", "backend", "device",
-         "precision", "engine"}  # fmt: skip
+_LOCAL_ONLY = {"all_frames"}
 
 
 def _check_engine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Raises a UserError for an option that the other engine has."""
     for option, value in vars(args).items():
-        is_ours = option in _BOTH or (option in _RAY_ONLY) == (args.engine == "ray")
-        if not is_ours and value != parser.get_default(option):
+        is_others = option in (_LOCAL_ONLY if args.engine == "ray" else _RAY_ONLY)
+        if is_others and value != parser.get_default(option):
             other = "local" if args.engine == "ray" else "ray"
             name = f"--{option.replace('_', '-')}"
             raise UserError(f"{name}: not an option of --engine {args.engine}: leave it out, or use --engine {other}")

@@ -1,7 +1,6 @@
 """Inference on a Ray cluster: the local engine in many processes, on one machine or more."""
 
 import csv
-import hashlib
 import io
 import logging
 import math
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.images import check_max_pixels
+from dlaseg.inference.backends.exported import OPENVINO, exported_sha256
 from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.folders import Folder
 from dlaseg.inference.pipeline import InferSummary
@@ -59,6 +59,10 @@ def infer(
     precision: str = "float32",
     keep_suffix: bool = False,
     max_pixels: int = MAX_PIXELS,
+    ids: str = "raw",
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    max_memory: int | None = None,
     address: str | None = None,
     workers: int | None = None,
     cpus: int | None = None,
@@ -80,6 +84,10 @@ def infer(
         precision: see `Predictor`.
         keep_suffix: see `dlaseg.infer`.
         max_pixels: see `dlaseg.infer`.
+        ids: see `dlaseg.infer`.
+        scales: see `dlaseg.infer`.
+        flip: see `dlaseg.infer`.
+        max_memory: of each worker, see `dlaseg.infer`.
         address: of a cluster, as for `ray.init`; None for that in RAY_ADDRESS, or one that is started here.
         workers: processes with a predictor each; by default as many as the cluster has room for.
         cpus: cores of each; by default up to 4.
@@ -91,21 +99,26 @@ def infer(
     _check_options(device, workers, cpus)
     folder = open_folder(str(output))
     sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
-    name, content, model = _read_weights(weights)
-    sink = Sink(folder, model.metadata.labels, save, keep_suffix)
-    weights_sha256 = hashlib.sha256(content).hexdigest()
+    name, files, weights_sha256, network = _read_weights(weights)
+    sink = Sink(folder, network.metadata.labels, save, keep_suffix, ids)
     saved = None if overwrite else read_settings(folder)
-    chosen = choose_backend(backend, model, weights_sha256, sources, saved)
+    chosen = choose_backend(backend, network, weights_sha256, sources, saved)
     assert chosen is not None
-    with ray_cluster(address, workers, cpus, len(content)):
+    if max_memory is None and saved is not None:
+        max_memory = saved.max_memory
+    with ray_cluster(address, workers, cpus, sum(map(len, files.values()))):
         import ray
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
-        reference = ray.put(content)
-        predictor = _try_out(PredictorSpec(name, chosen, precision, cpus, gpus), reference, (folder, sources[-1]))
-        settings = Settings(weights_sha256, predictor.backend, predictor.precision, keep_suffix)
+        reference = ray.put(files)
+        spec = PredictorSpec(name, chosen, precision, cpus, gpus, tuple(map(float, scales)), flip, max_memory)
+        predictor = _try_out(spec, reference, (folder, sources[-1]))
+        settings = Settings(
+            weights_sha256, predictor.backend, predictor.precision, keep_suffix, False, ids, spec.scales, flip,
+            max_memory,
+        )  # fmt: skip
         todo, summary = begin(sink, sources, settings, overwrite)
-        context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels)
+        context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels, ids)
         tasks = [
             Task(number, (source,), sink.kinds if overwrite else tuple(sink.missing(source)))
             for number, source in enumerate(todo)
@@ -143,37 +156,42 @@ def _find(inputs: Sequence[str | Path], output: Folder) -> list[Source]:
     return list({(source.location, source.relative): source for source in sources}.values())
 
 
-def _read_weights(weights: str | Path) -> tuple[str, bytes, SegmentationModel | Graph]:
-    """Name and content of a weights file, and its network; refuses what is none before anything is started."""
-    if str(weights).endswith(".xml"):
-        raise UserError(f"{weights}: with its .bin, two files: workers get one: use .onnx or .safetensors")
-    if not is_url(str(weights)):
-        path = resolve(weights)
-        model = load_network(path)
-        return path.name, path.read_bytes(), model
-    content, name = read_url(str(weights)), PurePosixPath(str(weights)).name
+def _read_weights(weights: str | Path) -> tuple[str, dict[str, bytes], str, SegmentationModel | Graph]:
+    """The name of a weights file, the content of it and of what belongs to it by name, its hash, and its network."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
+        if is_url(str(weights)):
+            paths = []
+            for url in _files(str(weights)):
+                paths.append(Path(folder) / PurePosixPath(url).name)
+                paths[-1].write_bytes(read_url(url))
+        else:
+            paths = [Path(file) for file in _files(str(resolve(weights)))]
         try:
-            return name, content, load_network(path)
+            network = load_network(paths[0])
         except UserError as error:
-            raise UserError(str(error).replace(str(path), str(weights))) from error
+            raise UserError(str(error).replace(str(paths[0]), str(weights))) from error
+        return paths[0].name, {path.name: path.read_bytes() for path in paths}, exported_sha256(paths[0]), network
 
 
-def _try_out(predictor: PredictorSpec, weights: Any, others: tuple[Any, ...]) -> PredictorSpec:
+def _files(weights: str) -> list[str]:
+    """A weights file, and the one that belongs to it: the numbers of an OpenVINO IR."""
+    stem, dot, suffix = weights.rpartition(".")
+    return [weights, f"{stem}{dot}bin"] if f"{dot}{suffix}".lower() == OPENVINO else [weights]
+
+
+def _try_out(predictor: PredictorSpec, files: Any, others: tuple[Any, ...]) -> PredictorSpec:
     """Makes the predictor on the cluster before anything is written; returns what `auto` is there.
 
     Args:
         predictor: how to make it.
-        weights: reference to the content of the weights file.
+        files: reference to the content of the weights file, see `PredictorSpec.make`.
         others: what workers need besides, such as the packages of file systems.
     """
     import ray
 
     task = ray.remote(num_cpus=predictor.cpus, num_gpus=predictor.gpus, max_retries=0)(try_out)
     try:
-        resolved: PredictorSpec = ray.get(task.remote(predictor, weights, pickle.dumps(others)))
+        resolved: PredictorSpec = ray.get(task.remote(predictor, files, pickle.dumps(others)))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from error
@@ -183,8 +201,8 @@ def _try_out(predictor: PredictorSpec, weights: Any, others: tuple[Any, ...]) ->
     return resolved
 
 
-def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weights: Any, summary: InferSummary) -> None:
-    """Runs all tasks; adds to the summary. `weights` is the reference to their content."""
+def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, files: Any, summary: InferSummary) -> None:
+    """Runs all tasks; adds to the summary. `files` is as for `Worker`."""
     if not tasks:
         return
     import ray
@@ -199,7 +217,7 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, weight
     dataset = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=count)
     outcomes = dataset.map_batches(
         Worker,
-        fn_constructor_args=(pickle.dumps(context), weights, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
+        fn_constructor_args=(pickle.dumps(context), files, ray.remote(num_cpus=0, max_restarts=-1)(Deaths).remote()),
         batch_size=None,  # a block of the data set, so that it is what a worker is given at a time
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=context.predictor.cpus,

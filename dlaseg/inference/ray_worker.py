@@ -2,7 +2,7 @@
 
 import pickle
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
@@ -37,6 +37,9 @@ class PredictorSpec:
         precision: see `Predictor`.
         cpus: cores that it has, and threads of the network there.
         gpus: that it has, 0 or 1.
+        scales: see `Predictor`.
+        flip: see `Predictor`.
+        max_memory: see `Predictor`; of each worker.
         version: of dlaseg where the run was started.
     """
 
@@ -45,10 +48,13 @@ class PredictorSpec:
     precision: str
     cpus: int
     gpus: int
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    max_memory: int | None = None
     version: str = __version__
 
-    def make(self, weights: bytes) -> Predictor:
-        """Makes it from the content of the weights file."""
+    def make(self, files: Mapping[str, bytes]) -> Predictor:
+        """Makes it from the content of the weights file, and of one that belongs to it, by name."""
         if self.version != __version__:
             raise UserError(
                 f"dlaseg {__version__} on node {socket.gethostname()}, {self.version} where the run was started: "
@@ -56,15 +62,19 @@ class PredictorSpec:
             )
         torch.set_num_threads(self.cpus)
         with TemporaryDirectory() as folder:
-            path = Path(folder) / self.name
-            path.write_bytes(weights)
-            return Predictor(path, self.backend, "cuda" if self.gpus else "cpu", self.precision)
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content)
+            device = "cuda" if self.gpus else "cpu"
+            return Predictor(
+                Path(folder) / self.name, self.backend, device, self.precision, self.scales, self.flip,
+                max_memory=self.max_memory,
+            )  # fmt: skip
 
 
-def try_out(predictor: PredictorSpec, weights: bytes, others: bytes) -> PredictorSpec:
+def try_out(predictor: PredictorSpec, files: Mapping[str, bytes], others: bytes) -> PredictorSpec:
     """Makes a predictor, and imports what pickled objects need; returns how to make it again without `auto`."""
     pickle.loads(others)
-    backend = predictor.make(weights).backend
+    backend = predictor.make(files).backend
     return replace(predictor, backend=backend.name, precision=backend.precision)
 
 
@@ -98,6 +108,7 @@ class WorkerContext:
         settings: the content of its `infer.json`.
         keep_suffix: see `Sink`.
         max_pixels: see `read_image`.
+        ids: see `Sink`.
     """
 
     predictor: PredictorSpec
@@ -105,6 +116,7 @@ class WorkerContext:
     settings: bytes
     keep_suffix: bool
     max_pixels: int
+    ids: str = "raw"
 
     def check_folder(self) -> None:
         """Raises a UserError if this node has another folder of that name, where the results would be lost."""
@@ -141,12 +153,12 @@ class Worker:
 
     Args:
         context: of all tasks, pickled: what it needs may be missing here.
-        weights: reference to the content of the weights file in Ray's object store.
+        files: reference to what `PredictorSpec.make` takes, in Ray's object store.
         deaths: handle of a `Deaths` actor.
     """
 
-    def __init__(self, context: bytes, weights: Any, deaths: Any):
-        self._pickled_context, self._weights, self._deaths = context, weights, deaths
+    def __init__(self, context: bytes, files: Any, deaths: Any):
+        self._pickled_context, self._files, self._deaths = context, files, deaths
         self._predictor: Predictor | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -182,7 +194,7 @@ class Worker:
         context, predictor = self._start()
         for kinds, group in groupby(tasks, key=attrgetter("kinds")):
             sources = [source for task in group for source in task.frames]
-            sink = Sink(context.folder, predictor.label_map, kinds, context.keep_suffix)
+            sink = Sink(context.folder, predictor.label_map, kinds, context.keep_suffix, context.ids)
             process(predictor, sink, sources, True, context.max_pixels, summary)
 
     def _start(self) -> tuple[WorkerContext, Predictor]:
@@ -192,5 +204,5 @@ class Worker:
 
             self._context: WorkerContext = pickle.loads(self._pickled_context)
             self._context.check_folder()
-            self._predictor = self._context.predictor.make(ray.get(self._weights))
+            self._predictor = self._context.predictor.make(ray.get(self._files))
         return self._context, self._predictor

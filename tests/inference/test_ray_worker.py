@@ -2,19 +2,24 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import deadly_files
 import numpy as np
 import pytest
 import ray
 from PIL import Image
 
 from dlaseg import UserError
+from dlaseg.export.export import export
+from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.ray_cluster import place_workers
 from dlaseg.inference.ray_deaths import Deaths
+from dlaseg.inference.ray_engine import _read_weights
 from dlaseg.inference.ray_worker import (
     ATTEMPTS,
     PredictorSpec,
@@ -23,6 +28,7 @@ from dlaseg.inference.ray_worker import (
     WorkerContext,
     try_out,
 )
+from dlaseg.inference.run import infer
 from dlaseg.inference.sources import Source
 
 
@@ -63,7 +69,8 @@ def call(weights, monkeypatch):
     monkeypatch.setattr(ray, "get", lambda result: result)
 
     def call_worker(context, tasks, deaths=None):
-        worker = Worker(pickle.dumps(context), weights.read_bytes(), Handle(deaths or Deaths()))
+        files = {"w.safetensors": weights.read_bytes()}
+        worker = Worker(pickle.dumps(context), files, Handle(deaths or Deaths()))
         batch = worker({"task": np.array([pickle.dumps(task) for task in tasks], dtype=object)})
         (outcome,) = batch["outcome"]
         return pickle.loads(outcome)
@@ -143,11 +150,34 @@ def test_a_missing_package_is_named_and_a_defect_is_raised(call, context, tasks,
 
 def test_a_predictor_is_made_with_what_auto_is_on_the_node(weights):
     spec = PredictorSpec("weights.safetensors", "torch", "auto", 1, 0)
-    resolved = try_out(spec, weights.read_bytes(), pickle.dumps(()))
+    files = {"weights.safetensors": weights.read_bytes()}
+    resolved = try_out(spec, files, pickle.dumps(()))
     assert resolved.precision == Predictor(weights, device="cpu", precision="auto").backend.precision != "auto"
     other = PredictorSpec("weights.safetensors", "torch", "float32", 1, 0, version="0.0.1")
     with pytest.raises(UserError, match=r"dlaseg .* on node .*, 0\.0\.1 where the run was started: install the same"):
-        try_out(other, weights.read_bytes(), pickle.dumps(()))
+        try_out(other, files, pickle.dumps(()))
+
+
+def test_workers_have_the_options_of_the_local_engine(call, context, tasks, weights, tmp_path):
+    spec = replace(context.predictor, scales=(0.5, 1.0), flip=True)
+    assert not call(replace(context, predictor=spec, ids="train"), tasks).summary.failed
+    infer(weights, tmp_path / "a.png", tmp_path / "local", ["ids"], scales=(0.5, 1.0), flip=True, ids="train")
+    assert (tmp_path / "out/ids/a.png").read_bytes() == (tmp_path / "local/ids/a.png").read_bytes()
+    infer(weights, tmp_path / "a.png", tmp_path / "plain", ["ids"], ids="train")
+    assert (tmp_path / "out/ids/a.png").read_bytes() != (tmp_path / "plain/ids/a.png").read_bytes()
+
+
+@pytest.mark.parametrize("at", ["{folder}/", f"{deadly_files.DeadlyFileSystem.protocol}://{{folder}}/"])
+def test_an_openvino_file_goes_to_the_workers_with_its_numbers(network, tmp_path, monkeypatch, at):
+    monkeypatch.setenv("DEADLY_LOG", str(tmp_path / "kills.log"))
+    path = export(network, tmp_path / "model.xml").path
+    name, files, sha256, graph = _read_weights(f"{at.format(folder=tmp_path)}model.xml")
+    assert (name, sorted(files)) == ("model.xml", ["model.bin", "model.xml"])
+    assert sha256 == exported_sha256(path)
+    assert graph.metadata == network.metadata
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    worker = PredictorSpec(name, "openvino", "float32", 1, 0).make(files)
+    np.testing.assert_array_equal(worker(image), Predictor(path)(image))
 
 
 def node(**resources):
