@@ -145,6 +145,6 @@ def argmax_logits(coarse: Tensor, stride: int, height: int, width: int) -> Tenso
         between = weights @ corners.float().view(4, -1)  # (stride^2, cells * C)
         found = between.view(stride**2, -1, classes).argmax(2).to(torch.uint8)
         labels[n, i, :, j] = found.t().reshape(-1, stride, stride)
-    top = left = stride // 2
+    skip = stride // 2
     whole = labels.view(count, len(rows) * stride - stride, -1)
-    return whole[:, top : top + height, left : left + width].contiguous()
+    return whole[:, skip : skip + height, skip : skip + width].contiguous()
