@@ -56,13 +56,13 @@ class Skip:
     reason: str
 
 
-# In the order in which they are run; `masks`, `scenes`, `camvid`, ... are folders of `workspace`
 def infer_run(output: str) -> Run:
     """`dlaseg infer WEIGHTS IMAGES OUTPUT ...`."""
     names = {"WEIGHTS": "runs/folder_example/best.safetensors", "IMAGES": "masks/images/val", "OUTPUT": output}
     return Run("--backend torch --device cpu", names)
 
 
+# In the order in which they are run; `masks`, `scenes`, `camvid`, ... are folders of `workspace`
 COMMANDS: dict[str, Run | Skip] = {
     "pip install .": Skip("`make` installs the package for all tests"),
     "make demo": Skip(".ci/run calls it"),

@@ -245,14 +245,8 @@ class Predictor:
         return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
 
     def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        if self._single_pass:
-            logits = upsample_logits(scores, self.backend.stride, height, width)
-            labels = logits.argmax(1)  # not of the probabilities, where rounding makes ties
-            probabilities = logits.softmax(1)
-        else:
-            probabilities = scores[..., :height, :width]
-            labels = probabilities.argmax(1)
-        return labels.to(torch.uint8), probabilities
+        # Not the argmax of the probabilities, where rounding makes ties
+        return *self._labels(scores, height, width), *self._class_probabilities(scores, height, width)
 
     def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
         if self._single_pass:
