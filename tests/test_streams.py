@@ -114,8 +114,8 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path, line, unbuffered
     else:
         with process.stderr as errors:
             assert errors.read() == b""
-    # argparse itself passes over an error where it prints help
-    assert process.wait(timeout=600) == (0 if line == "--help" and unbuffered else 1)
+    # Where it prints help, argparse of some releases of Python passes over the error itself
+    assert process.wait(timeout=600) in ({0, 1} if line == "--help" and unbuffered else {1})
 
 
 def test_a_reader_that_is_gone_does_not_hide_an_error(tmp_path):
