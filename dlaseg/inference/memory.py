@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import Backend
+from dlaseg.inference.backends.base import SMALL, Backend
 from dlaseg.inference.tiling import FADE, MARGIN, Axis, Grid
 from dlaseg.memory import available_memory, is_out_of_memory, used_memory
 from dlaseg.models.resizing import round_up
@@ -37,6 +37,9 @@ SIDES = range(512, 4096 + 1, 256)
 
 STRIP_PER_PIXEL = 20
 """Bytes per pixel of a row of tiles: the image, the rows before and after it, labels."""
+
+MOST_STREAMS = 4
+"""Most images that are computed at a time. More were not measured."""
 
 LARGE = 1 << 25
 """Most pixels of an image that waits with others: a hundred megabytes of RGB."""
@@ -145,6 +148,14 @@ class MemoryBudget:
     def large(self) -> int:
         """Pixels of an image that is not decoded before its turn, and written before the next one."""
         return LARGE if self._budget is None else min(LARGE, int(self._budget / 4 / IN_FLIGHT_PER_PIXEL))
+
+    @property
+    def streams(self) -> int:
+        """Small images (`SMALL`) for which there is room at a time."""
+        if self._budget is None:
+            return 1
+        each = FACTOR * UNKNOWN_PER_PIXEL * self._largest * SMALL  # several are computed by engines of their own alone
+        return max(1, min(MOST_STREAMS, int(self._budget / each)))
 
     def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:
         """Bytes that an image needs in tiles of a size."""

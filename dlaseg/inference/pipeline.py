@@ -1,8 +1,9 @@
-"""Reads, predicts and writes images: three stages that run side by side."""
+"""Reads, predicts and writes images: three stages that run at the same time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -12,12 +13,14 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_strips import StripImage, open_strips
 from dlaseg.images import MOST_PIXELS, ImageFile, open_image
+from dlaseg.inference.backends.base import SMALL
 from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import Sink
@@ -75,8 +78,32 @@ def process(
 ) -> None:
     """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before it writes results in tiles."""
     files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
+    predictions: deque[tuple[Source, NDArray[np.uint8], Future[Prediction]]] = deque()
     writes: deque[tuple[Source, Future[None]]] = deque()
     large = predictor.memory.large
+
+    def kinds(source: Source) -> Sequence[str]:
+        return sink.kinds if overwrite else sink.missing(source)
+
+    def finish_predictions(waiting: int) -> None:
+        """Hands finished predictions on to be written, until no more than `waiting` are still to be computed."""
+        while predictions and (predictions[0][2].done() or len(predictions) > waiting):
+            source, image, prediction = predictions.popleft()
+            try:
+                labels, probabilities, seconds = prediction.result()
+            except UserError as error:
+                summary.failed.append((source.path, str(error)))
+                continue
+            except (MemoryError, RuntimeError, cv2.error) as error:
+                summary.failed.append((source.path, memory_message(error, source.path, *image.shape[:2])))
+                continue
+            summary.predicted += 1
+            summary.network_seconds += seconds / (streams if labels.size <= SMALL else 1)
+            if predictor.memory.tiled:
+                on_tiled()
+            writes.append((source, pool.submit(sink.write, source, image, labels, kinds(source), probabilities)))
+            # Checked in every round, so that a full disk ends the run now and not at the end
+            finish_writes(0 if labels.size > large else IN_FLIGHT)
 
     def finish_writes(waiting: int) -> None:
         """Waits until no more than `waiting` images are still to be written."""
@@ -92,24 +119,48 @@ def process(
             else:
                 summary.written += 1
 
-    def kinds(source: Source) -> Sequence[str]:
-        return sink.kinds if overwrite else sink.missing(source)
-
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(IN_FLIGHT) as pool, _computing(predictor) as compute:
+        streams = predictor.backend.streams
         reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
-            for result in _predict(predictor, frames, read, max_pixels, kinds, sink.is_local, summary):
-                if predictor.memory.tiled:
-                    on_tiled()
-                if isinstance(result, Tiled):
+            for item in _decode_all(predictor, frames, read, max_pixels, kinds, sink.is_local, summary):
+                if isinstance(item, Tiled):
+                    finish_predictions(0)
                     finish_writes(0)
-                    _write_tiled(predictor, sink, result, kinds(result.source), summary)
+                    on_tiled()
+                    _write_tiled(predictor, sink, item, kinds(item.source), summary)
                     continue
-                source, image, labels, probabilities = result
-                writes.append((source, pool.submit(sink.write, source, image, labels, kinds(source), probabilities)))
-                # Checked in every round, so that a full disk ends the run now and not at the end
-                finish_writes(0 if labels.size > large else IN_FLIGHT)
+                source, image = item
+                pixels = image.shape[0] * image.shape[1]
+                prediction = compute.submit(_segment, predictor, image, "probabilities" in kinds(source))
+                predictions.append((source, image, prediction))
+                finish_predictions(0 if pixels > large else streams)
+        finish_predictions(0)
         finish_writes(0)
+
+
+Prediction = tuple[NDArray[np.uint8], NDArray[np.float16] | None, float]
+"""Labels and probabilities, see `Sink.write`, and the seconds that they took."""
+
+
+def _segment(predictor: Predictor, image: NDArray[np.uint8], probabilities: bool) -> Prediction:
+    start = perf_counter()
+    labels, exact = predictor.segment(image, probabilities)
+    return labels, exact, perf_counter() - start
+
+
+@contextmanager
+def _computing(predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
+    """The threads that call the predictor: several where the backend computes small images side by side."""
+    backend, threads = predictor.backend, torch.get_num_threads()
+    streams = backend.streams = min(predictor.memory.streams, backend.max_streams)
+    try:
+        # What a thread computes by itself, such as the argmax, is given its part of the cores as well
+        with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(threads // streams,)) as pool:
+            yield pool
+    finally:
+        backend.streams = 1
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -141,9 +192,6 @@ def _write_tiled(predictor: Predictor, sink: Sink, image: Tiled, kinds: Sequence
         summary.failed.append((path, message))
 
 
-Predicted = tuple[Source, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16] | None]
-"""A source with its image, labels and probabilities, see `Sink.write`."""
-
 Opened = tuple[ImageFile | StripImage, NDArray[np.uint8] | None]
 
 
@@ -157,7 +205,7 @@ def _open(source: Source, max_pixels: int | None, large: int) -> Opened:
     return file, file.read() if source.frame is None and file.header.pixels <= large else None
 
 
-def _predict(
+def _decode_all(
     predictor: Predictor,
     frames: Sequence[Source],
     read: Future[Opened],
@@ -165,8 +213,8 @@ def _predict(
     kinds: Callable[[Source], Sequence[str]],
     in_strips: bool,
     summary: InferSummary,
-) -> Iterator[Predicted | Tiled]:
-    """Yields the frames of one file with their results, or to be tiled; adds what went wrong to the summary."""
+) -> Iterator[tuple[Source, NDArray[np.uint8]] | Tiled]:
+    """Yields the frames of one file with their images, or to be tiled; adds what went wrong to the summary."""
     path = frames[0].path
     height = width = 0
 
@@ -195,11 +243,7 @@ def _predict(
             if tiles is not None:
                 yield Tiled(source, _rows_of(image), tiles)
                 continue
-            start = perf_counter()
-            labels, probabilities = predictor.segment(image, "probabilities" in kinds(source))
-            summary.network_seconds += perf_counter() - start
-            summary.predicted += 1
-            yield source, image, labels, probabilities
+            yield source, image
         if file.header.frames > 1 and frames[0].frame is None:
             summary.first_frame_only.append((path, file.header.frames))
     except UserError as error:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +227,7 @@ def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
     backend = make_backend("openvino", model, "cpu", "bfloat16")
     backend.run(pixels(1, 64, 64))
     (compiled,) = backend._compiled.values()
-    operations = compiled.request.get_compiled_model().get_runtime_model().get_ordered_ops()
+    operations = compiled.model.get_runtime_model().get_ordered_ops()
     precisions = {
         op.get_rt_info()["primitiveType"].astype(str).rpartition("_")[2]
         for op in operations
@@ -254,11 +256,41 @@ def test_many_sizes_share_one_compiled_network(model, monkeypatch):
     monkeypatch.setattr(openvino, "MOST_COMPILED", 3)
     backend = make_backend("openvino", model, "cpu", "float32")
     compile, shapes = backend._compile, []
-    monkeypatch.setattr(backend, "_compile", lambda dtype, shape: shapes.append(shape) or compile(dtype, shape))
+    monkeypatch.setattr(backend, "_compile", lambda key: shapes.append(key.shape) or compile(key))
     for size in [(8, 8), (8, 9), (40, 41), (40, 41), (41, 40), (40, 41), (50, 50), (8, 8)]:
         backend.run(pixels(1, *size))
     assert shapes == [None, (1, 40, 41, 3), (1, 41, 40, 3), None]
-    assert [shape for _, shape in backend._compiled] == [None]
+    assert [key.shape for key in backend._compiled] == [None]
+
+
+@pytest.mark.parametrize("large", [1, 1 << 30])
+def test_images_side_by_side_give_the_same(model, monkeypatch, large):
+    monkeypatch.setattr(openvino, "LARGE", large)
+    backend = make_backend("openvino", model, "cpu", "float32")
+    images = [pixels(1, 40, 50 + number % 2) for number in range(12)]
+    expected = [backend.run(image) for image in images]
+    backend.streams = 3
+    together = threading.Barrier(3, timeout=60)
+
+    class Requests(openvino.SimpleQueue):
+        def get(self):
+            request = super().get()
+            together.wait()  # until three threads have one
+            return request
+
+    monkeypatch.setattr(openvino, "SimpleQueue", Requests)
+    with ThreadPoolExecutor(6) as pool:
+        for logits, single in zip(pool.map(backend.run, images), expected, strict=True):
+            torch.testing.assert_close(logits, single, rtol=0, atol=2e-5 * float(single.abs().max()))
+
+
+def test_a_large_image_is_computed_alone(model, monkeypatch):
+    monkeypatch.setattr(openvino, "SMALL", 40 * 50)
+    backend = make_backend("openvino", model, "cpu", "float32")
+    backend.streams = 2
+    for width in (50, 51):
+        backend.run(pixels(1, 40, width))
+    assert [key.streams for key in backend._compiled] == [2, 1]
 
 
 def test_torch_compile_computes_the_same():

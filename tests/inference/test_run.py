@@ -1,5 +1,6 @@
 import errno
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from PIL import Image
 
 from dlaseg import LabelMap, UserError
 from dlaseg.images import ImageFile, read_image
+from dlaseg.inference.pipeline import infer_sources
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
 from dlaseg.inference.sinks import Sink
+from dlaseg.inference.sources import find_images
 from dlaseg.label_images import read_label_image
 
 LABELS = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
@@ -289,7 +292,35 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(Sink, "write", slow_write)
     monkeypatch.setattr(Predictor, "__call__", quick_predict)
     assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").written == count
-    assert max(ahead) <= IN_FLIGHT + 1
-    assert max(behind) <= IN_FLIGHT
+    assert max(ahead) <= IN_FLIGHT + 2  # one waits for the network
+    assert max(behind) <= IN_FLIGHT + 1
     assert len(read) == len(written) == count
     assert max(ahead) > 1  # and it does read ahead
+
+
+def test_small_images_are_computed_side_by_side(weights, tmp_path, monkeypatch):
+    together = threading.Barrier(2, timeout=60)
+    segment = Predictor.segment
+
+    def wait(self, *arguments):
+        together.wait()  # until two threads are here
+        return segment(self, *arguments)
+
+    for number in range(6):
+        save(tmp_path / f"{number}.png", random_image(seed=number))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor = Predictor(weights, "openvino", "cpu")
+        expected = {path.stem: predictor(path) for path in tmp_path.glob("*.png")}
+        monkeypatch.setattr(Predictor, "segment", wait)
+        sink = Sink(tmp_path / "out", predictor.label_map, ["ids"], ids="train")
+        summary = infer_sources(predictor, sink, find_images(tmp_path))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert (summary.written, summary.predicted) == (6, 6)
+    assert summary.network_seconds > 0
+    assert predictor.backend.streams == 1
+    for name, labels in expected.items():
+        np.testing.assert_array_equal(read_label_image(tmp_path / f"out/ids/{name}.png"), labels)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from dlaseg.metadata import ModelMetadata
 
+SMALL = 1 << 20
+"""Most pixels of an image that is computed beside others; for larger ones, that gains little and takes much memory."""
+
 
 class Backend(Protocol):
     """Runs a network; built from a model, or from an exported file that carries its metadata.
@@ -21,6 +24,9 @@ class Backend(Protocol):
         stride: input pixels per logit or label: that of the model for coarse logits, otherwise 1.
         multiple: of the model, what the starts of tiles are multiples of.
         input: `normalized`, or `pixels` for an exported file that normalises itself, so that `run` takes uint8 alone.
+        max_streams: most small images (`SMALL`) that can be computed at a time, if several threads call `run`.
+        streams: how many of them are, each by a part of the cores. 1 at first, since more are slower for one thread;
+            may be set at any time.
         output: of `run`: `coarse_logits`; for exported files also `logits` of every pixel, or `labels`.
     """
 
@@ -32,6 +38,8 @@ class Backend(Protocol):
     multiple: int
     input: str
     output: str
+    max_streams: int
+    streams: int
 
     def run(self, images: Tensor) -> Tensor:
         """Runs the network.

@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
         if device == "cuda" and not has_cuda:
             raise UserError("device cuda: this ONNX Runtime is the one for CPUs: use cpu, or install onnxruntime-gpu")
         self.device = torch.device("cpu")  # of the results
+        self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
         self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()

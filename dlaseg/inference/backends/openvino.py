@@ -1,10 +1,10 @@
 """OpenVINO, the fastest on CPUs."""
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlaseg.device import gains_from_bfloat16
 from dlaseg.errors import UserError
+from dlaseg.inference.backends.base import SMALL
 from dlaseg.inference.backends.graph import Graph, openvino_core, require
 
 TRANSPOSED = "GroupConvolutionBackpropData"
@@ -56,6 +57,7 @@ class OpenVINOBackend:
         self.precision = "bfloat16" if reduced else "float32"
         if graph.precision == "int8":
             self.precision = "int8+bfloat16" if reduced else "int8"
+        self.max_streams, self.streams = torch.get_num_threads(), 1
         self._core = openvino_core()
         self._model = self._core.read_model(graph.path)
         if reduced:
@@ -63,41 +65,44 @@ class OpenVINOBackend:
         self._properties = {
             # OpenVINO's own choice is bfloat16 where there is such arithmetic
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         self._lock = threading.Lock()
-        self._compiled: dict[tuple[torch.dtype, torch.Size | None], _Compiled] = {}
+        self._compiled: dict[_Key, _Compiled] = {}
         self._count = 0  # of networks compiled so far
 
     def run(self, images: Tensor) -> Tensor:
         """See `Backend.run`."""
         images = images.cpu().permute(0, 2, 3, 1).contiguous()  # (N, H, W, 3); nothing to copy for an image as read
         with self._lock:
-            result = self._prepare(images).infer(images)
+            compiled = self._prepare(images)
+        result = compiled.infer(images)
         return result if self.output == "labels" else result.permute(0, 3, 1, 2)
 
     def _prepare(self, images: Tensor) -> "_Compiled":
         """The network for a batch, (N, H, W, 3), compiled now unless it was before."""
-        key = images.dtype, images.shape if images[..., 0].numel() >= LARGE else None
+        pixels = images[..., 0].numel()
+        any_shape = _Key(images.dtype, None, self.streams if pixels <= SMALL else 1)
+        key = any_shape._replace(shape=images.shape) if pixels >= LARGE else any_shape
         if key not in self._compiled and self._count >= MOST_COMPILED:
-            key = images.dtype, None
+            key = any_shape
         if key not in self._compiled:
             self._count += 1
             # Those for any shape go together; one for a fixed shape is alone, since each holds its memory
-            self._compiled = {other: kept for other, kept in self._compiled.items() if key[1] is other[1] is None}
-            self._compiled[key] = self._compile(*key)
+            fixed = key.shape is not None
+            self._compiled = {k: kept for k, kept in self._compiled.items() if not fixed and k.shape is None}
+            self._compiled[key] = self._compile(key)
         return self._compiled[key]
 
-    def _compile(self, dtype: torch.dtype, shape: torch.Size | None) -> "_Compiled":
-        """The network for pixels (uint8) or for normalised images (float32), (N, H, W, 3), of a shape or of any."""
+    def _compile(self, key: "_Key") -> "_Compiled":
+        """Compiles the network."""
         ov = require("openvino", "dlaseg[openvino]")
         steps = ov.preprocess.PrePostProcessor(self._model.clone())
         if self.input == "normalized":
             image = steps.input()
             image.model().set_layout(ov.Layout("NCHW"))
             image.tensor().set_layout(ov.Layout("NHWC"))
-            if dtype == torch.uint8:
+            if key.dtype == torch.uint8:
                 image.tensor().set_element_type(ov.Type.u8)
                 image.preprocess().convert_element_type(ov.Type.f32)
                 image.preprocess().mean([255 * value for value in self.metadata.mean])
@@ -106,38 +111,57 @@ class OpenVINOBackend:
             steps.output().model().set_layout(ov.Layout("NCHW"))
             steps.output().tensor().set_layout(ov.Layout("NHWC"))
         model = steps.build()
-        if shape is not None:
-            model.reshape(list(shape))
-        compiled = self._core.compile_model(model, "CPU", self._properties)
-        output = compiled.output(0)
-        fixed = tuple(output.shape) if output.partial_shape.is_static else None
-        return _Compiled(compiled.create_infer_request(), output.element_type.to_dtype(), fixed)
+        if key.shape is not None:
+            model.reshape(list(key.shape))
+        compiled = self._core.compile_model(model, "CPU", {**self._properties, "NUM_STREAMS": key.streams})
+        return _Compiled(compiled, key.streams)
 
 
-@dataclass(frozen=True)
+class _Key(NamedTuple):
+    """What a network is compiled for.
+
+    Attributes:
+        dtype: uint8 for pixels, float32 for normalised images.
+        shape: of the batch, (N, H, W, 3); None for any.
+        streams: batches that are computed at a time.
+    """
+
+    dtype: torch.dtype
+    shape: torch.Size | None
+    streams: int
+
+
 class _Compiled:
     """A compiled network.
 
-    Attributes:
-        request: runs it.
-        dtype: of its output.
-        shape: of its output, where that does not depend on the input.
+    Args:
+        model: an `openvino.CompiledModel`.
+        streams: batches that it computes at a time; further threads wait.
     """
 
-    request: Any
-    dtype: np.dtype
-    shape: tuple[int, ...] | None
+    def __init__(self, model: Any, streams: int):
+        self.model = model
+        output = model.output(0)
+        self._dtype = output.element_type.to_dtype()
+        self.shape = tuple(output.shape) if output.partial_shape.is_static else None
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self._requests.put(model.create_infer_request())
 
     def infer(self, images: Tensor) -> Tensor:
-        """(N, H, W, 3) to the output; not from two threads at a time."""
-        if self.shape is None:
-            self.request.infer([images.numpy()], share_inputs=True)
-            return torch.from_numpy(self.request.get_output_tensor(0).data.copy())  # the next call overwrites it
+        """(N, H, W, 3) to the output."""
         ov = require("openvino", "dlaseg[openvino]")
-        result = np.empty(self.shape, self.dtype)
-        self.request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
-        self.request.infer([images.numpy()], share_inputs=True)
-        return torch.from_numpy(result)
+        request = self._requests.get()
+        try:
+            if self.shape is None:
+                request.infer([images.numpy()], share_inputs=True)
+                return torch.from_numpy(request.get_output_tensor(0).data.copy())  # the next call overwrites it
+            result = np.empty(self.shape, self._dtype)
+            request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
+            request.infer([images.numpy()], share_inputs=True)
+            return torch.from_numpy(result)
+        finally:
+            self._requests.put(request)
 
 
 def mark_float32(model: Any, kind: str) -> Any:

@@ -35,6 +35,7 @@ class TorchBackend:
     ):
         self.name = "torch-compile" if compile else "torch"
         self.device = pick_device(device)
+        self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = model.metadata, model.stride, model.multiple
         self._autocast = reduced_precision(precision, self.device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
