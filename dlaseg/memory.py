@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +23,28 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the setting took effect: True on Linux with glibc.
     """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    return _set_malloc({mmap_max: 0, trim_threshold: 2**31 - 1, top_pad: 1 << 26})
+
+
+def share_freed_memory() -> bool:
+    """Makes threads that are started from now on reuse what others freed.
+
+    By default glibc gives each thread memory of its own and keeps what is freed for it: inference on images of two
+    megapixels then takes 50 MB more, and is not faster.
+
+    Returns:
+        Whether the setting took effect: True on Linux with glibc.
+    """
+    arena_max = -8  # malloc.h
+    return _set_malloc({arena_max: 1})
+
+
+def _set_malloc(options: Mapping[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 1 << 26))
+    return mallopt is not None and all(mallopt(option, value) for option, value in options.items())
 
 
 def peak_memory(device: "torch.device") -> int:

@@ -5,15 +5,46 @@ import sys
 import pytest
 
 from dlaseg import memory
-from dlaseg.memory import available_memory, is_out_of_memory, keep_freed_memory, used_memory
+from dlaseg.memory import available_memory, is_out_of_memory, keep_freed_memory, share_freed_memory, used_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
-def test_freed_memory_can_be_kept_on_linux():
+@pytest.mark.parametrize("setting", ["keep_freed_memory", "share_freed_memory"])
+def test_the_allocator_is_set_on_linux(setting):
     # In a process of its own, for it stays so as long as the process runs
-    code = "from dlaseg.memory import keep_freed_memory as keep; print(keep())"
+    code = f"from dlaseg.memory import {setting} as setting; print(setting())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has mallopt")
+def test_threads_share_one_pool_of_memory(tmp_path):
+    code = """
+import ctypes, sys, threading
+from dlaseg.memory import share_freed_memory
+if sys.argv[2:]:
+    share_freed_memory()
+barrier = threading.Barrier(4)
+def allocate():
+    block = bytes(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+    pools = []
+    for words in ([], ["shared"]):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "info.xml"), *words], check=True)
+        pools.append((tmp_path / "info.xml").read_text(encoding="utf-8").count("<heap nr="))
+    assert pools[0] > 1
+    assert pools[1] == 1
 
 
 def test_memory_in_use_grows_with_what_is_held():
@@ -28,13 +59,13 @@ def test_memory_in_use_grows_with_what_is_held():
 def test_freed_memory_is_left_alone_elsewhere(monkeypatch, platform):
     monkeypatch.setattr(memory.sys, "platform", platform)
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: pytest.fail("the C library was opened"))
-    assert keep_freed_memory() is False
+    assert keep_freed_memory() is share_freed_memory() is False
 
 
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "linux")
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    assert keep_freed_memory() is False
+    assert keep_freed_memory() is share_freed_memory() is False
 
 
 def write(root, **files):

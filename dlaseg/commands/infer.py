@@ -61,7 +61,9 @@ def infer(arguments: Sequence[str]) -> int:
         )  # fmt: skip
     else:
         from dlaseg.inference.run import infer as run
+        from dlaseg.memory import share_freed_memory
 
+        share_freed_memory()
         summary = run(
             args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
             args.precision, args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
