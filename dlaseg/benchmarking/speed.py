@@ -27,6 +27,7 @@ from dlaseg.errors import UserError
 from dlaseg.images import read_size
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.label_images import read_label_image
+from dlaseg.text import one_line
 from dlaseg.weights.download import resolve
 
 Sample = dict[str, float]
@@ -195,7 +196,8 @@ def measure_speed(
             if candidate.family in ("dlaseg", PLAIN):
                 raise
             # What other packages' networks raise, on a backend that they were not made for, may be anything
-            failed[candidate.name] = SpeedRow(candidate, message=f"{type(error).__name__}: {error}")
+            first_line = str(error).strip().partition("\n")[0]
+            failed[candidate.name] = SpeedRow(candidate, message=one_line(f"{type(error).__name__}: {first_line}"))
     if not measured:
         name, row = next(iter(failed.items()))
         raise UserError(f"{name}: {row.message}: give another network")

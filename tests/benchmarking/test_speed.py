@@ -181,7 +181,7 @@ def test_no_rounds_are_refused(images, clock, fakes):
 
 def test_a_network_of_another_package_that_fails_is_a_row(images, clock, fakes, monkeypatch):
     def predict(image, watch):
-        raise RuntimeError("not for this size")
+        raise RuntimeError("\nnot for this size\n  - and what else\n  - the library says")
 
     broken = FakeNetwork(clock, 1, 0)
     broken.predict = predict
