@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
@@ -39,6 +40,7 @@ DECODED_PER_PIXEL = 3
 """Bytes of an image that is decoded as a whole and predicted in tiles, per pixel."""
 
 Item = TypeVar("Item")
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
@@ -80,7 +82,7 @@ def process(
     files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
     predictions: deque[tuple[Source, NDArray[np.uint8], Future[Prediction]]] = deque()
     writes: deque[tuple[Source, Future[None]]] = deque()
-    large = predictor.memory.large
+    large, clock = predictor.memory.large, BusyClock()
 
     def kinds(source: Source) -> Sequence[str]:
         return sink.kinds if overwrite else sink.missing(source)
@@ -90,7 +92,7 @@ def process(
         while predictions and (predictions[0][2].done() or len(predictions) > waiting):
             source, image, prediction = predictions.popleft()
             try:
-                labels, probabilities, seconds = prediction.result()
+                labels, probabilities = prediction.result()
             except UserError as error:
                 summary.failed.append((source.path, str(error)))
                 continue
@@ -98,7 +100,6 @@ def process(
                 summary.failed.append((source.path, memory_message(error, source.path, *image.shape[:2])))
                 continue
             summary.predicted += 1
-            summary.network_seconds += seconds / (streams if labels.size <= SMALL else 1)
             if predictor.memory.tiled:
                 on_tiled()
             writes.append((source, pool.submit(sink.write, source, image, labels, kinds(source), probabilities)))
@@ -132,21 +133,44 @@ def process(
                     continue
                 source, image = item
                 pixels = image.shape[0] * image.shape[1]
-                prediction = compute.submit(_segment, predictor, image, "probabilities" in kinds(source))
+                prediction = compute.submit(clock.time, predictor.segment, image, "probabilities" in kinds(source))
                 predictions.append((source, image, prediction))
-                finish_predictions(0 if pixels > large else streams)
+                finish_predictions(0 if pixels > large else streams if pixels <= SMALL else 1)
         finish_predictions(0)
         finish_writes(0)
+    summary.network_seconds += clock.seconds
 
 
-Prediction = tuple[NDArray[np.uint8], NDArray[np.float16] | None, float]
-"""Labels and probabilities, see `Sink.write`, and the seconds that they took."""
+Prediction = tuple[NDArray[np.uint8], NDArray[np.float16] | None]
+"""Labels and probabilities, see `Predictor.segment`."""
 
 
-def _segment(predictor: Predictor, image: NDArray[np.uint8], probabilities: bool) -> Prediction:
-    start = perf_counter()
-    labels, exact = predictor.segment(image, probabilities)
-    return labels, exact, perf_counter() - start
+class BusyClock:
+    """Measures how long at least one of several threads is in a function.
+
+    Attributes:
+        seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._lock, self._calls, self._since = Lock(), 0, 0.0
+
+    def time(
+        self, function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Result:
+        """Calls the function."""
+        with self._lock:
+            if not self._calls:
+                self._since = perf_counter()
+            self._calls += 1
+        try:
+            return function(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._calls -= 1
+                if not self._calls:
+                    self.seconds += perf_counter() - self._since
 
 
 @contextmanager

@@ -89,6 +89,7 @@ def infer(
     recorded = None if saved is None else saved.max_memory
     backend = choose_backend(backend, network, weights_sha256, sources, saved)
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
+    del network  # an engine has its own copy of the weights
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dlaseg import LabelMap, UserError
 from dlaseg.images import ImageFile, read_image
-from dlaseg.inference.pipeline import infer_sources
+from dlaseg.inference import pipeline
+from dlaseg.inference.pipeline import BusyClock, infer_sources
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
 from dlaseg.inference.sinks import Sink
@@ -324,3 +325,23 @@ def test_small_images_are_computed_side_by_side(weights, tmp_path, monkeypatch):
     assert predictor.backend.streams == 1
     for name, labels in expected.items():
         np.testing.assert_array_equal(read_label_image(tmp_path / f"out/ids/{name}.png"), labels)
+
+
+def test_the_time_of_threads_that_run_together_counts_once(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(pipeline, "perf_counter", lambda: now)
+    clock = BusyClock()
+
+    def nested(depth):
+        """Calls in each other count as threads do that run at the same time."""
+        nonlocal now
+        now += 1
+        if depth:
+            clock.time(nested, depth - 1)
+        now += 1
+
+    clock.time(nested, 2)
+    now += 10
+    with pytest.raises(TypeError):
+        clock.time(nested, "a mistake")
+    assert clock.seconds == 6 + 1
