@@ -37,7 +37,8 @@ class Candidate:
 
     Attributes:
         family: `dlaseg`, `plain`, `smp`, `torchvision` or `onnx`.
-        source: a DLA network's name, a weights file or the name of built-in ones, or what stands behind the family's name, such as `Unet:resnet18`.
+        source: a DLA network's name, a weights file or the name of built-in ones, or what stands behind the family's
+            name, such as `Unet:resnet18`.
         backend: see `Predictor`; of `plain` and `onnx` what runs them.
         precision: see `Predictor`.
         device: see `Predictor`.

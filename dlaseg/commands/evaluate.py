@@ -20,8 +20,8 @@ from dlaseg.errors import UserError
 def evaluate(arguments: Sequence[str]) -> int:
     """Score weights, or label maps from any program: whole images at native size, one confusion matrix."""
     parser = command_parser("eval", evaluate)
-    parser.add_argument("weights", nargs="?", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
-                        "the Hugging Face hub (USER/NAME)")  # fmt: skip
+    parser.add_argument("weights", nargs="?", help="a file, a folder, a name of `dlaseg weights list`, or a "
+                        "repository on the Hugging Face hub (USER/NAME)")  # fmt: skip
     parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")

@@ -59,8 +59,8 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
             wider, stay in float32. What reads the file computes in float32.
 
     Raises:
-        UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that name, a network that was assembled by hand, or metadata that do not
-            fit it.
+        UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that
+            name, a network that was assembled by hand, or metadata that do not fit it.
     """
     path = Path(path)
     if precision not in ("float32", "float16"):
@@ -73,7 +73,8 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
     if not metadata.architecture:
         raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
-    write_bytes(path, _serialize(model, _rounded if precision == "float16" else None))  # save_file's files only their owner reads
+    content = _serialize(model, _rounded if precision == "float16" else None)
+    write_bytes(path, content)  # save_file's files only their owner reads
 
 
 def model_sha256(model: Savable) -> str:
