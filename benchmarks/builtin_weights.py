@@ -60,7 +60,7 @@ def add(args: argparse.Namespace) -> None:
             before = score(weights, dataset, folder)["miou"]
             score(file, dataset, folder)
             scored.append(summary(read_scores(own_scores)) | {"miou_before_rounding": before})
-        card = model_card(model, args.runs, own_scores, "other", held_out, args.license, args.name)
+        card = model_card(model, args.runs, own_scores, "other", held_out, args.license, args.note, args.name)
     parts_held_out = {part: summary(read_scores(Path(path))) for part, path in held_out.items()}
     if held_out:
         miou, scored_on = mean_miou(list(parts_held_out.values())), f"held out: {', '.join(held_out)}"
@@ -78,6 +78,7 @@ def add(args: argparse.Namespace) -> None:
         "files": files(file),
         "weights_sha256_before_rounding": sha256(weights),
         "scores": scored,
+        "note": args.note,
         "held_out": parts_held_out,
         "training": [training(RunFolder.read(each)) for each in args.runs],
         "scenes": write_scenes(file),
@@ -187,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--held-out", nargs="+", default=[], metavar="PART=SCORES", help="scores.json of networks "
                          "that were trained without a part of the data, on that part")  # fmt: skip
     command.add_argument("--data", help="what the weights were trained on, for people")
+    command.add_argument("--note", default="", help="on the scores, such as that val was trained on")
     command.add_argument("--license", default=LICENSE)
     command.set_defaults(run=add)
     command = commands.add_parser("add-int8", help=add_int8.__doc__)

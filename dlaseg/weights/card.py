@@ -25,6 +25,7 @@ def model_card(
     license: str = "unknown",
     held_out: Mapping[str, str | Path] | None = None,
     license_note: str = "",
+    score_note: str = "",
     source: str = "USER/NAME",
 ) -> ModelCard:
     """Writes a model card: what the model is, its training data and command, its scores, and its licence.
@@ -37,7 +38,8 @@ def model_card(
         license: of the weights, an identifier of the hub such as `mit`, `cc-by-nc-4.0` or `other`.
         held_out: `scores.json` of networks that were trained by the same recipe without a part of the data, and scored
             on that part, by its name.
-        license_note: what else is to be known about the licence.
+        license_note: the licence in words, such as one that is called `other`.
+        score_note: what is to be known about the scores, such as that their images were trained on.
         source: what `Predictor` gets to load these weights.
 
     Raises:
@@ -78,7 +80,7 @@ def model_card(
     values: dict[str, Any] = {"name": name, "model": model, "classes": classes, "training": training}
     values |= {"origins": list(map(escaped, origins))}
     values |= {"results": results, "license_name": license, "percent": _percent, "source": source}
-    values |= {"earlier": list(filter(None, earlier)), "license_note": license_note}
+    values |= {"earlier": list(filter(None, earlier)), "license_note": license_note, "score_note": score_note}
     values |= {"held_out": parts, "held_out_miou": mean_miou(list(parts.values()))}
     return ModelCard.from_template(data, template_str=_TEMPLATE, **values)
 
@@ -190,6 +192,10 @@ Protocol: {{ results.protocol.dataset }} {{ results.protocol.split }}, one confu
 {{ results.protocol.images }} whole images at native size, scales {{ results.protocol.scales | join(", ") }}, \
 {{ "with" if results.protocol.flip else "without" }} horizontal flip. mIoU is the mean over the classes that occur.
 SHA-256 of the weights: {{ results.protocol.weights_sha256 }}.
+{%- if score_note %}
+
+{{ score_note }}
+{%- endif %}
 {%- elif training and training.best_miou is not none -%}
 Best validation mIoU during training: {{ percent(training.best_miou) }} %. Results of `dlaseg eval` are not available.
 {%- else -%}
@@ -243,10 +249,6 @@ Not available.
 {% if license_name == "unknown" -%}
 Not stated. The licence of the training data may restrict the use of the weights.
 {%- else -%}
-{{ license_name }}
-{%- endif %}
-{%- if license_note %}
-
-{{ license_note }}
+{{ license_note or license_name }}
 {%- endif %}
 """
