@@ -192,16 +192,15 @@ Protocol: {{ results.protocol.dataset }} {{ results.protocol.split }}, one confu
 {{ results.protocol.images }} whole images at native size, scales {{ results.protocol.scales | join(", ") }}, \
 {{ "with" if results.protocol.flip else "without" }} horizontal flip. mIoU is the mean over the classes that occur.
 SHA-256 of the weights: {{ results.protocol.weights_sha256 }}.
-{%- if score_note %}
-
-{{ score_note }}
-{%- endif %}
 {%- elif training and training.best_miou is not none -%}
 Best validation mIoU during training: {{ percent(training.best_miou) }} %. Results of `dlaseg eval` are not available.
 {%- else -%}
 Not available.
 {%- endif %}
-{% if held_out %}
+{% if score_note %}
+{{ score_note }}
+{% endif %}
+{%- if held_out %}
 The same recipe, trained without a part of the data and scored on that part:
 
 | held out | images | mIoU, % |{% for name in model.metadata.labels.names %} {{ name }} |{% endfor %}
