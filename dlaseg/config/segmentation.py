@@ -32,7 +32,7 @@ class DataConfig(ConfigSection):
     Args:
         dataset: name of the data set; `dlaseg eval --help` lists them.
         root: folder of the data set.
-        train_split: split to train on.
+        train_split: split to train on; train+val for both together, with val_share or lists for validation.
         val_split: split to validate on; the best weights are those with the highest score on it.
         train_list: text file that lists the images to train on, one name per line; null for the whole split.
         val_list: text file that lists the images to validate on.
@@ -119,6 +119,11 @@ class AugmentConfig(ConfigSection):
         crop_size: height and width of the crop in pixels, multiples of 32; smaller images are padded.
         rotation: largest angle in degrees, in either direction.
         jitter: strength of brightness, contrast and sharpness changes, 0 to 1; 0.4 means factors 0.6 to 1.4.
+        saturation: strength of saturation changes, 0 to 1; 0.4 means factors 0.6 to 1.4.
+        hue: largest turn of the hue in either direction, as a share of the colour wheel, 0 to 0.5.
+        gamma: strength of gamma changes, 0 to 0.9; 0.4 means exponents 0.6 to 1.4.
+        color_cast: strength of a factor for each of red, green and blue, 0 to 1, as another white balance has it; 0.15
+            means factors 0.85 to 1.15.
         flip: probability of a horizontal flip.
     """
 
@@ -126,11 +131,17 @@ class AugmentConfig(ConfigSection):
     crop_size: tuple[int, int] = (832, 832)
     rotation: float = 10.0
     jitter: float = 0.4
+    saturation: float = 0.0
+    hue: float = 0.0
+    gamma: float = 0.0
+    color_cast: float = 0.0
     flip: float = 0.5
 
     def __post_init__(self) -> None:
         within("augment", self, 0, 180, "rotation")
-        within("augment", self, 0, 1, "jitter", "flip")
+        within("augment", self, 0, 1, "jitter", "saturation", "color_cast", "flip")
+        within("augment", self, 0, 0.9, "gamma")
+        within("augment", self, 0, 0.5, "hue")
         if not 0 < self.scale[0] <= self.scale[1] <= 10:
             raise UserError(f"augment.scale {list(self.scale)}: use 0 < smallest <= largest <= 10")
         check_crop_size(*self.crop_size)

@@ -118,8 +118,8 @@ def open_dataset(
     Args:
         name: a name in `DATASETS`.
         root: folder of the data set.
-        split: such as train or val. Without {split} in `images` and `labels`, all images are one pool, and their
-            split is called all.
+        split: such as train or val; train+val is both together. Without {split} in `images` and `labels`, all images
+            are one pool, and their split is called all.
         images: an option of the data set `folder`, see `find_folder`; None for its default.
         labels: an option of the data set `folder`; None for its default.
         classes: an option of the data set `folder`; None for its default.
@@ -136,9 +136,11 @@ def open_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
-    files = entry.find_files(root, split, with_labels, **entry.with_defaults(options))
-    if not entry.has_splits(options):
-        split = "all"
+    if entry.has_splits(options):
+        parts = [entry.find_files(root, part, with_labels, **entry.with_defaults(options)) for part in split.split("+")]
+        files = SplitFiles.together(parts)
+    else:
+        files, split = entry.find_files(root, split, with_labels, **entry.with_defaults(options)), "all"
     if names is not None:
         files, split = files.listed(Path(names)), f"{split}-{Path(names).stem}"
     return SegmentationDataset(name, split, files.pairs(), files.label_map, entry.benchmark)

@@ -1,6 +1,6 @@
 """Images and their label maps: how the files of a split are found, matched and read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,26 @@ class SplitFiles:
         """
         image_files = images.find(labels)
         return cls(image_files, labels.find(images) if with_labels else None, label_map, images, labels)
+
+    @classmethod
+    def together(cls, splits: "Sequence[SplitFiles]") -> "SplitFiles":
+        """The files of several splits as one; messages about missing files name the places of the first.
+
+        Raises:
+            UserError: two of them have an image of the same name.
+        """
+        whole, *others = splits
+        for other in others:
+            for images, more in ((whole.images, other.images), (whole.labels or {}, other.labels or {})):
+                if common := images.keys() & more.keys():
+                    name = min(common)
+                    raise UserError(
+                        f"{more[name]}: {images[name]} has the same name ({len(common)} such files): rename one of "
+                        "them, or use the splits one by one"
+                    )
+            labels = None if whole.labels is None or other.labels is None else whole.labels | other.labels
+            whole = replace(whole, images=whole.images | other.images, labels=labels)
+        return whole
 
     def pairs(self) -> tuple[Pair, ...]:
         """Matches images and label maps by name.

@@ -17,7 +17,7 @@ import albumentations as A
 
 
 class Augmentation:
-    """Random scale, rotation, crop, colour jitter and flip of a training image and its label map.
+    """Random scale, rotation, crop, colour changes and flip of a training image and its label map.
 
     The paper's recipe (sec. 5.3): scale 0.5 to 2, rotation up to 10 degrees, colour jitter, flip. Labels are resampled
     with nearest neighbour. See `RandomAffineCrop` for the geometry.
@@ -29,7 +29,8 @@ class Augmentation:
 
     def __init__(self, config: AugmentConfig, fill: Sequence[float]):
         self._crop = RandomAffineCrop(config.crop_size, config.scale, config.rotation, fill)
-        self._compose = A.Compose(_color_and_flip(config.jitter, config.flip))
+        color = _color(config.jitter, config.saturation, config.hue, config.gamma, config.color_cast)
+        self._compose = A.Compose([*color, *_flip(config.flip)])
 
     def __call__(
         self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
@@ -63,7 +64,7 @@ class CropAugmentation:
     def __init__(self, config: PretrainAugmentConfig):
         size = (config.crop_size, config.crop_size)
         crop = A.RandomResizedCrop(size, tuple(config.area), tuple(config.aspect), area_for_downscale="image")
-        self._compose = A.Compose([crop, *_color_and_flip(config.jitter, config.flip)])
+        self._compose = A.Compose([crop, *_color(config.jitter), *_flip(config.flip)])
 
     def __call__(self, image: NDArray[np.uint8], target: int, seed: Sequence[int]) -> tuple[NDArray[np.uint8], int]:
         """Transforms one sample.
@@ -96,18 +97,30 @@ class CenterCrop:
         return self._compose(image=image)["image"]
 
 
-def _color_and_flip(jitter: float, flip: float) -> list[Any]:
+def _color(
+    jitter: float, saturation: float = 0.0, hue: float = 0.0, gamma: float = 0.0, color_cast: float = 0.0
+) -> list[Any]:
     transforms: list[Any] = []
+    if jitter or saturation or hue:
+        transforms.append(A.ColorJitter(*map(_around_1, (jitter, jitter, saturation)), hue=(-hue, hue), p=1))
+    if gamma:
+        transforms.append(A.RandomGamma((100 * (1 - gamma), 100 * (1 + gamma)), p=1))  # exponents in per cent
+    if color_cast:
+        transforms.append(A.MultiplicativeNoise(_around_1(color_cast), per_channel=True, elementwise=False, p=1))
     if jitter:
-        factors = (1 - jitter, 1 + jitter)
         sharpen_alpha, blur_sigma = (jitter / 2, jitter), (0.1, 2 * jitter + 0.1)
-        transforms += [
-            A.ColorJitter(factors, factors, saturation=(1, 1), hue=(0, 0), p=1),
-            A.OneOf([A.Sharpen(sharpen_alpha, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blur_sigma)], p=0.5),
-        ]
-    if flip:
-        transforms.append(A.HorizontalFlip(p=flip))
+        transforms.append(
+            A.OneOf([A.Sharpen(sharpen_alpha, lightness=(1, 1)), A.GaussianBlur(sigma_limit=blur_sigma)], p=0.5)
+        )
     return transforms
+
+
+def _around_1(strength: float) -> tuple[float, float]:
+    return 1 - strength, 1 + strength
+
+
+def _flip(probability: float) -> list[Any]:
+    return [A.HorizontalFlip(p=probability)] if probability else []
 
 
 def _reseed(compose: A.Compose, seed: np.random.SeedSequence) -> None:

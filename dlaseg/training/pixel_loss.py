@@ -22,15 +22,27 @@ NORMALIZERS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", 
 number of images with a scored pixel. Scored pixels are those that are not ignored."""
 
 
+SUMS_OVER_PIXELS = ("cross_entropy", "focal")
+"""Terms that several images can share one call of; the others order or count the pixels of one image."""
+
+_GPU_LOGITS = 1 << 26
+"""Full-size logits at a time on a GPU, 256 MiB in float32: it takes as long for one small image as for several."""
+
+
 class _SumOverImages(torch.autograd.Function):
     """Sums a loss over the images and computes its gradient in the forward pass.
 
-    Only tensors at the decoder's resolution outlive the call. Full-size tensors exist for one image at a time.
+    Only tensors at the decoder's resolution outlive the call. Full-size tensors exist for `count` images at a time.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, coarse: Tensor, targets: Tensor, stride: int, image_loss: Callable[[Tensor, Tensor], Tensor]
+        ctx: Any,
+        coarse: Tensor,
+        targets: Tensor,
+        stride: int,
+        image_loss: Callable[[Tensor, Tensor], Tensor],
+        count: int,
     ) -> Tensor:
         dtype = _loss_dtype(coarse)
         needs_grad = ctx.needs_input_grad[0]
@@ -38,21 +50,21 @@ class _SumOverImages(torch.autograd.Function):
         # multiplied it with the scale of the loss
         grad = torch.empty_like(coarse, dtype=dtype) if needs_grad else None
         total = torch.zeros((), dtype=dtype, device=coarse.device)
-        for i in range(len(coarse)):
+        for i in range(0, len(coarse), count):
             with torch.set_grad_enabled(needs_grad):
-                image = coarse[i : i + 1].detach().to(dtype).requires_grad_(needs_grad)
-                # No variable holds the full-size logits: they are freed before those of the next image are computed
-                loss = image_loss(upsample_logits(image, stride, *targets.shape[1:]), targets[i : i + 1].long())
+                images = coarse[i : i + count].detach().to(dtype).requires_grad_(needs_grad)
+                # No variable holds the full-size logits: they are freed before those of the next images are computed
+                loss = image_loss(upsample_logits(images, stride, *targets.shape[1:]), targets[i : i + count].long())
                 if grad is not None:
-                    grad[i : i + 1] = torch.autograd.grad(loss, image)[0]
+                    grad[i : i + count] = torch.autograd.grad(loss, images)[0]
             total += loss.detach()
         ctx.grad, ctx.dtype = grad, coarse.dtype
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        return (ctx.grad * grad_output).to(ctx.dtype), None, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return (ctx.grad * grad_output).to(ctx.dtype), None, None, None, None
 
 
 def _loss_dtype(logits: Tensor) -> torch.dtype:
@@ -152,7 +164,12 @@ class PixelLoss:
             terms = [self._term_of_image(term, logits, target, weights) for term in self.terms]
             return (torch.stack(terms) * factors).sum()
 
-        return _SumOverImages.apply(coarse, targets, stride, image_loss)
+        return _SumOverImages.apply(coarse, targets, stride, image_loss, self._images_at_a_time(coarse, targets))
+
+    def _images_at_a_time(self, coarse: Tensor, targets: Tensor) -> int:
+        if coarse.device.type != "cuda" or any(term.name not in SUMS_OVER_PIXELS for term in self.terms):
+            return 1
+        return max(1, _GPU_LOGITS // (coarse.shape[1] * targets[0].numel()))
 
     def _term_of_image(self, term: LossConfig, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
         match term.name:

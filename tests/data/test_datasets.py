@@ -78,6 +78,22 @@ def test_equal_stems_in_different_subfolders_are_different_pairs(root):
     assert [dataset.read(i)[1][0, 0] for i in (1, 2)] == [0, 1]
 
 
+def test_splits_with_a_plus_are_one(root):
+    save(root / "images/val/b.png", picture())
+    save(root / "labels/val/b.png", IDS)
+    both = open_dataset("folder", root, "train+val")
+    assert both.split == "train+val"
+    assert [pair.image.parent.name for pair in both.pairs] == ["train", "val"]
+    assert both.read(1)[1].tolist() == TRAIN_IDS
+
+
+def test_an_image_of_the_same_name_in_two_splits_is_refused(root):
+    save(root / "images/val/a.png", picture())
+    save(root / "labels/val/a.png", IDS)
+    with pytest.raises(UserError, match=r"images/val/a.png: .*images/train/a.png has the same name \(1 such files\)"):
+        open_dataset("folder", root, "train+val")
+
+
 def test_folder_takes_patterns_for_its_places(root):
     save(root / "pictures/a.png", picture())
     save(root / "masks-val/a.png", IDS)

@@ -165,6 +165,38 @@ def test_jitter_changes_the_image_and_leaves_the_label():
     assert np.array_equal(labels, target)
 
 
+@pytest.mark.parametrize(
+    ("strengths", "lowest", "highest"),
+    [
+        ({"gamma": 0.4}, 255 * (100 / 255) ** 1.4, 255 * (100 / 255) ** 0.6),
+        ({"color_cast": 0.15}, 85, 115),
+    ],
+)
+def test_tone_and_cast_span_their_ranges(strengths, lowest, highest):
+    augment = augmentation(crop_size=(32, 64), **strengths)
+    image, target = np.full((32, 64, 3), 100, np.uint8), np.zeros((32, 64), np.uint8)
+    drawn = np.array([augment(image, target, (seed,))[0][0, 0] for seed in range(200)], float)
+    assert lowest - 2 <= drawn.min() < lowest + 3
+    assert highest - 3 < drawn.max() <= highest + 2
+    same = (drawn == drawn[:, :1]).all()
+    assert same if "gamma" in strengths else not same  # a cast differs between the channels
+
+
+@pytest.mark.parametrize("strengths", [{"saturation": 0.4}, {"hue": 0.1}])
+def test_saturation_and_hue_change_colours_and_leave_grey(strengths):
+    augment = augmentation(crop_size=(32, 64), **strengths)
+    target = np.zeros((32, 64), np.uint8)
+    grey, red = np.full((32, 64, 3), 100, np.uint8), np.full((32, 64, 3), (180, 60, 60), np.uint8)
+    drawn = [augment(red, target, (seed,))[0][0, 0].astype(int) for seed in range(100)]
+    assert np.abs(augment(grey, target, (0,))[0].astype(int) - 100).max() <= 1
+    if "saturation" in strengths:
+        spread = [pixel.max() - pixel.min() for pixel in drawn]
+        assert 70 <= min(spread) < 78 < 160 < max(spread) <= 170  # 120 times 0.6 to 1.4
+    else:
+        assert {int(pixel.argmin()) for pixel in drawn} == {1, 2}  # towards yellow, and towards magenta
+        assert all(abs(pixel.max() - 180) <= 2 for pixel in drawn)
+
+
 def test_to_tensor_puts_the_channels_first():
     image, _ = sample()
     tensor = to_tensor(image[:, ::-1])

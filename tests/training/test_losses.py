@@ -1,6 +1,7 @@
 import itertools
 import math
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -394,6 +395,31 @@ def test_the_parts_of_a_batch_add_up_to_the_whole(terms, cuts, weights, ignored,
     ]
     torch.testing.assert_close(sum(one for one, _ in results), value)
     assert torch.equal(torch.cat([one for _, one in results]), grad)  # an image's gradient knows of no other image
+
+
+@pytest.mark.parametrize("name", pixel_loss.SUMS_OVER_PIXELS)
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 0.1]])
+def test_several_images_at_a_time_give_the_same_loss(monkeypatch, name, weights):
+    coarse, target = example(images=5)
+    loss = batch_loss([LossConfig(name)], target, weights=weights)
+    expected = loss_and_gradient(loss, coarse)
+    monkeypatch.setattr(PixelLoss, "_images_at_a_time", lambda *_: 3)
+    torch.testing.assert_close(loss_and_gradient(loss, coarse), expected)
+
+
+@pytest.mark.parametrize(
+    ("terms", "device", "size", "count"),
+    [
+        (["cross_entropy", "focal"], "cuda", 1024, 16),
+        (["cross_entropy"], "cuda", 1 << 14, 1),
+        (["cross_entropy", "dice"], "cuda", 1024, 1),
+        (["cross_entropy"], "cpu", 1024, 1),
+    ],
+)
+def test_on_a_gpu_images_share_a_call_as_far_as_memory_allows(terms, device, size, count):
+    loss = PixelLoss([LossConfig(name) for name in terms], 2)
+    coarse = SimpleNamespace(device=torch.device(device), shape=(32, 4, size // 2, size // 2))
+    assert loss._images_at_a_time(coarse, torch.empty(32, size, size, dtype=torch.uint8, device="meta")) == count
 
 
 @every_loss
