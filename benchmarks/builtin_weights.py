@@ -1,6 +1,6 @@
 """Puts weights into the package: the file, its model card and its facts as JSON, in dlaseg/weights/pretrained/.
 
-    python benchmarks/builtin_weights.py add camvid RUN [RUN ...] --root DIR --held-out DRIVE=scores.json ...
+    python benchmarks/builtin_weights.py add camvid RUN [RUN ...] --root DIR --held-out PART=scores.json ...
     python benchmarks/builtin_weights.py add-int8 camvid --root DIR
     python benchmarks/builtin_weights.py scenes camvid
 
@@ -47,7 +47,8 @@ def add(args: argparse.Namespace) -> None:
     """Writes NAME.safetensors, NAME.json, NAME.md and NAME-scenes.png."""
     run = RunFolder.read(args.runs[-1])
     weights = args.weights or args.runs[-1] / BEST_WEIGHTS
-    held_out = dict(text.split("=", 1) for text in args.held_out)
+    held_out = dict(part_and_score(text) for text in args.held_out)
+    note = args.note or ("The network was trained on these images." if args.split in splits_of(run) else "")
     data = args.data or f"{run.config['data']['dataset']} {run.config['data']['train_split']}"
     file = FOLDER / f"{args.name}.safetensors"
     model = load_model(weights)
@@ -60,12 +61,18 @@ def add(args: argparse.Namespace) -> None:
             before = score(weights, dataset, folder)["miou"]
             score(file, dataset, folder)
             scored.append(summary(read_scores(own_scores)) | {"miou_before_rounding": before})
-        card = model_card(model, args.runs, own_scores, "other", held_out, args.license, args.note, args.name)
-    parts_held_out = {part: summary(read_scores(Path(path))) for part, path in held_out.items()}
+        card = model_card(
+            model, args.runs, own_scores, "other", held_out, args.license, note if args.root else "", args.name
+        )
+    parts_held_out = {
+        part: {"miou": each} if isinstance(each, float) else summary(read_scores(each))
+        for part, each in held_out.items()
+    }
+    miou, scored_on = None, "-"
     if held_out:
         miou, scored_on = mean_miou(list(parts_held_out.values())), f"held out: {', '.join(held_out)}"
-    else:
-        miou, scored_on = (scored[0]["miou"], f"{scored[0]['dataset']} {scored[0]['split']}") if scored else (None, "-")
+    elif scored:
+        miou, scored_on = scored[0]["miou"], scored_on_text(scored[0]["dataset"], args.split, splits_of(run))
     facts = {
         "name": args.name,
         "architecture": dict(model.metadata.architecture),
@@ -78,12 +85,32 @@ def add(args: argparse.Namespace) -> None:
         "files": files(file),
         "weights_sha256_before_rounding": sha256(weights),
         "scores": scored,
-        "note": args.note,
+        "note": note,
+        "train_splits": splits_of(run),
         "held_out": parts_held_out,
         "training": [training(RunFolder.read(each)) for each in args.runs],
         "scenes": write_scenes(file),
     }
     write_facts(file, facts, f"{card}\n")
+
+
+def part_and_score(text: str) -> tuple[str, Path | float]:
+    """`0001TP=scores.json` or `0001TP=56.7` -> the part, and the file or the mIoU as a share."""
+    part, _, value = text.partition("=")
+    try:
+        return part, float(value) / 100
+    except ValueError:
+        return part, Path(value)
+
+
+def splits_of(run: RunFolder) -> list[str]:
+    """The splits that a run trained on."""
+    return str(run.config["data"]["train_split"]).split("+")
+
+
+def scored_on_text(dataset: str, split: str, train_splits: Sequence[str]) -> str:
+    """What a score is of, for people."""
+    return f"{dataset} {split}{', trained on' if split in train_splits else ''}"
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +156,7 @@ def add_int8(args: argparse.Namespace) -> None:
         **copied,
         "precision": "int8",
         "miou": after,
-        "scored_on": f"{dataset.name} {dataset.split}",
+        "scored_on": scored_on_text(dataset.name, dataset.split, facts["train_splits"]),
         "files": files(file),
         "export": report,
     }
@@ -185,8 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--weights", type=Path, help="instead of best.safetensors of the last run")
     command.add_argument("--root", type=Path, help="of the data set, to score the file on")
     command.add_argument("--split", default="val", help="that is scored")
-    command.add_argument("--held-out", nargs="+", default=[], metavar="PART=SCORES", help="scores.json of networks "
-                         "that were trained without a part of the data, on that part")  # fmt: skip
+    command.add_argument("--held-out", nargs="+", default=[], metavar="PART=SCORES", help="of networks that were "
+                         "trained without a part of the data: scores.json, or mIoU in percent")  # fmt: skip
     command.add_argument("--data", help="what the weights were trained on, for people")
     command.add_argument("--note", default="", help="on the scores, such as that val was trained on")
     command.add_argument("--license", default=LICENSE)

@@ -23,7 +23,7 @@ def model_card(
     run: str | Path | Sequence[str | Path] | None = None,
     scores: str | Path | None = None,
     license: str = "unknown",
-    held_out: Mapping[str, str | Path] | None = None,
+    held_out: Mapping[str, str | Path | float] | None = None,
     license_note: str = "",
     score_note: str = "",
     source: str = "USER/NAME",
@@ -37,7 +37,7 @@ def model_card(
         scores: a `scores.json` of `dlaseg eval`, for scores and protocol; the same.
         license: of the weights, an identifier of the hub such as `mit`, `cc-by-nc-4.0` or `other`.
         held_out: `scores.json` of networks that were trained by the same recipe without a part of the data, and scored
-            on that part, by its name.
+            on that part, by its name; or their mIoU alone, 0 to 1.
         license_note: the licence in words, such as one that is called `other`.
         score_note: what is to be known about the scores, such as that their images were trained on.
         source: what `Predictor` gets to load these weights.
@@ -48,7 +48,10 @@ def model_card(
     runs = [] if run is None else [run] if isinstance(run, str | Path) else run
     *earlier, training = [None, *(_training(Path(each)) for each in runs)]
     names = model.metadata.labels.names
-    parts = {escaped(part): _results(Path(file), names) for part, file in (held_out or {}).items()}
+    parts = {
+        escaped(part): {"miou": value} if isinstance(value, int | float) else _results(Path(value), names)
+        for part, value in (held_out or {}).items()
+    }
     results = None if scores is None else _results(Path(scores), names)
     dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
@@ -203,13 +206,12 @@ Not available.
 {%- if held_out %}
 The same recipe, trained without a part of the data and scored on that part:
 
-| held out | images | mIoU, % |{% for name in model.metadata.labels.names %} {{ name }} |{% endfor %}
-| --- | --- | --- |{{ " --- |" * model.num_classes }}
+| held out | mIoU, % |
+| --- | --- |
 {% for part, result in held_out.items() -%}
-| {{ part }} | {{ result.protocol.images }} | {{ percent(result.miou) }} |\
-{% for row in result.classes.values() %} {{ percent(row.iou) }} |{% endfor %}
+| {{ part }} | {{ percent(result.miou) }} |
 {% endfor -%}
-| mean | | {{ percent(held_out_miou) }} |{{ " |" * model.num_classes }}
+| mean | {{ percent(held_out_miou) }} |
 {% endif %}
 ## Training
 
