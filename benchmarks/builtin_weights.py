@@ -150,13 +150,14 @@ def add_int8(args: argparse.Namespace) -> None:
     report = read_json(report_path(file), "the report of an export")
     report_path(file).unlink()
     before, after = (share / 100 for share in exported.miou)
+    scored_on = scored_on_text(dataset.name, dataset.split, facts["train_splits"])
     copied = {key: facts[key] for key in ("architecture", "classes", "data", "license")}
     content = {
         "name": file.stem,
         **copied,
         "precision": "int8",
         "miou": after,
-        "scored_on": scored_on_text(dataset.name, dataset.split, facts["train_splits"]),
+        "scored_on": f"{scored_on}; {args.name} has {100 * before:.1f} there",
         "files": files(file),
         "export": report,
     }

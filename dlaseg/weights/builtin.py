@@ -45,7 +45,8 @@ class BuiltinWeights:
 
 def builtin_files() -> dict[str, Path]:
     """The weights files that come with the package, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*")) if path.suffix in SUFFIXES}
+    paths = [path for path in FOLDER.glob("*") if path.suffix in SUFFIXES]
+    return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
 def parts(file: Path) -> list[Path]:

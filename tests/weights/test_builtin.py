@@ -1,6 +1,7 @@
 """Weights that come with the package: by name wherever weights are asked for, and what is said about them."""
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -342,6 +343,81 @@ def test_a_first_layer_for_one_channel_is_summed_in_float32(model, tmp_path):
     assert torch.equal(grey.backbone.base_layer[0].weight, kernel.sum(1, keepdim=True))
 
 
+# How the files are made
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("builtin_weights", ROOT / "benchmarks/builtin_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder, beside it the folder of its data."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_config(write_camvid(folder / "camvid"))
+    config.train.epochs = 1
+    dlaseg.train(config, folder / "run", report=lambda line: None)
+    return folder / "run"
+
+
+@pytest.fixture
+def box(tmp_path, script, monkeypatch):
+    monkeypatch.setattr(script, "FOLDER", tmp_path)
+    monkeypatch.setattr(builtin, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_a_run_becomes_weights_of_the_package(run, script, box, capsys):
+    root = str(run.parent / "camvid")
+    parts = ["north=25", f"south={run / 'scores.json'}"]
+    script.main(["add", "streets", str(run), "--root", root, "--data", "two scenes", "--held-out", *parts])
+    names = ["streets-scenes.png", "streets.json", "streets.md", "streets.safetensors"]
+    assert sorted(path.name for path in box.iterdir()) == names
+    (listed,) = dlaseg.list_weights()
+    assert (listed.name, listed.data, listed.scored_on) == ("streets", "two scenes", "held out: north, south")
+    miou = json.loads((run / "scores.json").read_text())["miou"]
+    assert listed.miou == pytest.approx((0.25 + miou) / 2)
+    rounded, trained = dlaseg.load_model("streets"), dlaseg.load_model(run / "best.safetensors")
+    assert rounded.metadata == trained.metadata
+    assert torch.equal(rounded.head.weight, trained.head.weight.half().float())
+    said = json.loads((box / "streets.json").read_text())
+    (scores,) = said["scores"]
+    assert scores["weights_sha256"] == sha256(box / "streets.safetensors")
+    assert scores["miou_before_rounding"] == pytest.approx(miou)
+    assert [row["epoch"] for row in said["training"][0]["log"]] == [1]
+    assert said["note"] == ""
+    assert str(run.parent) not in (box / "streets.md").read_text() + (box / "streets.json").read_text()
+    content = {name: (box / name).read_bytes() for name in names}
+    (box / "streets-scenes.png").unlink()
+    script.main(["scenes", "streets"])
+    assert {name: (box / name).read_bytes() for name in names} == content
+
+
+def test_a_score_on_images_of_the_training_says_so(run, script, box):
+    script.main(["add", "streets", str(run), "--root", str(run.parent / "camvid"), "--split", "train"])
+    (listed,) = dlaseg.list_weights()
+    assert listed.scored_on == "camvid train, trained on"
+    assert "The network was trained on these images." in (box / "streets.md").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_an_int8_file_is_made_of_the_weights(run, script, box):
+    root = str(run.parent / "camvid")
+    script.main(["add", "streets", str(run)])
+    script.main(["add-int8", "streets", "--root", root, "--max-drop", "100"])
+    assert list(builtin.builtin_files()) == ["streets", "streets-int8"]
+    assert {path.name for path in box.glob("streets-int8*")} == {
+        f"streets-int8.{x}" for x in ("xml", "bin", "json", "md")
+    }
+    said = json.loads((box / "streets-int8.json").read_text())
+    assert said["export"]["weights_sha256"] == model_sha256(dlaseg.load_model("streets"))
+    assert said["precision"] == Predictor("streets-int8", device="cpu").backend.precision == "int8"
+
+
 # An installed package
 
 NO_NETWORK = """
@@ -388,7 +464,10 @@ def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_
         "PYTHONPATH": f"{tmp_path / 'hooks'}{os.pathsep}{installed / 'site'}",
         "OMP_NUM_THREADS": "1",
     }
-    code = "import sys, dlaseg; from dlaseg.cli import main; print(dlaseg.__file__); sys.exit(main(sys.argv[1:]))"
+    code = (
+        "import socket, sys, dlaseg; from dlaseg.cli import main; "
+        "assert socket.create_connection.__name__ == 'refuse'; print(dlaseg.__file__); sys.exit(main(sys.argv[1:]))"
+    )
     words = ["infer", "camvid", "../street.png", "out", "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
