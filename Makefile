@@ -12,9 +12,10 @@ TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 .PHONY: demo browser test test-all readme lint benchmark
 
-demo: .venv/installed  ## learn to segment drawn street scenes; ends with the path of a page that shows the result
+demo: .venv/installed  ## segment drawn street scenes by built-in weights, then learn to; ends with the path of a page that shows the result
 	rm -rf $(DEMO)
 	.venv/bin/dlaseg data synthesize $(DEMO)/data --train 200 --val 24 --size 192 256
+	.venv/bin/dlaseg infer camvid $(DEMO)/data/leftImg8bit/val $(DEMO)/camvid
 	.venv/bin/dlaseg train --config configs/synthetic_dla46_c.yaml --data.root $(DEMO)/data --output $(DEMO)/run
 	.venv/bin/dlaseg eval $(DEMO)/run/best.safetensors --dataset cityscapes --root $(DEMO)/data --output $(DEMO)/scores
 	.venv/bin/dlaseg infer $(DEMO)/run/best.safetensors $(DEMO)/data/leftImg8bit/val $(DEMO)/segmented

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dlaseg.training.pixel_loss import PixelLoss
     from dlaseg.training.train import train
     from dlaseg.version import __version__
+    from dlaseg.weights.builtin import list_weights
     from dlaseg.weights.files import save_model
     from dlaseg.weights.publishing import push_to_hub, save_pretrained
 
@@ -44,6 +45,7 @@ _HOMES = {
     "evaluate": "dlaseg.evaluation.scoring:score",
     "infer": "dlaseg.inference.run:infer",
     "list_models": "dlaseg.factory:list_models",
+    "list_weights": "dlaseg.weights.builtin:list_weights",
     "load_model": "dlaseg.factory:load_model",
     "losses": "dlaseg.training.losses",
     "open_dataset": "dlaseg.data.datasets:open_dataset",
@@ -74,6 +76,7 @@ __all__ = [
     "evaluate",
     "infer",
     "list_models",
+    "list_weights",
     "load_model",
     "losses",
     "open_dataset",

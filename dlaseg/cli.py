@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data synthesize": data.synthesize,
     "data stats": data.stats,
     "data convert": data.convert,
+    "weights list": weights.list_builtin,
     "weights inspect": weights.inspect,
     "weights convert": weights.convert,
 }

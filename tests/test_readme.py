@@ -65,7 +65,10 @@ def infer_run(output: str) -> Run:
 # In the order in which they are run; `masks`, `scenes`, `camvid`, ... are folders of `workspace`
 COMMANDS: dict[str, Run | Skip] = {
     "pip install .": Skip("`make` installs the package for all tests"),
-    "make demo": Skip(".ci/run calls it"),
+    "dlaseg data synthesize scenes --train 0 --val 4": Run("--size 64 96", {"scenes": "street"}),
+    "dlaseg infer camvid scenes/leftImg8bit/val segmented": Run(
+        "--device cpu", {"scenes": "street", "segmented": "segmented_by_name"}
+    ),
     "dlaseg train --config configs/folder_example.yaml --data.root DIR": Run(SEGMENTATION, {"DIR": "masks"}),
     "dlaseg eval runs/NAME/best.safetensors --dataset folder --root DIR": Run(
         EVAL, {"NAME": "folder_example", "DIR": "masks"}
@@ -130,6 +133,7 @@ COMMANDS: dict[str, Run | Skip] = {
         f"{SEGMENTATION} --output runs/weights",
         {"--config ...": EXAMPLE, "WEIGHTS": "runs/folder_example/best.safetensors"},
     ),
+    "dlaseg weights list": Run(),
     "dlaseg weights inspect WEIGHTS": Run("", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}),
     "dlaseg weights convert WEIGHTS OUT.safetensors --classes cityscapes": Run(
         "", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlaseg.errors import UserError
 from dlaseg.factory import list_models
+from dlaseg.weights.download import find_builtin
 
 PLAIN = "plain"
 FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
@@ -36,7 +37,8 @@ class Candidate:
 
     Attributes:
         family: `dlaseg`, `plain`, `smp`, `torchvision` or `onnx`.
-        source: a DLA network's name, a weights file, or what stands behind the family's name, such as `Unet:resnet18`.
+        source: a DLA network's name, a weights file or the name of built-in ones, or what stands behind the family's
+            name, such as `Unet:resnet18`.
         backend: see `Predictor`; of `plain` and `onnx` what runs them.
         precision: see `Predictor`.
         device: see `Predictor`.
@@ -86,7 +88,7 @@ class Candidate:
 
 def is_exported(source: str) -> bool:
     """Whether a file is for another engine than PyTorch: ONNX, or OpenVINO's IR."""
-    return Path(source).suffix.lower() in (".onnx", ".xml")
+    return (find_builtin(source) or Path(source)).suffix.lower() in (".onnx", ".xml")
 
 
 def make_candidates(

@@ -45,8 +45,9 @@ def _measure(
 def speed(arguments: Sequence[str]) -> int:
     """Measure how fast networks segment on this machine, side by side with others, in relation to a baseline."""
     parser = command_parser("benchmark speed", speed)
-    parser.add_argument("models", nargs="+", metavar="model", help="a weights file, a file from dlaseg export, "
-                        "or the name of a randomly initialised network such as dla34; several of them")  # fmt: skip
+    parser.add_argument("models", nargs="+", metavar="model", help="a weights file, a file from dlaseg export, a "
+                        "name of `dlaseg weights list`, or the name of a randomly initialised network such as "
+                        "dla34; several of them")  # fmt: skip
     parser.add_argument("--images", type=Path, help="an image or a folder; dlaseg infer is measured from file to file, "
                         "too")  # fmt: skip
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="without --images, street scenes of this "
@@ -113,8 +114,8 @@ def accuracy(arguments: Sequence[str]) -> int:
     parser = command_parser("benchmark accuracy", accuracy)
     parser.add_argument("list", type=Path, nargs="?", help="YAML file with the lists weights, datasets and protocols; "
                         "options add to them")  # fmt: skip
-    parser.add_argument("--weights", nargs="+", default=[], help="files, folders, or repositories on the Hugging Face "
-                        "hub")  # fmt: skip
+    parser.add_argument("--weights", nargs="+", default=[], help="files, folders, names of `dlaseg weights list`, or "
+                        "repositories on the Hugging Face hub")  # fmt: skip
     parser.add_argument("--datasets", nargs="+", default=[], metavar="NAME:ROOT", help="such as camvid:/data/camvid")
     parser.add_argument("--split", default="val", help="of --datasets")
     parser.add_argument("--protocols", nargs="+", default=[], help="how images are predicted: words joined by +: a "

@@ -20,7 +20,8 @@ from dlaseg.errors import UserError
 def evaluate(arguments: Sequence[str]) -> int:
     """Score weights, or label maps from any program: whole images at native size, one confusion matrix."""
     parser = command_parser("eval", evaluate)
-    parser.add_argument("weights", nargs="?", help="a file, a folder, or a repository on the Hugging Face hub")
+    parser.add_argument("weights", nargs="?", help="a file, a folder, a name of `dlaseg weights list`, or a "
+                        "repository on the Hugging Face hub (USER/NAME)")  # fmt: skip
     parser.add_argument("--predictions", type=Path, help="score a folder of label id maps named "
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")
@@ -34,7 +35,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
-                        "DATASET-SPLIT beside the weights file; for a hub name NAME-DATASET-SPLIT here)")  # fmt: skip
+                        "DATASET-SPLIT beside the weights file; for a name NAME-DATASET-SPLIT here)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -79,8 +80,12 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 
 def _output_folder(weights: str, name: str) -> Path:
-    """The folder `name` beside a weights file; for a hub name, in the working folder instead of the hub's cache."""
+    """The folder `name` beside a weights file; for a name, in the working folder."""
+    from dlaseg.weights.download import find_builtin
+
     path = Path(weights)
+    if find_builtin(weights) is not None:
+        return Path(f"{weights}-{name}")
     if path.is_dir():
         return path / name
     return path.parent / name if path.exists() else Path(f"{path.name}-{name}")

@@ -12,7 +12,8 @@ from dlaseg.errors import UserError
 def export(arguments: Sequence[str]) -> int:
     """Export weights as ONNX, OpenVINO or torch.export, compared with PyTorch before the file gets its name."""
     parser = command_parser("export", export)
-    parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
+    parser.add_argument("weights", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
+                        "the Hugging Face hub (USER/NAME)")  # fmt: skip
     parser.add_argument("file", type=Path, help="ends in .onnx, .xml (OpenVINO) or .pt2 (torch.export); with --layout "
                         "triton, the folder of the model, whose name is the model's")  # fmt: skip
     parser.add_argument("--input", choices=("pixels", "normalized"), default="pixels", help="what the file takes: "

@@ -18,7 +18,8 @@ from dlaseg.text import one_line
 def infer(arguments: Sequence[str]) -> int:
     """Segment images, videos, folders of them, and cameras. Existing results are skipped; --overwrite replaces them."""
     parser = command_parser("infer", infer)
-    parser.add_argument("weights", help="a file, a folder, or a repository on the Hugging Face hub (USER/NAME)")
+    parser.add_argument("weights", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
+                        "the Hugging Face hub (USER/NAME)")  # fmt: skip
     parser.add_argument("inputs", nargs="+", metavar="input", help="an image, a video, or a folder that is "
                         "searched recursively; several of them; or a camera: camera:0, until Ctrl-C")  # fmt: skip
     parser.add_argument("output", help="a folder; its subfolders ids, color, ... mirror the inputs")

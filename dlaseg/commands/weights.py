@@ -47,19 +47,38 @@ def models(arguments: Sequence[str]) -> int:
     return 0
 
 
+def list_builtin(arguments: Sequence[str]) -> int:
+    """List the weights that come with the package, which every command takes by name."""
+    parser = command_parser("weights list", list_builtin)
+    parser.add_argument("--json", action="store_true", help="print all that is known, as JSON")
+    args = parser.parse_args(arguments)
+
+    from dlaseg.weights.builtin import list_weights, weights_table
+
+    weights = list_weights()
+    if args.json:
+        print(json.dumps([{**vars(each), "file": str(each.file)} for each in weights], indent=2))
+    else:
+        print(weights_table(weights))
+    return 0
+
+
 def inspect(arguments: Sequence[str]) -> int:
     """Describe a weights file: its layout, and which tensors would be loaded and which not; or an exported file."""
     parser = command_parser("weights inspect", inspect)
-    parser.add_argument("file", help="a file, or a repository on the Hugging Face hub (USER/NAME)")
+    parser.add_argument("file", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
+                        "the Hugging Face hub (USER/NAME)")  # fmt: skip
     args = parser.parse_args(arguments)
 
     from dlaseg.inference.backends.exported import graph_facts, is_exported, read_graph
+    from dlaseg.weights.download import resolve
     from dlaseg.weights.inspection import fact_table, inspect_weights
 
-    if is_exported(Path(args.file)):
-        print(fact_table(graph_facts(read_graph(Path(args.file)))))
+    path = resolve(args.file, "FILE")
+    if is_exported(path):
+        print(fact_table(graph_facts(read_graph(path))))
         return 0
-    description, mismatch = inspect_weights(args.file)
+    description, mismatch = inspect_weights(path)
     print(description)
     if mismatch is not None:
         raise mismatch
@@ -69,13 +88,16 @@ def inspect(arguments: Sequence[str]) -> int:
 def convert(arguments: Sequence[str]) -> int:
     """Convert weights of a segmentation network from any known layout to a file for eval and infer."""
     parser = command_parser("weights convert", convert)
-    parser.add_argument("file", help="a file, or a repository on the Hugging Face hub (USER/NAME)")
+    parser.add_argument("file", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
+                        "the Hugging Face hub (USER/NAME)")  # fmt: skip
     parser.add_argument("output", type=Path, help="a .safetensors file")
     parser.add_argument("--classes", help="a data set whose classes are fixed, such as cityscapes, or a classes "
                         "file (YAML); numbered classes by default")  # fmt: skip
     parser.add_argument("--mean", type=float, nargs="+", help="mean that the network was trained with, per channel, 0 "
                         "to 1; ImageNet's by default")  # fmt: skip
     parser.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
+    parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the kernels in the "
+                        "file; float16 halves it, and is computed in float32, too (default: float32)")  # fmt: skip
     args = parser.parse_args(arguments)
 
     from dlaseg.data.datasets import label_map_of
@@ -91,6 +113,6 @@ def convert(arguments: Sequence[str]) -> int:
     if args.classes is not None:
         model.metadata = replace(model.metadata, label_map=label_map_of(args.classes))
     model.metadata = replace(model.metadata, **statistics)
-    save_model(model, args.output)
+    save_model(model, args.output, args.precision)
     print(args.output)
     return 0

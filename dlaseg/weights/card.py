@@ -1,7 +1,10 @@
 """The model card of weights that are published, written from a run folder and a `scores.json`."""
 
+import re
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -17,23 +20,39 @@ if TYPE_CHECKING:
 
 def model_card(
     model: "SegmentationModel",
-    run: str | Path | None = None,
+    run: str | Path | Sequence[str | Path] | None = None,
     scores: str | Path | None = None,
     license: str = "unknown",
+    held_out: Mapping[str, str | Path | float] | None = None,
+    license_note: str = "",
+    score_note: str = "",
+    source: str = "USER/NAME",
 ) -> ModelCard:
     """Writes a model card: what the model is, its training data and command, its scores, and its licence.
 
     Args:
         model: the network; the card holds its label map, arguments, mean, std and origin.
-        run: a run folder of `dlaseg train`, for data, config and command; None if it is not available.
+        run: a run folder of `dlaseg train`, for data, config and command, or several: the last run started from the
+            weights of those before it; None if it is not available.
         scores: a `scores.json` of `dlaseg eval`, for scores and protocol; the same.
         license: of the weights, an identifier of the hub such as `mit`, `cc-by-nc-4.0` or `other`.
+        held_out: `scores.json` of networks that were trained by the same recipe without a part of the data, and scored
+            on that part, by its name; or their mIoU alone, 0 to 1.
+        license_note: the licence in words, such as one that is called `other`.
+        score_note: what is to be known about the scores, such as that their images were trained on.
+        source: what `Predictor` gets to load these weights.
 
     Raises:
         UserError: a run folder or a `scores.json` that cannot be read, or scores of other classes.
     """
-    training = None if run is None else _training(Path(run))
-    results = None if scores is None else _results(Path(scores), model.metadata.labels.names)
+    runs = [] if run is None else [run] if isinstance(run, str | Path) else run
+    *earlier, training = [None, *(_training(Path(each)) for each in runs)]
+    names = model.metadata.labels.names
+    parts = {
+        escaped(part): {"miou": value} if isinstance(value, int | float) else _results(Path(value), names)
+        for part, value in (held_out or {}).items()
+    }
+    results = None if scores is None else _results(Path(scores), names)
     dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
     eval_results = None
@@ -63,7 +82,9 @@ def model_card(
     origins = [f"{o.source} as {o.argument} ({o.layout}; SHA-256 {o.sha256})" for o in model.metadata.origin]
     values: dict[str, Any] = {"name": name, "model": model, "classes": classes, "training": training}
     values |= {"origins": list(map(escaped, origins))}
-    values |= {"results": results, "license_name": license, "percent": _percent}
+    values |= {"results": results, "license_name": license, "percent": _percent, "source": source}
+    values |= {"earlier": list(filter(None, earlier)), "license_note": license_note, "score_note": score_note}
+    values |= {"held_out": parts, "held_out_miou": mean_miou(list(parts.values()))}
     return ModelCard.from_template(data, template_str=_TEMPLATE, **values)
 
 
@@ -79,12 +100,37 @@ def _training(path: Path) -> dict[str, Any]:
     return {
         "dataset": escaped(data["dataset"]),
         "splits": escaped(f"{data['train_split']}; best weights selected on {val_images}"),
-        "config": run.config_text,
-        "command": shlex.join(run.environment["command"]),
+        "config": without_folders(run.config_text),
+        "command": shlex.join(command_of(run)),
         "versions": run.environment["packages"],
         "epochs": run.log[-1]["epoch"],
         "best_miou": max(run.curve("miou")[1], default=None),
     }
+
+
+def command_of(run: RunFolder) -> list[str]:
+    """The command of a run, as it would be typed elsewhere."""
+    program, *arguments = run.environment["command"] or ["dlaseg"]
+    return [Path(program).name, *map(without_folders, arguments)]
+
+
+_ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*?((?:configs/)?[^\s/'"]+)/?(?=[\s'"]|$)""")
+
+
+def without_folders(text: str) -> str:
+    """The text with each absolute path cut to its last name, and `configs/` before it: folders are a machine's own.
+
+    Example:
+        >>> without_folders("--config /home/me/dlaseg/configs/a.yaml --data.root=/data/camvid --output runs/a")
+        '--config configs/a.yaml --data.root=camvid --output runs/a'
+    """
+    return _ABSOLUTE_PATH.sub(r"\1", text)
+
+
+def mean_miou(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean of the mIoU of several `scores.json`; None without any."""
+    scores = [result["miou"] for result in results if result["miou"] is not None]
+    return fmean(scores) if scores else None
 
 
 def _results(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -114,7 +160,7 @@ dlaseg: {{ model.metadata.architecture.name }}, {{ model.num_classes }} classes,
 import dlaseg
 from dlaseg.images import read_image
 
-predictor = dlaseg.Predictor("USER/NAME")  # this repository
+predictor = dlaseg.Predictor("{{ source }}"){{ "  # this repository" if source == "USER/NAME" }}
 labels = predictor(read_image("street.jpg"))  # (H, W) uint8 train ids
 ```
 
@@ -154,10 +200,36 @@ Best validation mIoU during training: {{ percent(training.best_miou) }} %. Resul
 {%- else -%}
 Not available.
 {%- endif %}
+{% if score_note %}
+{{ score_note }}
+{% endif %}
+{%- if held_out %}
+The same recipe, trained without a part of the data and scored on that part:
 
+| held out | mIoU, % |
+| --- | --- |
+{% for part, result in held_out.items() -%}
+| {{ part }} | {{ percent(result.miou) }} |
+{% endfor -%}
+| mean | {{ percent(held_out_miou) }} |
+{% endif %}
 ## Training
 
-{% if training -%}
+{% for stage in earlier -%}
+First, {{ stage.epochs }} epochs on {{ stage.dataset }}, {{ stage.splits }}:
+
+```
+{{ stage.command }}
+```
+
+with this config:
+
+```yaml
+{{ stage.config }}```
+
+Then{{ " " }}
+{%- endfor %}
+{%- if training -%}
 {{ training.epochs }} epochs:
 
 ```
@@ -178,6 +250,6 @@ Not available.
 {% if license_name == "unknown" -%}
 Not stated. The licence of the training data may restrict the use of the weights.
 {%- else -%}
-{{ license_name }}
+{{ license_note or license_name }}
 {%- endif %}
 """

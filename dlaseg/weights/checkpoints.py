@@ -101,6 +101,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
     if not head:
         raise UserError(f"{path}: empty: download it again")
+    if path.suffix.lower() in (".xml", ".onnx"):
+        raise UserError(
+            f"{path}: a file from dlaseg export, which infer, eval and Predictor take: here, give the weights that it "
+            "was exported from"
+        )
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise UserError(f"{path}: a web page, not weights: the address gave a page, perhaps a login: download it again")

@@ -1,12 +1,16 @@
-"""One resolver of weights: a file, a folder, or a repository on the Hugging Face hub -> a file."""
+"""One resolver of weights: a file, a folder, a name of built-in weights, or a repository on the hub -> a file."""
 
+import logging
 import re
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UserError, nearest
+from dlaseg.weights.builtin import builtin_files
+
+logger = logging.getLogger(__name__)
 
 FILE = "model.safetensors"
 """Name of the weights file in a repository, and in a folder that `save_pretrained` wrote."""
@@ -16,20 +20,31 @@ _HUB_NAME = re.compile(r"(?:hf-hub:)?([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+))?
 
 
 def resolve(source: str | Path, argument: str = "weights") -> Path:
-    """The weights file that a path or a hub name stands for.
+    """The weights file that a path, a name of built-in weights or a hub name stands for.
 
     Args:
-        source: a file's path; a folder that holds `model.safetensors`; or `USER/NAME` of a repository that does, with
-            `@REVISION` for a certain branch, tag or commit. What was downloaded before is taken from the hub's cache
-            (HF_HOME) without the network.
+        source: a file's path; a folder that holds `model.safetensors`; a name of `dlaseg.list_weights()`, unless a file
+            or such a folder in the working folder has this name; or `USER/NAME` of a repository on the hub that holds
+            `model.safetensors`, with `@REVISION` for a certain branch, tag or commit. What was downloaded before is
+            taken from the hub's cache (HF_HOME) without the network.
         argument: the name of the argument that `source` comes from, for the message.
 
     Raises:
-        UserError: neither a file nor a repository that can be downloaded; says what to do.
+        UserError: neither a file, nor a name, nor a repository that can be downloaded; says what to do.
     """
     path = Path(source)
+    builtin = find_builtin(source)
+    if builtin is not None:
+        if path.exists():
+            logger.info("%s: the weights that come with dlaseg; the folder of this name holds none", source)
+        return builtin
     if (path / FILE).is_file():
-        return path / FILE
+        path = path / FILE
+    if str(source) in builtin_files():
+        logger.warning("%s: %s is used, not the weights of this name that come with dlaseg", source, path)
+        return path.absolute()  # no longer a name, so that the warning is not repeated
+    if not path.exists() and _is_name(str(source)):
+        raise UserError(f"{source}: {_unknown_name(str(source))}")
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
         return path  # the reader refuses a missing file
@@ -38,6 +53,29 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
         return Path(hf_hub_download(name, FILE, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         return _download(name, revision, argument)
+
+
+def find_builtin(source: str | Path) -> Path | None:
+    """The file of the built-in weights that a name stands for; None if it stands for something else."""
+    path = Path(source)
+    if path.is_file() or (path / FILE).is_file():
+        return None
+    return builtin_files().get(str(source))
+
+
+def _is_name(source: str) -> bool:
+    """Whether a text is a single word, so neither a path nor a hub name, without the suffix of a weights file."""
+    return Path(source).name == source and not source.lower().endswith(_SUFFIXES)
+
+
+def _unknown_name(name: str) -> str:
+    known = list(builtin_files())
+    if not known:
+        return "no such file: give a .safetensors file; no weights come with this installation of dlaseg"
+    return (
+        f"no such file here, and no weights of this name come with dlaseg, the nearest is {nearest(name, known)}: give "
+        f"a file or one of {', '.join(known)}"
+    )
 
 
 def _download(name: str, revision: str | None, argument: str) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +46,7 @@ class Savable(Protocol):
         ...
 
 
-def save_model(model: Savable, path: str | Path) -> None:
+def save_model(model: Savable, path: str | Path, precision: str = "float32") -> None:
     """Writes weights together with all that is needed to use them.
 
     The file's metadata hold the format version, the architecture's arguments, the label map (of a classifier: the class
@@ -54,12 +55,16 @@ def save_model(model: Savable, path: str | Path) -> None:
     Args:
         model: made by `create_model`, `create_backbone` or `load_model`.
         path: a `.safetensors` file; replaced as a whole.
+        precision: `float16` rounds the kernels of convolutions, which halves the file. Norms and biases, whose range is
+            wider, stay in float32. What reads the file computes in float32.
 
     Raises:
-        UserError: another suffix, a folder of that name, a network that was assembled by hand, or metadata that do not
-            fit it.
+        UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that
+            name, a network that was assembled by hand, or metadata that do not fit it.
     """
     path = Path(path)
+    if precision not in ("float32", "float16"):
+        raise UserError(f"precision {precision} of a weights file: use float32 or float16")
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: weights files end in .safetensors: name it {path.stem}.safetensors")
     if path.is_dir():
@@ -68,7 +73,8 @@ def save_model(model: Savable, path: str | Path) -> None:
     if not metadata.architecture:
         raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
-    write_bytes(path, _serialize(model))  # save_file's files only their owner reads
+    content = _serialize(model, _rounded if precision == "float16" else None)
+    write_bytes(path, content)  # save_file's files only their owner reads
 
 
 def model_sha256(model: Savable) -> str:
@@ -197,10 +203,22 @@ def is_ours(checkpoint: Checkpoint) -> bool:
     return checkpoint.metadata.get("format", "").startswith("dlaseg")
 
 
-def _serialize(model: Savable) -> bytes:
+def _serialize(model: Savable, convert: Callable[[str, Tensor], Tensor] | None = None) -> bytes:
     # Contiguous: channels_last is a machine's preference, not the file's business
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if convert is not None:
+        tensors = {name: convert(name, tensor) for name, tensor in tensors.items()}
     return _sort_header(save(tensors, encode_metadata(model.metadata)))
+
+
+def _rounded(name: str, tensor: Tensor) -> Tensor:
+    """A kernel (K, C, h, w) in float16; any other tensor as it is."""
+    if tensor.dim() < 2 or not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.half()
+    if not rounded.isfinite().all():
+        raise UserError(f"{name} has numbers beyond float16's range, {float(tensor.abs().max()):g}: save it in float32")
+    return rounded
 
 
 def _sort_header(content: bytes) -> bytes:

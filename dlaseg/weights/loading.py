@@ -152,6 +152,7 @@ def _backbone_state(recognized: Recognized, backbone: DLA, source: object) -> tu
 
 def _for_channels(kernel: Tensor, channels: int) -> tuple[Tensor, str]:
     """(K, 3, h, w) -> (K, channels, h, w), and how."""
+    kernel = kernel.to(torch.promote_types(kernel.dtype, torch.float32))  # a sum in float16 would be rounded
     if channels == 1:
         return kernel.sum(1, keepdim=True), "summed for 1"
     repeated = kernel[:, torch.arange(channels) % 3]

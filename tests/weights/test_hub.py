@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -337,6 +338,29 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
     assert "dlaseg train --config 'my leaves.yaml'" in lines
     assert "2 epochs:" in lines
     assert "\n\n\n" not in card.text
+
+
+def test_the_card_tells_held_out_scores_earlier_runs_and_no_folders_of_the_machine(model, run, scores, tmp_path):
+    second = tmp_path / "second"
+    shutil.copytree(run, second)
+    environment = json.loads((second / "environment.json").read_text())
+    environment["command"] = ["/home/me/bin/dlaseg", "train", "--config", "/home/me/configs/b.yaml", "--output", "/x/b"]
+    (second / "environment.json").write_text(json.dumps(environment))
+    with (second / "config.yaml").open("a") as file:
+        file.write("  root: /home/me/leaves\n")
+    parts = {"oak": scores, "elm": 0.25}
+    card = model_card(model, [run, second], scores, "other", parts, "Ask first.", "A note.", "leaves").text
+    lines = card.splitlines()
+    assert [line for line in lines if line.startswith(("| oak", "| elm", "| mean"))] == [
+        "| oak | 50.00 |", "| elm | 25.00 |", "| mean | 37.50 |",
+    ]  # fmt: skip
+    assert "First, 2 epochs on folder, train; best weights selected on val:" in lines
+    assert lines.index("dlaseg train --config 'my leaves.yaml'") < lines.index("Then 2 epochs:")
+    assert lines.index("Then 2 epochs:") < lines.index("dlaseg train --config configs/b.yaml --output b")
+    assert "  root: leaves" in lines
+    assert "/home" not in card
+    assert {"A note.", "Ask first.", 'predictor = dlaseg.Predictor("leaves")'} <= set(lines)
+    assert "\n\n\n" not in card
 
 
 def test_a_card_without_run_and_scores_says_that_it_lacks_them(model, tmp_path):
