@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dlaseg.data.datasets import open_dataset
+from dlaseg.errors import UserError
 from dlaseg.evaluation.scoring import score
 from dlaseg.export.export import report_path
 from dlaseg.export.int8 import export_int8
@@ -48,7 +49,7 @@ def add(args: argparse.Namespace) -> None:
     run = RunFolder.read(args.runs[-1])
     weights = args.weights or args.runs[-1] / BEST_WEIGHTS
     held_out = dict(part_and_score(text) for text in args.held_out)
-    note = args.note or ("The network was trained on these images." if args.split in splits_of(run) else "")
+    note = args.note or ("The network was trained on images of this split." if args.split in splits_of(run) else "")
     data = args.data or f"{run.config['data']['dataset']} {run.config['data']['train_split']}"
     file = FOLDER / f"{args.name}.safetensors"
     model = load_model(weights)
@@ -135,7 +136,13 @@ def training(run: RunFolder) -> dict[str, Any]:
         "seed": run.config["train"]["seed"],
         "config": without_folders(run.config_text),
         **environment,
-        "log": [{key: row.get(key) for key in ("epoch", "step", "loss", "lr", "miou")} for row in run.log],
+        "log": [
+            {
+                "epoch": row["epoch"],
+                **{k: float(f"{row[k]:.4g}") for k in ("loss", "lr", "miou") if row.get(k) is not None},
+            }
+            for row in run.log
+        ],
     }
 
 
@@ -230,7 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("name")
     command.set_defaults(run=scenes)
     args = parser.parse_args(arguments)
-    args.run(args)
+    try:
+        args.run(args)
+    except UserError as error:
+        raise SystemExit(f"{parser.prog}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -401,7 +401,13 @@ def test_a_score_on_images_of_the_training_says_so(run, script, box):
     script.main(["add", "streets", str(run), "--root", str(run.parent / "camvid"), "--split", "train"])
     (listed,) = dlaseg.list_weights()
     assert listed.scored_on == "camvid train, trained on"
-    assert "The network was trained on these images." in (box / "streets.md").read_text().splitlines()
+    assert "The network was trained on images of this split." in (box / "streets.md").read_text().splitlines()
+
+
+def test_what_is_no_run_is_one_line_and_leaves_nothing(script, box, tmp_path):
+    with pytest.raises(SystemExit, match=r"nothing: not a run folder of dlaseg train"):
+        script.main(["add", "streets", str(tmp_path / "nothing")])
+    assert list(box.iterdir()) == []
 
 
 @pytest.mark.slow
