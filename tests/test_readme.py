@@ -102,6 +102,8 @@ COMMANDS: dict[str, Run | Skip] = {
         f"{SEGMENTATION} --model.backbone_weights null", {"DIR": "scenes"}
     ),
     "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR": Run(SEGMENTATION, {"DIR": "camvid"}),
+    "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR --data.train_list others.txt --data.val_split train "
+    "--data.val_list held_out.txt": Run(f"{SEGMENTATION} --output runs/held_out", {"DIR": "camvid"}),
     "dlaseg train --config ... --train.lr 0.02 --output DIR2": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --resume": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --dry-run": Run(f"{SEGMENTATION} --output dry", {"--config ...": EXAMPLE}),
@@ -256,6 +258,9 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
     shutil.copytree(ROOT / "configs", folder / "configs")
     write_masks(folder / "masks")
     write_camvid(folder / "camvid", train=4)
+    names = sorted(path.stem for path in (folder / "camvid/train").iterdir())
+    for file, listed in (("held_out.txt", names[:1]), ("others.txt", names[1:])):
+        (folder / file).write_text("\n".join(listed), encoding="utf-8")
     synthesize(folder / "scenes", {"train": 4, "val": 2}, 64, 128)
     for path in (folder / "scenes/gtFine/val").rglob("*_labelIds.png"):
         (folder / "predictions").mkdir(exist_ok=True)
