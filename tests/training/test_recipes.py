@@ -40,6 +40,7 @@ def test_the_papers_networks_are_there():
 def test_a_recipe_is_the_papers(path):
     config = recipe(path)
     augment = {"scale": [0.5, 2.0], "crop_size": [832, 832], "rotation": 10, "jitter": 0.4, "flip": 0.5}
+    augment |= dict.fromkeys(("saturation", "hue", "gamma", "color_cast"), 0)
     assert dataclasses.asdict(config.augment) == augment
     train = config.train
     assert (train.epochs, train.batch_size, train.optimizer, train.lr) == (500, 16, "sgd", 0.01)
