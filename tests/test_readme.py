@@ -103,7 +103,9 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR": Run(SEGMENTATION, {"DIR": "camvid"}),
     "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR --data.train_list others.txt "
-    "--data.val_split train --data.val_list held_out.txt": Run(f"{SEGMENTATION} --output runs/held_out", {"DIR": "camvid"}),
+    "--data.val_split train --data.val_list held_out.txt": Run(
+        f"{SEGMENTATION} --output runs/held_out", {"DIR": "camvid"}
+    ),
     "dlaseg train --config ... --train.lr 0.02 --output DIR2": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --resume": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --dry-run": Run(f"{SEGMENTATION} --output dry", {"--config ...": EXAMPLE}),

@@ -345,7 +345,8 @@ def test_a_single_value_is_refused_in_torchs_words(together):
 
 
 def test_a_failing_process_is_heard_of(together):
-    with pytest.raises(AssertionError, match=r"(?s)process 1: .*TypeError"):
+    # the other one may hear that its peer is gone before it comes that far itself
+    with pytest.raises(AssertionError, match=r"(?s)process [01]: .*TypeError"):
         together(check_layer, 2, "no type")
 
 
