@@ -31,7 +31,7 @@ from dlaseg.inference.tiling import Grid
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
 
 IN_FLIGHT = 4
-"""Images that are read ahead, images that wait to be written, and threads that do both."""
+"""Images of up to `SMALL` pixels that are read ahead, images that wait to be written, and threads that do both."""
 
 WHOLE_PER_PIXEL = 16
 """Bytes of an image that is decoded, predicted and written as a whole, per pixel; without the network."""
@@ -122,7 +122,8 @@ def process(
 
     with ThreadPoolExecutor(IN_FLIGHT) as pool, _computing(predictor) as compute:
         streams = predictor.backend.streams
-        reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files)
+        ahead = 1  # a larger image takes the network longer than the next one takes to be read
+        reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files, lambda: ahead)
         for frames, read in tqdm(reads, total=len(files), unit="image", disable=None):
             for item in _decode_all(predictor, frames, read, max_pixels, kinds, sink.is_local, summary):
                 if isinstance(item, Tiled):
@@ -133,6 +134,7 @@ def process(
                     continue
                 source, image = item
                 pixels = image.shape[0] * image.shape[1]
+                ahead = IN_FLIGHT if pixels <= SMALL else 1
                 prediction = compute.submit(clock.time, predictor.segment, image, "probabilities" in kinds(source))
                 predictions.append((source, image, prediction))
                 finish_predictions(0 if pixels > large else streams if pixels <= SMALL else 1)
@@ -297,13 +299,13 @@ def _decode(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: Callable[[], int]
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Yields every item with the future of its result, while `IN_FLIGHT` further ones are computed."""
+    """Yields every item with the future of its result, while up to `ahead()` further ones are computed."""
     pending: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         pending.append((item, pool.submit(function, item)))
-        if len(pending) > IN_FLIGHT:
+        while len(pending) > ahead():
             yield pending.popleft()
     yield from pending
 

@@ -267,7 +267,9 @@ def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_proces
     assert files(tmp_path / "out") == ["ids/0.png", "ids/2.png"]
 
 
-def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("small", "most_ahead"), [(1 << 20, IN_FLIGHT), (8, 1)])
+def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch, small, most_ahead):
+    monkeypatch.setattr(pipeline, "SMALL", small)
     count = 5 * IN_FLIGHT
     for i in range(count):
         save(tmp_path / "in" / f"{i:02}.png", random_image(3, 3))
@@ -293,7 +295,7 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(Sink, "write", slow_write)
     monkeypatch.setattr(Predictor, "__call__", quick_predict)
     assert infer(weights, tmp_path / "in", tmp_path / "out", device="cpu").written == count
-    assert max(ahead) <= IN_FLIGHT + 2  # one waits for the network
+    assert max(ahead) <= most_ahead + 2  # one waits for the network
     assert max(behind) <= IN_FLIGHT + 1
     assert len(read) == len(written) == count
     assert max(ahead) > 1  # and it does read ahead
