@@ -72,8 +72,8 @@ def add(args: argparse.Namespace) -> None:
     miou, scored_on = None, "-"
     if held_out:
         miou, scored_on = mean_miou(list(parts_held_out.values())), f"held out: {', '.join(held_out)}"
-    elif scored:
-        miou, scored_on = scored[0]["miou"], scored_on_text(scored[0]["dataset"], args.split, splits_of(run))
+    elif scored and args.split not in splits_of(run):  # a score on images of the training is none
+        miou, scored_on = scored[0]["miou"], f"{scored[0]['dataset']} {args.split}"
     facts = {
         "name": args.name,
         "architecture": dict(model.metadata.architecture),
@@ -107,11 +107,6 @@ def part_and_score(text: str) -> tuple[str, Path | float]:
 def splits_of(run: RunFolder) -> list[str]:
     """The splits that a run trained on."""
     return str(run.config["data"]["train_split"]).split("+")
-
-
-def scored_on_text(dataset: str, split: str, train_splits: Sequence[str]) -> str:
-    """What a score is of, for people."""
-    return f"{dataset} {split}{', trained on' if split in train_splits else ''}"
 
 
 def summary(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,14 +152,15 @@ def add_int8(args: argparse.Namespace) -> None:
     report = read_json(report_path(file), "the report of an export")
     report_path(file).unlink()
     before, after = (share / 100 for share in exported.miou)
-    scored_on = scored_on_text(dataset.name, dataset.split, facts["train_splits"])
+    scored_on = f"{dataset.name} {dataset.split}; {args.name} has {100 * before:.1f}"
+    trained_on = dataset.split in facts["train_splits"]
     copied = {key: facts[key] for key in ("architecture", "classes", "data", "license")}
     content = {
         "name": file.stem,
         **copied,
         "precision": "int8",
-        "miou": after,
-        "scored_on": f"{scored_on}; {args.name} has {100 * before:.1f} there",
+        "miou": None if trained_on else after,
+        "scored_on": "-" if trained_on else scored_on,
         "files": files(file),
         "export": report,
     }

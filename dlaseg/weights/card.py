@@ -39,7 +39,8 @@ def model_card(
         held_out: `scores.json` of networks that were trained by the same recipe without a part of the data, and scored
             on that part, by its name; or their mIoU alone, 0 to 1.
         license_note: the licence in words, such as one that is called `other`.
-        score_note: what is to be known about the scores, such as that their images were trained on.
+        score_note: what is to be known about the scores, such as that their images were trained on; leader boards are
+            not given such scores.
         source: what `Predictor` gets to load these weights.
 
     Raises:
@@ -56,7 +57,7 @@ def model_card(
     dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
     eval_results = None
-    if results and results["miou"] is not None:
+    if results and results["miou"] is not None and not score_note:
         eval_results = [
             EvalResult(
                 task_type="image-segmentation",
