@@ -30,11 +30,14 @@ class BaseTrainConfig(ConfigSection):
         batch_size: images per update of the weights, summed over all processes and micro-batches.
         grad_accum_steps: micro-batches into which each process splits its share of a batch, to save memory. The update
             stays the same except for batch norm, whose statistics are those of each micro-batch.
-        optimizer: sgd, with momentum, for long runs; adamw gets further in short ones.
+        optimizer: sgd, with momentum; adamw, which gets further in short runs; muon, which gets furthest from random
+            weights (docs/experiments.md): it orthogonalises the updates of all convolutions but the first and the last,
+            and is AdamW for the other parameters. A step takes some 10 % longer on a CPU.
         lr: learning rate after warm-up.
         backbone_lr_factor: factor on the learning rate of the backbone; below 1 it preserves pretrained weights.
-        momentum: momentum of SGD; AdamW always uses betas 0.9 and 0.999.
-        weight_decay: weight decay of every parameter: an L2 penalty for SGD, decoupled for AdamW.
+        momentum: momentum of SGD; AdamW always uses betas 0.9 and 0.999, Muon 0.95.
+        weight_decay: weight decay of every parameter: an L2 penalty for SGD, decoupled for AdamW and Muon,
+            which take 0.1 well.
         decay_norm_and_bias: whether weight decay also applies to batch norm parameters and biases.
         clip_grad_norm: largest L2 norm of a gradient; a larger gradient is scaled down to it; null for no limit.
         ema_decay: decay of the exponential moving average of the weights, which is then validated and saved; 0 for no
@@ -64,7 +67,7 @@ class BaseTrainConfig(ConfigSection):
     epochs: int = 500
     batch_size: int = 16
     grad_accum_steps: int = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = 0.01
     backbone_lr_factor: float = 1.0
     momentum: float = 0.9

@@ -1,6 +1,7 @@
 """Trainable parameters, optimizer, and moving average of the weights."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA
+from dlaseg.training.muon import Muon
 
 Network = SegmentationModel | DLA
 
@@ -49,20 +51,40 @@ def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device)
     Each parameter group has a `factor`: its learning rate is the step's learning rate times this factor.
     """
     backbone = {id(parameter) for module in _backbone_modules(model) for parameter in module.parameters()}
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    matrices = _matrices(model) if train.optimizer == "muon" else {}
+    groups: dict[tuple[float, float, int], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             factor = train.backbone_lr_factor if id(parameter) in backbone else 1.0
             decays = train.decay_norm_and_bias or parameter.ndim > 1
-            groups.setdefault((factor, train.weight_decay if decays else 0.0), []).append(parameter)
-    param_groups = [
-        {"params": parameters, "factor": factor, "weight_decay": weight_decay}
-        for (factor, weight_decay), parameters in groups.items()
+            key = factor, train.weight_decay if decays else 0.0, matrices.get(id(parameter), 0)
+            groups.setdefault(key, []).append(parameter)
+    param_groups: list[dict[str, Any]] = [
+        {"params": parameters, "factor": factor, "weight_decay": weight_decay, "matrices": count}
+        for (factor, weight_decay, count), parameters in groups.items()
     ]
     fused = device.type in ("cpu", "cuda")  # one pass over the parameters rather than one per operation
+    if train.optimizer == "muon":
+        return Muon(param_groups, train.lr, fused=fused)
+    for group in param_groups:
+        del group["matrices"]
     if train.optimizer == "adamw":
         return AdamW(param_groups, train.lr, fused=fused)
     return SGD(param_groups, train.lr, train.momentum, fused=fused)
+
+
+def _matrices(model: Network) -> dict[int, int]:
+    """The weights that Muon trains, by id: the number of matrices in each, one per group of a convolution.
+
+    All but the first and the last layer, which read pixels and write logits, and depthwise convolutions.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    counts = {}
+    for layer in layers[1:-1]:
+        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        if layer.weight.shape[0] > groups:
+            counts[id(layer.weight)] = groups
+    return counts
 
 
 def moving_average(model: Network, decay: float) -> AveragedModel:
