@@ -54,7 +54,8 @@ class Muon(AdamW):
         gradients = [weight.grad for weight in weights]
         for weight in weights:
             if not self.state[weight]:
-                self.state[weight]["momentum"] = torch.zeros_like(weight)
+                self.state[weight].update(step=weight.new_zeros(()), momentum=torch.zeros_like(weight))
+        torch._foreach_add_([self.state[weight]["step"] for weight in weights], 1)  # AdamW reads a state's step
         averages = [self.state[weight]["momentum"] for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1 - MOMENTUM)
         directions = torch._foreach_lerp(gradients, averages, MOMENTUM)  # Nesterov's look ahead
@@ -74,10 +75,10 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """Moves all singular values to between 0.7 and 1.2 by five Newton-Schulz iterations; singular vectors stay.
 
     Args:
-        matrices: (N, rows, columns) float32.
+        matrices: (N, rows, columns) float.
 
     Returns:
-        (N, rows, columns) float32; computed in bfloat16 on a GPU.
+        (N, rows, columns) of the same dtype; computed in bfloat16 on a GPU.
     """
     linear, cubic, quintic = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -88,4 +89,4 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
-    return (x.mT if tall else x).float().contiguous()
+    return (x.mT if tall else x).to(matrices.dtype).contiguous()

@@ -189,7 +189,7 @@ def test_the_backbone_learns_at_its_own_rate(config):
         assert torch.equal(moved[0.1][name], moved[1.0][name])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_norm_and_bias_need_not_decay(config, optimizer):
     decayed = {}
     for everything in (True, False):

@@ -92,8 +92,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best, resumed)
 
 
-def test_a_resumed_adamw_run_equals_an_uninterrupted_one(config, tmp_path):
-    config = with_train(config, optimizer="adamw", lr=0.01, weight_decay=0.01)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_equals_an_uninterrupted_one_with_other_optimizers(config, tmp_path, optimizer):
+    config = with_train(config, optimizer=optimizer, lr=0.01, weight_decay=0.01)
     run(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(Segmentation(config), tmp_path / "run", report=interrupt_after(1))
