@@ -17,6 +17,7 @@ mean over the seeds, and the mean over the drives.
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,7 @@ def augment(images: Tensor, targets: Tensor, config: AugmentConfig) -> tuple[Ten
     scale = torch.empty(count, device=device).uniform_(*config.scale)
     rows, columns = height / scale / full_height, width / scale / full_width  # the crop's share of the image
     y, x = ((2 * torch.rand(count, device=device) - 1) * (1 - share) for share in (rows, columns))
-    flip = torch.where(torch.rand(count, device=device) < 0.5, -1.0, 1.0)
+    flip = torch.where(torch.rand(count, device=device) < config.flip, -1.0, 1.0)
     zero = torch.zeros_like(x)
     crop_to_image = torch.stack([flip * columns, zero, x, zero, rows, y], 1).view(count, 2, 3)
     # Twice the resolution, then averaged: where the image shrinks, pixels are averaged rather than skipped
@@ -182,7 +183,7 @@ def loss_of(network: Any, pixels: Tensor, targets: Tensor, weights: Tensor, dtyp
     inputs = normalize(pixels, network.metadata.mean, network.metadata.std)
     with torch.autocast(pixels.device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
         coarse = network.coarse_logits(inputs)
-    logits = enlarge(coarse.float(), network.stride, repeat=True)
+    logits = enlarge(coarse.to(pixels.dtype), network.stride, repeat=True)
     labels = targets.long()
     divisor = torch.where(targets != IGNORED, weights[labels.clamp(max=len(weights) - 1)], 0.0).sum().clamp(min=1)
     return F.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum() / divisor
@@ -363,7 +364,8 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     output: Path = options.output
     output.mkdir(parents=True)
     write_text(output / CONFIG, to_yaml(config))
-    write_json(output / ENVIRONMENT, environment())
+    command = ["python", "benchmarks/gpu_training.py", *options.arguments]
+    write_json(output / ENVIRONMENT, environment() | {"command": command})
     write_text(output / TRAIN_NAMES, "".join(f"{name}\n" for name in training.names))
     write_text(output / VAL_NAMES, "".join(f"{name}\n" for name in validation.names))
     batches = len(train_split) // config.train.batch_size
@@ -434,6 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
             command.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.utils.deterministic.fill_uninitialized_memory = False
