@@ -82,11 +82,20 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """
     linear, cubic, quintic = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x = matrices.mT if tall else matrices  # (N, m, n) with m <= n
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     if x.is_cuda:
         x = x.bfloat16()
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
+    if x.is_cuda or x.shape[2] <= 3 * x.shape[1]:
+        for _ in range(ITERATIONS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
+    else:  # the same by m x m matrices: half the multiplications for a 3x3 kernel, but it needs float32
+        gram, product = x @ x.mT, None
+        for _ in range(ITERATIONS):
+            factor = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
+            factor.diagonal(dim1=1, dim2=2).add_(linear)
+            product = factor if product is None else factor @ product
+            gram = factor @ gram @ factor  # of factor @ x: all of these are symmetric and commute
+        x = product @ x
     return (x.mT if tall else x).to(matrices.dtype).contiguous()
