@@ -11,7 +11,7 @@ steps.
 
 `train` writes the files of a run folder. `compare` is for CamVid: it trains on two of the three drives and scores the
 third, all networks of a recipe (drives x seeds) side by side, and prints a line of JSON per recipe: mIoU of each drive,
-mean over the seeds, and the mean over the drives.
+mean over the seeds, and the mean over the drives. `--network` trains a network of another package in the same way.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlaseg.benchmarking.others import smp_network
 from dlaseg.config.files import to_yaml
 from dlaseg.config.reading import read_config
 from dlaseg.config.segmentation import AugmentConfig, Config
@@ -199,15 +200,25 @@ class Trainee:
         train: indices of the images to train on.
         steps: in all.
         device: to compute on.
+        other: a network of segmentation_models_pytorch, ARCH:ENCODER, instead of the config's.
     """
 
     def __init__(
-        self, config: Config, dataset: SegmentationDataset, seed: int, train: Tensor, steps: int, device: torch.device
+        self,
+        config: Config,
+        dataset: SegmentationDataset,
+        seed: int,
+        train: Tensor,
+        steps: int,
+        device: torch.device,
+        other: str | None = None,
     ):
         torch.manual_seed(seed)
         self.config, self.images, self.order, self.device, self.number = config, train, train[:0], device, 0
         self.schedule = replace(config.train, epochs=steps)  # of one step each
         network: Any = Segmentation(config).make_model(dataset)
+        if other is not None:
+            network = smp_network(other, network.num_classes)
         self.network = network.to(device).to(memory_format=torch.channels_last).train()
         self.upsampling = [
             (module, name, child)
@@ -404,7 +415,7 @@ def compare(options: argparse.Namespace, device: torch.device) -> None:
         config, trainees = replace(base, **sections), []
         for drive in DRIVES:
             others = torch.cat([indices for other, indices in drives.items() if other != drive])
-            trainees += [(drive, Trainee(config, dataset, seed, others, options.steps, device))
+            trainees += [(drive, Trainee(config, dataset, seed, others, options.steps, device, options.network))
                          for seed in options.seeds]  # fmt: skip
         for _ in range(options.steps):
             batches = torch.cat([trainee.next_indices() for _, trainee in trainees])
@@ -433,6 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command.add_argument("--epochs", type=int, help="instead of the config's")
         else:
             command.add_argument("--steps", type=int, default=5900)
+            command.add_argument("--network", metavar="ARCH:ENCODER", help="of segmentation_models_pytorch")
             command.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
             command.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args(arguments)

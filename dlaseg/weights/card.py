@@ -100,7 +100,7 @@ def _training(path: Path) -> dict[str, Any]:
     val_images = f"{val_share:.3g} of its images, left out of training" if is_share else data["val_split"]
     return {
         "dataset": escaped(data["dataset"]),
-        "splits": escaped(f"{data['train_split']}; best weights selected on {val_images}"),
+        "splits": escaped(f"{data['train_split']}; validated on {val_images}"),
         "config": without_folders(run.config_text),
         "command": shlex.join(command_of(run)),
         "versions": run.environment["packages"],

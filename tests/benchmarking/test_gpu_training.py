@@ -202,6 +202,18 @@ def test_compare_holds_each_drive_out(script, config, root, tmp_path, capsys, mo
     assert seen == [(each, optimizer) for optimizer in ("muon", "adamw") for each in others]
 
 
+def test_a_network_of_another_package_is_trained_in_the_same_way(script, config, root, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    script.main(["compare", "--config", str(tmp_path / "config.yaml"), "--root", str(root), "--steps", "2", "--seeds",
+                 "0", "--recipes", "config", "--network", "Linknet:mobilenet_v2"])  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["recipe"] == "config"
+    dataset = Segmentation(config).open_splits()[0]
+    trainee = script.Trainee(config, dataset, 0, torch.arange(2), 2, CPU, "Linknet:mobilenet_v2")
+    before = trainee.network.network.segmentation_head[0].weight.clone()
+    trainee.step(torch.zeros(2, 3, 32, 64), torch.zeros(2, 32, 64, dtype=torch.uint8))
+    assert not torch.equal(trainee.network.network.segmentation_head[0].weight, before)
+
+
 def test_recipes_name_fields_of_a_config(script, config):
     for sections in script.RECIPES.values():
         for section, fields in sections.items():

@@ -99,7 +99,7 @@ def test_singular_values_become_about_one_and_their_vectors_stay(rows, columns, 
     left, _ = torch.linalg.qr(torch.randn(rows, rank, generator=generator, dtype=torch.float64))
     right, _ = torch.linalg.qr(torch.randn(columns, rank, generator=generator, dtype=torch.float64))
     values = 10**magnitude * (0.2 + torch.rand(rank, generator=generator, dtype=torch.float64))
-    found = orthogonalize((left * values @ right.T)[None])[0]
+    found = orthogonalize([(left * values @ right.T)[None]])[0][0]
     between = left.T @ found @ right  # diagonal if the vectors stay
     torch.testing.assert_close(between, torch.diag(between.diag()), rtol=0, atol=1e-9)
     assert 0.65 < float(between.diag().min()) <= float(between.diag().max()) < 1.25

@@ -315,7 +315,7 @@ def test_the_card_of_a_run_without_a_validation_split_says_where_its_images_came
         file.write("  val_share: 0.1\n")
     save_pretrained(model, tmp_path / "m", run)
     text = (tmp_path / "m/README.md").read_text()
-    assert "folder, train; best weights selected on 0.1 of its images, left out of training." in text
+    assert "folder, train; validated on 0.1 of its images, left out of training." in text
 
 
 def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, run, scores, tmp_path):
@@ -328,7 +328,7 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
     lines = card.text.splitlines()
     assert "| 0 | leaf | 1, 2, 3 | 50.00 |" in lines
     assert r"| 1 | stem \| x | 4, 5, 6 | - |" in lines
-    assert "folder, train; best weights selected on val." in lines
+    assert "folder, train; validated on val." in lines
     assert "Initial weights: timm/x as backbone_weights (timm's; SHA-256 ab12)." in lines
     assert "mIoU 50.00 %, pixel accuracy 75.00 %." in lines
     assert (
@@ -354,7 +354,7 @@ def test_the_card_tells_held_out_scores_earlier_runs_and_no_folders_of_the_machi
     assert [line for line in lines if line.startswith(("| oak", "| elm", "| mean"))] == [
         "| oak | 50.00 |", "| elm | 25.00 |", "| mean | 37.50 |",
     ]  # fmt: skip
-    assert "First, 2 epochs on folder, train; best weights selected on val:" in lines
+    assert "First, 2 epochs on folder, train; validated on val:" in lines
     assert lines.index("dlaseg train --config 'my leaves.yaml'") < lines.index("Then 2 epochs:")
     assert lines.index("Then 2 epochs:") < lines.index("dlaseg train --config configs/b.yaml --output b")
     assert "  root: leaves" in lines
