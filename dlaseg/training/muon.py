@@ -124,7 +124,7 @@ def _factors(gram: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """a + b gram + c gram^2."""
+    """The iteration's a + b gram + c gram^2."""
     linear, cubic, quintic = COEFFICIENTS
     result = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
     result.diagonal(dim1=1, dim2=2).add_(linear)
