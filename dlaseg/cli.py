@@ -29,6 +29,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark accuracy": benchmark.accuracy,
     "data synthesize": data.synthesize,
     "data stats": data.stats,
+    "data check": data.check,
     "data convert": data.convert,
     "weights list": weights.list_builtin,
     "weights inspect": weights.inspect,

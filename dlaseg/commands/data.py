@@ -52,6 +52,25 @@ def stats(arguments: Sequence[str]) -> int:
     return 0
 
 
+def check(arguments: Sequence[str]) -> int:
+    """Read every file of a data set and say what is wrong with it; nothing is changed. Exit code 1 for an error."""
+    parser = command_parser("data check", check)
+    add_dataset_arguments(parser, "root", lists=False)
+    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="(default: train val)")
+    parser.add_argument("--json", type=Path, help="writes the findings and all numbers to this file")
+    parser.add_argument("--workers", type=int, help="processes that read (default: one per core)")
+    args = parser.parse_args(arguments)
+
+    from dlaseg.data.check.check import check_dataset
+    from dlaseg.files import write_json
+
+    result = check_dataset(args.dataset, args.root, args.splits, args.images, args.labels, args.classes, args.workers)
+    if args.json is not None:
+        write_json(args.json, result.to_dict())
+    print(result.summary())
+    return 1 if result.errors else 0
+
+
 def convert(arguments: Sequence[str]) -> int:
     """Convert annotations of COCO, PASCAL VOC, LabelMe, YOLO, CVAT or Label Studio to a data set `folder`."""
     from dlaseg.data.convert.formats import FORMATS, require_packages

@@ -111,20 +111,24 @@ def command_parser(name: str, command: Callable[..., int]) -> CommandParser:
     return CommandParser(prog=f"dlaseg {name}", description=command.__doc__)
 
 
-def add_dataset_arguments(parser: argparse.ArgumentParser, root: str, required: bool = True) -> None:
+def add_dataset_arguments(
+    parser: argparse.ArgumentParser, root: str, required: bool = True, lists: bool = True
+) -> None:
     """Adds the arguments that `open_split` opens a data set by.
 
     Args:
         parser: gets them.
         root: `root`, a positional argument, or `--root`.
         required: whether a data set must be named.
+        lists: whether `--list` chooses a part of a split.
     """
     from dlaseg.data.datasets import DATASETS
 
     parser.add_argument("--dataset", choices=tuple(DATASETS), required=required, help="name of the data set")
     parser.add_argument(root, type=Path, help="folder of the data set").required = required
-    parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use, one "
-                        "name per line, such as runs/NAME/val.txt")  # fmt: skip
+    if lists:
+        parser.add_argument("--list", type=Path, help="text file that lists the images of the split to use, one "
+                            "name per line, such as runs/NAME/val.txt")  # fmt: skip
     for name, what in (("images", "images"), ("labels", "label maps"), ("classes", "classes file (YAML)")):
         parser.add_argument(
             f"--{name}",

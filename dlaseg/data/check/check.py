@@ -1,0 +1,255 @@
+"""Checks a whole data set."""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tqdm import tqdm
+
+from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts, read_pair
+from dlaseg.data.check.findings import Finding, file_findings, label_findings, pairing_findings
+from dlaseg.data.check.splits import split_findings
+from dlaseg.data.datasets import dataset_entry
+from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
+from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
+from dlaseg.data.statistics import SplitStatistics, statistics_table
+from dlaseg.errors import UserError
+from dlaseg.labels import IGNORE_INDEX, LabelMap
+
+AT_A_TIME = 8
+"""Pairs that a process is given at a time."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found.
+
+    Attributes:
+        findings: errors first.
+        label_map: the classes; None if no split could be opened.
+        splits: counts of each split that could be opened.
+        mean: of each channel over all images, in units of 255; empty without a readable image.
+        std: the standard deviation of the same values.
+        seconds: that reading took.
+    """
+
+    findings: tuple[Finding, ...]
+    label_map: LabelMap | None
+    splits: tuple[SplitStatistics, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    seconds: float
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that break training."""
+        return sum(each.severity == "error" for each in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a JSON file."""
+        names = () if self.label_map is None else self.label_map.names
+        return {
+            "errors": self.errors,
+            "warnings": len(self.findings) - self.errors,
+            "findings": [each.to_dict() for each in self.findings],
+            "splits": {
+                split.split: {
+                    "images": sum(split.groups.values()),
+                    "sizes": [[*size, count] for size, count in split.sizes.items()],
+                    "ignored": split.ignored,
+                    "classes": {
+                        name: {"pixels": pixels, "images": images}
+                        for name, pixels, images in zip(names, split.pixels, split.images, strict=True)
+                    },
+                }
+                for split in self.splits
+            },
+            "median_frequency_weights": dict(zip(names, self.weights, strict=False)),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "seconds": self.seconds,
+        }
+
+    @property
+    def weights(self) -> tuple[float | None, ...]:
+        """The class weights that `median_frequency` makes of the first split; None for a class without a pixel."""
+        if not self.splits:
+            return ()
+        split = self.splits[0]
+        shares = [p / n if n else None for p, n in zip(split.pixels, split.image_pixels, strict=True)]
+        known = sorted(share for share in shares if share)
+        if not known:
+            return tuple(None for _ in shares)
+        middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
+        return tuple(round(middle / share, 4) if share else None for share in shares)
+
+    def summary(self) -> str:
+        """For people: the findings, then the numbers."""
+        lines = []
+        for each in self.findings:
+            count = f" ({each.count})" if each.count > 1 else ""
+            lines += [f"{each.severity}: {each.split}: {each.message}{count}"]
+            lines += [f"    {file}" for file in each.files[:3]]
+            lines += [f"    ... and {each.count - 3} more"] if each.count > 3 else []
+            lines += [f"    -> {each.remedy}"]
+        if self.label_map is not None and self.splits:
+            lines += ["", statistics_table(self.label_map.names, self.splits)]
+            weights = ", ".join("-" if weight is None else f"{weight:g}" for weight in self.weights)
+            lines += ["", f"class weights (median_frequency, {self.splits[0].split}): {weights}"]
+        if self.mean:
+            mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (self.mean, self.std))
+            lines += [f"channels: mean {mean}; standard deviation {std}"]
+        images = sum(sum(split.groups.values()) for split in self.splits)
+        rate = f", {images / self.seconds:.0f} pairs/s" if self.seconds else ""
+        lines += ["", f"{self.errors} errors, {len(self.findings) - self.errors} warnings in {images} images{rate}"]
+        return "\n".join(lines).lstrip("\n")
+
+
+def check_dataset(
+    name: str,
+    root: str | Path,
+    splits: Sequence[str] = ("train", "val"),
+    images: str | None = None,
+    labels: str | None = None,
+    classes: str | None = None,
+    workers: int | None = None,
+) -> CheckResult:
+    """Reads every file of a data set and says what is wrong; changes nothing.
+
+    Args:
+        name: of the data set, a name in `DATASETS`.
+        root: its folder.
+        splits: to check. A data set without splits is one pool, which is checked once.
+        images: see `open_dataset`.
+        labels: see `open_dataset`.
+        classes: see `open_dataset`.
+        workers: processes that read; 0 for this one alone, None for one per core.
+
+    Raises:
+        UserError: an unknown name, an option that the data set does not have, no such folder, or no split that can be
+            opened.
+    """
+    entry, options = dataset_entry(name), {"images": images, "labels": labels, "classes": classes}
+    entry.check_options(options)
+    if not Path(root).is_dir():
+        raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
+    if not entry.has_splits(options):
+        splits = ("all",)
+    start, findings, facts = perf_counter(), list[Finding](), dict[str, list[PairFacts]]()
+    counted: list[tuple[SegmentationDataset, SplitStatistics]] = []
+    for split in splits:
+        try:
+            files = entry.find_files(Path(root), split, True, **entry.with_defaults(options))
+        except UserError as error:
+            what, _, remedy = str(error).rpartition(": ")
+            findings.append(Finding("layout", "error", split, what or str(error), remedy, 1, ()))
+            continue
+        findings += pairing_findings(split, files.images, files.labels or {}, _expected(files))
+        dataset = SegmentationDataset(name, split, _matched(files), files.label_map, entry.benchmark)
+        facts[split] = _read(dataset, workers)
+        findings += file_findings(split, facts[split])
+        of_labels = list(label_findings(split, files.label_map, facts[split]))
+        counted.append((dataset, _statistics(dataset, facts[split])))
+        if "shifted" not in {each.kind for each in of_labels}:  # which is why a class has no pixel
+            of_labels += _class_findings(*counted[-1])
+        findings += of_labels
+    if not counted:
+        raise UserError(f"{findings[0].message}: {findings[0].remedy}")
+    findings += split_findings(facts)
+    findings.sort(key=lambda each: each.severity)  # errors come before warnings
+    mean, std = _channels(each.image for pairs in facts.values() for each in pairs)
+    statistics = tuple(each for _, each in counted)
+    return CheckResult(tuple(findings), counted[0][0].label_map, statistics, mean, std, perf_counter() - start)
+
+
+def _expected(files: SplitFiles) -> dict[str, str]:
+    """Where the partner of each unmatched name is expected."""
+    labels = files.labels or {}
+    suffixes = {kind: next((file.suffix for file in found.values()), ".png") for kind, found in
+                (("image", files.images), ("label", labels))}  # fmt: skip
+    missing_labels = {
+        name: str(files.label_pattern.path_of(name, suffixes["label"])) for name in files.images.keys() - labels.keys()
+    }
+    missing_images = {
+        name: str(files.image_pattern.path_of(name, suffixes["image"])) for name in labels.keys() - files.images.keys()
+    }
+    return missing_labels | missing_images
+
+
+def _matched(files: SplitFiles) -> tuple[Pair, ...]:
+    """The images, with their label maps where there are any."""
+    labels = files.labels or {}
+    return tuple(Pair(name, image, labels.get(name)) for name, image in sorted(files.images.items()))
+
+
+def _read(dataset: SegmentationDataset, workers: int | None) -> list[PairFacts]:
+    """Reads all pairs, with a progress bar."""
+    count = min(os.cpu_count() or 1 if workers is None else workers, -(-len(dataset) // AT_A_TIME))
+    read = partial(read_pair, dataset)
+    bar = partial(tqdm, desc=dataset.split, total=len(dataset), unit="pair", disable=None)
+    if count <= 1:
+        return list(bar(map(read, dataset.pairs)))
+    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+        try:
+            return list(bar(pool.map(read, dataset.pairs, chunksize=AT_A_TIME)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _statistics(dataset: SegmentationDataset, facts: Sequence[PairFacts]) -> SplitStatistics:
+    """As `statistics`, from what has been read already."""
+    labels = [each.label for each in facts if isinstance(each.label, LabelFacts)]
+    pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()
+    for label in labels:
+        scored = sum(count for train_id, count in label.pixels.items() if train_id != IGNORE_INDEX)
+        pixels.update(label.pixels)
+        images.update(label.pixels.keys())
+        image_pixels.update(dict.fromkeys(label.pixels, scored))
+    train_ids = range(dataset.label_map.num_classes)
+    return SplitStatistics(
+        dataset.split,
+        dict(sorted(Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs).items())),
+        dict(Counter(label.size for label in labels).most_common()),
+        tuple(pixels[each] for each in train_ids),
+        tuple(images[each] for each in train_ids),
+        tuple(image_pixels[each] for each in train_ids),
+        pixels[IGNORE_INDEX],
+    )
+
+
+def _class_findings(dataset: SegmentationDataset, counts: SplitStatistics) -> Iterator[Finding]:
+    """Foreground that is ignored by default, too few classes, and classes without a pixel."""
+    if not any(counts.pixels) and not counts.ignored:
+        return  # no label map could be read
+    for kind, severity, message in (
+        ("ignored_by_default", "error", ignored_foreground(dataset, counts)),
+        ("too_few_classes", "error", too_few_classes(dataset, counts)),
+        ("missing_class", "warning", missing_classes(dataset, counts)),
+    ):
+        if message is not None:
+            what, _, remedy = message.partition(": ")[2].partition(": ")
+            own = ", or leave them out of the classes" if has_own_classes(dataset) else ""
+            remedy = remedy or f"add images that show them{own}"
+            yield Finding(kind, severity, dataset.split, what, remedy, 1, ())  # type: ignore[arg-type]
+            return
+
+
+def _channels(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of 255, over all pixels."""
+    known = [image for image in images if isinstance(image, ImageFacts)]
+    count = sum(image.size[0] * image.size[1] for image in known)
+    if not count:
+        return (), ()
+    means = [math.fsum(image.sums[channel] for image in known) / count for channel in range(3)]
+    squares = [math.fsum(image.squares[channel] for image in known) / count for channel in range(3)]
+    deviations = [math.sqrt(max(0.0, square - mean**2)) for square, mean in zip(squares, means, strict=True)]
+    return tuple(mean / 255 for mean in means), tuple(deviation / 255 for deviation in deviations)

@@ -1,0 +1,200 @@
+"""What is wrong, from the facts of all pairs."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
+from dlaseg.data.names import escape_name
+from dlaseg.labels import IGNORE_INDEX, LabelMap
+
+EXAMPLES = 20
+"""Most files that a finding names."""
+
+Severity = Literal["error", "warning"]
+"""An error breaks training or makes it learn something else than what the labels mean."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a data set.
+
+    Attributes:
+        kind: a word for programs, such as `unknown_values`.
+        severity: error or warning.
+        split: in which split, or `train, val` for what concerns several.
+        message: what is wrong, with values.
+        remedy: what to do about it; where a line in a file or an option does it, that line.
+        count: of files, or of pairs of files.
+        files: the first of them.
+    """
+
+    kind: str
+    severity: Severity
+    split: str
+    message: str
+    remedy: str
+    count: int
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self) | {"files": list(self.files)}
+
+
+def finding(kind: str, severity: Severity, split: str, files: Iterable[Path], message: str, remedy: str) -> Finding:
+    """A finding about files."""
+    paths = [escape_name(str(file)) for file in files]
+    return Finding(kind, severity, split, message, remedy, len(paths), tuple(paths[:EXAMPLES]))
+
+
+def pairing_findings(
+    split: str, images: Mapping[str, Path], labels: Mapping[str, Path], expected: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Files without their partner, and names that only some file systems tell apart.
+
+    Args:
+        split: its name.
+        images: image files by name.
+        labels: label map files by name.
+        expected: where the partner of an unmatched name is expected.
+    """
+    for kind, files, others, what, other in (
+        ("image_without_label", images, labels, "image without a label map", "label map"),
+        ("label_without_image", labels, images, "label map without an image", "image"),
+    ):
+        unmatched = sorted(files.keys() - others.keys())
+        if not unmatched:
+            continue
+        folded = {name.casefold(): name for name in others}
+        near = next((folded[name.casefold()] for name in unmatched if name.casefold() in folded), None)
+        remedy = f"add the {other}, such as {expected[unmatched[0]]}, or remove the file"
+        if near is not None:
+            remedy = f"rename it: {others[near].name} differs in upper and lower case alone"
+        yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)
+    by_case = defaultdict(list)
+    for name in images:
+        by_case[name.casefold()].append(images[name])
+    same = [file for files in by_case.values() if len(files) > 1 for file in files]
+    if same:
+        yield finding(
+            "same_but_for_case", "warning", split, same, "names that differ in upper and lower case alone",
+            "rename them: Windows and macOS keep only one of them",
+        )  # fmt: skip
+
+
+def file_findings(split: str, facts: Sequence[PairFacts]) -> Iterator[Finding]:
+    """Files that cannot be read, or whose suffix is another format's."""
+    images = [(each.pair.image, each.image) for each in facts]
+    labels = [(each.pair.label, each.label) for each in facts if each.pair.label is not None]
+    for kind, files in (("unreadable_image", images), ("unreadable_label", labels)):
+        broken = [(path, message) for path, message in files if isinstance(message, str)]
+        for reason, paths in _by_reason(broken).items():
+            what, _, remedy = reason.rpartition(": ")
+            yield finding(kind, "error", split, paths, what or reason, remedy)
+    wrong = [
+        (path, each.format)
+        for path, each in (*images, *labels)
+        if isinstance(each, ImageFacts | LabelFacts) and each.format is not None
+    ]
+    if wrong:
+        formats = ", ".join(sorted({str(format) for _, format in wrong}))
+        yield finding(
+            "wrong_suffix", "warning", split, (path for path, _ in wrong if path is not None),
+            f"the content is {formats}, the suffix says another format", "rename the files",
+        )  # fmt: skip
+
+
+def _by_reason(messages: Iterable[tuple[Path | None, str]]) -> dict[str, list[Path]]:
+    """Files by what is wrong with them: the message without the file's own path and numbers."""
+    reasons: dict[str, list[Path]] = defaultdict(list)
+    for path, message in messages:
+        reasons[message.removeprefix(f"{path}: ")].append(Path(str(path)))
+    return reasons
+
+
+def label_findings(split: str, label_map: LabelMap, facts: Sequence[PairFacts]) -> Iterator[Finding]:
+    """Values that nobody listed, sizes that differ, maps without a class, and signs of misreading."""
+    labels = [(each, each.label) for each in facts if isinstance(each.label, LabelFacts)]
+    sizes = [each for each, label in labels if isinstance(each.image, ImageFacts) and each.image.size != label.size]
+    if sizes:
+        first = sizes[0]
+        assert isinstance(first.image, ImageFacts)
+        assert isinstance(first.label, LabelFacts)
+        yield finding(
+            "sizes", "error", split, _label_files(sizes),
+            f"label map of {_size(first.label)}, its image has {_size(first.image)}",
+            "use label maps of the same height and width",
+        )  # fmt: skip
+    yield from _unknown_values(split, label_map, labels)
+    misread = [(each.pair.label, label.misread.partition(": ")[2]) for each, label in labels if label.misread]
+    for reason, paths in _by_reason(misread).items():
+        what, _, remedy = reason.rpartition(": ")
+        yield finding("misread", "error", split, paths, what or reason, remedy)
+    void = [each for each, label in labels if set(label.pixels) == {IGNORE_INDEX} and not label.unknown]
+    if void:
+        yield finding(
+            "all_ignored", "warning", split, _label_files(void), "label maps all of whose pixels are ignored",
+            "leave these images out: nothing is learnt or scored there",
+        )  # fmt: skip
+
+
+def _unknown_values(
+    split: str, label_map: LabelMap, labels: Sequence[tuple[PairFacts, LabelFacts]]
+) -> Iterator[Finding]:
+    unknown = [(each, label) for each, label in labels if label.unknown]
+    if not unknown:
+        return
+    files = _label_files(each for each, _ in unknown)
+    values = Counter[str]()
+    for _, label in unknown:
+        values.update(label.unknown)
+    first = next(iter(values))
+    is_color = "," in first
+    names = "; ".join(f"{value} ({count:,} pixels)" for value, count in values.most_common(5))
+    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
+    what = "colors" if is_color else "values"
+    pixels = sum(label.size[0] * label.size[1] for _, label in unknown)
+    thin = sum(label.thin * sum(label.unknown.values()) for _, label in unknown) / sum(values.values())
+    if len(values) >= 3 and thin > 0.9 and sum(values.values()) < 0.2 * pixels:
+        yield finding(
+            "interpolated", "error", split, files,
+            f"{len(values)} {what} in thin rims belong to no class, such as {names}: label maps that were scaled with "
+            "interpolation, drawn with soft edges or saved as JPEG",
+            "make them again: scale with nearest neighbour, save as PNG",
+        )  # fmt: skip
+        return
+    ids = sorted(i for each in label_map.ids for i in each)
+    zero = label_map.ids[0][0]
+    present = {train_id for _, label in labels for train_id in label.pixels}
+    if (
+        not is_color
+        and set(values) == {str(ids[-1] + 1)}
+        and ids == list(range(zero, zero + len(ids)))
+        and 0 not in present
+    ):
+        listed = ", ".join(
+            f"{{name: {name}, id: {i + 1}}}" for name, (i, *_) in zip(label_map.names, label_map.ids, strict=True)
+        )
+        yield finding(
+            "shifted", "error", split, files,
+            f"the id {zero} never occurs and {ids[-1] + 1} does, which belongs to no class: ids look shifted by one",
+            f"in the classes file: classes: [{listed}]",
+        )  # fmt: skip
+        return
+    entry = f"color: [{first}]" if is_color else f"id: {first}"
+    ignored = f"[{first}]" if is_color else first
+    yield finding(
+        "unknown_values", "error", split, files, f"{what} that belong to no class and are not ignored: {names}{more}",
+        f"in the classes file, {{name: NAME, {entry}}} if it is a class, or ignore: [{ignored}] if it is void",
+    )  # fmt: skip
+
+
+def _label_files(facts: Iterable[PairFacts]) -> list[Path]:
+    return [each.pair.label for each in facts if each.pair.label is not None]
+
+
+def _size(facts: ImageFacts | LabelFacts) -> str:
+    return f"{facts.size[0]} x {facts.size[1]}"

@@ -1,0 +1,122 @@
+"""Images that several splits have in common, or nearly so: scores on them say little about other images."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlaseg.data.check.facts import ImageFacts, PairFacts
+from dlaseg.data.check.findings import Finding, finding
+
+NEAR = 6
+"""Bits of 64 in which the perceptual hashes of two images differ at most that look the same. Hashes of unrelated
+photographs differ in 32 on average, in 16 or fewer once in 30,000."""
+
+LEAST = 5
+"""Fewest images of a sequence."""
+
+ALIKE = 0.75
+"""Factor on the typical distance of hashes below which neighbours of a sequence are alike."""
+
+
+def split_findings(facts: Mapping[str, Sequence[PairFacts]]) -> Iterator[Finding]:
+    """Findings about two splits at a time.
+
+    Args:
+        facts: of each split, by its name.
+    """
+    readable = {split: [each for each in pairs if isinstance(each.image, ImageFacts)] for split, pairs in facts.items()}
+    for one, other in combinations(readable, 2):
+        yield from _common_images(one, readable[one], other, readable[other])
+        yield from _common_sequences(one, readable[one], other, readable[other])
+
+
+def _common_images(one: str, first: Sequence[PairFacts], other: str, second: Sequence[PairFacts]) -> Iterator[Finding]:
+    """The same file in both splits, and files that look the same."""
+    both = f"{one}, {other}"
+    by_digest = {_image(each).digest: each for each in first}
+    same = [(by_digest[_image(each).digest], each) for each in second if _image(each).digest in by_digest]
+    if same:
+        yield finding(
+            "same_image", "error", both, _files(same),
+            f"the same image in {one} and {other}: a score on images that were trained on is too high",
+            "keep each image in one split",
+        )  # fmt: skip
+    if not first or not second:
+        return
+    known = {each.pair.image for _, each in same}
+    looks = _looks(first)
+    near = []
+    for each in second:
+        distances = np.bitwise_count(looks ^ np.uint64(_image(each).looks))
+        closest = int(distances.argmin())
+        if distances[closest] <= NEAR and each.pair.image not in known:
+            near.append((first[closest], each))
+    if near:
+        yield finding(
+            "near_image", "warning", both, _files(near),
+            f"images of {other} that look like one of {one}: the same photograph at another size or quality, or the "
+            "next one of a series",
+            "keep all images of one scene in one split",
+        )  # fmt: skip
+
+
+def _common_sequences(
+    one: str, first: Sequence[PairFacts], other: str, second: Sequence[PairFacts]
+) -> Iterator[Finding]:
+    """Numbered sequences, such as the frames of a drive, of which both splits have images.
+
+    Names that begin alike prove nothing where all do: `IMG_1.jpg` and `IMG_2.jpg` may show anything. So there must be
+    several sequences, or the nearest numbers of the other split must look more alike than images do on the whole.
+    """
+    ours, theirs = _sequences(first), _sequences(second)
+    sizes = Counter({sequence: len(images) for sequence, images in ours.items()})
+    sizes.update({sequence: len(images) for sequence, images in theirs.items()})
+    several = sum(size >= LEAST for size in sizes.values()) > 1
+    for sequence in sorted(ours.keys() & theirs.keys()):
+        numbers = np.array([number for number, _ in ours[sequence]])
+        nearest = [(ours[sequence][int(abs(numbers - number).argmin())][1], each) for number, each in theirs[sequence]]
+        distances = [(_image(a).looks ^ _image(b).looks).bit_count() for a, b in nearest]
+        alike = median(distances) <= ALIKE * _typical_distance(first, second)
+        if alike or (several and sizes[sequence] >= LEAST):
+            yield finding(
+                "same_sequence", "warning", f"{one}, {other}", _files(nearest),
+                f"the sequence {sequence!r} is in both: {len(numbers)} images in {one}, {len(nearest)} in {other}, "
+                "taken at the same place",
+                f"keep a sequence in one split: scores on {other} are too high for other places",
+            )  # fmt: skip
+
+
+def _sequences(pairs: Sequence[PairFacts]) -> dict[str, list[tuple[int, PairFacts]]]:
+    """The numbered images of each sequence: the name up to its last number."""
+    found = defaultdict(list)
+    for each in pairs:
+        match = re.fullmatch(r"(.*?)(\d+)\D*", each.pair.name, re.DOTALL)
+        if match:
+            found[match[1]].append((int(match[2][:18]), each))
+    return dict(found)
+
+
+def _typical_distance(first: Sequence[PairFacts], second: Sequence[PairFacts], most: int = 500) -> float:
+    """Mean distance of the hashes of images of two splits, of at most 500 of each."""
+    few = [pairs[:: -(-len(pairs) // most)] for pairs in (first, second)]
+    return float(np.bitwise_count(_looks(few[0])[:, None] ^ _looks(few[1])).mean())
+
+
+def _looks(pairs: Sequence[PairFacts]) -> NDArray[np.uint64]:
+    return np.array([_image(each).looks for each in pairs], np.uint64)
+
+
+def _image(facts: PairFacts) -> ImageFacts:
+    assert isinstance(facts.image, ImageFacts)
+    return facts.image
+
+
+def _files(pairs: Sequence[tuple[PairFacts, PairFacts]]) -> list[Path]:
+    """The images of the second split."""
+    return [each.pair.image for _, each in pairs]

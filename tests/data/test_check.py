@@ -1,0 +1,347 @@
+"""`dlaseg data check`: every planted fault is found, and nothing on a clean data set."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlaseg.cli import main
+from dlaseg.data.check.check import check_dataset
+from dlaseg.data.datasets import open_dataset
+from dlaseg.data.statistics import statistics
+from dlaseg.errors import UserError
+from dlaseg.training.class_weights import median_frequency
+
+CLASSES = """classes:
+  - {name: sky, id: 0, color: [0, 0, 200]}
+  - {name: road, id: 10, color: [90, 90, 90]}
+  - {name: car, id: 20, color: [200, 0, 0]}
+ignore: [255]
+"""
+
+
+def draw(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A blurred random image, (48, 64, 3), and ids in three bands with a few ignored pixels."""
+    rng = np.random.default_rng(seed)
+    image = cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48), interpolation=cv2.INTER_CUBIC)
+    labels = np.zeros((48, 64), np.uint8)
+    labels[16 + seed % 7 :] = 10
+    labels[32 + seed % 5 :, 8 : 40 + seed % 9] = 20
+    labels[0, :2] = 255
+    return image, labels
+
+
+def save(root: Path, split: str, name: str, image: np.ndarray, labels: np.ndarray) -> None:
+    for folder, pixels in (("images", image), ("labels", labels)):
+        (root / folder / split).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / folder / split / name)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A clean data set: names that are no sequence, other images in each split."""
+    root = tmp_path / "set"
+    for split, first, names in (("train", 0, "abcdefgh"), ("val", 100, "uvwx")):
+        for number, name in enumerate(names):
+            save(root, split, f"{name}.png", *draw(first + number))
+    (root / "classes.yaml").write_text(CLASSES)
+    return root
+
+
+def check(root: Path, **options):
+    return check_dataset("folder", root, workers=0, **options)
+
+
+def kinds(root: Path) -> dict[str, str]:
+    return {each.kind: each.severity for each in check(root).findings}
+
+
+def rewrite(path: Path, change) -> None:
+    Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def test_a_clean_data_set_has_no_finding(root):
+    result = check(root)
+    assert result.findings == ()
+    assert result.errors == 0
+    assert "0 errors, 0 warnings in 12 images" in result.summary()
+
+
+# Each fault: what plants it, and the finding with its severity
+
+
+def no_label(root):
+    (root / "labels/train/c.png").unlink()
+
+
+def no_image(root):
+    (root / "images/val/w.png").unlink()
+
+
+def other_case(root):
+    (root / "labels/train/c.png").rename(root / "labels/train/C.png")
+
+
+def same_but_for_case(root):
+    save(root, "train", "A.png", *draw(50))
+
+
+def truncated_image(root):
+    file = root / "images/train/b.png"
+    file.write_bytes(file.read_bytes()[:-200])
+
+
+def empty_label(root):
+    (root / "labels/train/b.png").write_bytes(b"")
+
+
+def jpeg_label(root):
+    Image.open(root / "labels/train/b.png").save(root / "labels/train/b.png", "JPEG")
+
+
+def wrong_suffix(root):
+    (root / "images/train/b.png").rename(root / "images/train/b.bmp")
+
+
+def unknown_value(root):
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 20, 7, labels).astype(np.uint8))
+
+
+def unknown_color(root):
+    colors = {0: (0, 0, 200), 10: (90, 90, 90), 20: (1, 2, 3), 255: (90, 90, 90)}
+    rewrite(
+        root / "labels/train/b.png", lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8)
+    )
+
+
+def interpolated(root):
+    rewrite(root / "labels/train/b.png", lambda labels: cv2.blur(labels, (3, 3)))
+
+
+def shifted(root):
+    (root / "classes.yaml").write_text("classes: [sky, road, car]\n")
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: (np.where(labels == 255, 0, labels) // 10 + 1).astype(np.uint8))
+
+
+def other_size(root):
+    rewrite(root / "images/train/b.png", lambda image: image[:-1])
+
+
+def palette(root):
+    file = root / "labels/train/b.png"
+    indices = np.array(Image.open(file))
+    indices[indices == 255] = 0
+    picture = Image.fromarray(indices).convert("P")
+    colors = np.zeros((256, 3), np.uint8)
+    colors[[0, 10, 20]] = (90, 90, 90), (0, 0, 200), (200, 0, 0)  # sky's and road's exchanged
+    picture.putpalette(colors.tobytes())
+    picture.save(file)
+
+
+def all_ignored(root):
+    rewrite(root / "labels/train/b.png", lambda labels: np.full_like(labels, 255))
+
+
+def binary(root):
+    (root / "classes.yaml").write_text("classes: [background, leaf]\n")
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.where(labels == 20, 255, 0).astype(np.uint8))
+
+
+def missing_class(root):
+    for file in (root / "labels/val").iterdir():
+        rewrite(file, lambda labels: np.where(labels == 20, 10, labels).astype(np.uint8))
+
+
+def same_image(root):
+    shutil.copy(root / "images/train/b.png", root / "images/val/w.png")
+
+
+def near_image(root):
+    picture = Image.open(root / "images/train/b.png")
+    picture.save(root / "images/val/w.jpg", quality=60)
+    (root / "images/val/w.png").unlink()
+
+
+def sequences(root):
+    for split, numbers in (("train", (1, 2, 3, 7, 8)), ("val", (5, 6))):
+        for number in numbers:
+            save(root, split, f"berlin_{number:03}.png", *draw(200 + number))
+            save(root, split, f"{'paris' if split == 'train' else 'rome'}_{number:03}.png", *draw(300 + number))
+
+
+def two_of_a_name(root):
+    Image.open(root / "images/train/b.png").save(root / "images/train/b.bmp")
+
+
+FAULTS = {
+    no_label: {"image_without_label": "error"},
+    no_image: {"label_without_image": "error"},
+    other_case: {"image_without_label": "error", "label_without_image": "error"},
+    same_but_for_case: {"same_but_for_case": "warning"},
+    truncated_image: {"unreadable_image": "error"},
+    empty_label: {"unreadable_label": "error"},
+    jpeg_label: {"unreadable_label": "error"},
+    wrong_suffix: {"wrong_suffix": "warning"},
+    unknown_value: {"unknown_values": "error"},
+    unknown_color: {"unknown_values": "error"},
+    interpolated: {"interpolated": "error"},
+    shifted: {"shifted": "error"},
+    other_size: {"sizes": "error"},
+    palette: {"misread": "error"},
+    all_ignored: {"all_ignored": "warning"},
+    binary: {"ignored_by_default": "error"},
+    missing_class: {"missing_class": "warning"},
+    same_image: {"same_image": "error"},
+    near_image: {"near_image": "warning"},
+    sequences: {"same_sequence": "warning"},
+    two_of_a_name: {"layout": "error"},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_each_fault_is_found_and_nothing_else(root, fault):
+    fault(root)
+    assert kinds(root) == FAULTS[fault]
+
+
+def test_all_faults_at_once_are_found(root):
+    together = [no_label, no_image, truncated_image, empty_label, unknown_value, missing_class, same_but_for_case]
+    for number, fault in enumerate((other_size, all_ignored, wrong_suffix)):
+        save(root, "train", "b.png", *draw(400 + number))
+        fault(root)
+        for folder in ("images", "labels"):
+            file = next((root / folder / "train").glob("b.*"))
+            file.rename(file.with_stem(f"other{chr(97 + number)}"))
+    save(root, "train", "b.png", *draw(1))
+    for fault in together:
+        fault(root)
+        if fault in (truncated_image, empty_label):
+            for folder in ("images", "labels"):
+                (root / folder / "train/b.png").rename(root / folder / f"train/{fault.__name__}.png")
+            save(root, "train", "b.png", *draw(1))
+    expected = {}
+    for fault in (*together, other_size, all_ignored, wrong_suffix):
+        expected |= FAULTS[fault]
+    assert kinds(root) == expected
+
+
+def finding(root: Path, fault):
+    """The first finding, that of the training split."""
+    fault(root)
+    return check(root).findings[0]
+
+
+def test_messages_name_values_files_and_what_to_write(root, tmp_path):
+    found = finding(root, unknown_value)
+    assert found.message.startswith("values that belong to no class and are not ignored: 7 (")
+    assert found.remedy == "in the classes file, {name: NAME, id: 7} if it is a class, or ignore: [7] if it is void"
+    assert found.files == (str(root / "labels/train/b.png"),)
+    summary = check(root).summary()
+    assert f"error: train: {found.message}\n    {found.files[0]}\n    -> {found.remedy}\n" in summary
+
+
+def test_the_line_for_binary_masks_mends_them(root):
+    found = finding(root, binary)
+    assert '{name: "leaf", id: 255}' in found.remedy
+    (root / "classes.yaml").write_text('classes: [background, {name: "leaf", id: 255}]\n')
+    assert check(root).findings == ()
+
+
+def test_the_line_for_shifted_ids_mends_them(root):
+    found = finding(root, shifted)
+    assert found.remedy.startswith("in the classes file: classes: [")
+    (root / "classes.yaml").write_text(found.remedy.removeprefix("in the classes file: ") + "\n")
+    assert check(root).findings == ()
+
+
+def test_a_name_in_other_case_is_to_be_renamed(root):
+    other_case(root)
+    assert {each.remedy for each in check(root).findings} == {
+        "rename it: C.png differs in upper and lower case alone",
+        "rename it: c.png differs in upper and lower case alone",
+    }
+
+
+def test_names_that_all_begin_alike_are_no_sequence(root):
+    for split, numbers in (("train", range(6)), ("val", range(6, 9))):
+        shutil.rmtree(root / "images" / split)
+        shutil.rmtree(root / "labels" / split)
+        for number in numbers:
+            save(root, split, f"IMG_{number}.png", *draw(500 + number))
+    assert check(root).findings == ()
+    rng = np.random.default_rng(0)
+    panorama = cv2.resize(rng.integers(0, 256, (6, 40, 3), np.uint8), (320, 48), interpolation=cv2.INTER_CUBIC)
+    for number in range(40):  # a camera that turns: neighbours look alike, others do not
+        image = panorama[:, 6 * number : 6 * number + 64]
+        save(root, "val" if number % 2 else "train", f"IMG_{number}.png", image, draw(number)[1])
+    assert "same_sequence" in {each.kind for each in check(root).findings}
+
+
+def test_the_numbers_are_those_of_independent_counts(root):
+    result = check(root)
+    splits = [open_dataset("folder", root, split) for split in ("train", "val")]
+    assert list(result.splits) == [statistics(split) for split in splits]
+    pixels = np.concatenate([split.read(i)[0].reshape(-1, 3) for split in splits for i in range(len(split))]) / 255
+    np.testing.assert_allclose(result.mean, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(result.std, pixels.std(0), rtol=1e-6)
+    np.testing.assert_allclose(result.weights, median_frequency(result.splits[0]), rtol=1e-3)
+
+
+def test_two_processes_find_what_one_finds_and_nothing_changes(root):
+    for fault in (unknown_value, no_label, missing_class):
+        fault(root)
+    before = {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("*") if file.is_file()}
+    one, two = check(root), check_dataset("folder", root, workers=2)
+    assert (one.findings, one.splits, one.mean) == (two.findings, two.splits, two.mean)
+    after = {file: hashlib.sha256(file.read_bytes()).digest() for file in root.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_the_command_prints_writes_json_and_ends_with_1_for_an_error(root, tmp_path, capsys):
+    words = ["data", "check", "--dataset", "folder", str(root), "--workers", "0", "--json", str(tmp_path / "c.json")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "c.json").read_text())["findings"] == []
+    no_label(root)
+    missing_class(root)
+    assert main(words) == 1
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1].startswith("1 errors, 1 warnings in 12 images")
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert [each["severity"] for each in content["findings"]] == ["error", "warning"]
+    assert content["splits"]["train"]["classes"]["car"]["images"] == 7
+    assert content["median_frequency_weights"].keys() == {"sky", "road", "car"}
+
+
+def test_a_split_that_cannot_be_opened_hides_no_other(root):
+    shutil.rmtree(root / "labels/val")
+    found = check(root).findings
+    assert [(each.kind, each.split) for each in found] == [("layout", "val")]
+    shutil.rmtree(root / "labels/train")
+    with pytest.raises(UserError, match="no such folder"):
+        check(root)
+
+
+def test_wrong_use_is_one_line(tmp_path, capsys):
+    assert main(["data", "check", "--dataset", "folder", str(tmp_path / "none")]) == 2
+    assert main(["data", "check", "--dataset", "camvid", str(tmp_path), "--classes", "x.yaml"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_camvid_with_val_inside_a_drive_of_train(tmp_path):
+    for split, names in (("train", [f"0016E5_{i:05}" for i in range(0, 40, 5)] + [f"0001TP_{i:05}" for i in range(6)]),
+                         ("val", [f"0016E5_{i:05}" for i in range(12, 30, 5)])):  # fmt: skip
+        for number, name in enumerate(names):
+            image, labels = draw(700 + 50 * (split == "val") + number)
+            for folder, pixels in ((split, image), (f"{split}annot", np.where(labels == 255, 11, labels // 10))):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / f"{name}.png")
+    found = [each for each in check_dataset("camvid", tmp_path, workers=0).findings if each.kind != "missing_class"]
+    assert [(each.kind, each.count) for each in found] == [("same_sequence", 4)]
+    assert "the sequence '0016E5_' is in both: 8 images in train, 4 in val" in found[0].message
