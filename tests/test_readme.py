@@ -127,7 +127,12 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg data convert --from coco A.json B.json OUT --split train val --images PHOTOS": Run(
         "", {"A.json": "coco.json", "B.json": "coco.json", "OUT": "converted", "PHOTOS": "masks/photos"}
     ),
+    "dlaseg data check DIR --dataset folder --html check.html": Run("--workers 0", {"DIR": "masks"}),
+    "dlaseg data check DIR --dataset folder --write-classes new.yaml": Run("", {"DIR": "masks"}),
     "dlaseg data stats DIR --dataset folder": Run("", {"DIR": "masks"}),
+    "python benchmarks/gpu_training.py train --config configs/camvid_builtin.yaml --root DIR --output RUN": Skip(
+        "hours without a GPU; its own tests run it on a few small images"
+    ),
     "dlaseg data synthesize DIR": Run("--train 1 --val 0 --size 64 64", {"DIR": "drawn"}),
     "torchrun --nproc-per-node 4 --max-restarts 3 tools/train_seg.py --config ...": Skip(
         "tests/training/test_distributed.py trains in several processes"

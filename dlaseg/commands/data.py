@@ -57,16 +57,31 @@ def check(arguments: Sequence[str]) -> int:
     parser = command_parser("data check", check)
     add_dataset_arguments(parser, "root", lists=False)
     parser.add_argument("--splits", nargs="+", default=["train", "val"], help="(default: train val)")
-    parser.add_argument("--json", type=Path, help="writes the findings and all numbers to this file")
+    parser.add_argument("--json", type=Path, help="write the findings and all numbers to this file")
+    parser.add_argument("--html", type=Path, help="write them as a page to this file, with the files that show them")
+    parser.add_argument("--write-classes", type=Path, metavar="FILE", help="for dataset folder: write a first classes "
+                        "file from the values in the label maps, and check nothing")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read (default: one per core)")
     args = parser.parse_args(arguments)
 
     from dlaseg.data.check.check import check_dataset
-    from dlaseg.files import write_json
+    from dlaseg.data.check.new_classes import new_classes
+    from dlaseg.evaluation.report.check_page import write_check_page
+    from dlaseg.files import write_json, write_text
 
+    if args.write_classes is not None:
+        if args.dataset != "folder":
+            raise UserError(f"--write-classes: the classes of {args.dataset} are fixed: leave it out")
+        if args.write_classes.exists():
+            raise UserError(f"{args.write_classes}: exists already: name another file, or remove it")
+        write_text(args.write_classes, new_classes(args.root, args.splits, args.images, args.labels))
+        print(args.write_classes)
+        return 0
     result = check_dataset(args.dataset, args.root, args.splits, args.images, args.labels, args.classes, args.workers)
     if args.json is not None:
         write_json(args.json, result.to_dict())
+    if args.html is not None:
+        write_check_page(args.html, result, f"{args.dataset}: {args.root}")
     print(result.summary())
     return 1 if result.errors else 0
 

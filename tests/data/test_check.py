@@ -238,6 +238,12 @@ def finding(root: Path, fault):
     return check(root).findings[0]
 
 
+def test_a_missing_class_is_found_beside_a_missing_label_map(root):
+    missing_class(root)
+    (root / "labels/val/w.png").unlink()
+    assert kinds(root) == FAULTS[missing_class] | FAULTS[no_label]
+
+
 def test_messages_name_values_files_and_what_to_write(root, tmp_path):
     found = finding(root, unknown_value)
     assert found.message.startswith("values that belong to no class and are not ignored: 7 (")
@@ -345,3 +351,65 @@ def test_camvid_with_val_inside_a_drive_of_train(tmp_path):
     found = [each for each in check_dataset("camvid", tmp_path, workers=0).findings if each.kind != "missing_class"]
     assert [(each.kind, each.count) for each in found] == [("same_sequence", 4)]
     assert "the sequence '0016E5_' is in both: 8 images in train, 4 in val" in found[0].message
+
+
+# The first classes file
+
+
+def write_classes(root: Path, file: Path) -> str:
+    assert main(["data", "check", "--dataset", "folder", str(root), "--write-classes", str(file)]) == 0
+    return file.read_text(encoding="utf-8")
+
+
+def test_a_classes_file_is_made_of_the_ids_and_checks_without_a_finding(root, tmp_path):
+    (root / "classes.yaml").unlink()
+    text = write_classes(root, root / "classes.yaml")
+    lines = [line.split("#")[0].rstrip() for line in text.splitlines()[1:]]
+    assert lines == [
+        "classes:",
+        '  - {name: "class 0", id: 0}',
+        '  - {name: "class 10", id: 10}',
+        '  - {name: "class 20", id: 20}',
+        "ignore: [255]",
+    ]
+    labels = [np.array(Image.open(file)) for file in (root / "labels").rglob("*.png")]
+    share = np.mean([(each == 20).mean() for each in labels])
+    assert f"# {share:.2%} of the pixels" in text
+    assert check(root).findings == ()
+
+
+def test_255_is_a_class_in_masks_of_two_values(root):
+    binary(root)
+    (root / "classes.yaml").unlink()
+    text = write_classes(root, root / "classes.yaml")
+    assert '{name: "class 255", id: 255}' in text
+    assert "ignore: []" in text
+    assert check(root).findings == ()
+
+
+def test_a_classes_file_is_made_of_colors(root):
+    colors = {0: (0, 0, 200), 10: (90, 90, 90), 20: (200, 0, 0), 255: (0, 0, 0)}
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8))
+    (root / "classes.yaml").unlink()
+    assert '{name: "color 200, 0, 0", id: 3, color: [200, 0, 0]}' in write_classes(root, root / "classes.yaml")
+    assert check(root).findings == ()
+
+
+def test_no_classes_file_is_made_of_photographs_of_both_kinds_or_over_another(root, tmp_path, capsys):
+    words = ["data", "check", "--dataset", "folder", str(root), "--write-classes"]
+    assert main([*words, str(root / "classes.yaml")]) == 2
+    assert (root / "classes.yaml").read_text() == CLASSES
+    rewrite(root / "labels/train/b.png", lambda labels: np.stack([labels, labels, 255 - labels], 2))
+    assert main([*words, str(tmp_path / "new.yaml")]) == 2
+    save(root, "train", "b.png", draw(1)[0], draw(1)[0])
+    shutil.rmtree(root / "labels/val")
+    shutil.copytree(root / "images/val", root / "labels/val")
+    for file in (root / "labels/train").iterdir():
+        shutil.copy(root / "images/train" / file.name, file)
+    assert main([*words, str(tmp_path / "new.yaml")]) == 2
+    assert main(["data", "check", "--dataset", "camvid", str(root), "--write-classes", str(tmp_path / "new.yaml")]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    for error, part in zip(errors, ("exists already", "holds ids", "more than 256", "are fixed"), strict=True):
+        assert part in error
+    assert not (tmp_path / "new.yaml").exists()

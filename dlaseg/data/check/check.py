@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -159,7 +159,8 @@ def check_dataset(
         of_labels = list(label_findings(split, files.label_map, facts[split]))
         counted.append((dataset, _statistics(dataset, facts[split])))
         if "shifted" not in {each.kind for each in of_labels}:  # which is why a class has no pixel
-            of_labels += _class_findings(*counted[-1])
+            labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
+            of_labels += _class_findings(labelled, counted[-1][1])
         findings += of_labels
     if not counted:
         raise UserError(f"{findings[0].message}: {findings[0].remedy}")

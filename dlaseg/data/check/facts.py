@@ -151,32 +151,45 @@ def _label_facts(dataset: SegmentationDataset, pair: Pair) -> LabelFacts:
 
 def _known_and_unknown(labels: LabelImage, label_map: LabelMap) -> tuple[dict[int, int], dict[str, int], float]:
     """Pixels of each train id, pixels of each unknown value, and the share of the latter next to known ones."""
-    pixels = labels.pixels
-    colors = {color: train_id for train_id, color in enumerate(label_map.palette)}
-    colors |= dict.fromkeys(label_map.ignored_colors, IGNORE_INDEX)
-    ids = {i: train_id for train_id, each in enumerate(label_map.ids) for i in each}
-    ids |= dict.fromkeys(label_map.ignored, IGNORE_INDEX)
-    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, 0]  # ids that a program saved as RGB, see `LabelMap.encode`
-    if pixels.ndim == 3:
-        packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-        values, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
-        names = [(int(value) >> 16, int(value) >> 8 & 255, int(value) & 255) for value in values]
-        train_ids = [colors.get(name) for name in names]
-        texts = [", ".join(map(str, name)) for name in names]
-    else:
-        values, inverse, counts = np.unique(pixels, return_inverse=True, return_counts=True)
-        train_ids = [ids.get(int(value)) for value in values]
-        texts = [str(value) for value in values]
+    texts, train_ids, indices = stored_values(labels, label_map)
+    counts = np.bincount(indices.ravel(), minlength=len(texts)).tolist()
     known: dict[int, int] = {}
     unknown: dict[str, int] = {}
-    for train_id, text, count in zip(train_ids, texts, counts.tolist(), strict=True):
+    for train_id, text, count in zip(train_ids, texts, counts, strict=True):
         if train_id is None:
             unknown[text] = count
         else:
             known[train_id] = known.get(train_id, 0) + count
-    mask = np.array([train_id is None for train_id in train_ids], np.uint8)[inverse].reshape(pixels.shape[:2])
+    mask = np.array([train_id is None for train_id in train_ids], np.uint8)[indices]
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8), borderValue=1)
     thin = 1 - float(inner.sum()) / max(1, int(mask.sum()))
     most = dict(sorted(unknown.items(), key=lambda item: -item[1])[:MOST_VALUES])
     return known, most, thin
+
+
+def stored_values(labels: LabelImage, label_map: LabelMap) -> tuple[list[str], list[int | None], NDArray[np.intp]]:
+    """The different values of a label map; unlike `LabelMap.encode`, unknown ones are no error.
+
+    Args:
+        labels: as stored.
+        label_map: the classes.
+
+    Returns:
+        Each value as text (ids as numbers, colours as `r, g, b`), its train id or None, and (H, W) indices into both.
+    """
+    pixels = labels.pixels
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]  # ids that a program saved as RGB, see `LabelMap.encode`
+    if pixels.ndim == 3:
+        colors = {color: train_id for train_id, color in enumerate(label_map.palette)}
+        colors |= dict.fromkeys(label_map.ignored_colors, IGNORE_INDEX)
+        packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        values, indices = np.unique(packed, return_inverse=True)
+        found = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
+        texts, train_ids = [", ".join(map(str, color)) for color in found], [colors.get(color) for color in found]
+    else:
+        ids = {i: train_id for train_id, each in enumerate(label_map.ids) for i in each}
+        ids |= dict.fromkeys(label_map.ignored, IGNORE_INDEX)
+        values, indices = np.unique(pixels, return_inverse=True)
+        texts, train_ids = list(map(str, values.tolist())), [ids.get(value) for value in values.tolist()]
+    return texts, train_ids, indices.reshape(pixels.shape[:2])

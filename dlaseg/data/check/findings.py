@@ -1,5 +1,6 @@
 """What is wrong, from the facts of all pairs."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,12 @@ from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 EXAMPLES = 20
 """Most files that a finding names."""
+
+OF_LABELS = {
+    *("label_without_image", "unreadable_label", "sizes", "unknown_values"),
+    *("interpolated", "shifted", "misread", "all_ignored"),
+}
+"""Kinds whose files are label maps; those of the others are images."""
 
 Severity = Literal["error", "warning"]
 """An error breaks training or makes it learn something else than what the labels mean."""
@@ -144,28 +151,23 @@ def label_findings(split: str, label_map: LabelMap, facts: Sequence[PairFacts]) 
 def _unknown_values(
     split: str, label_map: LabelMap, labels: Sequence[tuple[PairFacts, LabelFacts]]
 ) -> Iterator[Finding]:
-    unknown = [(each, label) for each, label in labels if label.unknown]
-    if not unknown:
-        return
-    files = _label_files(each for each, _ in unknown)
-    values = Counter[str]()
-    for _, label in unknown:
-        values.update(label.unknown)
-    first = next(iter(values))
-    is_color = "," in first
-    names = "; ".join(f"{value} ({count:,} pixels)" for value, count in values.most_common(5))
-    more = f" and {len(values) - 5} more" if len(values) > 5 else ""
-    what = "colors" if is_color else "values"
-    pixels = sum(label.size[0] * label.size[1] for _, label in unknown)
-    thin = sum(label.thin * sum(label.unknown.values()) for _, label in unknown) / sum(values.values())
-    if len(values) >= 3 and thin > 0.9 and sum(values.values()) < 0.2 * pixels:
+    rims = [(each, label) for each, label in labels if _is_interpolated(label)]
+    if rims:
+        names, count = _most_common(label for _, label in rims)
         yield finding(
-            "interpolated", "error", split, files,
-            f"{len(values)} {what} in thin rims belong to no class, such as {names}: label maps that were scaled with "
+            "interpolated", "error", split, _label_files(each for each, _ in rims),
+            f"{count} values in thin rims belong to no class, such as {names}: label maps that were scaled with "
             "interpolation, drawn with soft edges or saved as JPEG",
             "make them again: scale with nearest neighbour, save as PNG",
         )  # fmt: skip
+    unknown = [(each, label) for each, label in labels if label.unknown and not _is_interpolated(label)]
+    if not unknown:
         return
+    files = _label_files(each for each, _ in unknown)
+    values = sum((Counter(label.unknown) for _, label in unknown), Counter[str]())
+    names, count = _most_common(label for _, label in unknown)
+    first = values.most_common(1)[0][0]
+    is_color = "," in first
     ids = sorted(i for each in label_map.ids for i in each)
     zero = label_map.ids[0][0]
     present = {train_id for _, label in labels for train_id in label.pixels}
@@ -176,7 +178,8 @@ def _unknown_values(
         and 0 not in present
     ):
         listed = ", ".join(
-            f"{{name: {name}, id: {i + 1}}}" for name, (i, *_) in zip(label_map.names, label_map.ids, strict=True)
+            f"{{name: {json.dumps(name)}, id: {i + 1}}}"
+            for name, (i, *_) in zip(label_map.names, label_map.ids, strict=True)
         )
         yield finding(
             "shifted", "error", split, files,
@@ -184,12 +187,26 @@ def _unknown_values(
             f"in the classes file: classes: [{listed}]",
         )  # fmt: skip
         return
-    entry = f"color: [{first}]" if is_color else f"id: {first}"
-    ignored = f"[{first}]" if is_color else first
+    what, entry, ignored = "values", f"id: {first}", first
+    if is_color:
+        what, entry, ignored = "colors", f"color: [{first}]", f"[{first}]"
+    more = f" and {count - 5} more" if count > 5 else ""
     yield finding(
         "unknown_values", "error", split, files, f"{what} that belong to no class and are not ignored: {names}{more}",
         f"in the classes file, {{name: NAME, {entry}}} if it is a class, or ignore: [{ignored}] if it is void",
     )  # fmt: skip
+
+
+def _is_interpolated(label: LabelFacts) -> bool:
+    """Whether the unknown values look like those between two classes: several of them, along edges alone."""
+    pixels = label.size[0] * label.size[1]
+    return len(label.unknown) >= 3 and label.thin > 0.9 and sum(label.unknown.values()) < 0.2 * pixels
+
+
+def _most_common(labels: Iterable[LabelFacts]) -> tuple[str, int]:
+    """The unknown values of the most pixels, with their counts, and how many different ones there are."""
+    values = sum((Counter(label.unknown) for label in labels), Counter[str]())
+    return "; ".join(f"{value} ({count:,} pixels)" for value, count in values.most_common(5)), len(values)
 
 
 def _label_files(facts: Iterable[PairFacts]) -> list[Path]:

@@ -69,7 +69,7 @@ def pack_image(
             "packed_size": [rows, columns],
             "target": _deflate(_nearest(target, rows, columns)),
             "prediction": _deflate(_nearest(prediction, rows, columns)),
-            "image": None if image is None else _jpeg(image, min(side, _IMAGE_SIDE)),
+            "image": None if image is None else jpeg(image, min(side, _IMAGE_SIDE)),
         }
         if sum(len(content[key] or "") for key in ("target", "prediction", "image")) <= _MOST_BYTES:
             break
@@ -93,7 +93,8 @@ def _deflate(labels: NDArray[np.uint8]) -> str:
     return base64.b64encode(deflate.compress(labels.tobytes()) + deflate.flush()).decode()
 
 
-def _jpeg(image: NDArray[np.uint8], side: int) -> str:
+def jpeg(image: NDArray[np.uint8], side: int) -> str:
+    """An image, (H, W, 3) RGB, as a data URL, at most `side` pixels high and wide."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     if scale < 1:

@@ -1,0 +1,104 @@
+"""The page of `dlaseg data check` in a real browser, offline."""
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+
+from dlaseg.cli import main
+
+CLASSES = "classes: [{name: '<b>sky', id: 0, color: [0, 0, 200]}, {name: road, id: 1}, {name: car, id: 2}]\n"
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    """Twelve images with an unknown value, a broken image, and one label map of another size."""
+    root = tmp_path_factory.mktemp("set") / "a <i>set"
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(6):
+            labels = np.zeros((40, 60), np.uint8)
+            labels[20:] = 1
+            labels[30:, 10:40] = 7 if split == "train" else 2
+            image = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8)).resize((60, 40))
+            for folder, pixels in (("images", image), ("labels", Image.fromarray(labels))):
+                (root / folder / split).mkdir(parents=True, exist_ok=True)
+                pixels.save(root / folder / split / f"{'abcdef'[number]}{split}.png")
+    (root / "classes.yaml").write_text(CLASSES)
+    (root / "images/val/bval.png").write_bytes(b"no image")
+    Image.new("L", (60, 39)).save(root / "labels/val/cval.png")
+    file = root.parent / "check.html"
+    words = ["data", "check", "--dataset", "folder", str(root), "--workers", "0", "--html", str(file)]
+    assert main(words) == 1
+    return file
+
+
+@pytest.fixture
+def open_page(browser, page_file):
+    """Opens the page; in the end nothing may have been complained of or asked for."""
+    contexts, problems = [], []
+
+    def open_(width=1280, height=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
+        page.goto(page_file.as_uri())
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+def test_the_page_shows_findings_errors_first_with_remedies_and_files(open_page):
+    page = open_page()
+    assert page.locator(".figure").first.inner_text().split() == ["Errors", "3"]
+    badges = page.locator(".finding .badge").all_inner_texts()
+    assert badges == sorted(badges)
+    unknown = page.locator(".finding", has_text="belong to no class and are not ignored: 7")
+    assert "ignore: [7]" in unknown.inner_text()
+    assert unknown.locator("figure").count() == 4
+    assert unknown.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)") == [60] * 4
+    unknown.locator("summary").click()
+    assert unknown.locator("li").count() == 6
+    assert page.locator(".finding", has_text="not an image").locator(".no-picture").count() == 1
+    assert "<b>sky" in page.inner_text("#classes")
+    assert "a <i>set" in page.inner_text("h1")
+
+
+def test_pixels_of_no_class_are_magenta(open_page):
+    page = open_page()
+    read = """image => {
+        const canvas = new OffscreenCanvas(60, 40), context = canvas.getContext("2d");
+        context.drawImage(image, 0, 0);
+        return [...context.getImageData(25, 37, 1, 1).data];
+    }"""
+    picture = page.locator(".finding", has_text="belong to no class").locator("img").first
+    red, green, blue, _ = picture.evaluate(read)
+    assert red > 200
+    assert green < 60
+    assert blue > 200
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_is_accessible_and_not_wider_than_the_window(open_page, scheme, width):
+    page = open_page(width=width, color_scheme=scheme)
+    result = Axe().run(page)
+    assert result.violations_count == 0, result.generate_report()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_clean_set_says_so(browser, tmp_path):
+    from dlaseg.data.check.check import CheckResult
+    from dlaseg.evaluation.report.check_page import write_check_page
+
+    write_check_page(tmp_path / "page.html", CheckResult((), None, (), (), (), 0.0), "clean")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    assert "Nothing is wrong." in page.inner_text("#findings")
+    page.close()
