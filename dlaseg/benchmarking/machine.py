@@ -68,7 +68,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     Returns:
         Plain values.
     """
-    model, flags = _processor(Path("/proc/cpuinfo"))
+    model, flags = processor()
     return {
         "processor": model,
         "instructions": flags,
@@ -82,7 +82,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor(cpuinfo: Path) -> tuple[str, list[str]]:
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
     """Name and `FLAGS` of the processor."""
     try:
         lines = [line.partition(":")[::2] for line in cpuinfo.read_text(encoding="utf-8").splitlines()]

@@ -18,9 +18,9 @@ def test_the_fingerprint_names_what_speed_depends_on(tmp_path, monkeypatch):
         "processor : 0\nmodel name : Fast CPU\nflags : fpu avx2 amx_tile sse\n\nprocessor : 1\nmodel name : Fast CPU\n"
         "flags : fpu avx2 amx_tile sse\n"
     )
-    assert machine._processor(tmp_path / "cpuinfo") == ("Fast CPU", ["avx2", "amx_tile"])
+    assert machine.processor(tmp_path / "cpuinfo") == ("Fast CPU", ["avx2", "amx_tile"])
     (tmp_path / "arm").write_text("processor : 0\nFeatures : fp asimd bf16\n")
-    assert machine._processor(tmp_path / "arm")[1] == ["asimd", "bf16"]
+    assert machine.processor(tmp_path / "arm")[1] == ["asimd", "bf16"]
     found = fingerprint(CPU)
     assert found["threads"] == torch.get_num_threads()
     assert found["cores"] == cores()
