@@ -10,7 +10,7 @@ TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
 	touch $@
 
-.PHONY: demo browser test test-all readme lint benchmark
+.PHONY: demo browser test test-all readme lint docs benchmark
 
 demo: .venv/installed  ## segment drawn street scenes by built-in weights, then learn to; ends with the path of a page that shows the result
 	rm -rf $(DEMO)
@@ -39,6 +39,10 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: .venv/installed  ## site/index.html; a warning is an error
+	$(PYTHON) -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 benchmark: .venv/installed  ## one training step against the plain way; wants a quiet machine
 	$(PYTHON) benchmarks/training_step.py

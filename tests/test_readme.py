@@ -127,6 +127,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg data convert --from coco A.json B.json OUT --split train val --images PHOTOS": Run(
         "", {"A.json": "coco.json", "B.json": "coco.json", "OUT": "converted", "PHOTOS": "masks/photos"}
     ),
+    "dlaseg doctor": Skip("tests/benchmarking/test_doctor.py runs it"),
+    "dlaseg data check DIR --dataset folder": Run("--workers 0", {"DIR": "masks"}),
+    "dlaseg --debug COMMAND": Skip("any command"),
     "dlaseg data check DIR --dataset folder --html check.html": Run("--workers 0", {"DIR": "masks"}),
     "dlaseg data check DIR --dataset folder --write-classes new.yaml": Run("", {"DIR": "masks"}),
     "dlaseg data stats DIR --dataset folder": Run("", {"DIR": "masks"}),
