@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from dlaseg.commands import benchmark, compare, data, doctor, evaluate, export, infer, train, weights
+from dlaseg.commands import benchmark, compare, data, demo, doctor, evaluate, export, infer, train, weights
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.errors import Stopped, UserError
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data stats": data.stats,
     "data check": data.check,
     "data convert": data.convert,
+    "demo": demo.demo,
     "doctor": doctor.doctor,
     "weights list": weights.list_builtin,
     "weights inspect": weights.inspect,

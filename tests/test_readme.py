@@ -127,6 +127,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg data convert --from coco A.json B.json OUT --split train val --images PHOTOS": Run(
         "", {"A.json": "coco.json", "B.json": "coco.json", "OUT": "converted", "PHOTOS": "masks/photos"}
     ),
+    "pip install 'dlaseg[demo]'": Skip("the tests' extra has it"),
+    "dlaseg demo": Skip("serves until it is interrupted; tests/demo/ opens the page"),
+    "dlaseg demo runs/NAME/best.safetensors camvid": Skip("serves until it is interrupted; tests/demo/ opens the page"),
     "dlaseg doctor": Skip("tests/benchmarking/test_doctor.py runs it"),
     "dlaseg data check DIR --dataset folder": Run("--workers 0", {"DIR": "masks"}),
     "dlaseg --debug COMMAND": Skip("any command"),

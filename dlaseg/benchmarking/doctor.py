@@ -30,6 +30,7 @@ EXTRAS = {
     "onnxruntime": "ONNX files as weights",
     "export": "dlaseg export",
     "convert": "dlaseg data convert",
+    "demo": "dlaseg demo",
     "large": "images of any size, in strips",
     "ray": "dlaseg infer --engine ray",
     "benchmark": "dlaseg benchmark speed beside smp",

@@ -1,0 +1,30 @@
+"""`dlaseg demo`."""
+
+from collections.abc import Sequence
+
+from dlaseg.commands.parsing import command_parser
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Serve a page on which people try weights: images, videos, two networks side by side."""
+    parser = command_parser("demo", demo)
+    parser.add_argument("weights", nargs="*", default=["camvid"], help="files, folders, names of `dlaseg weights "
+                        "list`, or USER/NAME of the Hugging Face hub, to choose from (default: camvid)")  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network "
+                        "(default: 127.0.0.1, this machine alone)")  # fmt: skip
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--max-upload", default="50mb", metavar="SIZE", help="largest file that is taken")
+    args = parser.parse_args(arguments)
+
+    from dlaseg.inference.backends.graph import require
+    from dlaseg.inference.predictor import load_network
+
+    require("gradio", "dlaseg[demo]")
+    for weights in args.weights:
+        load_network(weights)  # what is wrong with them is said now
+    from dlaseg.demo.page import served
+
+    with served(args.weights, args.host, args.port, args.max_upload) as (page, address):
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+    return 0

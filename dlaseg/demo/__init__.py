@@ -1,0 +1,1 @@
+"""`dlaseg demo`: a page on which people try weights."""

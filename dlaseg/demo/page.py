@@ -1,0 +1,201 @@
+"""The page, made with Gradio."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dlaseg.demo.segmenting import Networks, Segmented, legend, picture, pixel, save, times
+from dlaseg.errors import UserError
+from dlaseg.images import write_png
+from dlaseg.inference.backends.choice import BACKENDS
+from dlaseg.inference.run import infer
+from dlaseg.synthetic.dataset import draw_scene
+
+SCALES = [0.5, 0.75, 1.0, 1.25, 1.5]
+
+NONE = "none"
+"""The choice of no second weights."""
+
+WAITING = 100
+"""Most requests that wait; more are turned away with a message."""
+
+CSS = """
+.legend { width: 100%; border-collapse: collapse; } .legend td { padding: .15rem .4rem; }
+.legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.swatch { display: inline-block; width: .9em; height: .9em; border-radius: .2em; border: 1px solid #888;
+  margin-right: .5em; vertical-align: -.1em; }
+"""
+
+
+def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
+    """Builds the page.
+
+    Args:
+        weights: to choose from, the first one to begin with.
+        folder: for examples and downloads.
+    """
+    networks, progress_bar = Networks(), gr.Progress()
+
+    def segment(
+        file: str | None, first: str, second: str, backend: str, scales: list[float], flip: bool, opacity: float
+    ) -> list[Any]:
+        if file is None:
+            return [None, None, *[gr.skip()] * 2, "", "", gr.update(choices=[], value=[]), *[None] * 3]
+        results = [
+            _guarded(networks.segment, file, name, backend, scales, flip) for name in (first, second) if name != NONE
+        ]
+        files = save(results[0], Path(tempfile.mkdtemp(dir=folder)))
+        names = [results[0].label_map.names[train_id] for train_id in results[0].shares()]
+        sliders = [_slider(result, [], opacity) for result in results] + [gr.update(visible=False)]
+        return [
+            results[0], results[1] if len(results) > 1 else None, *sliders[:2], legend(results[0]),
+            "\n\n".join(f"**{name}**: {times(result)}" for name, result in zip((first, second), results, strict=False)),
+            gr.update(choices=names, value=names), *map(str, files),
+        ]  # fmt: skip
+
+    def draw(first: Segmented | None, second: Segmented | None, shown: list[str], opacity: float) -> list[Any]:
+        return [
+            gr.skip() if each is None else _slider(each, set(each.label_map.names) - set(shown), opacity)
+            for each in (first, second)
+        ]
+
+    def point(segmented: Segmented | None, event: gr.SelectData) -> str:
+        if segmented is None:
+            return ""
+        column, row = event.index
+        return _guarded(pixel, segmented, int(row), int(column))
+
+    def segment_video(file: str | None, name: str, backend: str, progress: gr.Progress = progress_bar) -> str | None:
+        if file is None:
+            raise gr.Error("choose a video first")
+        progress(0, "segmenting the frames")
+        output = Path(tempfile.mkdtemp(dir=folder))
+        summary = _guarded(infer, name, file, output, save=["overlay"], backend=backend)
+        if summary.failed:
+            raise gr.Error(summary.failed[0][1])
+        return str(next((output / "overlay").iterdir()))
+
+    with gr.Blocks(title="dlaseg", analytics_enabled=False, fill_width=True) as page:
+        first_result, second_result = gr.State(), gr.State()
+        gr.Markdown("# dlaseg\nSemantic segmentation with Deep Layer Aggregation.")
+        with gr.Row():
+            chosen = gr.Dropdown(list(weights), value=weights[0], label="Weights", allow_custom_value=True, scale=2,
+                                 info="a name, a file, or USER/NAME of the Hugging Face hub")  # fmt: skip
+            other = gr.Dropdown([NONE, *weights], value=NONE, label="Compare with", allow_custom_value=True, scale=2,
+                                info="a second network on the same image")  # fmt: skip
+            backend = gr.Dropdown(["auto", *BACKENDS], value="auto", label="Backend", info="what computes")
+        with gr.Tab("Image"):
+            with gr.Row():
+                with gr.Column(scale=1, min_width=280):
+                    file = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], label="Image",
+                                    height=260)  # fmt: skip
+                    gr.Examples([str(example) for example in draw_examples(folder)], file, label="Drawn examples")
+                    with gr.Accordion("More", open=False):
+                        scales = gr.CheckboxGroup(SCALES, value=[1.0], label="Scales", info="averaged: slower, better")
+                        flip = gr.Checkbox(label="Average over the mirrored image, too")
+                with gr.Column(scale=3, min_width=320):
+                    first_slider = gr.ImageSlider(label="Image and classes", interactive=False, elem_id="first")
+                    second_slider = gr.ImageSlider(label="Compared with", interactive=False, visible=False)
+                    opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
+                    about_pixel = gr.Markdown(
+                        "Click on the image at the left to see the class of a pixel.", elem_id="pixel"
+                    )
+                with gr.Column(scale=1, min_width=220):
+                    about_classes = gr.HTML(elem_id="legend", label="Share of the pixels")
+                    shown = gr.CheckboxGroup([], label="Shown classes", elem_id="shown")
+                    with gr.Row():
+                        downloads = [gr.DownloadButton(label, size="sm")
+                                     for label in ("Label map", "Colours", "Overlay")]  # fmt: skip
+            about_time = gr.Markdown(elem_id="times")
+            outputs = [first_result, second_result, first_slider, second_slider, about_classes, about_time, shown,
+                       *downloads]  # fmt: skip
+            inputs = [file, chosen, other, backend, scales, flip, opacity]
+            for part in (file, chosen, other, backend, scales, flip):
+                part.change(segment, inputs, outputs, concurrency_id="network")
+            for change in (opacity.release, shown.input):
+                change(
+                    draw,
+                    [first_result, second_result, shown, opacity],
+                    [first_slider, second_slider],
+                    show_progress="hidden",
+                )
+            file.select(point, first_result, about_pixel, show_progress="hidden")
+        with gr.Tab("Video"):
+            video = gr.Video(sources=["upload", "webcam"], label="Video")
+            run = gr.Button("Segment", variant="primary")
+            result = gr.Video(label="Classes over the video", interactive=False)
+            run.click(segment_video, [video, chosen, backend], result, concurrency_id="network")
+    return page.queue(max_size=WAITING, default_concurrency_limit=1)
+
+
+def _guarded(function: Any, *arguments: Any, **options: Any) -> Any:
+    """Calls a function; a `UserError` becomes a message on the page, without the folders of this machine."""
+    try:
+        return function(*arguments, **options)
+    except UserError as error:
+        raise gr.Error(re.sub(r"/\S+/", "", str(error)), print_exception=False) from error
+
+
+def _slider(segmented: Segmented, hidden: Sequence[str] | set[str], opacity: float) -> Any:
+    return gr.update(value=(segmented.image, picture(segmented, hidden, opacity)), visible=True)
+
+
+def draw_examples(folder: Path) -> list[Path]:
+    """Draws street scenes; returns their files."""
+    files = []
+    for seed in range(4):
+        files.append(folder / f"street_{seed}.png")
+        write_png(files[-1], draw_scene(seed, 360, 640).image)
+    return files
+
+
+@contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """Gradio reports nothing, and keeps what is uploaded in the folder."""
+    values = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def served(weights: Sequence[str], host: str, port: int, most_bytes: str) -> Iterator[tuple[gr.Blocks, str]]:
+    """Serves the page inside the `with` block.
+
+    Args:
+        weights: see `build`.
+        host: address to listen on.
+        port: to listen on.
+        most_bytes: largest file that is taken, such as 50mb.
+
+    Yields:
+        The page, and its address.
+
+    Raises:
+        UserError: the port is taken, or a size that is none.
+    """
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    with tempfile.TemporaryDirectory(prefix="dlaseg-") as folder, _environment(folder):
+        page = build(weights, Path(folder))
+        try:
+            _, address, _ = page.launch(
+                server_name=host, server_port=port, max_file_size=most_bytes, allowed_paths=[folder], quiet=True,
+                theme=theme, css=CSS, prevent_thread_lock=True, show_error=True, share=False, footer_links=[],
+                enable_monitoring=False, ssr_mode=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"--port {port}: {' '.join(str(error).split())}: use another port") from error
+        try:
+            yield page, address
+        finally:
+            page.close(verbose=False)

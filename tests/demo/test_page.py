@@ -1,0 +1,134 @@
+"""`dlaseg demo` end to end, in a real browser, from a server on this machine."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import write_video
+
+from dlaseg.cli import main
+from dlaseg.images import write_png
+from dlaseg.inference.predictor import Predictor
+from dlaseg.label_images import read_label_image
+from dlaseg.synthetic.dataset import draw_scene
+
+# Gradio and its server leave files and sockets to the garbage collector
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    file = tmp_path_factory.mktemp("photo") / "street.png"
+    write_png(file, draw_scene(0, 96, 128).image)
+    return file
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page; in the end nothing may have been asked of other machines."""
+    contexts, foreign = [], []
+
+    def open_(width=1280):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: foreign.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("input[type=file]", state="attached")
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert [url for url in foreign if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def upload(page, file):
+    page.locator("input[type=file]").first.set_input_files(file)
+
+
+def segment(page, file):
+    """Uploads and waits for the result."""
+    upload(page, file)
+    page.wait_for_selector("#legend td", timeout=60_000)
+
+
+def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, photo, tmp_path):
+    page = open_page()
+    segment(page, photo)
+    expected = Predictor("camvid", "auto")(photo)
+    assert "96 x 128 pixels" in page.inner_text("#times")
+    shares = dict(re.findall(r"(\w[\w ]*)\t([\d.]+)%", page.inner_text("#legend")))
+    assert float(shares["road"]) == pytest.approx(100 * (expected == 3).mean(), abs=0.06)
+    page.wait_for_selector("#first img >> nth=1")
+    before = page.locator("#first img").nth(1).get_attribute("src")
+    page.locator("#shown label", has_text="road").locator("input").uncheck()
+    page.wait_for_function("before => document.querySelectorAll('#first img')[1].src != before", arg=before)
+    page.locator(".image-frame img").first.click()
+    page.wait_for_function("document.querySelector('#pixel').innerText.includes('probability')")
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="Label map").click()
+    waiting.value.save_as(tmp_path / "ids.png")
+    assert waiting.value.suggested_filename == "street_ids.png"
+    assert np.array_equal(read_label_image(tmp_path / "ids.png"), expected)
+
+
+def test_a_bad_file_gives_a_message_and_the_server_lives_on(open_page, photo, tmp_path):
+    page = open_page()
+    (tmp_path / "bad.png").write_bytes(photo.read_bytes()[:400])
+    upload(page, tmp_path / "bad.png")
+    page.wait_for_selector("text=/broken|missing|cannot|not an image/i", timeout=30_000)
+    page.reload()
+    page.wait_for_selector("input[type=file]", state="attached")
+    segment(page, photo)
+
+
+def test_a_file_beyond_the_limit_is_not_taken(open_page, tmp_path):
+    page = open_page()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (700, 700, 3), np.uint8)).save(tmp_path / "large.png")
+    upload(page, tmp_path / "large.png")
+    page.wait_for_selector("text=/exceeds|maximum|size/i", timeout=30_000)
+
+
+def test_two_networks_stand_side_by_side(open_page, photo):
+    page = open_page()
+    segment(page, photo)
+    page.get_by_label("Compare with").click()
+    page.get_by_role("option", name="camvid-int8").click()
+    page.wait_for_function("document.querySelector('#times').innerText.includes('camvid-int8')", timeout=60_000)
+    assert page.locator("text=Compared with").count() >= 1
+    assert "int8" in page.inner_text("#times")
+
+
+def test_ten_people_at_once_are_not_mixed_up(open_page, tmp_path):
+    pages = [open_page(400) for _ in range(10)]
+    for number, page in enumerate(pages):
+        write_png(tmp_path / f"{number}.png", draw_scene(number, 64, 70 + number).image)
+        upload(page, tmp_path / f"{number}.png")
+    for number, page in enumerate(pages):
+        page.wait_for_selector("#legend td", timeout=60_000)
+        assert f"64 x {70 + number} pixels" in page.inner_text("#times")
+
+
+def test_a_video_is_segmented(open_page, tmp_path):
+    page = open_page()
+    write_video(tmp_path / "clip.mp4", frames=3)
+    page.get_by_role("tab", name="Video").click()
+    page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "clip.mp4")
+    page.wait_for_selector("video", state="attached", timeout=30_000)
+    page.get_by_role("button", name="Segment").click()
+    page.wait_for_function("document.querySelectorAll('video').length > 1", timeout=60_000)
+
+
+def test_wrong_use_is_one_line(port, address, capsys):
+    assert main(["demo", "camvidd"]) == 2
+    assert main(["demo", "--port", str(port)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert "camvidd" in errors[0]
+    assert "use another port" in errors[1]
