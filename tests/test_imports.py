@@ -28,7 +28,7 @@ FLOORS = (
     {"evaluation"},
     {"export"},
     {"training"},
-    {"benchmarking"},
+    {"benchmarking", "demo"},
     {"commands"},
     {"cli"},
 )
@@ -146,7 +146,9 @@ def test_every_extra_is_used():
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "dlaseg").rglob("*.py"))
     for extra, requirements in setup["options.extras_require"].items():
-        if extra != "test":
+        if extra == "docs":
+            assert "[docs]" in (ROOT / "Makefile").read_text(encoding="utf-8")
+        elif extra != "test":
             assert f"dlaseg[{extra}]" in code
             for package in re.findall(r"^[\w-]+", requirements, re.MULTILINE):
                 assert re.search(rf"\b{package.replace('-', '_')}\b", code), package
