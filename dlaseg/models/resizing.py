@@ -37,6 +37,30 @@ def pad(x: Tensor, height: int, width: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
 
+def mirror(x: Tensor, height: int, width: int) -> Tensor:
+    """Pads at the bottom and the right by mirroring the image at its last row and column.
+
+    Where the image is too small to be mirrored so far, its first row or column is repeated.
+
+    Args:
+        x: (N, C, H, W) float.
+        height: of the result, at least H.
+        width: of the result, at least W.
+
+    Returns:
+        (N, C, height, width); `x` itself if it has this size already.
+    """
+    bottom, right = height - x.shape[-2], width - x.shape[-1]
+    if _is_zero(bottom) and _is_zero(right):
+        return x
+    if not _is_dynamic(bottom, right) and bottom < x.shape[-2] and right < x.shape[-1]:
+        return F.pad(x, (0, right, 0, bottom), mode="reflect")
+    for dim, size in ((-2, height), (-1, width)):
+        indices = torch.arange(size, device=x.device)
+        x = x.index_select(dim, torch.minimum(indices, 2 * (x.shape[dim] - 1) - indices).clamp(min=0))
+    return x
+
+
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """The top left `height` x `width` of (..., H, W)."""
     if _is_dynamic(height, width):

@@ -12,7 +12,7 @@ from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.dla import DLA, build_backbone, check_backbone, initialize
 from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
-from dlaseg.models.resizing import pad, round_up
+from dlaseg.models.resizing import mirror, round_up
 
 STRIDES = (2, 4, 8)
 
@@ -54,13 +54,14 @@ class DLASeg(SegmentationModel):
 
         Args:
             x: (N, in_channels, H, W) float, normalised; any H and W from 1 upwards. Padded at the right and the bottom
-                by repeating the border: a black edge would be an edge that the image does not have.
+                by mirroring: a black edge would be an edge that the image does not have, and a repeated border becomes
+                stripes, which a network took for a fence.
 
         Returns:
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
         self.backbone.check_input(x)
-        x = pad(x, *(round_up(size, MULTIPLE) for size in x.shape[-2:]))
+        x = mirror(x, *(round_up(size, MULTIPLE) for size in x.shape[-2:]))
         features = self.backbone.features(x)
         return self.head(self.decoder(features[self.first_level :]))
 

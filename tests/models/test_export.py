@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from dlaseg import create_backbone, create_model, list_models
 from dlaseg.inference.backends import graph
 from dlaseg.inference.backends.graph import CoarseLogits
-from dlaseg.models.resizing import crop, max_pool, pad, round_up
+from dlaseg.models.resizing import crop, max_pool, mirror, pad, round_up
 
 SIZES = ((1, 1, 1), (2, 32, 32), (1, 31, 200), (1, 65, 97), (2, 64, 96), (1, 33, 64), (3, 90, 47))
 
@@ -55,8 +55,22 @@ def test_pad_repeats_the_border_and_crop_removes_it(height, width):
     assert torch.equal(crop(padded, height, width), x)
 
 
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (7, 8), (8, 8), (3, 2), (1, 1), (4, 1)])
+def test_mirror_turns_back_at_the_last_row_and_column(height, width):
+    x = torch.randn(2, 3, height, width)
+
+    def index(i, side):  # a plain walk
+        return i if i < side else max(0, 2 * (side - 1) - i)
+
+    expected = x[:, :, [index(i, height) for i in range(8)]][..., [index(i, width) for i in range(8)]]
+    assert torch.equal(mirror(x, 8, 8), expected)
+    if height > 4 and width > 4:
+        assert torch.equal(mirror(x, 8, 8), F.pad(x, (0, 8 - width, 0, 8 - height), mode="reflect"))
+
+
 def test_what_has_the_size_is_not_copied():
     x = torch.randn(1, 3, 8, 16)
+    assert mirror(x, 8, 16) is x
     assert pad(x, 8, 16) is x
     assert crop(x, 8, 16).data_ptr() == x.data_ptr()
 

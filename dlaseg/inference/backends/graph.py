@@ -160,8 +160,8 @@ def model_graph(model: SegmentationModel) -> Graph:
 
 def graph_path(model: SegmentationModel) -> Path:
     """The file that `model_graph` keeps the graph of a model in, whether it exists or not."""
-    # Releases of the exporter differ
-    key = f"{model_sha256(model)} {model.stride} dlaseg {__version__} torch {torch.__version__}"
+    # Releases of the exporter differ, and so do graphs of before inputs were mirrored
+    key = f"{model_sha256(model)} {model.stride} mirrored dlaseg {__version__} torch {torch.__version__}"
     return cache_folder() / "graphs" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.onnx"
 
 
