@@ -8,8 +8,8 @@ from dlaseg.commands.parsing import command_parser
 def demo(arguments: Sequence[str]) -> int:
     """Serve a page on which people try weights: images, videos, two networks side by side."""
     parser = command_parser("demo", demo)
-    parser.add_argument("weights", nargs="*", default=["camvid"], help="files, folders, names of `dlaseg weights "
-                        "list`, or USER/NAME of the Hugging Face hub, to choose from (default: camvid)")  # fmt: skip
+    parser.add_argument("weights", nargs="*", help="files, folders, names of `dlaseg weights "
+                        "list`, or USER/NAME of the Hugging Face hub (default: those that come along)")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network "
                         "(default: 127.0.0.1, this machine alone)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860)
@@ -18,13 +18,15 @@ def demo(arguments: Sequence[str]) -> int:
 
     from dlaseg.inference.backends.graph import require
     from dlaseg.inference.predictor import load_network
+    from dlaseg.weights.builtin import default_weights
 
     require("gradio", "dlaseg[demo]")
-    for weights in args.weights:
+    names = args.weights or [default_weights()]
+    for weights in names:
         load_network(weights)  # what is wrong with them is said now
     from dlaseg.demo.page import served
 
-    with served(args.weights, args.host, args.port, args.max_upload) as (page, address):
+    with served(names, args.host, args.port, args.max_upload) as (page, address):
         print(f"{address}  (Ctrl-C ends it)", flush=True)
         page.block_thread()
     return 0

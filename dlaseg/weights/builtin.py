@@ -49,6 +49,11 @@ def builtin_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(paths, key=lambda path: path.stem)}
 
 
+def default_weights() -> str:
+    """The name of the weights that are tried where none are given: the first that PyTorch reads."""
+    return next(name for name, file in builtin_files().items() if file.suffix == SUFFIXES[0])
+
+
 def parts(file: Path) -> list[Path]:
     """A weights file, and the numbers that belong to an OpenVINO IR."""
     return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]

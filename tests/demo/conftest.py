@@ -28,6 +28,11 @@ def port():
 
 
 @pytest.fixture(scope="module")
-def address(port):
-    with served(["camvid", "camvid-int8"], "127.0.0.1", port, "1mb") as (_, address):
-        yield address
+def served_page(port):
+    with served(["camvid", "camvid-int8"], "127.0.0.1", port, "1mb") as page_and_address:
+        yield page_and_address
+
+
+@pytest.fixture(scope="module")
+def address(served_page):
+    return served_page[1]
