@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "data stats": data.stats,
     "data check": data.check,
     "data convert": data.convert,
+    "data draft": data.draft,
     "demo": demo.demo,
     "doctor": doctor.doctor,
     "weights list": weights.list_builtin,

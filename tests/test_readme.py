@@ -131,6 +131,14 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg demo": Skip("serves until it is interrupted; tests/demo/ opens the page"),
     "dlaseg demo runs/NAME/best.safetensors camvid": Skip("serves until it is interrupted; tests/demo/ opens the page"),
     "dlaseg doctor": Skip("tests/benchmarking/test_doctor.py runs it"),
+    "dlaseg data draft WEIGHTS PHOTOS drafts.zip": Run(
+        "--backend torch", {"WEIGHTS": "camvid", "PHOTOS": "masks/images/val"}
+    ),
+    "dlaseg data convert --from voc EXPORT OUT --images PHOTOS": Skip("of CVAT: tests/inference/test_drafts.py"),
+    "dlaseg data check OUT --dataset folder --splits train": Run("--workers 0", {"OUT": "masks"}),
+    "dlaseg train --config configs/folder_example.yaml --data.root OUT --data.val_share 0.1": Skip(
+        "the same as with DIR and a pattern"
+    ),
     "dlaseg data check DIR --dataset folder": Run("--workers 0", {"DIR": "masks"}),
     "dlaseg --debug COMMAND": Skip("any command"),
     "dlaseg data check DIR --dataset folder --html check.html": Run("--workers 0", {"DIR": "masks"}),

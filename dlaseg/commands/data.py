@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
+from dlaseg.commands.parsing import add_backend_argument, add_dataset_arguments, command_parser, open_splits
+from dlaseg.data.names import escape_name
 from dlaseg.errors import UserError
 
 
@@ -113,4 +114,25 @@ def convert(arguments: Sequence[str]) -> int:
     inputs, splits = args.pop("input"), args.pop("split")
     print(convert_annotations(inputs=inputs, splits=splits, **args))
     print(args["output"])
+    return 0
+
+
+def draft(arguments: Sequence[str]) -> int:
+    """Draft annotations: predict images and write a file that CVAT imports; prints the images that are least sure."""
+    parser = command_parser("data draft", draft)
+    parser.add_argument("weights", help="a file, a folder, a name of `dlaseg weights list`, or USER/NAME")
+    parser.add_argument("inputs", nargs="+", metavar="input", help="images and folders of images")
+    parser.add_argument("output", type=Path, help="a new .zip file, for CVAT as Segmentation mask 1.1")
+    add_backend_argument(parser, "auto")
+    parser.add_argument("--shown", type=int, default=10, help="how many of the least sure images are printed (default: "
+                        "10)")  # fmt: skip
+    args = parser.parse_intermixed_args(arguments)
+
+    from dlaseg.inference.drafts import write_drafts
+    from dlaseg.inference.predictor import Predictor
+
+    drafts = write_drafts(Predictor(args.weights, args.backend), args.inputs, args.output)
+    print(f"{args.output}: {len(drafts)} drafts; the least sure first:")
+    for each in drafts[: args.shown]:
+        print(f"{each.confidence:.1%}  {escape_name(each.name)}")
     return 0

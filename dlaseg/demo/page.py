@@ -103,9 +103,7 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
                     first_slider = gr.ImageSlider(label="Image and classes", interactive=False, elem_id="first")
                     second_slider = gr.ImageSlider(label="Compared with", interactive=False, visible=False)
                     opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
-                    about_pixel = gr.Markdown(
-                        "Click on the image at the left to see the class of a pixel.", elem_id="pixel"
-                    )
+                    about_pixel = gr.Markdown("Click on your image to see the class of a pixel.", elem_id="pixel")
                 with gr.Column(scale=1, min_width=220):
                     about_classes = gr.HTML(elem_id="legend", label="Share of the pixels")
                     shown = gr.CheckboxGroup([], label="Shown classes", elem_id="shown")

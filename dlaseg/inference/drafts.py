@@ -1,0 +1,91 @@
+"""First drafts of annotations: what a network predicts, in a file that CVAT imports, to be corrected by people.
+
+The format is CVAT's "Segmentation mask 1.1" (https://docs.cvat.ai/docs/dataset_management/formats/format-smask/), which
+is PASCAL VOC's with classes of one's own. CVAT exports it again, and `dlaseg data convert --from voc` reads that.
+"""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from dlaseg.data.tensors import to_tensor
+from dlaseg.errors import UserError
+from dlaseg.files import replacing
+from dlaseg.images import encode_png, read_image
+from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.sources import find_all
+from dlaseg.labels import LabelMap
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The draft of one image.
+
+    Attributes:
+        name: path of the image below its folder, without suffix.
+        confidence: mean probability of the predicted classes, 0 to 1: the lower, the more there is to correct.
+    """
+
+    name: str
+    confidence: float
+
+
+def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str | Path) -> list[Draft]:
+    """Predicts all images and writes a zip file of label maps in the colours of the classes.
+
+    Args:
+        predictor: gives logits.
+        inputs: images, and folders of them.
+        output: a zip file that does not exist.
+
+    Returns:
+        The drafts, the least sure first.
+
+    Raises:
+        UserError: the file exists or is no .zip, no image, one that cannot be read, two of a name, or classes whose
+            names or colours CVAT could not tell apart.
+    """
+    output = Path(output)
+    if output.suffix != ".zip" or output.exists():
+        problem = "exists already" if output.exists() else "is no .zip"
+        raise UserError(f"{output}: {problem}: name a new file, such as drafts.zip")
+    predictor.check_gives_logits("how sure a draft is comes from")
+    label_map = predictor.label_map
+    labelmap = _labelmap(label_map)
+    drafts: dict[str, Draft] = {}
+    with replacing(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+        file.writestr("labelmap.txt", labelmap)
+        for source in tqdm(find_all([Path(each) for each in inputs]), unit="image", disable=None):
+            name = PurePosixPath(source.relative.with_suffix("").as_posix())
+            if str(name) in drafts:
+                raise UserError(f"{source.path}: another image is called {name}, too: rename one of them")
+            labels, confidence = predictor.predict_with_confidence(to_tensor(read_image(source.path))[None])
+            colors = label_map.colorize(labels[0].cpu().numpy())
+            file.writestr(f"SegmentationClass/{name}.png", encode_png(colors))
+            drafts[str(name)] = Draft(str(name), float(confidence.mean()))
+        file.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in drafts))
+    return sorted(drafts.values(), key=lambda draft: draft.confidence)
+
+
+def _labelmap(label_map: LabelMap) -> str:
+    """The classes, a line each.
+
+    Raises:
+        UserError: two classes of one colour, or a name with a colon.
+    """
+    by_color: dict[tuple[int, ...], str] = {}
+    lines = ["# label:color_rgb:parts:actions"]
+    for name, color in zip(label_map.names, label_map.palette, strict=True):
+        if color in by_color:
+            raise UserError(
+                f"classes {by_color[color]!r}, {name!r} have one colour, {list(color)}, and CVAT knows them by it: "
+                "give one of them another in the classes file"
+            )
+        if ":" in name:
+            raise UserError(f"class {name!r}: a colon ends a name in CVAT's file: rename the class")
+        by_color[color] = name
+        lines.append(f"{name}:{','.join(map(str, color))}::")
+    return "\n".join(lines) + "\n"
