@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_backend_argument, add_dataset_arguments, command_parser, open_splits
+from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
 from dlaseg.data.names import escape_name
 from dlaseg.errors import UserError
 
@@ -123,7 +123,7 @@ def draft(arguments: Sequence[str]) -> int:
     parser.add_argument("weights", help="a file, a folder, a name of `dlaseg weights list`, or USER/NAME")
     parser.add_argument("inputs", nargs="+", metavar="input", help="images and folders of images")
     parser.add_argument("output", type=Path, help="a new .zip file, for CVAT as Segmentation mask 1.1")
-    add_backend_argument(parser, "auto")
+    parser.add_argument("--backend", default="auto", help="as of `dlaseg infer`")
     parser.add_argument("--shown", type=int, default=10, help="how many of the least sure images are printed (default: "
                         "10)")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
