@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dlaseg.commands.parsing import command_parser
+from dlaseg.commands.parsing import command_parser, size_in_bytes
+from dlaseg.errors import UserError
 
 
 def demo(arguments: Sequence[str]) -> int:
@@ -13,8 +14,11 @@ def demo(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network "
                         "(default: 127.0.0.1, this machine alone)")  # fmt: skip
     parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--max-upload", default="50mb", metavar="SIZE", help="largest file that is taken")
+    parser.add_argument("--max-upload", type=size_in_bytes, default="50MB", metavar="SIZE", help="largest file that is "
+                        "taken")  # fmt: skip
     args = parser.parse_args(arguments)
+    if not 1 <= args.port <= 65535:
+        raise UserError(f"--port {args.port}: use 1 to 65535")
 
     from dlaseg.inference.backends.graph import require
     from dlaseg.inference.predictor import load_network

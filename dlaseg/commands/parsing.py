@@ -163,16 +163,16 @@ def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = F
 
 def add_max_memory_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--max-memory`."""
-    parser.add_argument("--max-memory", type=_bytes, metavar="SIZE", help="memory that the process may hold, such as "
-                        "4GB or 512MiB; on a GPU, that of the GPU. Images that need more are computed in overlapping "
-                        "tiles (default: what is held at the start and half of what is free then)")  # fmt: skip
+    parser.add_argument("--max-memory", type=size_in_bytes, metavar="SIZE", help="memory that the process may hold, "
+                        "such as 4GB or 512MiB; on a GPU, that of the GPU. Images that need more are computed in "
+                        "overlapping tiles (default: what is held at the start and half of what is free then)")  # fmt: skip
 
 
 _UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate(["", *"KMGT"])}}
 _UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)}
 
 
-def _bytes(text: str) -> int:
+def size_in_bytes(text: str) -> int:
     """A size such as 4GB, 1.5 GiB or 4000000000 in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip(), re.IGNORECASE | re.ASCII)
     unit = {name.lower(): size for name, size in _UNITS.items()}.get(match[2].lower()) if match else None

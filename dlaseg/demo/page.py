@@ -167,20 +167,20 @@ def _environment(folder: str) -> Iterator[None]:
 
 
 @contextmanager
-def served(weights: Sequence[str], host: str, port: int, most_bytes: str) -> Iterator[tuple[gr.Blocks, str]]:
+def served(weights: Sequence[str], host: str, port: int, most_bytes: int) -> Iterator[tuple[gr.Blocks, str]]:
     """Serves the page inside the `with` block.
 
     Args:
         weights: see `build`.
         host: address to listen on.
         port: to listen on.
-        most_bytes: largest file that is taken, such as 50mb.
+        most_bytes: of a file that is taken.
 
     Yields:
         The page, and its address.
 
     Raises:
-        UserError: the port is taken, or a size that is none.
+        UserError: the port is taken.
     """
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     with tempfile.TemporaryDirectory(prefix="dlaseg-") as folder, _environment(folder):

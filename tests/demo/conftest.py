@@ -29,7 +29,7 @@ def port():
 
 @pytest.fixture(scope="module")
 def served_page(port):
-    with served(["camvid", "camvid-int8"], "127.0.0.1", port, "1mb") as page_and_address:
+    with served(["camvid", "camvid-int8"], "127.0.0.1", port, 1_000_000) as page_and_address:
         yield page_and_address
 
 

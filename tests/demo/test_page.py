@@ -136,7 +136,9 @@ def test_a_video_is_segmented(open_page, tmp_path):
 def test_wrong_use_is_one_line(port, address, capsys):
     assert main(["demo", "camvidd"]) == 2
     assert main(["demo", "--port", str(port)]) == 2
+    assert main(["demo", "--port", "99999"]) == 2
+    assert main(["demo", "--max-upload", "much"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2
+    assert len(errors) == 4
     assert "camvidd" in errors[0]
     assert "use another port" in errors[1]
