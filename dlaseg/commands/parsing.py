@@ -165,7 +165,7 @@ def add_max_memory_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--max-memory`."""
     parser.add_argument("--max-memory", type=size_in_bytes, metavar="SIZE", help="memory that the process may hold, "
                         "such as 4GB or 512MiB; on a GPU, that of the GPU. Images that need more are computed in "
-                        "overlapping tiles (default: what is held at the start and half of what is free then)")  # fmt: skip
+                        "overlapping tiles (default: what is held at first and half of what is free then)")  # fmt: skip
 
 
 _UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate(["", *"KMGT"])}}
