@@ -70,6 +70,9 @@ def check(arguments: Sequence[str]) -> int:
     from dlaseg.evaluation.report.check_page import write_check_page
     from dlaseg.files import write_json, write_text
 
+    for option, path in (("--json", args.json), ("--html", args.html)):
+        if path is not None and path.is_dir():
+            raise UserError(f"{option} {path}: a folder has this name: name a file, such as {path / 'check'}")
     if args.write_classes is not None:
         if args.dataset != "folder":
             raise UserError(f"--write-classes: the classes of {args.dataset} are fixed: leave it out")

@@ -1,10 +1,10 @@
 """Statistics of a data set: images, sizes, and pixels of each class."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlaseg.data.label_counts import CountedFiles, count_labels
+from dlaseg.data.label_counts import CountedFiles, LabelCounts, count_labels
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.labels import IGNORE_INDEX
 from dlaseg.text import escaped
@@ -47,12 +47,15 @@ def statistics(
         UserError: an image without a label map, or as `count_labels`; names the file.
     """
     dataset.require_labels()
+    return summed(dataset, filter(None, count_labels(dataset, {} if counted is None else counted, skip_unreadable)))
+
+
+def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> SplitStatistics:
+    """The statistics of a split from the counts of its label maps."""
     pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()
     groups = Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs)
     sizes: Counter[tuple[int, int]] = Counter()
-    for counts in count_labels(dataset, {} if counted is None else counted, skip_unreadable):
-        if counts is None:
-            continue
+    for counts in counted:
         scored = counts.height * counts.width - counts.pixels.get(IGNORE_INDEX, 0)
         pixels.update(counts.pixels)
         images.update(counts.pixels.keys())

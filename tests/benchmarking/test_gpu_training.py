@@ -1,9 +1,7 @@
 """benchmarks/gpu_training.py, on the CPU: its parts compute what dlaseg's own do."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from dlaseg_testing import (
     CPU,
     assert_same_tensors,
+    load_benchmark,
     log_rows,
     make_step,
     new_state,
@@ -31,16 +30,12 @@ from dlaseg.models.ida import BilinearUpsample
 from dlaseg.run_folder import RunFolder
 from dlaseg.training.segmentation import Segmentation
 
-ROOT = Path(__file__).parents[2]
 UNCHANGED = AugmentConfig(scale=(1.0, 1.0), crop_size=(64, 96), rotation=0, jitter=0, flip=0)
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("gpu_training", ROOT / "benchmarks/gpu_training.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("gpu_training")
 
 
 @pytest.fixture(scope="module")

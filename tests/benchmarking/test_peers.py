@@ -1,24 +1,17 @@
 """benchmarks/peers.py: other packages' networks by the same trainer, on a drive that was held out."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from dlaseg_testing import log_rows, tiny_config, write_camvid
+from dlaseg_testing import load_benchmark, log_rows, tiny_config, write_camvid
 
 from dlaseg.config.files import to_yaml
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("peers", ROOT / "benchmarks/peers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("peers")
 
 
 @pytest.fixture

@@ -337,7 +337,10 @@ def test_a_split_that_cannot_be_opened_hides_no_other(root):
 def test_wrong_use_is_one_line(tmp_path, capsys):
     assert main(["data", "check", "--dataset", "folder", str(tmp_path / "none")]) == 2
     assert main(["data", "check", "--dataset", "camvid", str(tmp_path), "--classes", "x.yaml"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert main(["data", "check", "--dataset", "camvid", str(tmp_path), "--html", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert "a folder has this name" in errors[2]
 
 
 def test_camvid_with_val_inside_a_drive_of_train(tmp_path):

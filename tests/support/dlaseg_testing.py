@@ -1,6 +1,7 @@
 """Small training runs for tests, in this process and in child processes."""
 
 import dataclasses
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -28,6 +29,15 @@ from dlaseg.training.trainer import fit
 
 CPU = torch.device("cpu")
 SINGLE_PROCESS = DistributedContext(0, 1, CPU)
+
+
+def load_benchmark(name: str) -> Any:
+    """A script of benchmarks/ as a module."""
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def write_camvid(root: Path, train: int = 5, val: int = 2) -> Path:

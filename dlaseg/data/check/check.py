@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,10 +18,11 @@ from dlaseg.data.check.findings import Finding, file_findings, label_findings, p
 from dlaseg.data.check.splits import split_findings
 from dlaseg.data.datasets import dataset_entry
 from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
+from dlaseg.data.label_counts import LabelCounts
 from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
-from dlaseg.data.statistics import SplitStatistics, statistics_table
+from dlaseg.data.statistics import SplitStatistics, statistics_table, summed
 from dlaseg.errors import UserError
-from dlaseg.labels import IGNORE_INDEX, LabelMap
+from dlaseg.labels import LabelMap
 
 AT_A_TIME = 8
 """Pairs that a process is given at a time."""
@@ -157,7 +157,9 @@ def check_dataset(
         facts[split] = _read(dataset, workers)
         findings += file_findings(split, facts[split])
         of_labels = list(label_findings(split, files.label_map, facts[split]))
-        counted.append((dataset, _statistics(dataset, facts[split])))
+        labels_read = [each.label for each in facts[split] if isinstance(each.label, LabelFacts)]
+        counts = (LabelCounts(*label.size, label.pixels) for label in labels_read)
+        counted.append((dataset, summed(dataset, counts)))
         if "shifted" not in {each.kind for each in of_labels}:  # which is why a class has no pixel
             labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
             of_labels += _class_findings(labelled, counted[-1][1])
@@ -204,27 +206,6 @@ def _read(dataset: SegmentationDataset, workers: int | None) -> list[PairFacts]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _statistics(dataset: SegmentationDataset, facts: Sequence[PairFacts]) -> SplitStatistics:
-    """As `statistics`, from what has been read already."""
-    labels = [each.label for each in facts if isinstance(each.label, LabelFacts)]
-    pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()
-    for label in labels:
-        scored = sum(count for train_id, count in label.pixels.items() if train_id != IGNORE_INDEX)
-        pixels.update(label.pixels)
-        images.update(label.pixels.keys())
-        image_pixels.update(dict.fromkeys(label.pixels, scored))
-    train_ids = range(dataset.label_map.num_classes)
-    return SplitStatistics(
-        dataset.split,
-        dict(sorted(Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs).items())),
-        dict(Counter(label.size for label in labels).most_common()),
-        tuple(pixels[each] for each in train_ids),
-        tuple(images[each] for each in train_ids),
-        tuple(image_pixels[each] for each in train_ids),
-        pixels[IGNORE_INDEX],
-    )
 
 
 def _class_findings(dataset: SegmentationDataset, counts: SplitStatistics) -> Iterator[Finding]:
