@@ -37,7 +37,7 @@ from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.tensors import normalize
 from dlaseg.device import reduced_precision, reproducible
 from dlaseg.files import write_json, write_text
-from dlaseg.models.base import argmax_logits
+from dlaseg.inference.argmax import argmax_logits
 from dlaseg.models.ida import BilinearUpsample
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LOG, TRAIN_NAMES, VAL_NAMES
 from dlaseg.training.environment import environment

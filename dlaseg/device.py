@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from dlaseg.errors import UserError
+from dlaseg.processor import computes_bfloat16
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -33,13 +34,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def gains_from_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 arithmetic is faster than float32: CUDA from Ampere on, CPUs with AMX or AVX512_BF16.
-
-    Other CPUs compute bfloat16 by way of float32, more slowly than float32 itself.
-    """
+    """Whether bfloat16 arithmetic is faster than float32: CUDA from Ampere on, CPUs as `computes_bfloat16` says."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cpu" and computes_bfloat16()
 
 
 def reduced_precision(precision: str, device: torch.device, argument: str = "train.precision") -> torch.dtype | None:

@@ -41,12 +41,10 @@ def test_memory_format_is_channels_last_where_convolutions_gain_from_it(name, ex
     assert memory_format(torch.device(name)) is expected
 
 
-@pytest.mark.parametrize("amx", [True, False])
-@pytest.mark.parametrize("avx512_bf16", [True, False])
-def test_a_cpu_gains_from_bfloat16_just_if_it_computes_in_it(monkeypatch, amx, avx512_bf16):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    assert gains_from_bfloat16(torch.device("cpu")) is (amx or avx512_bf16)
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_cpu_gains_from_bfloat16_just_if_it_computes_in_it(monkeypatch, computes):
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda: computes)
+    assert gains_from_bfloat16(torch.device("cpu")) is computes
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
@@ -56,7 +54,7 @@ def test_cuda_gains_from_bfloat16_from_ampere_on(monkeypatch, capability, expect
 
 
 def test_other_devices_do_not_gain_from_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(devices, "computes_bfloat16", lambda: True)
     assert not gains_from_bfloat16(torch.device("mps"))
 
 

@@ -33,8 +33,8 @@ from dlaseg.evaluation.report.tables import difference_table
 from dlaseg.labels import LabelMap
 from dlaseg.metadata import ModelMetadata, Origin
 from dlaseg.scores_file import read_scores
-from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
-from dlaseg.weights.files import decode_metadata, encode_metadata
+from dlaseg.weights.checkpoints import read_checkpoint
+from dlaseg.weights.entries import decode_metadata, encode_metadata
 
 MEMORY = 500 << 20
 
@@ -245,8 +245,8 @@ def metadata_files(draw: Any) -> dict[str, str]:
 @CASES
 def test_metadata_of_weights(cases):
     def read(entries: dict[str, str]) -> None:
-        metadata = decode_metadata(Checkpoint(Path("w"), "safetensors", {}, entries))
-        assert decode_metadata(Checkpoint(Path("w"), "safetensors", {}, encode_metadata(metadata))) == metadata
+        metadata = decode_metadata(Path("w"), entries)
+        assert decode_metadata(Path("w"), encode_metadata(metadata)) == metadata
 
     done, refused = fuzz(cases, metadata_files(), read)
     assert done > cases / 50

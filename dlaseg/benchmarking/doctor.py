@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
@@ -206,7 +206,7 @@ def _extras() -> Iterator[Fact]:
 
 
 def _cores() -> Iterator[Fact]:
-    from dlaseg.benchmarking.machine import cores, processor
+    from dlaseg.processor import cores, processor
 
     name, flags = processor()
     yield Fact("processor", f"{name}, {' '.join(flags) or 'no instructions for fast convolutions are known'}")
@@ -269,7 +269,7 @@ def _memory() -> Iterator[Fact]:
 
 
 def _folders() -> Iterator[Fact]:
-    from dlaseg.inference.backends.graph import cache_folder
+    from dlaseg.inference.backends.graph_cache import cache_folder
 
     remedies = {
         "cache": (cache_folder(), "set DLASEG_CACHE to a folder that can be written to"),
@@ -292,20 +292,16 @@ def _folders() -> Iterator[Fact]:
 
 def _backends() -> Iterator[Fact]:
     """Runs the network that comes with the package by each backend that is installed."""
-    import torch
-
     from dlaseg.factory import load_model
-    from dlaseg.inference.backends.choice import BACKENDS, is_exact
+    from dlaseg.inference.backends.choice import BACKENDS, is_exact, make_backend
+    from dlaseg.inference.backends.graph_cache import noise
     from dlaseg.weights.builtin import default_weights
 
     model = load_model(default_weights())
-    reference = BACKENDS["torch"](model, "cpu", "float32")
-    image = torch.zeros(1, 3, 64, 96, dtype=torch.uint8)
-    for name, make in _installed_backends(BACKENDS).items():
+    expected = make_backend("torch", model, "cpu", "float32").run(noise(model.metadata.in_channels))
+    for name in _installed_backends(BACKENDS):
         try:
-            backend = make(model, "cpu", "float32")
-            backend.run(image)
-            exact = is_exact(backend, reference)
+            exact = is_exact(make_backend(name, model, "cpu", "float32"), expected)
         except Exception as error:
             reason = " ".join(f"{error}".split())
             yield Fact(f"backend {name}", f"fails: {reason}", "problem", "use --backend torch, and report it")
@@ -314,11 +310,7 @@ def _backends() -> Iterator[Fact]:
         yield Fact(f"backend {name}", value, "ok" if exact else "problem", None if exact else "use --backend torch")
 
 
-def _installed_backends(backends: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+def _installed_backends(backends: Iterable[str]) -> list[str]:
     """Without torch.compile, which needs a compiler and minutes."""
-    packages = {"torch": "torch", "openvino": "openvino", "onnxruntime": "onnxruntime"}
-    return {
-        name: make
-        for name, make in backends.items()
-        if name in packages and all(map(_is_installed, (packages[name], *(["onnxscript"] * (name != "torch")))))
-    }
+    needed = {"torch": ["torch"], "openvino": ["openvino", "onnxscript"], "onnxruntime": ["onnxruntime", "onnxscript"]}
+    return [name for name in backends if name in needed and all(map(_is_installed, needed[name]))]

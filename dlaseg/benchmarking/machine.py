@@ -5,30 +5,18 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dlaseg.device import synchronize
 from dlaseg.errors import UserError
-
-FLAGS = (
-    *("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "avx512_fp16", "avx_vnni"),
-    *("amx_tile", "amx_bf16", "amx_int8"),
-    *("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2"),
-)
-"""Names in `/proc/cpuinfo` of what makes convolutions faster; the last row is ARM's."""
+from dlaseg.processor import cores, processor
 
 PACKAGES = ("dlaseg", "torch", "openvino", "onnxruntime", "torchvision", "segmentation_models_pytorch", "numpy")
 
 MATRIX = {"cpu": 2048, "other": 8192}
 """Side of the square matrices whose product measures the peak."""
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -80,18 +68,6 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := package_version(name)) is not None},
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, list[str]]:
-    """Name and `FLAGS` of the processor."""
-    try:
-        lines = [line.partition(":")[::2] for line in cpuinfo.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        lines = []
-    facts = {key.strip(): value.strip() for key, value in reversed(lines)}
-    words = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    return name, [flag for flag in FLAGS if flag in words]
 
 
 def package_version(package: str) -> str | None:

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 from torch.nn import functional as F
 
 from dlaseg.benchmarking.candidates import PLAIN, Candidate, is_exported
 from dlaseg.benchmarking.others import OnnxFile, smp_network, torchvision_network
 from dlaseg.benchmarking.timing import Stopwatch
-from dlaseg.data.tensors import to_tensor
 from dlaseg.device import pick_device
 from dlaseg.factory import create_model, list_models, load_model
 from dlaseg.images import read_image, write_png
+from dlaseg.inference.inputs import as_rgb
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel, upsample_logits
@@ -69,7 +68,7 @@ class _OurFiles:
 class Predicting(_OurFiles):
     """A network behind a `Predictor`, as `dlaseg infer` has it.
 
-    `prepare` makes a tensor of the image. The backend normalises it, so that is part of `network`.
+    `prepare` checks the image. The backend normalises it, so that is part of `network`.
 
     Args:
         predictor: ready for use.
@@ -77,7 +76,7 @@ class Predicting(_OurFiles):
 
     def __init__(self, predictor: Predictor):
         self.predictor, self.label_map = predictor, predictor.label_map
-        self.device = predictor.backend.device
+        self.device = torch.device(predictor.backend.device)
         self._backend = _MeasuredBackend(predictor.backend)
         self._measured = copy.copy(predictor)
         self._measured.backend = self._backend
@@ -86,9 +85,9 @@ class Predicting(_OurFiles):
         """See `Network.predict`."""
         self._backend.watch = watch
         with watch.phase("prepare"):
-            images = to_tensor(image)[None]
+            image = as_rgb(image)
         with watch.phase("upsample"):
-            return self._measured.predict(images)[0].cpu().numpy()
+            return self._measured(image)
 
 
 class _MeasuredBackend:
@@ -101,7 +100,7 @@ class _MeasuredBackend:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Any) -> Any:
         """See `Backend.run`."""
         with self.watch.phase("network"):
             return self.backend.run(images)

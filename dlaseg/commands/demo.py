@@ -21,13 +21,13 @@ def demo(arguments: Sequence[str]) -> int:
         raise UserError(f"--port {args.port}: use 1 to 65535")
 
     from dlaseg.inference.backends.graph import require
-    from dlaseg.inference.predictor import load_network
+    from dlaseg.inference.network import open_network
     from dlaseg.weights.builtin import default_weights
 
     require("gradio", "dlaseg[demo]")
     names = args.weights or [default_weights()]
     for weights in names:
-        load_network(weights)  # what is wrong with them is said now
+        _ = open_network(weights).metadata  # what is wrong with them is said now
     from dlaseg.demo.page import served
 
     with served(names, args.host, args.port, args.max_upload) as (page, address):

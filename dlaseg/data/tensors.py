@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) uint8 RGB to (3, H, W) uint8; shares the memory where torch can."""
+    """(..., H, W, 3) uint8 RGB to (..., 3, H, W) uint8; shares the memory where torch can."""
     # torch takes neither reversed nor read-only arrays; these alone are copied
-    return torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
+    return torch.from_numpy(np.require(image, requirements=("C", "W"))).movedim(-1, -3)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

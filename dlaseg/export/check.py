@@ -13,10 +13,11 @@ from torch import Tensor
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.export.inside import logits_inside
+from dlaseg.inference.argmax import argmax_logits
 from dlaseg.inference.backends.choice import LARGEST_ERROR, make_backend
 from dlaseg.inference.backends.exported import ONNX, PROGRAM, read_graph
 from dlaseg.inference.backends.torch import TorchBackend
-from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
+from dlaseg.models.base import SegmentationModel, upsample_logits
 
 SMALLEST_AGREEMENT = 0.999
 """Share of pixels of the same label from which on a float32 file is exact. Labels differ where two logits are equal but

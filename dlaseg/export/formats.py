@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from dlaseg.inference.backends.conversion import to_onnx
 from dlaseg.inference.backends.exported import ONNX, OPENVINO, SECTION
-from dlaseg.inference.backends.graph import openvino_core, require, to_onnx
+from dlaseg.inference.backends.graph import openvino_core, require
 
 AXES = {
     "pixels": ("batch", "height", "width", None),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.data.tensors import normalize
-from dlaseg.inference.backends.graph import trace
+from dlaseg.inference.backends.conversion import trace
 from dlaseg.inference.backends.torch import fold_batch_norm
 from dlaseg.models.base import SegmentationModel, upsample_logits
 from dlaseg.models.resizing import crop

@@ -4,21 +4,13 @@ Where memory is overcommitted, as on Linux, an allocation succeeds and the proce
 what the network needs is estimated before it runs.
 """
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import SMALL, Backend
-from dlaseg.inference.tiling import FADE, MARGIN, Axis, Grid
+from dlaseg.inference.backends.base import SMALL, UNKNOWN_PER_PIXEL, Backend
+from dlaseg.inference.grid import FADE, MARGIN, Axis, Grid, round_up
 from dlaseg.memory import available_memory, is_out_of_memory, used_memory
-from dlaseg.models.resizing import round_up
 
 FACTOR = 1.4
 """Factor on the tensors of a forward pass for the libraries' own buffers: processes were measured to take 1.12 to 1.18
@@ -27,10 +19,6 @@ times the tensors in float32, 1.11 to 1.36 times in bfloat16 (six networks, 3 mi
 ENOUGH_PER_PIXEL = 4096
 """Bytes per pixel, eight times what the largest variant needs (491, with 19 classes at stride 2). Measuring takes over
 a second, mostly for imports by torch, so it waits for an image that might not fit."""
-
-UNKNOWN_PER_PIXEL = 500
-"""Bytes per pixel of a network whose memory torch does not manage. OpenVINO and ONNX Runtime were measured to take 420
-and 430 with dla34 at stride 2; with `FACTOR`, more than the largest variant needs."""
 
 SIDES = range(512, 4096 + 1, 256)
 """Sizes of tiles in pixels. Larger ones would gain little: at 4096, the overlap is 15 % of the work."""
@@ -47,7 +35,7 @@ LARGE = 1 << 25
 IN_FLIGHT_PER_PIXEL = 96
 """Bytes of four images that wait to be computed and four that are written, per pixel of one."""
 
-_SIDE = 256  # of the image that is measured, pixels
+_SIDE = 256  # of an image that is not worth a measurement, pixels
 
 _LARGEST_MARGIN = 512  # pixels; more only where the image is made smaller than a quarter
 
@@ -55,9 +43,7 @@ _LARGEST_MARGIN = 512  # pixels; more only where the image is made smaller than 
 class MemoryBudget:
     """Decides whether an image is computed as a whole or in tiles, and in which.
 
-    The tensors that are computed from an image grow with its pixels, those that are computed from the weights alone,
-    such as copies in lower precision, do not. So one forward pass of a small image, as soon as a large one comes, tells
-    what that one needs.
+    What the network needs is asked of the backend as soon as a large image comes.
 
     Args:
         backend: runs the network.
@@ -105,7 +91,7 @@ class MemoryBudget:
             score_bytes: per pixel, of scores at the image's size.
         """
         if self._measured is None:
-            self._measured = _measure(self._backend)
+            self._measured = self._backend.memory_needed()
         per_pixel, fixed = self._measured
         if self._averages:  # logits at the scaled size and at the image's, probabilities, sums
             score_bytes += 4 * self._num_classes * round(self._largest + 4)
@@ -192,64 +178,20 @@ def size_text(number: float) -> str:
     return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
-def _used(device: torch.device) -> int:
+def _used(device: str) -> int:
     """Bytes that the process holds, rounded up: the same run, started again, shall have the same tiles."""
-    if device.type == "cuda":
+    if device.startswith("cuda"):
+        import torch
+
         return int(torch.cuda.memory_allocated(device))
     return round_up(used_memory(), 1 << 28)
 
 
-def _free(device: torch.device) -> int | None:
+def _free(device: str) -> int | None:
     """Bytes that can still be allocated; None where that is not known."""
-    if device.type == "cuda":
+    if device.startswith("cuda"):
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return available_memory() if device.type == "cpu" else None
-
-
-@torch.inference_mode()
-def _measure(backend: Backend) -> tuple[float, int]:
-    """Bytes per pixel of an image, and bytes that do not depend on it."""
-    image = torch.zeros(1, backend.metadata.in_channels, _SIDE, _SIDE, dtype=torch.uint8)
-    with _LiveBytes(image) as live:
-        coarse = backend.run(image)
-    seen = live.peak[True] / _SIDE**2
-    # An engine of its own shows torch no more than its input, the image in uint8 and in float, and its output
-    visible = 5 * backend.metadata.in_channels + coarse.nbytes / _SIDE**2
-    return (seen if seen > 1.5 * visible else UNKNOWN_PER_PIXEL), live.peak[False]
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are created in this thread, until they are freed.
-
-    Attributes:
-        peak: the most bytes at a time, by whether the tensors depend on the image.
-    """
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self.peak = {True: 0, False: 0}
-        self._bytes = {True: 0, False: 0}
-        self._storages: dict[int, bool] = {}
-        self._add(image, True)
-
-    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outputs = func(*args, **(kwargs or {}))
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        from_image = any(self._storages.get(tensor.untyped_storage()._cdata, False) for tensor in inputs)
-        aliases = {tensor.untyped_storage()._cdata for tensor in inputs}
-        for tensor in tree_leaves(outputs):
-            # Results in place, and views, share the storage of an input
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in aliases:
-                self._add(tensor, from_image)
-        return outputs
-
-    def _add(self, tensor: Tensor, from_image: bool) -> None:
-        storage = tensor.untyped_storage()
-        self._storages[storage._cdata] = from_image
-        self._bytes[from_image] += storage.nbytes()
-        self.peak[from_image] = max(self.peak[from_image], self._bytes[from_image])
-        weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
-
-    def _free(self, key: int, size: int) -> None:
-        self._bytes[self._storages.pop(key)] -= size
+    return available_memory() if device == "cpu" else None

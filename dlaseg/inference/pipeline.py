@@ -1,5 +1,6 @@
 """Reads, predicts and writes images: three stages that run at the same time."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,6 @@ from typing import ParamSpec, TypeVar
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -22,13 +22,14 @@ from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_strips import StripImage, open_strips
 from dlaseg.images import MOST_PIXELS, ImageFile, open_image
 from dlaseg.inference.backends.base import SMALL
+from dlaseg.inference.grid import Grid
 from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
 from dlaseg.inference.strips import STRIP_KINDS, ReadRows, infer_strips
-from dlaseg.inference.tiling import Grid
 from dlaseg.memory import MAX_PIXELS, is_out_of_memory
+from dlaseg.processor import num_threads
 
 IN_FLIGHT = 4
 """Images of up to `SMALL` pixels that are read ahead, images that wait to be written, and threads that do both."""
@@ -120,7 +121,7 @@ def process(
             else:
                 summary.written += 1
 
-    with ThreadPoolExecutor(IN_FLIGHT) as pool, _computing(predictor) as compute:
+    with ThreadPoolExecutor(IN_FLIGHT) as pool, _computing(predictor, sink.kinds) as compute:
         streams = predictor.backend.streams
         ahead = 1  # a larger image takes the network longer than the next one takes to be read
         reads = _read_ahead(pool, lambda frames: _open(frames[0], max_pixels, large), files, lambda: ahead)
@@ -176,16 +177,22 @@ class BusyClock:
 
 
 @contextmanager
-def _computing(predictor: Predictor) -> Iterator[ThreadPoolExecutor]:
+def _computing(predictor: Predictor, kinds: Sequence[str]) -> Iterator[ThreadPoolExecutor]:
     """The threads that call the predictor: several where the backend computes small images side by side."""
-    backend, threads = predictor.backend, torch.get_num_threads()
+    backend, threads = predictor.backend, num_threads()
     streams = backend.streams = min(predictor.memory.streams, backend.max_streams)
+    if streams > 1 and (predictor.needs_torch or "probabilities" in kinds):
+        import torch  # noqa: F401  so that each thread is given its part of the cores by torch, too
     try:
-        # What a thread computes by itself, such as the argmax, is given its part of the cores as well
-        with ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(threads // streams,)) as pool:
+        with ThreadPoolExecutor(streams, initializer=_limit_torch, initargs=(threads // streams,)) as pool:
             yield pool
     finally:
         backend.streams = 1
+        _limit_torch(threads)
+
+
+def _limit_torch(threads: int) -> None:
+    if torch := sys.modules.get("torch"):
         torch.set_num_threads(threads)
 
 

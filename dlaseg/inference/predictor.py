@@ -1,27 +1,31 @@
-"""The one way from an image to classes, for inference, scores, validation, submissions and the report."""
+"""The one way from an image to classes, for inference, scores, validation, submissions and the report.
+
+torch is imported where it computes: a class per pixel by another engine does without, which saves half of the start and
+half a gigabyte.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
-from dlaseg.factory import load_model
+from dlaseg.inference.argmax import argmax_logits
+from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
-from dlaseg.inference.backends.exported import is_exported, read_graph
-from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
-from dlaseg.inference.tiling import Finish, Grid, Result, blend_tiles
-from dlaseg.models.base import SegmentationModel, argmax_logits, upsample_logits
-from dlaseg.weights.download import resolve
+from dlaseg.inference.network import open_network
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dlaseg.inference.network import Network
+    from dlaseg.inference.tensors import TensorPredictor
 
 ImageT = TypeVar("ImageT", bound=ImageInput)
 
@@ -34,7 +38,7 @@ class Predictor:
     Args:
         weights: a weights file, a folder with `model.safetensors`, a name of `dlaseg.list_weights()`, a repository on
             the Hugging Face hub (`USER/NAME`), a file from `dlaseg export` (.onnx, .xml), or a model, which is copied:
-            training it further changes nothing here; or what `load_network` gives.
+            training it further changes nothing here; or what `open_network` gives.
         backend: what runs the network: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is installed
             and exact for this network. By default `torch`, and for an exported file what reads it.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
@@ -68,7 +72,7 @@ class Predictor:
 
     def __init__(
         self,
-        weights: str | Path | SegmentationModel | Graph,
+        weights: "str | Path | Network",
         backend: str | None = None,
         device: str = "auto",
         precision: str = "float32",
@@ -84,15 +88,15 @@ class Predictor:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
-        network = load_network(weights) if isinstance(weights, str | Path) else weights
-        self.metadata = network.metadata
+        network = open_network(weights) if isinstance(weights, str | Path) else weights
+        self.backend = make_backend(backend, network, device, precision)
+        self.metadata = self.backend.metadata
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        self.backend = make_backend(backend, network, device, precision)
         self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
-        if not self._single_pass:
+        if self._averages:
             self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self.scales != (1.0,):
             raise UserError(
@@ -116,7 +120,7 @@ class Predictor:
         Raises:
             UserError: an unreadable file, or an array of another shape or type.
         """
-        return self._map(image, self.predict)
+        return self._map(image, self._labels)
 
     @overload
     def probabilities(self, image: ImageInput) -> NDArray[np.float32]: ...
@@ -148,11 +152,10 @@ class Predictor:
         """
         if not probabilities:
             return self(image), None
-        labels, exact = self.predict_with_probabilities(to_tensor(as_rgb(image))[None])
+        labels, exact = self.predict_with_probabilities(_to_tensors(as_rgb(image)[None]))
         return labels[0].cpu().numpy(), exact[0].half().cpu().numpy()
 
-    @torch.inference_mode()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: "Tensor") -> "Tensor":
         """Predicts a batch of equal size.
 
         Args:
@@ -161,24 +164,16 @@ class Predictor:
         Returns:
             (N, H, W) uint8 train ids, on the backend's device.
         """
-        (labels,) = self._compute(images, self._labels)
-        return labels
+        return self._tensors.labels(images)
 
-    @torch.inference_mode()
-    def predict_with_confidence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_with_confidence(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
-        self.check_gives_logits("confidence needs")
-        labels, confidence = self._compute(images, self._labels_with_confidence, score_copies=3)
-        return labels, confidence
+        return self._tensors.labels_with_confidence(images)
 
-    @torch.inference_mode()
-    def predict_with_probabilities(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_with_probabilities(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
-        self.check_gives_logits("probabilities are computed from")
-        labels, probabilities = self._compute(images, self._labels_with_probabilities, score_copies=3)
-        return labels, probabilities
+        return self._tensors.labels_with_probabilities(images)
 
-    @torch.inference_mode()
     def predict_strips(
         self, read: Callable[[int, int], NDArray[np.uint8]], grid: Grid
     ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -192,97 +187,36 @@ class Predictor:
         Yields:
             Number of the first row, and the train ids of the rows that are finished, (h, W) uint8, from top to bottom.
         """
-        strips = self._strips(lambda top, bottom: to_tensor(read(top, bottom))[None], grid, self._labels)
-        for top, (labels,) in strips:
-            yield top, labels[0].cpu().numpy()
+        yield from self._tensors.strips(lambda top, bottom: _to_tensors(read(top, bottom)[None]), grid)
 
-    def _compute(self, images: Tensor, finish: Finish, score_copies: int = 0) -> Result:
-        """Computes a batch of equal size, as a whole or in tiles.
+    def _labels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(N, H, W, 3) uint8 -> (N, H, W) uint8."""
+        count, height, width, _ = images.shape
+        if not self.needs_torch and self.memory.grid(height, width * count) is None:
+            scores = self.backend.run(images.transpose(0, 3, 1, 2))
+            if self.backend.output == "labels":
+                return scores
+            return argmax_logits(scores, self.backend.stride, height, width)
+        return self.predict(_to_tensors(images)).cpu().numpy()
 
-        Args:
-            images: (N, 3, H, W) uint8 RGB.
-            finish: makes the result from scores.
-            score_copies: how many scores of every pixel it needs at a time.
-        """
-        count, _, height, width = images.shape
-        score_bytes = 4 * self.metadata.labels.num_classes * score_copies
-        grid = self.memory.grid(height, width * count, score_bytes=score_bytes)
-        if grid is None:
-            return finish(self._scores(images), height, width)
-        if count > 1:
-            parts = [self._compute(image[None], finish, score_copies) for image in images]
-            return tuple(torch.cat(part) for part in zip(*parts, strict=True))
-        results: Result = ()
-        for top, strips in self._strips(lambda top, bottom: images[..., top:bottom, :], grid, finish):
-            if not results:
-                results = tuple(strip.new_empty(*strip.shape[:-2], height, width) for strip in strips)
-            for result, strip in zip(results, strips, strict=True):
-                result[..., top : top + strip.shape[-2], :] = strip
-        return results
-
-    def _strips(self, read: Callable[[int, int], Tensor], grid: Grid, finish: Finish) -> Iterator[tuple[int, Result]]:
-        self.check_gives_logits("the tiles of a large image are blended by")
-        return blend_tiles(grid, self._score_stride, read, self._scores, finish)
-
-    def _scores(self, images: Tensor) -> Tensor:
-        """What tiles are blended by: coarse logits, or the probabilities of every pixel if several are averaged."""
-        return self.backend.run(images) if self._single_pass else self._averaged(images)
+    def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
+        return self._tensors.probabilities(_to_tensors(images)).cpu().numpy()
 
     @property
-    def _score_stride(self) -> int:
-        """Pixels per score."""
-        return self.backend.stride if self._single_pass else 1
-
-    def _labels(self, scores: Tensor, height: int, width: int) -> Result:
-        if self.backend.output == "labels":
-            return (scores,)
-        if self._single_pass:
-            return (argmax_logits(scores, self.backend.stride, height, width),)
-        return (scores[..., :height, :width].argmax(1).to(torch.uint8),)
-
-    def _labels_with_confidence(self, scores: Tensor, height: int, width: int) -> Result:
-        labels, probabilities = self._labels_with_probabilities(scores, height, width)
-        return labels, probabilities.gather(1, labels[:, None].long())[:, 0]
-
-    def _labels_with_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        # Not the argmax of the probabilities, where rounding makes ties
-        return *self._labels(scores, height, width), *self._class_probabilities(scores, height, width)
-
-    def _class_probabilities(self, scores: Tensor, height: int, width: int) -> Result:
-        if self._single_pass:
-            return (upsample_logits(scores, self.backend.stride, height, width).softmax(1),)
-        return (scores[..., :height, :width],)
+    def needs_torch(self) -> bool:
+        """Whether even the labels of an image that is computed as a whole are."""
+        return not self.backend.arrays or self._averages
 
     @property
-    def _single_pass(self) -> bool:
-        return self.scales == (1.0,) and not self.flip
+    def _averages(self) -> bool:
+        return self.scales != (1.0,) or self.flip
 
-    @torch.inference_mode()
-    def _probabilities(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> (N, C, H, W) float32."""
-        self.check_gives_logits("probabilities are computed from")
-        (probabilities,) = self._compute(images, self._class_probabilities, score_copies=2)
-        return probabilities
+    @property
+    def _tensors(self) -> "TensorPredictor":
+        from dlaseg.inference.tensors import TensorPredictor
 
-    def _averaged(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> (N, C, H, W) float32, the mean over scales and mirror images."""
-        size = images.shape[-2:]
-        images = images.to(self.backend.device)
-        total, count = torch.zeros((), device=images.device), 0
-        for scale in self.scales:
-            scaled = images  # the backend normalises them
-            if scale != 1:
-                pixels = normalize(images, self.metadata.mean, self.metadata.std)
-                scaled_size = [max(1, round(side * scale)) for side in size]
-                scaled = F.interpolate(pixels, scaled_size, mode="bilinear", antialias=scale < 1)
-            for mirrored in (False, True) if self.flip else (False,):
-                coarse = self.backend.run(scaled.flip(3) if mirrored else scaled)
-                logits = upsample_logits(coarse, self.backend.stride, *scaled.shape[-2:])
-                logits = logits.flip(3) if mirrored else logits
-                if logits.shape[-2:] != size:
-                    logits = F.interpolate(logits, size, mode="bilinear")
-                total, count = total + logits.softmax(1), count + 1
-        return total / count
+        return TensorPredictor(self.backend, self.memory, self.scales, self.flip)
 
     def check_gives_logits(self, what: str) -> None:
         """Refuses an exported file that gives labels alone.
@@ -293,28 +227,24 @@ class Predictor:
         Raises:
             UserError: it does.
         """
-        if self.backend.output == "labels":
-            raise UserError(
-                f"{what} logits, and this file gives labels alone: export the weights with --output logits or "
-                "coarse_logits"
-            )
+        check_gives_logits(self.backend, what)
 
-    def _map(self, image: Any, compute: Callable[[Tensor], Tensor]) -> Any:
+    def _map(self, image: Any, compute: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> Any:
         """Applies a function of batches to one image or to a list of images, in batches of equal size."""
         if not isinstance(image, list | tuple):
-            return compute(to_tensor(as_rgb(image))[None])[0].cpu().numpy()
+            return compute(as_rgb(image)[None])[0]
         results: dict[int, NDArray[Any]] = {}
-        waiting: defaultdict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
+        waiting: defaultdict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = defaultdict(list)
 
-        def flush(batch: list[tuple[int, Tensor]]) -> None:
-            indices, tensors = zip(*batch, strict=True)
-            results.update(zip(indices, compute(torch.stack(tensors)).cpu().numpy(), strict=True))
+        def flush(batch: list[tuple[int, NDArray[np.uint8]]]) -> None:
+            indices, images = zip(*batch, strict=True)
+            results.update(zip(indices, compute(np.stack(images)), strict=True))
             batch.clear()
 
         for index, entry in enumerate(image):
-            tensor = to_tensor(as_rgb(entry))
-            batch = waiting[tuple(tensor.shape)]
-            batch.append((index, tensor))
+            array = as_rgb(entry)
+            batch = waiting[array.shape]
+            batch.append((index, array))
             if len(batch) == self.batch_size:
                 flush(batch)
         for batch in waiting.values():
@@ -323,11 +253,8 @@ class Predictor:
         return [results[index] for index in range(len(image))]
 
 
-def load_network(source: str | Path) -> SegmentationModel | Graph:
-    """The network of a weights file of ours, see `load_model`, or of a file from `dlaseg export`.
+def _to_tensors(images: NDArray[np.uint8]) -> "Tensor":
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) uint8."""
+    from dlaseg.data.tensors import to_tensor
 
-    Raises:
-        UserError: as `load_model` and `read_graph`.
-    """
-    path = resolve(source)
-    return read_graph(path) if is_exported(path) else load_model(path)
+    return to_tensor(images)

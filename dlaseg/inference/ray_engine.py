@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.images import check_max_pixels
-from dlaseg.inference.backends.exported import OPENVINO, exported_sha256
-from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.backends.exported import OPENVINO
 from dlaseg.inference.folders import Folder
+from dlaseg.inference.network import open_network
 from dlaseg.inference.pipeline import InferSummary
-from dlaseg.inference.predictor import load_network
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
 from dlaseg.inference.ray_deaths import Deaths
 from dlaseg.inference.ray_worker import (
@@ -32,14 +31,16 @@ from dlaseg.inference.ray_worker import (
     try_out,
 )
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
-from dlaseg.inference.run import begin, choose_backend
+from dlaseg.inference.run import begin, choose_backend, network_sha256
 from dlaseg.inference.settings import SETTINGS, Settings, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, find_images
 from dlaseg.memory import MAX_PIXELS
-from dlaseg.models.base import SegmentationModel
 from dlaseg.text import ESCAPE
 from dlaseg.weights.download import resolve
+
+if TYPE_CHECKING:
+    from dlaseg.inference.network import Network
 
 FAILED = "failed.csv"
 """Table of the files that failed, beside the results: columns `image` and `error`."""
@@ -156,7 +157,7 @@ def _find(inputs: Sequence[str | Path], output: Folder) -> list[Source]:
     return list({(source.location, source.relative): source for source in sources}.values())
 
 
-def _read_weights(weights: str | Path) -> tuple[str, dict[str, bytes], str, SegmentationModel | Graph]:
+def _read_weights(weights: str | Path) -> tuple[str, dict[str, bytes], str, "Network"]:
     """The name of a weights file, the content of it and of what belongs to it by name, its hash, and its network."""
     with TemporaryDirectory() as folder:
         if is_url(str(weights)):
@@ -167,10 +168,12 @@ def _read_weights(weights: str | Path) -> tuple[str, dict[str, bytes], str, Segm
         else:
             paths = [Path(file) for file in _files(str(resolve(weights)))]
         try:
-            network = load_network(paths[0])
+            network = open_network(paths[0])
+            _ = network.metadata  # read now: the file may be a copy that goes
         except UserError as error:
             raise UserError(str(error).replace(str(paths[0]), str(weights))) from error
-        return paths[0].name, {path.name: path.read_bytes() for path in paths}, exported_sha256(paths[0]), network
+        files = {path.name: path.read_bytes() for path in paths}
+        return paths[0].name, files, network_sha256(network), network
 
 
 def _files(weights: str) -> list[str]:

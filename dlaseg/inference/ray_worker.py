@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
@@ -21,6 +20,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import SETTINGS
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
+from dlaseg.processor import set_num_threads
 from dlaseg.version import __version__
 
 ATTEMPTS = 3
@@ -60,7 +60,7 @@ class PredictorSpec:
                 f"dlaseg {__version__} on node {socket.gethostname()}, {self.version} where the run was started: "
                 "install the same release on all nodes"
             )
-        torch.set_num_threads(self.cpus)
+        set_num_threads(self.cpus)
         with TemporaryDirectory() as folder:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)

@@ -4,29 +4,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from dlaseg.errors import UserError
 from dlaseg.images import check_max_pixels
+from dlaseg.inference.backends.choice import kept_graph
 from dlaseg.inference.backends.exported import exported_sha256
-from dlaseg.inference.backends.graph import Graph, graph_path
+from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.folders import LocalFolder
+from dlaseg.inference.network import WeightsFile, open_network
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
-from dlaseg.inference.predictor import Predictor, load_network
+from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
 from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS
-from dlaseg.models.base import SegmentationModel
-from dlaseg.weights.download import resolve
-from dlaseg.weights.files import model_sha256
+
+if TYPE_CHECKING:
+    from dlaseg.inference.network import Network
+    from dlaseg.models.base import SegmentationModel
 
 FEW = 8
 """Images for which `auto` does not convert a network: that takes longer than it saves."""
 
 
 def infer(
-    weights: str | Path | SegmentationModel,
+    weights: "str | Path | SegmentationModel",
     input: str | Path | Sequence[str | Path],
     output: str | Path,
     save: Sequence[str] = KINDS,
@@ -82,14 +86,12 @@ def infer(
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     check_cameras(sources)
-    weights = resolve(weights) if isinstance(weights, str | Path) else weights
-    network = load_network(weights) if isinstance(weights, Path) else weights
-    weights_sha256 = exported_sha256(weights) if isinstance(weights, Path) else model_sha256(weights)
+    network = open_network(weights) if isinstance(weights, str | Path) else weights
+    weights_sha256 = network_sha256(network)
     saved = None if overwrite else read_settings(LocalFolder(output))
     recorded = None if saved is None else saved.max_memory
     backend = choose_backend(backend, network, weights_sha256, sources, saved)
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
-    del network  # an engine has its own copy of the weights
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,
@@ -124,9 +126,20 @@ def infer(
     return summary
 
 
+def network_sha256(network: "Network") -> str:
+    """What `Settings` say of the weights."""
+    if isinstance(network, Graph):
+        return exported_sha256(network.path)
+    if isinstance(network, WeightsFile):
+        return network.sha256
+    from dlaseg.weights.files import model_sha256
+
+    return model_sha256(network)
+
+
 def choose_backend(
     backend: str | None,
-    network: SegmentationModel | Graph,
+    network: "Network",
     weights_sha256: str,
     sources: Sequence[Source],
     saved: Settings | None,
@@ -144,7 +157,7 @@ def choose_backend(
         return backend
     if saved is not None and saved.weights_sha256 == weights_sha256:
         return saved.backend  # continues what a run with another set of packages began
-    if not isinstance(network, Graph) and _are_few(sources) and not graph_path(network).is_file():
+    if not isinstance(network, Graph) and _are_few(sources) and kept_graph(network) is None:
         return "torch"
     return backend
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.files import replacing
+from dlaseg.inference.grid import Grid
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import Sink, write_errors
 from dlaseg.inference.sources import Source
-from dlaseg.inference.tiling import Grid
 from dlaseg.png import PngEncoder
 
 STRIP_KINDS = ("ids", "color", "overlay")

@@ -2,10 +2,8 @@
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
-
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from dlaseg.errors import UserError, nearest
 from dlaseg.weights.builtin import builtin_files
@@ -48,11 +46,7 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
         return path  # the reader refuses a missing file
-    name, revision = match.groups()
-    try:
-        return Path(hf_hub_download(name, FILE, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return _download(name, revision, argument)
+    return _download(match[1], match[2], argument)
 
 
 def find_builtin(source: str | Path) -> Path | None:
@@ -79,6 +73,11 @@ def _unknown_name(name: str) -> str:
 
 
 def _download(name: str, revision: str | None, argument: str) -> Path:
+    from huggingface_hub import constants, hf_hub_download  # half a second that a local file need not take
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    with suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(name, FILE, revision=revision, local_files_only=True))
     try:
         return Path(hf_hub_download(name, FILE, revision=revision))
     except RepositoryNotFoundError as error:

@@ -14,7 +14,8 @@ from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
-from dlaseg.weights.files import decode_metadata, is_ours
+from dlaseg.weights.entries import decode_metadata
+from dlaseg.weights.files import is_ours
 from dlaseg.weights.layouts import Recognized, recognize
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def _saved_metadata(checkpoint: Checkpoint, recognized: Recognized) -> ModelMeta
     Raises:
         UserError: broken, or not those of its tensors.
     """
-    saved = decode_metadata(checkpoint)
+    saved = decode_metadata(checkpoint.path, checkpoint.metadata)
     for name, value in saved.architecture.items():
         if value != getattr(recognized, name):
             raise UserError(

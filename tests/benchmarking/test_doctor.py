@@ -10,6 +10,7 @@ import torch
 from dlaseg.benchmarking import doctor
 from dlaseg.benchmarking.doctor import Fact, examine
 from dlaseg.cli import main
+from dlaseg.inference.backends.choice import ENGINES
 
 
 def facts(part) -> dict[str, Fact]:
@@ -125,7 +126,7 @@ def test_a_backend_that_fails_or_computes_other_logits_is_a_problem(monkeypatch)
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr("dlaseg.inference.backends.choice.is_exact", lambda backend, reference: False)
-    monkeypatch.setattr("dlaseg.inference.backends.choice.OpenVINOBackend", fails)
+    monkeypatch.setitem(ENGINES, "openvino", fails)
     found = facts(doctor._backends)
     assert found["backend openvino"].value == "fails: no such instruction"
     assert found["backend onnxruntime"].value == "runs, with other logits than torch"

@@ -7,20 +7,14 @@ from dlaseg_testing import CPU
 
 from dlaseg.benchmarking import machine
 from dlaseg.benchmarking.child import in_new_process
-from dlaseg.benchmarking.machine import cores, fingerprint, limited_cores, matrix_product
+from dlaseg.benchmarking.machine import fingerprint, limited_cores, matrix_product
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.memory import peak_memory
+from dlaseg.processor import cores
 
 
-def test_the_fingerprint_names_what_speed_depends_on(tmp_path, monkeypatch):
-    (tmp_path / "cpuinfo").write_text(
-        "processor : 0\nmodel name : Fast CPU\nflags : fpu avx2 amx_tile sse\n\nprocessor : 1\nmodel name : Fast CPU\n"
-        "flags : fpu avx2 amx_tile sse\n"
-    )
-    assert machine.processor(tmp_path / "cpuinfo") == ("Fast CPU", ["avx2", "amx_tile"])
-    (tmp_path / "arm").write_text("processor : 0\nFeatures : fp asimd bf16\n")
-    assert machine.processor(tmp_path / "arm")[1] == ["asimd", "bf16"]
+def test_the_fingerprint_names_what_speed_depends_on(monkeypatch):
     found = fingerprint(CPU)
     assert found["threads"] == torch.get_num_threads()
     assert found["cores"] == cores()

@@ -17,6 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.export import export as exports
 from dlaseg.export.check import batches_of
 from dlaseg.export.export import comparison_images, export
+from dlaseg.inference.backends.base import takes_tensors
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.run import infer
@@ -172,8 +173,9 @@ def test_a_file_that_differs_is_not_left(network, tmp_path, monkeypatch, copied)
 
 
 def test_not_finite_logits_differ(network, tmp_path, monkeypatch, copied):
+    @takes_tensors
     def not_finite(self, images):
-        return torch.full((len(images), 6, *images.shape[2:]), torch.nan)
+        return np.full((len(images), 6, *images.shape[2:]), np.nan, np.float32)
 
     monkeypatch.setattr(OpenVINOBackend, "run", not_finite)
     with pytest.raises(UserError, match="differs from PyTorch"):

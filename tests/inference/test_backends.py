@@ -13,15 +13,17 @@ import torch
 from dlaseg_testing import TwoHeads
 from PIL import Image
 
-from dlaseg import create_model
+from dlaseg import create_model, load_model
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.inference import run
-from dlaseg.inference.backends import choice, graph, openvino
-from dlaseg.inference.backends.choice import LARGEST_ERROR, is_exact, make_backend
-from dlaseg.inference.backends.graph import model_graph
+from dlaseg.inference.backends import choice, conversion, graph, graph_cache, openvino
+from dlaseg.inference.backends.base import UNKNOWN_PER_PIXEL
+from dlaseg.inference.backends.choice import LARGEST_ERROR, graph_of, is_exact, kept_graph, make_backend
+from dlaseg.inference.backends.graph_cache import noise
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.folders import LocalFolder
+from dlaseg.inference.network import WeightsFile
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
@@ -79,9 +81,20 @@ def test_tiles_begin_where_the_network_needs_it(model, backend):
 def test_a_backend_says_what_it_is(model, backend):
     assert backend.name in OTHERS
     assert backend.precision == "float32"
-    assert backend.device.type == "cpu"
+    assert backend.device == "cpu"
     assert backend.metadata == model.metadata
     assert backend.stride == 4
+    assert backend.arrays
+    assert backend.memory_needed() == (UNKNOWN_PER_PIXEL, 0)
+
+
+def test_an_array_gives_an_array_and_a_tensor_a_tensor(model, backend):
+    images = pixels(2, 40, 50)
+    for each in (backend, make_backend("torch", model, "cpu", "float32")):
+        for batch in (images, normalize(images, model.metadata.mean, model.metadata.std)):
+            array = each.run(batch.numpy())
+            assert isinstance(array, np.ndarray)
+            assert torch.equal(each.run(batch), torch.from_numpy(array))
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -92,34 +105,71 @@ def test_label_maps_are_those_of_torch(model, name):
         assert (labels == other).mean() > 0.999
 
 
-def test_a_model_is_converted_once(model, tmp_path, monkeypatch):
+@pytest.fixture
+def quick_conversion(tmp_path, monkeypatch):
+    """An empty cache, and graphs that compute nothing."""
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
-    first = model_graph(model)
-    monkeypatch.setattr(graph, "to_onnx", None)
-    assert model_graph(model) == first
+    monkeypatch.setattr(conversion, "trace", lambda *_: None)
+    monkeypatch.setattr(conversion, "to_onnx", lambda *_: onnx.ModelProto(producer_name="test"))
+
+
+def test_a_model_is_converted_once(model, tmp_path, monkeypatch, quick_conversion):
+    first = graph_of(model)
+    monkeypatch.setattr(conversion, "to_onnx", None)
+    assert graph_of(model) == first == kept_graph(model)
     assert first.path.is_relative_to(tmp_path / "cache")
-    onnx.checker.check_model(first.path)
 
 
-def test_other_weights_are_converted_again_and_the_oldest_graphs_go(model, tmp_path, monkeypatch):
-    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
-    monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
+def test_a_graph_is_valid_onnx(model):
+    onnx.checker.check_model(graph_of(model).path)
+
+
+def test_a_weights_file_is_converted_once_and_opened_no_more(weights, monkeypatch, quick_conversion):
+    first = graph_of(WeightsFile(weights))
+    monkeypatch.setattr(WeightsFile, "load", None)
+    assert graph_of(WeightsFile(weights)) == first
+    assert first.metadata == load_model(weights).metadata
+    monkeypatch.setattr(graph_cache, "_code", lambda: "another network of these weights")
+    assert kept_graph(WeightsFile(weights)) is None
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy", ".onnx"])
+@pytest.mark.parametrize("content", [None, b"{}", b""])
+def test_a_graph_of_which_a_part_is_lost_is_made_again(weights, quick_conversion, suffix, content):
+    first = graph_of(WeightsFile(weights))
+    part = first.path.with_suffix(suffix)
+    complete = part.read_bytes()
+    part.unlink()
+    if content is not None:
+        part.write_bytes(content)
+    assert kept_graph(WeightsFile(weights)) is None
+    assert graph_of(WeightsFile(weights)) == first
+    assert part.read_bytes() == complete
+
+
+def test_the_logits_that_a_backend_is_compared_with_are_those_of_torch(model):
+    graph = graph_of(model)
+    images = normalize(torch.from_numpy(noise(3)), model.metadata.mean, model.metadata.std)
+    with torch.inference_mode():
+        expected = model.coarse_logits(images)
+    logits = torch.from_numpy(np.load(graph.reference))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+def test_other_weights_are_converted_again_and_the_oldest_graphs_go(tmp_path, quick_conversion):
     paths = []
-    for seed in range(graph.KEPT_GRAPHS + 2):
+    for seed in range(graph_cache.KEPT_GRAPHS + 2):
         torch.manual_seed(seed)
-        paths.append(model_graph(TwoHeads(2)).path)
+        paths.append(graph_of(TwoHeads(2)).path)
     assert len(set(paths)) == len(paths)
-    assert sorted(tmp_path.rglob("*.onnx")) == sorted(paths[2:])
+    kept = {path.stem for path in (tmp_path / "cache/graphs").iterdir()}
+    assert kept == {path.stem for path in paths[2:]}
 
 
-def test_a_cache_that_cannot_be_written_is_named(model, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(graph, "trace", lambda *_: None)
-    monkeypatch.setattr(graph, "to_onnx", lambda *_: onnx.ModelProto())
-    with pytest.raises(UserError, match=r"file.*: cannot be written .*: set DLASEG_CACHE to another folder"):
-        model_graph(model)
+def test_a_cache_that_cannot_be_written_is_named(model, tmp_path, quick_conversion):
+    (tmp_path / "cache").touch()
+    with pytest.raises(UserError, match=r"cache.*: cannot be written .*: set DLASEG_CACHE to another folder"):
+        graph_of(model)
 
 
 def test_auto_takes_openvino_where_it_is_exact(model):
@@ -134,8 +184,17 @@ def test_auto_takes_torch_where_openvino_is_not_exact(model, monkeypatch, caplog
     assert "openvino does not compute this network exactly" in caplog.text
 
 
+def test_a_gpu_is_looked_for_by_torch_unless_no_driver_has_made_its_file(tmp_path, monkeypatch):
+    assert choice._has_no_gpu(tmp_path) == (sys.platform == "linux")
+    (tmp_path / "nvidiactl").touch()
+    assert not choice._has_no_gpu(tmp_path)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not choice._has_no_gpu(tmp_path / "none")
+
+
 @pytest.mark.parametrize("missing", ["openvino", "onnxscript"])
-def test_auto_takes_torch_without_openvino(model, monkeypatch, missing):
+def test_auto_takes_torch_without_openvino(model, tmp_path, monkeypatch, missing):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
     find_spec = choice.importlib.util.find_spec
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: name != missing and find_spec(name))
     assert make_backend("auto", model, "cpu", "float32").name == "torch"
@@ -146,14 +205,17 @@ def test_not_finite_logits_are_not_exact(model):
         metadata, precision = model.metadata, "float32"
 
         def run(self, images):
-            return torch.full((1, 5, 16, 24), float("nan"))
+            return np.full((1, 5, 17, 25), np.nan, np.float32)
 
-    assert not is_exact(NotFinite(), NotFinite())
+    expected = np.load(graph_of(model).reference)
+    assert not is_exact(NotFinite(), expected)
+    assert not is_exact(NotFinite(), NotFinite().run(None))
+    assert not is_exact(NotFinite(), expected[..., :-1])
 
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_bfloat16_is_computed_where_the_cpu_gains_from_it(model, monkeypatch, gains):
-    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: gains)
+    monkeypatch.setattr(openvino, "computes_bfloat16", lambda: gains)
     assert make_backend("openvino", model, "cpu", "auto").precision == ("bfloat16" if gains else "float32")
     if not gains:
         with pytest.raises(UserError, match="precision bfloat16: not on this CPU"):
@@ -186,7 +248,7 @@ def test_what_a_backend_cannot_do_is_refused(model, name, device, precision, mes
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
-    model_graph(model)
+    graph_of(model)
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"{name} is not installed: pip install 'dlaseg\[{name}\]'"):
         make_backend(name, model, "cpu", "float32")
@@ -215,7 +277,7 @@ def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
 
 
 def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
-    read = openvino.require("openvino", "").Core().read_model(model_graph(model).path)
+    read = openvino.require("openvino", "").Core().read_model(graph_of(model).path)
     marked = openvino.mark_float32(read, openvino.TRANSPOSED)
     kinds = {op.get_type_name() for op in marked.get_ops() if "Precision" in str(dict(op.get_rt_info()))}
     assert kinds == {openvino.TRANSPOSED}
@@ -223,7 +285,7 @@ def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
 
 
 def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
-    monkeypatch.setattr(openvino, "gains_from_bfloat16", lambda device: True)
+    monkeypatch.setattr(openvino, "computes_bfloat16", lambda: True)
     backend = make_backend("openvino", model, "cpu", "bfloat16")
     backend.run(pixels(1, 64, 64))
     (compiled,) = backend._compiled.values()

@@ -322,7 +322,7 @@ def test_a_folder_and_a_hub_name_give_what_their_model_gives(model, predictor, t
         downloads.append((name, revision))
         return str(tmp_path / "folder" / file)
 
-    monkeypatch.setattr("dlaseg.weights.download.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     np.testing.assert_array_equal(Predictor("someone/streets@v1", device="cpu")(image), predictor(image))
     assert downloads == [("someone/streets", "v1")]
 

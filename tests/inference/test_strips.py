@@ -19,10 +19,10 @@ from dlaseg.cli import main
 from dlaseg.image_strips import RowReader
 from dlaseg.images import ImageFile
 from dlaseg.inference import memory, strips
+from dlaseg.inference.grid import Axis, Grid
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
-from dlaseg.inference.tiling import Axis, Grid
 from dlaseg.label_images import read_label_image
 
 KINDS = ["ids", "color", "overlay"]

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dlaseg.inference import tiling
+from dlaseg.inference import grid as tiles
+from dlaseg.inference.grid import Axis, Grid
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.tiling import Axis, Grid, blend_tiles
+from dlaseg.inference.tiling import blend_tiles
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.resizing import pad, round_up
@@ -155,10 +156,10 @@ def test_tiles_cover_an_axis_and_meet_in_seams(length, side, multiple, mirrored)
     else:
         assert all(stop % multiple == 0 for _, stop in axis.spans[:-1])
     seams = axis.seams()
-    assert all(last - first >= tiling.FADE for first, last in seams)
+    assert all(last - first >= tiles.FADE for first, last in seams)
     assert all(before[1] <= after[0] for before, after in pairwise(seams))
     if seams:
-        assert seams[-1][1] <= length - tiling.MARGIN
+        assert seams[-1][1] <= length - tiles.MARGIN
 
 
 def test_scores_fade_from_one_tile_into_the_next():

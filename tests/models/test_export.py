@@ -6,15 +6,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import create_backbone, create_model, list_models
-from dlaseg.inference.backends import graph
-from dlaseg.inference.backends.graph import CoarseLogits
+from dlaseg.inference.backends import conversion
+from dlaseg.inference.backends.conversion import CoarseLogits
 from dlaseg.models.resizing import crop, max_pool, mirror, pad, round_up
 
 SIZES = ((1, 1, 1), (2, 32, 32), (1, 31, 200), (1, 65, 97), (2, 64, 96), (1, 33, 64), (3, 90, 47))
 
 
 def trace(model: nn.Module, height: int, width: int) -> nn.Module:
-    return graph.trace(model, torch.randn(2, 3, height, width)).module()
+    return conversion.trace(model, torch.randn(2, 3, height, width)).module()
 
 
 def assert_equal_on(sizes, traced: nn.Module, model: nn.Module) -> None:

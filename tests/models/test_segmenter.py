@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dlaseg import UserError, create_backbone, create_model, list_models
-from dlaseg.models import base
-from dlaseg.models.base import argmax_logits, upsample_logits
+from dlaseg.models.base import upsample_logits
 from dlaseg.models.segmenter import STRIDES, DLASeg
 
 
@@ -78,37 +77,6 @@ def test_channels_last_gives_the_same(size):
     got = answer(model, images.contiguous(memory_format=torch.channels_last))
     # Fresh weights make large logits: the tolerance is relative to their spread
     assert (got - expected).abs().max() <= 1e-4 * expected.std()
-
-
-@pytest.mark.parametrize("at_a_time", [1, 1000, 1 << 20])
-@pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
-@pytest.mark.parametrize("values", ["noise", "patches", "ties"])
-def test_the_argmax_equals_that_of_the_upsampled_logits(monkeypatch, at_a_time, stride, values):
-    monkeypatch.setattr(base, "_AT_A_TIME", at_a_time)
-    torch.manual_seed(0)
-    coarse = torch.randn(2, 6, 16, 12)
-    if values == "patches":
-        coarse = torch.randn(2, 6, 4, 3).repeat_interleave(4, 2).repeat_interleave(4, 3) + 0.01 * coarse
-    if values == "ties":
-        coarse = coarse.round()
-    for rows, columns in ((16, 12), (15.3, 10.8), (0.5, 0.2), (8.3, 12)):
-        height, width = max(1, round(stride * rows)), max(1, round(stride * columns))
-        logits = upsample_logits(coarse, stride, height, width)
-        for memory_format in (torch.contiguous_format, torch.channels_last):
-            got = argmax_logits(coarse.contiguous(memory_format=memory_format), stride, height, width)
-            assert got.dtype == torch.uint8
-            torch.testing.assert_close(logits.gather(1, got[:, None].long())[:, 0], logits.amax(1))
-            if stride != 3:  # weights of thirds are rounded, which decides ties
-                assert torch.equal(got.long(), logits.argmax(1))
-
-
-@pytest.mark.parametrize("stride", STRIDES)
-def test_the_argmax_is_that_of_the_models_logits(stride):
-    torch.manual_seed(0)
-    model, images = small_model(stride), torch.randn(1, 3, 75, 41)
-    with torch.no_grad():
-        got = argmax_logits(model.coarse_logits(images), stride, 75, 41)
-    assert torch.equal(got.long(), answer(model, images).argmax(1))
 
 
 def test_upsampling_keeps_the_top_left():

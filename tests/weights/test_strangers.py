@@ -16,8 +16,8 @@ from dlaseg import UserError, create_backbone, create_model, load_model, save_mo
 from dlaseg.cli import main
 from dlaseg.labels import LabelMap
 from dlaseg.metadata import MAX_CHANNELS, MAX_CLASSES, Origin
-from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
-from dlaseg.weights.files import decode_metadata, encode_metadata
+from dlaseg.weights.checkpoints import read_checkpoint
+from dlaseg.weights.entries import decode_metadata, encode_metadata
 from dlaseg.weights.inspection import inspect_weights
 from dlaseg.weights.layouts import recognize
 from dlaseg.weights.loading import load_backbone_weights, load_weights
@@ -52,7 +52,7 @@ def entries(**changes) -> dict[str, str]:
 def refusal(**changes) -> str:
     """The one line that refuses metadata."""
     with pytest.raises(UserError) as caught:
-        decode_metadata(Checkpoint(Path("w.safetensors"), "safetensors", {}, entries(**changes)))
+        decode_metadata(Path("w.safetensors"), entries(**changes))
     message = str(caught.value)
     assert message.isprintable()
     assert message.startswith("w.safetensors: ")
@@ -60,12 +60,12 @@ def refusal(**changes) -> str:
 
 
 def test_metadata_of_ours_are_read(model):
-    metadata = decode_metadata(Checkpoint(Path("w"), "safetensors", {}, encode_metadata(model.metadata)))
+    metadata = decode_metadata(Path("w"), encode_metadata(model.metadata))
     assert metadata == model.metadata
     classifier = create_backbone(**CLASSIFIER).metadata
-    assert decode_metadata(Checkpoint(Path("w"), "safetensors", {}, encode_metadata(classifier))) == classifier
+    assert decode_metadata(Path("w"), encode_metadata(classifier)) == classifier
     backbone = create_backbone("dla46_c").metadata
-    assert decode_metadata(Checkpoint(Path("w"), "safetensors", {}, encode_metadata(backbone))) == backbone
+    assert decode_metadata(Path("w"), encode_metadata(backbone)) == backbone
 
 
 @pytest.mark.parametrize("key", ["weights", "backbone_weights", "node", "backbone", "device", "__class__", ""])

@@ -1,44 +1,55 @@
-"""Which backend runs a network."""
+"""Which backend runs a network; imports torch only where torch runs or converts it."""
 
 import importlib.util
 import logging
 import math
+import sys
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.inference.backends.base import Backend
 from dlaseg.inference.backends.exported import ONNX
-from dlaseg.inference.backends.graph import Graph, model_graph
+from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.backends.graph_cache import find_graph, noise
 from dlaseg.inference.backends.onnxruntime import OnnxRuntimeBackend
 from dlaseg.inference.backends.openvino import OpenVINOBackend
-from dlaseg.inference.backends.torch import TorchBackend
-from dlaseg.models.base import SegmentationModel
+from dlaseg.inference.network import WeightsFile
 
-BACKENDS: dict[str, Callable[[SegmentationModel, str, str], Backend]] = {
-    "torch": TorchBackend,
-    "torch-compile": partial(TorchBackend, compile=True),
-    "openvino": lambda model, device, precision: OpenVINOBackend(model_graph(model), device, precision),
-    "onnxruntime": lambda model, device, precision: OnnxRuntimeBackend(model_graph(model), device, precision),
+if TYPE_CHECKING:
+    from dlaseg.inference.network import Network
+    from dlaseg.models.base import SegmentationModel
+
+ENGINES: dict[str, Callable[[Graph, str, str], Backend]] = {
+    "openvino": OpenVINOBackend,
+    "onnxruntime": OnnxRuntimeBackend,
 }
-"""Backends of a model, by name."""
+"""Backends of a graph, by name: the package's."""
+
+BACKENDS = ("torch", "torch-compile", *ENGINES)
+"""Names of the backends of a model."""
 
 LARGEST_ERROR = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Difference of logits from those of torch, relative to the largest logit, up to which a backend is exact: a hundred
-times what the rounding of another order of summation was measured to make."""
+"""Difference of logits from those that torch computes in float32, relative to the largest logit, up to which a backend
+is exact: a hundred times what the rounding of another order of summation was measured to make."""
+
+GPUS = ("nvidiactl", "dxg", "kfd")
+"""Files in `/dev` of the drivers of GPUs: NVIDIA's, Windows' for Linux, and AMD's."""
 
 logger = logging.getLogger(__name__)
 
 
-def make_backend(name: str | None, network: SegmentationModel | Graph, device: str, precision: str) -> Backend:
+def make_backend(name: str | None, network: "Network", device: str, precision: str) -> Backend:
     """Makes a backend.
 
     Args:
         name: one of `BACKENDS`, or `auto` for the fastest that is installed and exact, see `is_exact`. By default
             `torch` for a model, and for an exported file what reads it.
-        network: a model, which is not changed, or an exported file.
+        network: a model, which is not changed, a weights file, or an exported file.
         device: see the backends.
         precision: see the backends.
 
@@ -52,19 +63,49 @@ def make_backend(name: str | None, network: SegmentationModel | Graph, device: s
         return _exported(name, network, device, precision)
     if name == "auto":
         return _fastest(network, device, precision)
-    return BACKENDS[name or "torch"](network, device, precision)
+    if name in ENGINES:
+        return ENGINES[name](graph_of(network), device, precision)
+    return _torch(network, device, precision, compile=name == "torch-compile")
+
+
+def _torch(network: "SegmentationModel | WeightsFile", device: str, precision: str, compile: bool = False) -> Backend:
+    from dlaseg.inference.backends.torch import TorchBackend
+
+    return TorchBackend(_model(network), device, precision, compile)
+
+
+def _model(network: "SegmentationModel | WeightsFile") -> "SegmentationModel":
+    return network.load() if isinstance(network, WeightsFile) else network
+
+
+def kept_graph(network: "SegmentationModel | WeightsFile") -> Graph | None:
+    """The graph of a network that was converted before, else None."""
+    if isinstance(network, WeightsFile):
+        return find_graph(network.sha256)
+    from dlaseg.inference.backends.conversion import model_key
+
+    return find_graph(model_key(network))
+
+
+def graph_of(network: "SegmentationModel | WeightsFile") -> Graph:
+    """The graph of a network, which is converted unless it was before."""
+    kept = kept_graph(network)
+    if kept is not None:
+        return kept
+    from dlaseg.inference.backends.conversion import convert, model_key
+
+    model = _model(network)
+    return convert(model, network.sha256 if isinstance(network, WeightsFile) else model_key(model))
 
 
 def _exported(name: str | None, graph: Graph, device: str, precision: str) -> Backend:
     """The backend of an exported file."""
-    readers: dict[str | None, Callable[[Graph, str, str], Backend]] = {"openvino": OpenVINOBackend}
-    if graph.path.suffix.lower() == ONNX:
-        readers["onnxruntime"] = OnnxRuntimeBackend
+    readers = ENGINES if graph.path.suffix.lower() == ONNX else {"openvino": OpenVINOBackend}
     if name in (None, "auto"):
-        installed = [reader for reader in readers if importlib.util.find_spec(str(reader))]
+        installed = [reader for reader in readers if importlib.util.find_spec(reader)]
         name = installed[0] if installed else "openvino"
     if name not in readers:
-        raise UserError(f"backend {name}: {graph.path} is run by {' or '.join(map(str, readers))}")
+        raise UserError(f"backend {name}: {graph.path} is run by {' or '.join(readers)}")
     try:
         backend = readers[name](graph, device, precision)
         _check_result(backend, graph)
@@ -79,38 +120,49 @@ def _exported(name: str | None, graph: Graph, device: str, precision: str) -> Ba
 def _check_result(backend: Backend, graph: Graph) -> None:
     """Checks that a small image gives what the metadata of an exported file say."""
     height, width, metadata = 37, 70, graph.metadata
-    result = backend.run(torch.zeros(1, metadata.in_channels, height, width, dtype=torch.uint8))
+    result: NDArray[Any] = backend.run(np.zeros((1, metadata.in_channels, height, width), np.uint8))
     if graph.output == "labels":
-        fits = result.shape == (1, height, width) and result.dtype == torch.uint8
+        fits = result.shape == (1, height, width) and result.dtype == np.uint8
         fits = fits and int(result.max()) < metadata.num_classes
     else:
-        fits = result.ndim == 4 and result.shape[:2] == (1, metadata.num_classes) and result.dtype == torch.float32
+        fits = result.ndim == 4 and result.shape[:2] == (1, metadata.num_classes) and result.dtype == np.float32
         least = [math.ceil(side / graph.stride) for side in (height, width)]
         fits = fits and all(low <= side for low, side in zip(least, result.shape[2:], strict=True))
         fits = fits and (graph.output == "coarse_logits" or result.shape[2:] == (height, width))
     if not fits:
         raise UserError(
-            f"{graph.path}: gives {str(result.dtype).removeprefix('torch.')} {tuple(result.shape)} for an image of "
-            f"{height} x {width}, which its metadata do not say: export it again"
+            f"{graph.path}: gives {result.dtype} {result.shape} for an image of {height} x {width}, which its metadata "
+            "do not say: export it again"
         )
 
 
-def _fastest(model: SegmentationModel, device: str, precision: str) -> Backend:
+def _fastest(network: "SegmentationModel | WeightsFile", device: str, precision: str) -> Backend:
     """OpenVINO on a CPU where it is installed and exact, otherwise torch."""
-    backend = TorchBackend(model, device, precision)
-    if backend.device.type != "cpu" or not all(map(importlib.util.find_spec, ("openvino", "onnxscript"))):
-        return backend
-    faster = OpenVINOBackend(model_graph(model), "cpu", precision)
-    if is_exact(faster, backend):
+    if device != "cpu" and not (device == "auto" and _has_no_gpu()):
+        backend = _torch(network, device, precision)
+        if backend.device != "cpu":
+            return backend
+    needed = ["openvino"] if kept_graph(network) else ["openvino", "onnxscript"]
+    if not all(map(importlib.util.find_spec, needed)):
+        return _torch(network, device, precision)
+    graph = graph_of(network)
+    assert graph.reference is not None
+    faster = OpenVINOBackend(graph, "cpu", precision)
+    if is_exact(faster, np.load(graph.reference)):
         return faster
     logger.warning("the backend openvino does not compute this network exactly, so torch runs it")
-    return backend
+    return _torch(network, device, precision)
 
 
-def is_exact(backend: Backend, reference: Backend) -> bool:
-    """Whether a backend computes the same logits of noise as another one, but for rounding."""
-    size = (1, backend.metadata.in_channels, 65, 97)
-    noise = torch.randint(256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    expected, logits = reference.run(noise).cpu(), backend.run(noise).cpu()
-    error, largest = float((logits - expected).abs().max()), float(expected.abs().max())
+def _has_no_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether it is certain, without importing torch, that it finds no GPU."""
+    return sys.platform == "linux" and not any((devices / name).exists() for name in GPUS)
+
+
+def is_exact(backend: Backend, expected: NDArray[np.float32]) -> bool:
+    """Whether a backend computes the logits of `noise` that torch computes, but for rounding."""
+    logits = backend.run(noise(backend.metadata.in_channels))
+    if logits.shape != expected.shape:
+        return False
+    error, largest = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
     return math.isfinite(error) and error <= LARGEST_ERROR[backend.precision] * largest

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, openvino_core, require
-from dlaseg.models.base import SegmentationModel
 from dlaseg.strict_json import InvalidJSONError, parse_json
 from dlaseg.version import __version__
-from dlaseg.weights.checkpoints import Checkpoint
-from dlaseg.weights.files import decode_metadata, encode_metadata
+from dlaseg.weights.entries import decode_metadata, encode_metadata
+
+if TYPE_CHECKING:
+    from dlaseg.models.base import SegmentationModel
 
 ONNX, OPENVINO, PROGRAM = ".onnx", ".xml", ".pt2"
 SUFFIXES = (ONNX, OPENVINO, PROGRAM)
@@ -40,7 +41,7 @@ def is_exported(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def encode_entries(model: SegmentationModel, input: str, output: str) -> dict[str, str]:
+def encode_entries(model: "SegmentationModel", input: str, output: str) -> dict[str, str]:
     """The entries of an exported file: those of a weights file, and `EXPORT`."""
     sizes = {"stride": stride_of(model, output), "multiple": model.multiple}
     return {
@@ -49,7 +50,7 @@ def encode_entries(model: SegmentationModel, input: str, output: str) -> dict[st
     }
 
 
-def stride_of(model: SegmentationModel, output: str) -> int:
+def stride_of(model: "SegmentationModel", output: str) -> int:
     """Input pixels per logit or label of an exported file."""
     return model.stride if output == "coarse_logits" else 1
 
@@ -77,27 +78,44 @@ def read_graph(path: Path) -> Graph:
     except Exception as error:  # what protobuf and OpenVINO raise on arbitrary bytes is not a closed list
         kind = "ONNX file" if path.suffix.lower() == ONNX else "OpenVINO IR with its .bin"
         raise UserError(f"{path}: damaged, or no {kind}: copy it or export it again") from error
-    if "format" not in content.entries or EXPORT not in content.entries:
-        raise UserError(
-            f"{path}: has no metadata of dlaseg, so its classes are not known: use a file from `dlaseg export`"
-        )
-    metadata = decode_metadata(Checkpoint(path, path.suffix, {}, content.entries), any_network=True)
-    try:
-        export = parse_json(content.entries[EXPORT])
-        input, output, stride, multiple = (export[key] for key in ("input", "output", "stride", "multiple"))
-        is_valid = input in INPUTS and output in OUTPUTS and type(stride) is type(multiple) is int
-        is_valid = is_valid and 1 <= stride <= multiple <= MAX_MULTIPLE and multiple % stride == 0
-    except (InvalidJSONError, TypeError, KeyError):
-        is_valid = False
-    if not is_valid or metadata.label_map is None or (output != "coarse_logits" and stride != 1):
-        raise UserError(f"{path}: its metadata {EXPORT} {content.entries[EXPORT]!r:.80} are damaged: export it again")
-    graph = Graph(path, metadata, stride, content.precision, input, output, multiple)
+    graph = graph_of_entries(path, content.entries, content.precision)
     if content.input != _input_type(graph) or content.output != _output_type(graph):
         raise UserError(
             f"{path}: takes {content.input} and gives {content.output}, its metadata say {_input_type(graph)} and "
             f"{_output_type(graph)}: export it again"
         )
     return graph
+
+
+def graph_of_entries(
+    path: Path, entries: Mapping[str, str], precision: str = "float32", reference: Path | None = None
+) -> Graph:
+    """A graph of which `encode_entries` wrote the entries.
+
+    Args:
+        path: of the graph.
+        entries: by name.
+        precision: of the graph, see `Graph`.
+        reference: see `Graph`.
+
+    Raises:
+        UserError: the entries are not those of a segmentation network, or damaged.
+    """
+    if "format" not in entries or EXPORT not in entries:
+        raise UserError(
+            f"{path}: has no metadata of dlaseg, so its classes are not known: use a file from `dlaseg export`"
+        )
+    metadata = decode_metadata(path, entries, any_network=True)
+    try:
+        export = parse_json(entries[EXPORT])
+        input, output, stride, multiple = (export[key] for key in ("input", "output", "stride", "multiple"))
+        is_valid = input in INPUTS and output in OUTPUTS and type(stride) is type(multiple) is int
+        is_valid = is_valid and 1 <= stride <= multiple <= MAX_MULTIPLE and multiple % stride == 0
+    except (InvalidJSONError, TypeError, KeyError):
+        is_valid = False
+    if not is_valid or metadata.label_map is None or (output != "coarse_logits" and stride != 1):
+        raise UserError(f"{path}: its metadata {EXPORT} {entries[EXPORT]!r:.80} are damaged: export it again")
+    return Graph(path, metadata, stride, precision, input, output, multiple, reference)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""ONNX Runtime, for processors and systems that have nothing else."""
+"""ONNX Runtime, for processors and systems that have nothing else; does not import torch."""
 
-import torch
-from torch import Tensor
+from typing import Any
 
-from dlaseg.data.tensors import normalize
+import numpy as np
+from numpy.typing import NDArray
+
 from dlaseg.errors import UserError
+from dlaseg.inference.backends.base import UNKNOWN_PER_PIXEL, takes_tensors
 from dlaseg.inference.backends.graph import INPUT, Graph, require
+from dlaseg.processor import num_threads
 
 
 class OnnxRuntimeBackend:
@@ -20,7 +23,7 @@ class OnnxRuntimeBackend:
         UserError: ONNX Runtime is not installed, a device that it does not have, or another precision.
     """
 
-    name = "onnxruntime"
+    name, device, arrays = "onnxruntime", "cpu", True  # the device of results
 
     def __init__(self, graph: Graph, device: str = "auto", precision: str = "float32"):
         ort = require("onnxruntime", "dlaseg[onnxruntime]")
@@ -31,12 +34,11 @@ class OnnxRuntimeBackend:
             raise UserError(f"device {device!r}: the backend onnxruntime runs on cpu or cuda")
         if device == "cuda" and not has_cuda:
             raise UserError("device cuda: this ONNX Runtime is the one for CPUs: use cpu, or install onnxruntime-gpu")
-        self.device = torch.device("cpu")  # of the results
         self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
         self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = num_threads()
         options.log_severity_level = 4  # errors are raised
         self._session = ort.InferenceSession(
             str(graph.path),
@@ -44,12 +46,24 @@ class OnnxRuntimeBackend:
             ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"],
         )
 
-    def run(self, images: Tensor) -> Tensor:
+    @takes_tensors
+    def run(self, images: NDArray[Any]) -> NDArray[Any]:
         """See `Backend.run`."""
-        images = images.cpu()
         if self.input == "pixels":
-            images = images.permute(0, 2, 3, 1)  # (N, H, W, 3)
-        elif images.dtype == torch.uint8:
-            images = normalize(images, self.metadata.mean, self.metadata.std)
-        (result,) = self._session.run(None, {INPUT: images.contiguous().numpy()})
-        return torch.from_numpy(result)
+            images = images.transpose(0, 2, 3, 1)  # (N, H, W, 3)
+        elif images.dtype == np.uint8:
+            images = self._normalize(images)
+        (result,) = self._session.run(None, {INPUT: np.ascontiguousarray(images)})
+        return np.asarray(result)
+
+    def memory_needed(self) -> tuple[float, int]:
+        """See `Backend.memory_needed`."""
+        return UNKNOWN_PER_PIXEL, 0
+
+    def _normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """As `dlaseg.data.tensors.normalize`, to the same bits."""
+        mean, std = (np.array(values)[:, None, None] * 255 for values in (self.metadata.mean, self.metadata.std))
+        normalized = images.astype(np.float32, order="C")
+        normalized -= mean.astype(np.float32)
+        normalized *= (1 / std).astype(np.float32)
+        return normalized

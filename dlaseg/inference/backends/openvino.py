@@ -1,4 +1,4 @@
-"""OpenVINO, the fastest on CPUs."""
+"""OpenVINO, the fastest on CPUs; does not import torch."""
 
 import threading
 from pathlib import Path
@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from dlaseg.device import gains_from_bfloat16
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import SMALL
+from dlaseg.inference.backends.base import SMALL, UNKNOWN_PER_PIXEL, takes_tensors
 from dlaseg.inference.backends.graph import Graph, openvino_core, require
+from dlaseg.processor import computes_bfloat16, num_threads
 
 TRANSPOSED = "GroupConvolutionBackpropData"
 """OpenVINO's depthwise transposed convolution: the decoder's upsampling."""
@@ -44,20 +43,19 @@ class OpenVINOBackend:
         UserError: OpenVINO is not installed, another device, or a precision that this CPU does not compute.
     """
 
-    name = "openvino"
+    name, device, arrays = "openvino", "cpu", True
 
     def __init__(self, graph: Graph, device: str = "auto", precision: str = "float32"):
         require("openvino", "dlaseg[openvino]")
         if device not in ("auto", "cpu"):
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
-        self.device = torch.device("cpu")
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
         self.input, self.output = graph.input, graph.output
         reduced = _compute_bfloat16(precision)
         self.precision = "bfloat16" if reduced else "float32"
         if graph.precision == "int8":
             self.precision = "int8+bfloat16" if reduced else "int8"
-        self.max_streams, self.streams = torch.get_num_threads(), 1
+        self.max_streams, self.streams = num_threads(), 1
         self._core = openvino_core()
         self._model = self._core.read_model(graph.path)
         if reduced:
@@ -65,23 +63,28 @@ class OpenVINOBackend:
         self._properties = {
             # OpenVINO's own choice is bfloat16 where there is such arithmetic
             "INFERENCE_PRECISION_HINT": "bf16" if reduced else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": num_threads(),
         }
         self._lock = threading.Lock()
         self._compiled: dict[_Key, _Compiled] = {}
         self._count = 0  # of networks compiled so far
 
-    def run(self, images: Tensor) -> Tensor:
+    @takes_tensors
+    def run(self, images: NDArray[Any]) -> NDArray[Any]:
         """See `Backend.run`."""
-        images = images.cpu().permute(0, 2, 3, 1).contiguous()  # (N, H, W, 3); nothing to copy for an image as read
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))  # nothing to copy for an image as read
         with self._lock:
             compiled = self._prepare(images)
         result = compiled.infer(images)
-        return result if self.output == "labels" else result.permute(0, 3, 1, 2)
+        return result if self.output == "labels" else result.transpose(0, 3, 1, 2)
 
-    def _prepare(self, images: Tensor) -> "_Compiled":
+    def memory_needed(self) -> tuple[float, int]:
+        """See `Backend.memory_needed`."""
+        return UNKNOWN_PER_PIXEL, 0
+
+    def _prepare(self, images: NDArray[Any]) -> "_Compiled":
         """The network for a batch, (N, H, W, 3), compiled now unless it was before."""
-        pixels = images[..., 0].numel()
+        pixels = images[..., 0].size
         any_shape = _Key(images.dtype, None, self.streams if pixels <= SMALL else 1)
         key = any_shape._replace(shape=images.shape) if pixels >= LARGE else any_shape
         if key not in self._compiled and self._count >= MOST_COMPILED:
@@ -102,7 +105,7 @@ class OpenVINOBackend:
             image = steps.input()
             image.model().set_layout(ov.Layout("NCHW"))
             image.tensor().set_layout(ov.Layout("NHWC"))
-            if key.dtype == torch.uint8:
+            if key.dtype == np.uint8:
                 image.tensor().set_element_type(ov.Type.u8)
                 image.preprocess().convert_element_type(ov.Type.f32)
                 image.preprocess().mean([255 * value for value in self.metadata.mean])
@@ -126,8 +129,8 @@ class _Key(NamedTuple):
         streams: batches that are computed at a time.
     """
 
-    dtype: torch.dtype
-    shape: torch.Size | None
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] | None
     streams: int
 
 
@@ -148,18 +151,18 @@ class _Compiled:
         for _ in range(streams):
             self._requests.put(model.create_infer_request())
 
-    def infer(self, images: Tensor) -> Tensor:
+    def infer(self, images: NDArray[Any]) -> NDArray[Any]:
         """(N, H, W, 3) to the output."""
         ov = require("openvino", "dlaseg[openvino]")
         request = self._requests.get()
         try:
             if self.shape is None:
-                request.infer([images.numpy()], share_inputs=True)
-                return torch.from_numpy(request.get_output_tensor(0).data.copy())  # the next call overwrites it
+                request.infer([images], share_inputs=True)
+                return np.array(request.get_output_tensor(0).data)  # the next call overwrites it
             result = np.empty(self.shape, self._dtype)
             request.set_output_tensor(0, ov.Tensor(result, shared_memory=True))
-            request.infer([images.numpy()], share_inputs=True)
-            return torch.from_numpy(result)
+            request.infer([images], share_inputs=True)
+            return result
         finally:
             self._requests.put(request)
 
@@ -195,7 +198,7 @@ def mark_float32(model: Any, kind: str) -> Any:
 def _compute_bfloat16(precision: str) -> bool:
     if precision not in ("auto", "float32", "bfloat16"):
         raise UserError(f"precision {precision!r}: the backend openvino computes in float32, bfloat16 or auto")
-    gains = gains_from_bfloat16(torch.device("cpu"))
+    gains = computes_bfloat16()
     if precision == "bfloat16" and not gains:
         raise UserError("precision bfloat16: not on this CPU with the backend openvino: use float32")
     return precision != "float32" and gains

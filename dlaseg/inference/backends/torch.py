@@ -3,15 +3,20 @@
 import copy
 import math
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, pick_device, reduced_precision
 from dlaseg.errors import UserError
+from dlaseg.inference.backends.live_bytes import LiveBytes
 from dlaseg.models.base import SegmentationModel
+
+_SIDE = 256  # of the image by which memory is measured, pixels
 
 
 class TorchBackend:
@@ -28,34 +33,48 @@ class TorchBackend:
         UserError: a device or precision that this machine does not have, or no compiler.
     """
 
-    input, output = "normalized", "coarse_logits"
+    input, output, arrays = "normalized", "coarse_logits", False
 
     def __init__(
         self, model: SegmentationModel, device: str = "auto", precision: str = "float32", compile: bool = False
     ):
         self.name = "torch-compile" if compile else "torch"
-        self.device = pick_device(device)
+        self._device = pick_device(device)
+        self.device = str(self._device)
         self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = model.metadata, model.stride, model.multiple
-        self._autocast = reduced_precision(precision, self.device, "precision")
+        self._autocast = reduced_precision(precision, self._device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
-        self._memory_format = memory_format(self.device)
+        self._memory_format = memory_format(self._device)
         folded = fold_batch_norm(copy.deepcopy(model).cpu().eval())
-        folded = folded.to(self.device).to(memory_format=self._memory_format)
+        folded = folded.to(self._device).to(memory_format=self._memory_format)
         self._coarse_logits = folded.coarse_logits
         if compile:
             self._coarse_logits = torch.compile(folded.coarse_logits, dynamic=True)
             self._build()
 
     @torch.inference_mode()
-    def run(self, images: Tensor) -> Tensor:
+    def run(self, images: Any) -> Any:
         """See `Backend.run`."""
-        images = images.to(self.device, non_blocking=True)
+        if isinstance(images, np.ndarray):
+            return self.run(torch.from_numpy(images)).cpu().numpy()
+        images = images.to(self._device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = normalize(images, self.metadata.mean, self.metadata.std)
         images = images.contiguous(memory_format=self._memory_format)
-        with torch.autocast(self.device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
+        with torch.autocast(self._device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None):
             return self._coarse_logits(images).float()
+
+    def memory_needed(self) -> tuple[float, int]:
+        """See `Backend.memory_needed`.
+
+        The tensors that are computed from an image grow with its pixels, those that are computed from the weights
+        alone, such as copies in lower precision, do not. So one forward pass of a small image tells both.
+        """
+        image = torch.zeros(1, self.metadata.in_channels, _SIDE, _SIDE, dtype=torch.uint8)
+        with LiveBytes(image) as live:
+            self.run(image)
+        return live.peak[True] / _SIDE**2, live.peak[False]
 
     def _build(self) -> None:
         """Compiles the network now, so that what is missing is reported before anything is done."""

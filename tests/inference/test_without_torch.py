@@ -1,0 +1,49 @@
+"""Where another engine computes, labels come without torch, which takes a second and half a gigabyte to import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dlaseg.inference.backends.choice import graph_of
+from dlaseg.inference.network import WeightsFile
+from dlaseg.inference.run import infer
+
+COMMANDS = """
+import json, sys
+from dlaseg.cli import main
+for command in json.loads(sys.argv[1]):
+    assert main(command) == 0, command
+    print("torch" if "torch" in sys.modules else "none", *command)
+"""
+
+
+def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50 + number, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    graph_of(WeightsFile(weights))  # converted by torch, once for these weights
+    runs = {
+        "auto": [str(weights), "--backend", "auto", "--device", "cpu"],
+        "onnxruntime": [str(weights), "--backend", "onnxruntime"],
+        "int8": ["camvid-int8"],
+        "probabilities": [str(weights), "--backend", "openvino", "--save", "probabilities"],
+    }
+    commands = [["infer", run[0], str(folder), str(tmp_path / name), *run[1:]] for name, run in runs.items()]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("torch", "none"))]
+    assert imported == ["none", "none", "none", "torch"]
+
+    infer(weights, folder, tmp_path / "here", backend="openvino", device="cpu", save=["ids"])
+    for number in range(3):
+        ids = [np.asarray(Image.open(tmp_path / name / f"ids/{number}.png")) for name in ("here", "auto")]
+        np.testing.assert_array_equal(*ids)
