@@ -47,13 +47,13 @@ def _set_malloc(options: Mapping[int, int]) -> bool:
     return mallopt is not None and all(mallopt(option, value) for option, value in options.items())
 
 
-def peak_memory(device: "torch.device") -> int:
+def peak_memory(device: "str | torch.device") -> int:
     """Peak memory of this process so far, in bytes: GPU memory for a CUDA device, else main memory; 0 on Windows.
 
     On Linux it is VmHWM of `/proc/self/status`, which begins anew with every program. `getrusage` does not: a child
     process begins with the memory of the one that started it.
     """
-    if device.type == "cuda":
+    if str(device).startswith("cuda"):
         import torch
 
         return torch.cuda.max_memory_allocated(device)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import torch
 
-from dlaseg.benchmarking.candidates import PLAIN, Candidate
+from dlaseg.benchmarking.candidates import Candidate
 from dlaseg.benchmarking.networks import Network, Predicting, build
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.errors import UserError
 from dlaseg.inference.pipeline import infer_sources
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
-from dlaseg.memory import peak_memory, share_freed_memory
+from dlaseg.memory import peak_memory
 
 
 def write_labels(network: Network, images: Sequence[Path], output: Path) -> list[Path]:
@@ -47,8 +47,6 @@ def write_labels(network: Network, images: Sequence[Path], output: Path) -> list
 def memory_of_files(candidate: Candidate, images: Sequence[Path], threads: int) -> int:
     """Peak memory in bytes of this process after it has written the label maps of all images; for a new process."""
     torch.set_num_threads(threads)
-    if candidate.family != PLAIN:
-        share_freed_memory()  # as `dlaseg infer`
     network = build(candidate)
     with tempfile.TemporaryDirectory() as folder:
         write_labels(network, images, Path(folder))

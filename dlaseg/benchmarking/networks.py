@@ -22,7 +22,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel, upsample_logits
 from dlaseg.weights.download import resolve
-from dlaseg.weights.files import read_model_file
+from dlaseg.weights.files import read_model_file, save_model
 
 IN_MEMORY = ("prepare", "network", "upsample")
 """Phases from an image in memory to its label map, whose sum is the latency."""
@@ -195,6 +195,15 @@ def model_of(candidate: Candidate) -> SegmentationModel:
                 candidate.source, architecture.num_classes, architecture.stride, architecture.root_kernel_size
             )
     return load_model(candidate.source)
+
+
+def weights_of(candidate: Candidate, folder: Path) -> Path:
+    """The weights file of a DLA network; that of a randomly initialised one is written to the folder."""
+    if not candidate.is_named:
+        return resolve(candidate.source)
+    path = folder / f"{candidate.source}.safetensors"
+    save_model(model_of(candidate), path)
+    return path
 
 
 def num_classes_of(models: Sequence[str]) -> int:

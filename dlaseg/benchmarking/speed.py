@@ -20,12 +20,14 @@ from dlaseg.benchmarking.child import in_new_process
 from dlaseg.benchmarking.costs import count_macs, count_parameters
 from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
 from dlaseg.benchmarking.machine import fingerprint, matrix_product
-from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, Predicting, build, model_of
+from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, Predicting, build, model_of, weights_of
+from dlaseg.benchmarking.peaks import Segmenting, peak_of_files, peak_of_image
 from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
 from dlaseg.device import pick_device, synchronize
 from dlaseg.errors import UserError
 from dlaseg.images import read_size
 from dlaseg.inference.backends.exported import exported_sha256
+from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_label_image
 from dlaseg.text import one_line
 from dlaseg.weights.download import resolve
@@ -243,10 +245,20 @@ def _warmed_up(candidate: Candidate, images: Sequence[Path], clock: Callable[[],
 
 def _measure_memory(each: _Measured, largest: Path, files: Sequence[Path]) -> None:
     """Measures the peak memory of a candidate in new processes, in the second one from file to file."""
-    threads = torch.get_num_threads()
-    each.peak_memory = in_new_process(memory_of_image, each.candidate, largest, threads)
-    if files and each.candidate.family in ("dlaseg", PLAIN):
-        each.files_peak_memory = in_new_process(memory_of_files, each.candidate, files, threads)
+    candidate, threads = each.candidate, torch.get_num_threads()
+    if candidate.family != "dlaseg":
+        each.peak_memory = in_new_process(memory_of_image, candidate, largest, threads)
+        if files and candidate.family == PLAIN:
+            each.files_peak_memory = in_new_process(memory_of_files, candidate, files, threads)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        weights = weights_of(candidate, Path(folder))
+        backend = candidate.runs_backend or candidate.backend
+        how = Segmenting(weights, backend, candidate.precision, candidate.device, threads)
+        Predictor(weights, how.backend, how.device, how.precision)  # converts the network, if need be
+        each.peak_memory = in_new_process(peak_of_image, how, largest)
+        if files:
+            each.files_peak_memory = in_new_process(peak_of_files, how, files)
 
 
 def _sample(each: _Measured, path: Path, folder: Path) -> Sample:

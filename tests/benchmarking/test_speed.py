@@ -8,14 +8,17 @@ import torch
 from dlaseg_testing import CPU, TwoHeads
 from PIL import Image
 
-from dlaseg.benchmarking import files, networks, speed
+from dlaseg.benchmarking import files, networks, peaks, speed
 from dlaseg.benchmarking.candidates import Architecture, make_candidates
+from dlaseg.benchmarking.child import in_new_process
+from dlaseg.benchmarking.peaks import Segmenting, peak_of_files, peak_of_image
 from dlaseg.benchmarking.speed import measure_speed
 from dlaseg.benchmarking.speed_report import plots, speed_csv, speed_dict, speed_markdown
 from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.label_images import read_label_image
+from dlaseg.weights.download import resolve
 
 ARCHITECTURE = Architecture(num_classes=6, stride=8)
 
@@ -153,8 +156,8 @@ def test_from_file_to_file_everything_counts(images, clock, fakes):
 def test_the_memory_is_that_of_new_processes_which_take_the_largest_image(images, clock, fakes, monkeypatch):
     calls = []
 
-    def in_new_process(function, candidate, what, threads):
-        calls.append((function, candidate.family, what))
+    def in_new_process(function, network, what, threads=None):
+        calls.append((function, network.family if threads else network.weights.name, what))
         return len(calls) * 10**6
 
     monkeypatch.setattr(speed, "in_new_process", in_new_process)
@@ -162,16 +165,19 @@ def test_the_memory_is_that_of_new_processes_which_take_the_largest_image(images
     assert calls == [
         (files.memory_of_image, "plain", images[0]),
         (files.memory_of_files, "plain", images),
-        (files.memory_of_image, "dlaseg", images[0]),
-        (files.memory_of_files, "dlaseg", images),
+        (peaks.peak_of_image, "dla46_c.safetensors", images[0]),
+        (peaks.peak_of_files, "dla46_c.safetensors", images),
     ]
     assert [row.peak_memory for row in (*found.rows, *found.files)] == [10**6, 3 * 10**6, 2 * 10**6, 4 * 10**6]
 
 
 def test_what_a_process_does_for_its_memory_is_real(images):
-    candidate = make_candidates(["dla46_c"], [], ["torch"], ["float32"], "cpu", ARCHITECTURE)[0]
-    assert files.memory_of_image(candidate, images[0], 1) > 1 << 20
-    assert files.memory_of_files(candidate, images, 1) > 1 << 20
+    plain, _ = make_candidates(["dla46_c"], ["plain"], ["torch"], ["float32"], "cpu", ARCHITECTURE)
+    peaks_of_plain = [files.memory_of_image(plain, images[0], 1), files.memory_of_files(plain, images, 1)]
+    how = Segmenting(resolve("camvid-int8"), "openvino", "auto", "cpu", 1)
+    peaks_of_engine = [in_new_process(peak_of_image, how, images[0]), in_new_process(peak_of_files, how, images)]
+    # It does not import torch, which the plain script does
+    assert all(50 << 20 < ours < plain / 2 for ours, plain in zip(peaks_of_engine, peaks_of_plain, strict=True))
 
 
 def test_no_rounds_are_refused(images, clock, fakes):
