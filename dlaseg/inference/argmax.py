@@ -45,18 +45,20 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
     labels[:] = first[:, :, None, :, None]
     cells = xp.where((first != best[:, :-1, 1:]) | (first != best[:, 1:, :-1]) | (first != best[:, 1:, 1:]))
 
-    second = (xp.arange(stride, dtype=xp.float32, device=device) + (0.5 - stride // 2)) / stride + 0.5
-    weights = xp.stack((1 - second, second), 1)
-    weights = (weights[:, None, :, None] * weights[:, None, :]).reshape(stride**2, 4)
+    # How far each pixel of a cell is from its first logit to its second one
+    second = ((xp.arange(stride, dtype=xp.float32, device=device) + (0.5 - stride // 2)) / stride + 0.5)[:, None, None]
     step = max(1, _AT_A_TIME // (stride**2 * classes))
     for start in range(0, len(cells[0]), step):
         n, i, j = (index[start : start + step] for index in cells)
         above, below = (n * h + rows[i]) * w, (n * h + rows[i + 1]) * w
-        left, right = columns[j], columns[j + 1]
-        corners = logits[xp.stack((above + left, above + right, below + left, below + right))]
-        between = weights @ xp.asarray(corners, dtype=xp.float32).reshape(4, -1)  # (stride^2, cells * C)
-        found = xp.asarray(xp.argmax(between.reshape(stride**2, -1, classes), 2), dtype=xp.uint8)
-        labels[n, i, :, j] = found.T.reshape(-1, stride, stride)
+        left, right = (
+            (1 - second) * logits[above + column] + second * logits[below + column]  # (stride, cells, C)
+            for column in (columns[j], columns[j + 1])
+        )
+        # Not a product of matrices: NumPy's threads for it would wait busily, in the way of the next image's
+        between = (1 - second[:, None]) * left + second[:, None] * right  # (stride, stride, cells, C), columns first
+        found = xp.asarray(xp.argmax(between, -1), dtype=xp.uint8)
+        labels[n, i, :, j] = xp.moveaxis(found, (2, 1, 0), (0, 1, 2))
     skip = stride // 2
     whole = labels.reshape(count, -1, (len(columns) - 1) * stride)
     return whole[:, skip : skip + height, skip : skip + width]
