@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.names import read_names
-from dlaseg.data.patterns import FilePattern
+from dlaseg.data.patterns import FilePattern, same_name
 from dlaseg.errors import UserError
 from dlaseg.images import read_image
 from dlaseg.label_images import LabelImage, read_label_file
@@ -141,6 +141,7 @@ class SplitFiles:
         label_map: maps stored ids to train ids.
         image_pattern: where an image is expected.
         label_pattern: where a label map is expected.
+        twice: files of a name that has one already, each after that one.
     """
 
     images: dict[str, Path]
@@ -148,16 +149,19 @@ class SplitFiles:
     label_map: LabelMap
     image_pattern: FilePattern
     label_pattern: FilePattern
+    twice: tuple[tuple[Path, Path], ...] = ()
 
     @classmethod
     def find(cls, images: FilePattern, labels: FilePattern, label_map: LabelMap, with_labels: bool) -> "SplitFiles":
         """Finds the files of both patterns; without `with_labels`, those of the label maps may be missing.
 
         Raises:
-            UserError: as `FilePattern.find`.
+            UserError: as `FilePattern.find`, but for two files of a name.
         """
-        image_files = images.find(labels)
-        return cls(image_files, labels.find(images) if with_labels else None, label_map, images, labels)
+        twice: list[tuple[Path, Path]] = []
+        image_files = images.find(labels, twice)
+        label_files = labels.find(images, twice) if with_labels else None
+        return cls(image_files, label_files, label_map, images, labels, tuple(twice))
 
     @classmethod
     def together(cls, splits: "Sequence[SplitFiles]") -> "SplitFiles":
@@ -176,15 +180,17 @@ class SplitFiles:
                         "them, or use the splits one by one"
                     )
             labels = None if whole.labels is None or other.labels is None else whole.labels | other.labels
-            whole = replace(whole, images=whole.images | other.images, labels=labels)
+            whole = replace(whole, images=whole.images | other.images, labels=labels, twice=whole.twice + other.twice)
         return whole
 
     def pairs(self) -> tuple[Pair, ...]:
         """Matches images and label maps by name.
 
         Raises:
-            UserError: an image without a label map, or a label map without an image.
+            UserError: two files of a name, an image without a label map, or a label map without an image.
         """
+        for first, second in self.twice:
+            raise same_name(first, second)
         if self.labels is None:
             return tuple(Pair(name, image) for name, image in sorted(self.images.items()))
         for kind, files, others, pattern in (

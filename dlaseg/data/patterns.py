@@ -32,12 +32,13 @@ class FilePattern:
     below: str = "{name}.*"
     suffixes: frozenset[str] = IMAGE_SUFFIXES
 
-    def find(self, other: "FilePattern | None" = None) -> dict[str, Path]:
+    def find(self, other: "FilePattern | None" = None, twice: list[tuple[Path, Path]] | None = None) -> dict[str, Path]:
         """Finds the files.
 
         Args:
             other: of the other kind of file. A file that fits both belongs to the pattern that gives it the shorter
                 name: `{name}.png` leaves `7_mask.png` to `{name}_mask.png`.
+            twice: gets the files of a name that has one already, each after that one; without it, they are an error.
 
         Returns:
             The files by name.
@@ -59,7 +60,9 @@ class FilePattern:
                 elif name is None or (name_in_other is not None and len(name_in_other) < len(name)):
                     unfit = unfit or path
                 elif name in files:
-                    raise UserError(f"{files[name]} and {path}: two files of the same name: remove or rename one")
+                    if twice is None:
+                        raise same_name(files[name], path)
+                    twice.append((files[name], path))
                 else:
                     files[name] = path
         except OSError as error:
@@ -99,6 +102,11 @@ class FilePattern:
     def _below(self, name: str, suffix: str) -> str:
         start = self.below.removesuffix(".*")
         return start.replace("{name}", name) + (suffix if start != self.below else "")
+
+
+def same_name(first: Path, second: Path) -> UserError:
+    """The error of two files of a name."""
+    return UserError(f"{first} and {second}: two files of the same name: remove or rename one")
 
 
 def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:

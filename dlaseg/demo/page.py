@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from dlaseg.demo.segmenting import Networks, Segmented, legend, picture, pixel, save, times
+from dlaseg.demo.segmenting import Networks, Segmented, legend, picture, pixel, pixels, save, swatches, times
 from dlaseg.errors import UserError
 from dlaseg.images import write_png
 from dlaseg.inference.backends.choice import BACKENDS
@@ -26,11 +26,16 @@ WAITING = 100
 """Most requests that wait; more are turned away with a message."""
 
 CSS = """
-.legend { width: 100%; border-collapse: collapse; } .legend td { padding: .15rem .4rem; }
-.legend td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
-.swatch { display: inline-block; width: .9em; height: .9em; border-radius: .2em; border: 1px solid #888;
-  margin-right: .5em; vertical-align: -.1em; }
+#shown .wrap { flex-direction: column; flex-wrap: nowrap; gap: .25rem; }
+#shown label::before { content: ""; flex: none; width: .9em; height: .9em; border-radius: .2em; border: 1px solid #888;
+  background: var(--swatch); order: -1; margin-right: .45em; }
+#shown label span { white-space: pre; }
+#tip { position: fixed; z-index: 100; pointer-events: none; padding: .15rem .5rem; border-radius: .3rem;
+  background: #222; color: #fff; font: 14px system-ui, sans-serif; white-space: nowrap; }
+#tip[hidden] { display: none; }
 """
+
+POINTER = Path(__file__).with_name("pointer.js")
 
 
 def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
@@ -40,23 +45,24 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
         weights: to choose from, the first one to begin with.
         folder: for examples and downloads.
     """
-    networks, progress_bar = Networks(), gr.Progress()
+    networks, progress_bar = Networks(), gr.Progress(track_tqdm=True)
 
     def segment(
         file: str | None, first: str, second: str, backend: str, scales: list[float], flip: bool, opacity: float
     ) -> list[Any]:
         if file is None:
-            return [None, None, *[gr.skip()] * 2, "", "", gr.update(choices=[], value=[]), *[None] * 3]
+            return [None, None, *[gr.skip()] * 2, "", "", "", gr.update(choices=[], value=[]), *[None] * 3]
         results = [
             _guarded(networks.segment, file, name, backend, scales, flip) for name in (first, second) if name != NONE
         ]
         files = save(results[0], Path(tempfile.mkdtemp(dir=folder)))
-        names = [results[0].label_map.names[train_id] for train_id in results[0].shares()]
+        classes = legend(results[0])
         sliders = [_slider(result, [], opacity) for result in results] + [gr.update(visible=False)]
         return [
-            results[0], results[1] if len(results) > 1 else None, *sliders[:2], legend(results[0]),
+            results[0], results[1] if len(results) > 1 else None, *sliders[:2], pixels(results[0]),
+            f"<style>{swatches(results[0], '#shown')}</style>",
             "\n\n".join(f"**{name}**: {times(result)}" for name, result in zip((first, second), results, strict=False)),
-            gr.update(choices=names, value=names), *map(str, files),
+            gr.update(choices=classes, value=[name for _, name in classes]), *map(str, files),
         ]  # fmt: skip
 
     def draw(first: Segmented | None, second: Segmented | None, shown: list[str], opacity: float) -> list[Any]:
@@ -94,7 +100,7 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
                     file = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], label="Image",
-                                    height=260)  # fmt: skip
+                                    height=260, elem_id="image")  # fmt: skip
                     gr.Examples([str(example) for example in draw_examples(folder)], file, label="Drawn examples")
                     with gr.Accordion("More", open=False):
                         scales = gr.CheckboxGroup(SCALES, value=[1.0], label="Scales", info="averaged: slower, better")
@@ -103,16 +109,18 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
                     first_slider = gr.ImageSlider(label="Image and classes", interactive=False, elem_id="first")
                     second_slider = gr.ImageSlider(label="Compared with", interactive=False, visible=False)
                     opacity = gr.Slider(0, 1, 0.6, step=0.05, label="Opacity")
-                    about_pixel = gr.Markdown("Click on your image to see the class of a pixel.", elem_id="pixel")
+                    about_pixel = gr.Markdown("Point at a pixel to see its class; click on your image to keep it.",
+                                              elem_id="pixel")  # fmt: skip
                 with gr.Column(scale=1, min_width=220):
-                    about_classes = gr.HTML(elem_id="legend", label="Share of the pixels")
-                    shown = gr.CheckboxGroup([], label="Shown classes", elem_id="shown")
+                    shown = gr.CheckboxGroup([], label="Classes and their shares", elem_id="shown")
+                    colors = gr.HTML()
+                    about_pixels = gr.HTML(elem_id="pixels", visible="hidden")
                     with gr.Row():
                         downloads = [gr.DownloadButton(label, size="sm")
                                      for label in ("Label map", "Colours", "Overlay")]  # fmt: skip
             about_time = gr.Markdown(elem_id="times")
-            outputs = [first_result, second_result, first_slider, second_slider, about_classes, about_time, shown,
-                       *downloads]  # fmt: skip
+            outputs = [first_result, second_result, first_slider, second_slider, about_pixels, colors, about_time,
+                       shown, *downloads]  # fmt: skip
             inputs = [file, chosen, other, backend, scales, flip, opacity]
             for part in (file, chosen, other, backend, scales, flip):
                 part.change(segment, inputs, outputs, concurrency_id="network")
@@ -188,8 +196,9 @@ def served(weights: Sequence[str], host: str, port: int, most_bytes: int) -> Ite
         try:
             _, address, _ = page.launch(
                 server_name=host, server_port=port, max_file_size=most_bytes, allowed_paths=[folder], quiet=True,
-                theme=theme, css=CSS, prevent_thread_lock=True, show_error=True, share=False, footer_links=[],
-                enable_monitoring=False, ssr_mode=False,
+                theme=theme, css=CSS, head=f"<script>{POINTER.read_text(encoding='utf-8')}</script>",
+                prevent_thread_lock=True, show_error=True, share=False, footer_links=[], enable_monitoring=False,
+                ssr_mode=False,
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"--port {port}: {' '.join(str(error).split())}: use another port") from error

@@ -1,6 +1,8 @@
 """What the page computes and shows, without the page."""
 
+import base64
 import html
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from dlaseg.images import encode_png, read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.visualize import overlay
+
+LARGEST_SIDE = 1280
+"""Pixels of the larger side of what the browser knows of each pixel: about what a screen shows."""
 
 MOST_PREDICTORS = 4
 """Networks that are kept ready, the ones that were used last."""
@@ -108,14 +113,35 @@ def picture(segmented: Segmented, hidden: Collection[str], opacity: float) -> ND
     return np.where(shown[..., None], colored, segmented.image)
 
 
-def legend(segmented: Segmented) -> str:
-    """Colour, name and share of each class that occurs, as HTML."""
-    rows = [
-        f'<tr><td><span class="swatch" style="background:rgb{segmented.label_map.palette[train_id]}"></span>'
-        f"{html.escape(segmented.label_map.names[train_id])}</td><td>{share:.1%}</td></tr>"
-        for train_id, share in segmented.shares().items()
-    ]
-    return f'<table class="legend">{"".join(rows)}</table>'
+def legend(segmented: Segmented) -> list[tuple[str, str]]:
+    """A line and the name of each class that occurs, the largest first."""
+    names = segmented.label_map.names
+    return [(f"{names[train_id]}  {share:.1%}", names[train_id]) for train_id, share in segmented.shares().items()]
+
+
+def swatches(segmented: Segmented, element: str) -> str:
+    """CSS that gives the n-th label in an element the colour of the n-th class of the legend."""
+    palette = segmented.label_map.palette
+    return "".join(
+        f"{element} label:nth-of-type({number}) {{ --swatch: rgb{tuple(palette[train_id])}; }}"
+        for number, train_id in enumerate(segmented.shares(), 1)
+    )
+
+
+def pixels(segmented: Segmented) -> str:
+    """An image, as HTML, of what is under the pointer: red is the train id, green the probability.
+
+    A large one is made smaller, to `LARGEST_SIDE`, by leaving out pixels.
+    """
+    step = -(-max(segmented.labels.shape) // LARGEST_SIDE)
+    labels = segmented.labels[::step, ::step]
+    sure = np.zeros_like(labels)
+    if segmented.confidence is not None:
+        sure = (segmented.confidence[::step, ::step].astype(np.float32) * 255).round().astype(np.uint8)
+    content = base64.b64encode(encode_png(np.stack([labels, sure, np.zeros_like(labels)], 2))).decode()
+    names = html.escape(json.dumps(segmented.label_map.names))
+    known = "" if segmented.confidence is None else ' data-sure="yes"'
+    return f'<img alt="" data-names="{names}"{known} src="data:image/png;base64,{content}">'
 
 
 def times(segmented: Segmented) -> str:

@@ -201,7 +201,7 @@ FAULTS = {
     same_image: {"same_image": "error"},
     near_image: {"near_image": "warning"},
     sequences: {"same_sequence": "warning"},
-    two_of_a_name: {"layout": "error"},
+    two_of_a_name: {"same_name": "error"},
 }
 
 
@@ -212,7 +212,16 @@ def test_each_fault_is_found_and_nothing_else(root, fault):
 
 
 def test_all_faults_at_once_are_found(root):
-    together = [no_label, no_image, truncated_image, empty_label, unknown_value, missing_class, same_but_for_case]
+    together = [
+        no_label,
+        no_image,
+        truncated_image,
+        empty_label,
+        unknown_value,
+        missing_class,
+        same_but_for_case,
+        two_of_a_name,
+    ]
     for number, fault in enumerate((other_size, all_ignored, wrong_suffix)):
         save(root, "train", "b.png", *draw(400 + number))
         fault(root)

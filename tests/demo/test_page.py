@@ -10,6 +10,7 @@ from PIL import Image
 from video_files import write_video
 
 from dlaseg.cli import main
+from dlaseg.data.datasets import label_map_of
 from dlaseg.images import write_png
 from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_label_image
@@ -56,7 +57,7 @@ def upload(page, file):
 def segment(page, file):
     """Uploads and waits for the result."""
     upload(page, file)
-    page.wait_for_selector("#legend td", timeout=60_000)
+    page.wait_for_selector("#shown label", timeout=60_000)
 
 
 def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, photo, tmp_path):
@@ -64,8 +65,11 @@ def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, pho
     segment(page, photo)
     expected = Predictor("camvid", "auto")(photo)
     assert "96 x 128 pixels" in page.inner_text("#times")
-    shares = dict(re.findall(r"(\w[\w ]*)\t([\d.]+)%", page.inner_text("#legend")))
+    shares = dict(re.findall(r"(\w[\w ]*?)  ([\d.]+)%", page.inner_text("#shown")))
     assert float(shares["road"]) == pytest.approx(100 * (expected == 3).mean(), abs=0.06)
+    road = page.locator("#shown label", has_text="road")
+    color = road.evaluate("label => getComputedStyle(label, '::before').backgroundColor")
+    assert color == f"rgb{label_map_of('camvid').palette[3]}"
     page.wait_for_selector("#first img >> nth=1")
     before = page.locator("#first img").nth(1).get_attribute("src")
     page.locator("#shown label", has_text="road").locator("input").uncheck()
@@ -77,6 +81,28 @@ def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, pho
     waiting.value.save_as(tmp_path / "ids.png")
     assert waiting.value.suggested_filename == "street_ids.png"
     assert np.array_equal(read_label_image(tmp_path / "ids.png"), expected)
+
+
+def test_the_class_under_the_pointer_is_named(open_page, photo):
+    page = open_page(700)
+    segment(page, photo)
+    page.wait_for_selector("#first img >> nth=1")
+    predictor = Predictor("camvid", "auto")
+    probabilities = predictor.probabilities(photo)
+    names = predictor.label_map.names
+    for image in (page.locator("#first img").nth(1), page.locator("#image img")):
+        image.scroll_into_view_if_needed()
+        box = image.bounding_box()
+        scale = min(box["width"] / 128, box["height"] / 96)
+        for row, column in ((5, 3), (90, 64), (50, 120)):
+            x = box["x"] + box["width"] / 2 + (column + 0.5 - 64) * scale
+            page.mouse.move(x, box["y"] + box["height"] / 2 + (row + 0.5 - 48) * scale)
+            name, sure = page.inner_text("#tip").split(", ")
+            found = probabilities[:, row, column]
+            assert name == names[found.argmax()]
+            assert int(sure.removesuffix(" %")) == pytest.approx(100 * found.max(), abs=1)
+    page.mouse.move(2, 2)
+    assert page.locator("#tip").is_hidden()
 
 
 def test_a_bad_file_gives_a_message_and_the_server_lives_on(open_page, photo, tmp_path):
@@ -125,11 +151,12 @@ def test_ten_people_at_once_are_not_mixed_up(served_page, tmp_path):
 
 def test_a_video_is_segmented(open_page, tmp_path):
     page = open_page()
-    write_video(tmp_path / "clip.mp4", frames=3)
+    write_video(tmp_path / "clip.mp4", frames=60)
     page.get_by_role("tab", name="Video").click()
     page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "clip.mp4")
     page.wait_for_selector("video", state="attached", timeout=30_000)
     page.get_by_role("button", name="Segment").click()
+    page.wait_for_function(r"/\d+\/60 frame/.test(document.body.innerText)", timeout=60_000)  # that are done
     page.wait_for_function("document.querySelectorAll('video').length > 1", timeout=60_000)
 
 

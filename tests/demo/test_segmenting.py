@@ -1,11 +1,28 @@
 """What the demo page computes, without the page."""
 
+import base64
+import html
+import json
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from dlaseg.data.datasets import label_map_of
-from dlaseg.demo.segmenting import MOST_PREDICTORS, Networks, Segmented, legend, picture, pixel, save, times
+from dlaseg.demo.segmenting import (
+    LARGEST_SIDE,
+    MOST_PREDICTORS,
+    Networks,
+    Segmented,
+    legend,
+    picture,
+    pixel,
+    pixels,
+    save,
+    swatches,
+    times,
+)
 from dlaseg.errors import UserError
 from dlaseg.images import read_image, write_png
 from dlaseg.inference.predictor import Predictor
@@ -66,9 +83,25 @@ def test_what_cannot_be_segmented_is_a_user_error(networks, photo, tmp_path):
 
 def test_shares_are_those_of_the_pixels_the_largest_first(segmented):
     assert segmented.shares() == {3: 3 / 6, 0: 2 / 6, 8: 1 / 6}
-    text = legend(segmented)
-    assert [text.index(name) for name in ("road", "sky", "car")] == sorted(map(text.index, ("road", "sky", "car")))
-    assert "50.0%" in text
+    assert legend(segmented) == [("road  50.0%", "road"), ("sky  33.3%", "sky"), ("car  16.7%", "car")]
+    first = segmented.label_map.palette[3]
+    assert swatches(segmented, "#a").startswith(f"#a label:nth-of-type(1) {{ --swatch: rgb{first}; }}#a label:nth-of")
+
+
+def test_the_browser_knows_the_class_and_the_probability_of_each_pixel(segmented):
+    def sent(segmented):
+        element = pixels(segmented)
+        content = base64.b64decode(element.rpartition("base64,")[2].rstrip('">'))
+        return element, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+    element, picture = sent(segmented)
+    assert np.array_equal(picture[..., 0], segmented.labels)
+    assert (picture[..., 1] == 128).all()
+    assert json.loads(html.unescape(element.split('"')[3])) == list(segmented.label_map.names)
+    element, picture = sent(replace(segmented, confidence=None))
+    assert "data-sure" not in element
+    wide = replace(segmented, labels=np.arange(3 * LARGEST_SIDE, dtype=np.uint8)[None] % 11, confidence=None)
+    assert np.array_equal(sent(wide)[1][0, :, 0], wide.labels[0, ::3])
 
 
 def test_hidden_classes_show_the_image(segmented):

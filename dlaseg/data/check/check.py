@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts, read_pair
-from dlaseg.data.check.findings import Finding, file_findings, label_findings, pairing_findings
+from dlaseg.data.check.findings import Finding, file_findings, label_findings, pairing_findings, same_name_findings
 from dlaseg.data.check.splits import split_findings
 from dlaseg.data.datasets import dataset_entry
 from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
@@ -152,6 +152,7 @@ def check_dataset(
             what, _, remedy = str(error).rpartition(": ")
             findings.append(Finding("layout", "error", split, what or str(error), remedy, 1, ()))
             continue
+        findings += same_name_findings(split, files.twice)
         findings += pairing_findings(split, files.images, files.labels or {}, _expected(files))
         dataset = SegmentationDataset(name, split, _matched(files), files.label_map, entry.benchmark)
         facts[split] = _read(dataset, workers)

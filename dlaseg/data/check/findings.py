@@ -57,6 +57,15 @@ def finding(kind: str, severity: Severity, split: str, files: Iterable[Path], me
     return Finding(kind, severity, split, message, remedy, len(paths), tuple(paths[:EXAMPLES]))
 
 
+def same_name_findings(split: str, twice: Sequence[tuple[Path, Path]]) -> Iterator[Finding]:
+    """Files of a name that another file has, so that no one can tell which of them is meant."""
+    if twice:
+        first, second = twice[0]
+        message = f"two files of the same name, such as {first.name} and {second.name}; here, the first is read"
+        others = [other for _, other in twice]
+        yield finding("same_name", "error", split, others, message, "remove or rename one of them")
+
+
 def pairing_findings(
     split: str, images: Mapping[str, Path], labels: Mapping[str, Path], expected: Mapping[str, str]
 ) -> Iterator[Finding]:
