@@ -24,4 +24,6 @@ def in_new_process(
         try:
             return pool.submit(function, *args, **kwargs).result()
         except BrokenProcessPool as error:
-            raise UserError("the system ended the process, most likely because memory ran out") from error
+            raise UserError(
+                "the system ended the process, probably because memory ran out: close other programs"
+            ) from error

@@ -44,7 +44,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     add_max_pixels_argument(parser)
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
-        raise UserError("pass exactly one of WEIGHTS and --predictions")
+        raise UserError("WEIGHTS and --predictions: pass exactly one of them")
     if args.workers is not None:
         check_workers("--workers", args.workers)
     if args.predictions is not None or args.submission is not None:

@@ -56,7 +56,7 @@ def test_the_memory_of_a_new_process_is_its_own():
 
 
 def test_a_process_that_is_killed_is_reported():
-    with pytest.raises(UserError, match="the system ended the process, most likely because memory ran out"):
+    with pytest.raises(UserError, match="the system ended the process, probably because memory ran out"):
         in_new_process(os._exit, 9)
 
 

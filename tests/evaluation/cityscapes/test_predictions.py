@@ -228,7 +228,7 @@ def test_weights_and_predictions_exclude_each_other(root, predictions, weights, 
     words = ["--dataset", "cityscapes", "--root", str(root)]
     for given in ([], [str(weights), "--predictions", str(predictions)]):
         assert main(["eval", *given, *words]) == 2
-        assert "pass exactly one of WEIGHTS and --predictions" in capsys.readouterr().err
+        assert "WEIGHTS and --predictions: pass exactly one of them" in capsys.readouterr().err
 
 
 def test_matching_is_by_the_beginning_of_the_name(tmp_path):
