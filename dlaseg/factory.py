@@ -60,6 +60,7 @@ def create_model(
     in_channels: int = 3,
     weights: str | Path | None = None,
     backbone_weights: str | Path | None = None,
+    decoder: str = "plain",
 ) -> DLASeg:
     """Makes a segmentation network.
 
@@ -72,6 +73,7 @@ def create_model(
         weights: a file, folder or hub name for the whole network, as for `load_weights`; None for random
             initialisation.
         backbone_weights: the same for the backbone alone, as for `load_backbone_weights`.
+        decoder: `plain`, iterative deep aggregation; or `afa`, with attention, see `AttentiveDLASeg`.
 
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
@@ -84,7 +86,7 @@ def create_model(
     """
     if weights is not None and backbone_weights is not None:
         raise UserError(f"weights {weights} and backbone_weights {backbone_weights}: pass at most one of the two")
-    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
+    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder)
     if weights is not None:
         load_weights(model, weights)
     if backbone_weights is not None:
@@ -111,6 +113,7 @@ def model_from_checkpoint(source: str | Path) -> DLASeg:
         recognized.root_kernel_size,
         recognized.in_channels,
         weights=source,
+        decoder=recognized.decoder_name,
     )
 
 

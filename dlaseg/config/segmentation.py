@@ -90,6 +90,7 @@ class ModelConfig(ConfigSection):
         name: backbone variant, see `dlaseg models`.
         stride: output stride of the decoder: 2, 4 or 8.
         root_kernel_size: kernel size of the backbone's aggregation nodes: 3, or 1 as in published weights.
+        decoder: plain, iterative deep aggregation; or afa, attentive feature aggregation.
         weights: weights of a whole network to start from: a file, a name such as camvid (dlaseg weights list), or a
             repository on the Hugging Face hub.
         backbone_weights: weights of the backbone to start from, such as timm/dla34.in1k or the result of
@@ -99,6 +100,7 @@ class ModelConfig(ConfigSection):
     name: str = "dla34"
     stride: int = 2
     root_kernel_size: int = 3
+    decoder: str = "plain"
     weights: str | None = None
     backbone_weights: str | None = None
 

@@ -45,6 +45,7 @@ class SegmentationModel(nn.Module, ABC):
         metadata: architecture, classes, mean and std.
         stride: output stride, input pixels per coarse logit.
         num_classes: channels of the logits.
+        smallest_batch: images that training needs at a time: 1, or 2 where batch norm sees one value for each image.
         multiple: moving an image by so many pixels moves its coarse logits and changes them at the border alone: the
             deepest stride. Tiles of a large image begin at multiples of it; `stride` divides it.
     """
@@ -53,6 +54,7 @@ class SegmentationModel(nn.Module, ABC):
     stride: int
     num_classes: int
     multiple: int = 32
+    smallest_batch: int = 1
 
     @abstractmethod
     def coarse_logits(self, x: Tensor) -> Tensor:

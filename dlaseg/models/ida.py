@@ -112,17 +112,22 @@ class DLAUp(nn.Module):
             widths[first:] = [channels[first]] * (len(channels) - first)
         self.ida = nn.ModuleList(idas)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Joins all feature maps into one.
+    def steps(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Joins all feature maps, from the deepest pair outwards.
 
         Args:
             features: level i is (N, channels[i], H / 2**i, W / 2**i).
 
         Returns:
-            (N, channels[0], H, W).
+            What each `IDAUp` joins all of its maps into, the coarsest first; the last is (N, channels[0], H, W).
         """
-        levels = list(features)
+        levels, joined = list(features), []
         for i, ida in enumerate(self.ida):
             first = len(levels) - 2 - i
             levels[first + 1 :] = ida(levels[first:])
-        return levels[-1]
+            joined.append(levels[-1])
+        return joined
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last of the `steps`, which all feature maps are joined into."""
+        return self.steps(features)[-1]

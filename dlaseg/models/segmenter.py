@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
-from dlaseg.models.base import SegmentationModel
+from dlaseg.models.attention import AttentiveNode, LevelFusion
+from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
 from dlaseg.models.dla import DLA, build_backbone, check_backbone, initialize
 from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
 from dlaseg.models.resizing import mirror, round_up
 
 STRIDES = (2, 4, 8)
+
+AUXILIARY_WEIGHT = 0.05
+"""Of the loss of each output of an attentive decoder, sec. 4 of https://arxiv.org/abs/2111.00770."""
 
 MULTIPLE = 32
 """The network pads heights and widths to multiples of its deepest stride."""
@@ -60,13 +64,62 @@ class DLASeg(SegmentationModel):
         Returns:
             (N, num_classes, ceil32(H) / stride, ceil32(W) / stride), ceil32 rounding up to a multiple of 32.
         """
+        return self.head(self.decoder(self.features(x)))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """The feature maps that the decoder joins, the finest first; `x` as for `coarse_logits`."""
         self.backbone.check_input(x)
         x = mirror(x, *(round_up(size, MULTIPLE) for size in x.shape[-2:]))
-        features = self.backbone.features(x)
-        return self.head(self.decoder(features[self.first_level :]))
+        return self.backbone.features(x)[self.first_level :]
 
 
-def check_segmenter(name: Any, num_classes: Any, stride: Any, root_kernel_size: Any, in_channels: Any) -> None:
+class AttentiveDLASeg(DLASeg):
+    """DLA backbone, a decoder with `AttentiveNode`s, `LevelFusion` of its outputs but the coarsest, 1x1 head.
+
+    The network of https://arxiv.org/abs/2111.00770 without its scale-space rendering and its head for objects. Each
+    output of the decoder has a head of its own that is trained beside the main one.
+
+    A node's channel attention looks at the whole image. So a tile of a large image gets the attention of the tile, and
+    in training each process and micro-batch needs two images at least.
+
+    Args:
+        backbone: see `DLASeg`.
+        num_classes: see `DLASeg`.
+        stride: see `DLASeg`.
+    """
+
+    smallest_batch = 2  # the channel attention normalises what it pools
+
+    def __init__(self, backbone: DLA, num_classes: int, stride: int = 2):
+        super().__init__(backbone, num_classes, stride, AttentiveNode)
+        widths = backbone.channels[self.first_level : -1][::-1]  # of the decoder's outputs, the coarsest first
+        self.fusion = LevelFusion(widths[1:])
+        self.auxiliary = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
+        initialize(self.fusion)
+        initialize(self.auxiliary)
+
+    def coarse_logits(self, x: Tensor) -> Tensor:
+        """See `DLASeg.coarse_logits`."""
+        return self.head(self.fusion(self.decoder.steps(self.features(x))[1:]))
+
+    def training_outputs(self, x: Tensor) -> TrainingOutputs:
+        """The main logits, and those of each output of the decoder with `AUXILIARY_WEIGHT`."""
+        steps = self.decoder.steps(self.features(x))
+        strides = [self.stride * 2 ** (len(steps) - 1 - number) for number in range(len(steps))]
+        auxiliary = (
+            AuxiliaryOutput(head(step), stride, AUXILIARY_WEIGHT)
+            for head, step, stride in zip(self.auxiliary, steps, strides, strict=True)
+        )
+        return TrainingOutputs(self.head(self.fusion(steps[1:])), tuple(auxiliary))
+
+
+DECODERS: dict[str, type[DLASeg]] = {"plain": DLASeg, "afa": AttentiveDLASeg}
+"""Networks by the name of their decoder: plain iterative deep aggregation, and attentive feature aggregation."""
+
+
+def check_segmenter(
+    name: Any, num_classes: Any, stride: Any, root_kernel_size: Any, in_channels: Any, decoder: Any = "plain"
+) -> None:
     """Checks the arguments of `build_segmenter`, also their types.
 
     Raises:
@@ -74,6 +127,13 @@ def check_segmenter(name: Any, num_classes: Any, stride: Any, root_kernel_size: 
     """
     check_backbone(name, None, in_channels, root_kernel_size)
     _check_head(num_classes, stride)
+    check_decoder(decoder)
+
+
+def check_decoder(name: Any) -> None:
+    """Raises a UserError for the name of a decoder that there is not."""
+    if not isinstance(name, str) or name not in DECODERS:
+        raise UserError(f"decoder {name!r:.80}: unknown; use one of {', '.join(DECODERS)}")
 
 
 def _check_head(num_classes: Any, stride: Any) -> None:
@@ -86,11 +146,16 @@ def _check_head(num_classes: Any, stride: Any) -> None:
 
 
 def build_segmenter(
-    name: str, num_classes: int, stride: int = 2, root_kernel_size: int = 3, in_channels: int = 3
+    name: str,
+    num_classes: int,
+    stride: int = 2,
+    root_kernel_size: int = 3,
+    in_channels: int = 3,
+    decoder: str = "plain",
 ) -> DLASeg:
     """A randomly initialised segmentation network; arguments and errors as for `dlaseg.create_model`."""
-    check_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
-    model = DLASeg(build_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
+    check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder)
+    model = DECODERS[decoder](build_backbone(name, None, in_channels, root_kernel_size), num_classes, stride)
     architecture = {
         "name": name,
         "num_classes": num_classes,
@@ -98,5 +163,7 @@ def build_segmenter(
         "root_kernel_size": root_kernel_size,
         "in_channels": in_channels,
     }
+    if decoder != "plain":  # files of plain networks are what they were before there were others
+        architecture["decoder"] = decoder
     model.metadata = replace(model.metadata, architecture=architecture)
     return model

@@ -119,7 +119,9 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 f"train.class_weights has {len(weights)} numbers, the data set {classes} classes: "
                 "give one number for each class, in the order of the classes"
             )
-        model = create_model(model_config.name, classes, model_config.stride, model_config.root_kernel_size)
+        model = create_model(
+            model_config.name, classes, model_config.stride, model_config.root_kernel_size, decoder=model_config.decoder
+        )
         model.metadata = replace(model.metadata, label_map=training.label_map)
         return model
 
@@ -142,8 +144,19 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def train_loader(
         self, training: SegmentationDataset, model: SegmentationModel, dist: DistributedContext
     ) -> tuple[DataLoader[Any], EpochBatches]:
-        """Random crops, padded with the mean colour."""
+        """Random crops, padded with the mean colour.
+
+        Raises:
+            UserError: fewer images for each process and micro-batch than the network needs, and as `train_loader`.
+        """
         train, data = self.config.train, self.config.data
+        smallest = model.smallest_batch * dist.world_size * train.grad_accum_steps
+        if train.batch_size < smallest:
+            raise UserError(
+                f"train.batch_size {train.batch_size}: this network needs {model.smallest_batch} images at a time in "
+                f"each of {dist.world_size} processes x train.grad_accum_steps {train.grad_accum_steps}, since batch "
+                f"norm after global pooling sees one value for each image: use {smallest} or more"
+            )
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"

@@ -15,6 +15,7 @@ FORMAT = "dlaseg-1"
 """Format version; a file of another version is refused."""
 
 SEGMENTATION_ARGUMENTS = ("name", "num_classes", "stride", "root_kernel_size", "in_channels")
+OPTIONAL_ARGUMENTS = {"decoder"}
 BACKBONE_ARGUMENTS = ("name", "num_classes", "in_channels", "root_kernel_size")
 """What a file says about the network; never where weights come from, or anything else that is opened."""
 
@@ -97,7 +98,8 @@ def _parse(key: str, text: str) -> Any:
 def _check_architecture(arguments: Any, is_segmentation: bool) -> dict[str, Any]:
     """The arguments of a network, if they are those and no others."""
     known = SEGMENTATION_ARGUMENTS if is_segmentation else BACKBONE_ARGUMENTS
-    if not isinstance(arguments, dict) or arguments.keys() != set(known):
+    optional = OPTIONAL_ARGUMENTS if is_segmentation else set()
+    if not isinstance(arguments, dict) or arguments.keys() - optional != set(known):
         found = list(arguments) if isinstance(arguments, dict) else arguments
         raise UserError(f"arguments of the network {found!r:.200}: a weights file has exactly {', '.join(known)}")
     # What networks are made of is torch's, which reading an exported file does without

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 
 from dlaseg.errors import UserError
 from dlaseg.models.dla import DLA, VARIANTS, Tree, check_backbone
-from dlaseg.models.ida import BilinearUpsample, DLAUp
-from dlaseg.models.segmenter import STRIDES, check_segmenter
+from dlaseg.models.ida import BilinearUpsample
+from dlaseg.models.segmenter import DECODERS, STRIDES, check_segmenter
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import Checkpoint
 from dlaseg.weights.files import is_ours
 
 Shapes = dict[str, tuple[int, ...]]
+
+HEADS = ("head.", "auxiliary.")
+"""What the names of tensors begin with that have as many rows as there are classes."""
 
 
 _NUMBER = "0|[1-9][0-9]?"
@@ -120,6 +123,7 @@ class Recognized:
         classifier: `fc.weight` and `fc.bias`, or nothing.
         decoder: every tensor of a segmentation network's decoder and head, or nothing.
         unused: the file's names of tensors that no forward pass uses.
+        decoder_name: a name in `DECODERS`.
     """
 
     layout: str
@@ -132,11 +136,13 @@ class Recognized:
     classifier: dict[str, Tensor]
     decoder: dict[str, Tensor]
     unused: tuple[str, ...]
+    decoder_name: str = "plain"
 
     def __str__(self) -> str:
         """Such as `timm's classification layout, dla34, 1000 classes`."""
         classes = "no classifier" if self.num_classes is None else f"{self.num_classes} classes"
         stride = "" if self.stride is None else f", stride {self.stride}"
+        stride += "" if self.decoder_name == "plain" else f", decoder {self.decoder_name}"
         nodes = "" if self.root_kernel_size == 1 else f", {self.root_kernel_size}x{self.root_kernel_size} nodes"
         inputs = "" if self.in_channels == 3 else f", {self.in_channels} input channels"
         return f"{self.layout}, {self.name}, {classes}{stride}{nodes}{inputs}"
@@ -183,15 +189,16 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
         path, backbone, lambda key: layout.restore(prefix + key)
     )
     in_channels, num_classes, stride = backbone["base_layer.0.weight"].shape[1], None, None
+    decoder_name = "plain"
     if layout.segmentation:
-        num_classes, stride, decoder = _match_decoder(path, name, decoder, layout.restore)
+        num_classes, stride, decoder_name, decoder = _match_decoder(path, name, decoder, layout.restore)
     elif classifier:
         num_classes = _length(classifier.get("fc.bias"))
         shapes = {"fc.weight": (num_classes, VARIANTS[name][1][-1], 1, 1), "fc.bias": (num_classes,)}
         _check(path, name, classifier, shapes)
     try:
         if layout.segmentation:
-            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels)
+            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder_name)
         else:
             check_backbone(name, num_classes, in_channels, root_kernel_size)
     except UserError as error:
@@ -212,6 +219,7 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
         classifier,
         decoder,
         (*unused, *projections),
+        decoder_name,
     )
 
 
@@ -270,23 +278,28 @@ def _match_backbone(
 
 def _match_decoder(
     path: object, name: str, tensors: Mapping[str, Tensor], restore: Callable[[str], str]
-) -> tuple[int, int, dict[str, Tensor]]:
-    """Checks decoder and head of a variant.
+) -> tuple[int, int, str, dict[str, Tensor]]:
+    """Checks decoder and heads of a variant.
 
     Returns:
-        Classes, output stride, and the tensors.
+        Classes, output stride, the decoder's name, and the tensors.
     """
     steps = len({key.split(".")[2] for key in tensors if key.startswith("decoder.ida.")})
     stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
     if stride not in STRIDES:
         raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
-    channels = VARIANTS[name][1][-steps - 1 :]
     num_classes = _length(tensors.get("head.bias"))
+    decoder_name = "afa" if any(key.startswith("fusion.") for key in tensors) else "plain"
     with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
-        expected = {f"decoder.{key}": tuple(tensor.shape) for key, tensor in DLAUp(channels).state_dict().items()}
-    expected |= {"head.weight": (num_classes, channels[0], 1, 1), "head.bias": (num_classes,)}
+        network = DECODERS[decoder_name](DLA(*VARIANTS[name]), 2, stride)
+    shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    expected = {
+        key: (num_classes, *shape[1:]) if key.startswith(HEADS) else shape
+        for key, shape in shapes.items()
+        if not key.startswith("backbone.")
+    }
     _check(path, name, tensors, expected, restore)
-    return num_classes, stride, _with_counters(tensors, expected)
+    return num_classes, stride, decoder_name, _with_counters(tensors, expected)
 
 
 def _check(

@@ -16,7 +16,7 @@ from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.entries import decode_metadata
 from dlaseg.weights.files import is_ours
-from dlaseg.weights.layouts import Recognized, recognize
+from dlaseg.weights.layouts import HEADS, Recognized, recognize
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,18 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
         raise UserError(
             f"{source}: {recognized}: this model has stride {model.stride}: make it with stride {recognized.stride}"
         )
+    decoder = model.metadata.architecture.get("decoder", "plain")
+    if recognized.decoder_name != decoder:
+        raise UserError(
+            f"{source}: {recognized}: this model has the decoder {decoder}: make it with {recognized.decoder_name}, or "
+            "take the backbone alone, as backbone_weights"
+        )
     state, notes = _backbone_state(recognized, model.backbone, source)
     state = {f"backbone.{name}": tensor for name, tensor in state.items()}
     same_classes = recognized.num_classes == model.num_classes
     own = model.state_dict()
     for name, tensor in recognized.decoder.items():
-        state[name] = tensor if same_classes or not name.startswith("head.") else own[name]
+        state[name] = tensor if same_classes or not name.startswith(HEADS) else own[name]
     if not same_classes:
         notes.append(
             f"the head is randomly initialised: {model.num_classes} classes rather than {recognized.num_classes}"
@@ -114,11 +120,13 @@ def _saved_metadata(checkpoint: Checkpoint, recognized: Recognized) -> ModelMeta
         UserError: broken, or not those of its tensors.
     """
     saved = decode_metadata(checkpoint.path, checkpoint.metadata)
-    for name, value in saved.architecture.items():
-        if value != getattr(recognized, name):
+    found = {name: getattr(recognized, name) for name in saved.architecture if name != "decoder"}
+    found["decoder"] = recognized.decoder_name
+    for name, value in ({"decoder": "plain"} | dict(saved.architecture)).items():
+        if value != found[name]:
             raise UserError(
-                f"{checkpoint.path}: its metadata have {name} {value}, its tensors {name} {getattr(recognized, name)}: "
-                "use another file"
+                f"{checkpoint.path}: its metadata have {name} {value}, its tensors {name} {found[name]}: use another "
+                "file"
             )
     return saved
 

@@ -1,0 +1,117 @@
+"""Attentive feature aggregation: which of two feature maps counts where, and for which channels.
+
+Yang, Huang, Sun, Rota Bulo, Kontschieder, Yu, "Dense Prediction with Attentive Feature Aggregation", WACV 2023,
+https://arxiv.org/abs/2111.00770, sec. 3.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlaseg.models.dla import conv_level
+
+REDUCTION = 16
+"""How many channels of the input a hidden channel of the channel attention stands for."""
+
+
+class SpatialAttention(nn.Module):
+    """How much each pixel counts: two 3x3 convolutions with batch norm and ReLU, a 1x1 convolution, sigmoid.
+
+    Args:
+        channels: of the input.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = conv_level(channels, channels)
+        self.conv2 = conv_level(channels, channels)
+        self.final = nn.Conv2d(channels, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, 1, H, W), 0 to 1."""
+        return self.final(self.conv2(self.conv1(x))).sigmoid()
+
+
+class ChannelAttention(nn.Module):
+    """How much each channel counts: its maximum and its mean over the image, each through the same two layers.
+
+    Args:
+        channels: of the input, `REDUCTION` or more.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.reduce = conv_level(channels, channels // REDUCTION, 1)
+        self.expand = nn.Conv2d(channels // REDUCTION, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, channels, 1, 1), 0 to 1."""
+        largest, mean = x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)
+        # In this order: training updates the statistics of the norm by the one, then by the other
+        return (self.expand(self.reduce(largest)) + self.expand(self.reduce(mean))).sigmoid()
+
+
+class AttentiveNode(nn.Module):
+    """Aggregation node of the decoder: S(x) (1 - C(d)) x + (1 - S(x)) C(d) d, without a convolution after it.
+
+    Args:
+        channels: of either input and of the output.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.spatial = SpatialAttention(channels)
+        self.channel = ChannelAttention(channels)
+
+    def forward(self, x: Tensor, deeper: Tensor) -> Tensor:
+        """Joins two feature maps as `ConcatNode` does.
+
+        Args:
+            x: (N, channels, H, W), the running finer one, whose pixels are weighed.
+            deeper: (N, channels, H, W), the coarser one, projected and upsampled, whose channels are weighed.
+
+        Returns:
+            (N, channels, H, W).
+        """
+        spatial, channel = self.spatial(x), self.channel(deeper)
+        return spatial * ((1 - channel) * x) + (1 - spatial) * (channel * deeper)
+
+
+class LevelFusion(nn.Module):
+    """Joins the decoder's outputs of several strides: sum_i S_i C_i F_i prod_{k > i} (1 - S_k) (1 - C_k).
+
+    i runs from the coarsest to the finest. S and C are one spatial and one channel attention for all levels.
+
+    Args:
+        channels: widths of the inputs, the coarsest first, each of half the stride of the one before it.
+    """
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        *coarser, width = channels
+        self.proj = nn.ModuleList(conv_level(c, width, 1) for c in coarser)
+        self.spatial = SpatialAttention(width)
+        self.channel = ChannelAttention(width)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tensor:
+        """Joins the levels.
+
+        Args:
+            levels: the coarsest first, each twice as high and wide as the one before it.
+
+        Returns:
+            (N, width, H, W), of the size of the finest.
+        """
+        *coarser, finest = levels
+        joined: Tensor | None = None
+        for number, level in enumerate(levels):
+            x = finest
+            if number < len(coarser):
+                factor = float(2 ** (len(coarser) - number))
+                x = F.interpolate(self.proj[number](level), scale_factor=factor, mode="bilinear")
+            spatial, channel = self.spatial(x), self.channel(x)
+            weighed = spatial * (channel * x)
+            joined = weighed if joined is None else (1 - spatial) * ((1 - channel) * joined) + weighed
+        assert joined is not None
+        return joined
