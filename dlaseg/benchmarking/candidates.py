@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlaseg.errors import UserError
 from dlaseg.factory import list_models
+from dlaseg.models.segmenter import DECODERS
 from dlaseg.weights.download import find_builtin
 
 PLAIN = "plain"
@@ -77,13 +78,19 @@ class Candidate:
 
     @property
     def is_named(self) -> bool:
-        """Whether the source is a name in `list_models`, so that the network is randomly initialised."""
-        return self.source in list_models()
+        """Whether the source is `NAME` or `NAME:DECODER`, so that the network is randomly initialised."""
+        return is_named(self.source)
 
     @property
     def is_exported(self) -> bool:
         """Whether the source is a file for another engine than PyTorch."""
         return self.family == "onnx" or is_exported(self.source)
+
+
+def is_named(source: str) -> bool:
+    """Whether a text is a name in `list_models`, or one with a decoder, such as `dla34:afa`."""
+    name, colon, decoder = source.partition(":")
+    return name in list_models() and (not colon or decoder in DECODERS)
 
 
 def is_exported(source: str) -> bool:
@@ -102,7 +109,7 @@ def make_candidates(
     """Every network on every backend in every precision, the baseline first.
 
     Args:
-        models: names in `list_models`, weights files, or files from `dlaseg export`.
+        models: see `is_named`, weights files, or files from `dlaseg export`.
         against: see `FAMILIES`. `plain` is the first model in plain PyTorch, and the baseline.
         backends: names of backends, or `auto`.
         precisions: see `Predictor`. What a backend lacks is left out.

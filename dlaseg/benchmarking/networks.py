@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from dlaseg.benchmarking.candidates import PLAIN, Candidate, is_exported
+from dlaseg.benchmarking.candidates import PLAIN, Candidate, is_exported, is_named
 from dlaseg.benchmarking.others import OnnxFile, smp_network, torchvision_network
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.device import pick_device
-from dlaseg.factory import create_model, list_models, load_model
+from dlaseg.factory import create_model, load_model
 from dlaseg.images import read_image, write_png
 from dlaseg.inference.inputs import as_rgb
 from dlaseg.inference.predictor import Predictor
@@ -191,8 +191,13 @@ def model_of(candidate: Candidate) -> SegmentationModel:
         if candidate.family == "torchvision":
             return torchvision_network(candidate.source, architecture.num_classes)
         if candidate.is_named:
+            name, _, decoder = candidate.source.partition(":")
             return create_model(
-                candidate.source, architecture.num_classes, architecture.stride, architecture.root_kernel_size
+                name,
+                architecture.num_classes,
+                architecture.stride,
+                architecture.root_kernel_size,
+                decoder=decoder or "plain",
             )
     return load_model(candidate.source)
 
@@ -201,7 +206,7 @@ def weights_of(candidate: Candidate, folder: Path) -> Path:
     """The weights file of a DLA network; that of a randomly initialised one is written to the folder."""
     if not candidate.is_named:
         return resolve(candidate.source)
-    path = folder / f"{candidate.source}.safetensors"
+    path = folder / f"{candidate.source.replace(':', '_')}.safetensors"
     save_model(model_of(candidate), path)
     return path
 
@@ -213,7 +218,7 @@ def num_classes_of(models: Sequence[str]) -> int:
         UserError: the file cannot be read.
     """
     for model in models:
-        if model not in list_models() and not is_exported(model):
+        if not is_named(model) and not is_exported(model):
             metadata, _ = read_model_file(resolve(model))
             return metadata.labels.num_classes
     return 19

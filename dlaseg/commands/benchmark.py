@@ -47,7 +47,7 @@ def speed(arguments: Sequence[str]) -> int:
     parser = command_parser("benchmark speed", speed)
     parser.add_argument("models", nargs="+", metavar="model", help="a weights file, a file from dlaseg export, a "
                         "name of `dlaseg weights list`, or the name of a randomly initialised network such as "
-                        "dla34; several of them")  # fmt: skip
+                        "dla34, or dla34:afa with another decoder; several of them")  # fmt: skip
     parser.add_argument("--images", type=Path, help="an image or a folder; dlaseg infer is measured from file to file, "
                         "too")  # fmt: skip
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="without --images, street scenes of this "

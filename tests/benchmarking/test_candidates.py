@@ -1,6 +1,7 @@
 import pytest
 
 from dlaseg.benchmarking.candidates import Architecture, make_candidates
+from dlaseg.benchmarking.networks import model_of
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.inference.backends.exported import exported_sha256
@@ -84,3 +85,10 @@ def test_the_hash_of_an_openvino_network_is_that_of_both_its_files(tmp_path):
     hashes = {exported_sha256(tmp_path / name) for name in ("a.xml", "b.xml", "a.bin", "b.bin")}
     assert len(hashes) == 4
     assert exported_sha256(tmp_path / "a.bin") == sha256(tmp_path / "a.bin")
+
+
+def test_a_decoder_may_follow_the_name_of_a_network():
+    afa, plain = make_candidates(["dla46_c:afa", "dla46_c"], [], ["torch"], ["float32"], "cpu", Architecture(5, 8))
+    assert (afa.name, afa.is_named) == ("dla46_c:afa torch float32", True)
+    assert model_of(afa).metadata.architecture == {**model_of(plain).metadata.architecture, "decoder": "afa"}
+    assert not make_candidates(["dla46_c:fpn"], [], ["torch"], ["float32"], "cpu", Architecture())[0].is_named
