@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_page_is_in_the_navigation():
     listed = re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    written = [path.name for path in (ROOT / "docs").glob("*.md")]
+    assert sorted(listed) == sorted([*written, "messages.md"])  # which is made when the site is built
 
 
 def test_every_public_name_is_documented():

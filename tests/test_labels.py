@@ -243,7 +243,7 @@ def test_a_missing_classes_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_names_palette_and_ids_are_equally_long():
-    with pytest.raises(UserError, match="the same length"):
+    with pytest.raises(UserError, match="differ in length: give one of each"):
         LabelMap(("a", "b"), (ROAD,), ((0,), (1,)))
 
 

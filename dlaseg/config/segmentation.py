@@ -155,7 +155,8 @@ class LossConfig(ConfigSection):
     """A term of the loss. `TrainConfig` checks it, because only that knows the position for the message.
 
     Args:
-        name: cross_entropy; ohem, the cross-entropy of each image's hardest pixels; focal; dice; lovasz.
+        name: cross_entropy; ohem, the cross-entropy of each image's hardest pixels; focal; dice; lovasz;
+            binary_cross_entropy, of each class for itself; rmi, region mutual information.
         weight: factor of this term in the sum.
         label_smoothing: for cross_entropy: share of the target that is spread over all classes, 0 to 1.
         threshold: for ohem: pixels whose true class has a lower probability are hard.
@@ -163,7 +164,7 @@ class LossConfig(ConfigSection):
         gamma: for focal: how much less well-classified pixels count; 0 is cross-entropy.
     """
 
-    name: Literal["cross_entropy", "ohem", "focal", "dice", "lovasz"] = "cross_entropy"
+    name: Literal["cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi"] = "cross_entropy"
     weight: float = 1.0
     label_smoothing: float = 0.0
     threshold: float = 0.7

@@ -6,6 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+RMI_RADIUS, RMI_POOL = 3, 4
+"""Side of a region, and of the squares that are pooled before: pixels of the target."""
+
+RMI_SMALLEST, RMI_RIDGE = 1e-6, 5e-4
+"""What is added to probabilities, and to variances, so that there is an inverse."""
+
 
 def cross_entropy_sum(
     logits: Tensor, target: Tensor, weights: Tensor | None, ignore_index: int, label_smoothing: float = 0.0
@@ -152,6 +158,54 @@ def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return total / max(sum(size > 0 for size in sizes), 1)
 
 
+def binary_cross_entropy_sum(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Sum of the cross-entropies of all classes, each for itself by its sigmoid, over an image's scored pixels.
+
+    Args:
+        logits: (1, C, H, W) float.
+        target: (1, H, W) int64 train ids.
+        ignore_index: train id of ignored pixels.
+
+    Returns:
+        A scalar.
+    """
+    truth, scored = _masks(logits, target, ignore_index)
+    return (F.binary_cross_entropy_with_logits(logits[0], truth, reduction="none") * scored).sum()
+
+
+def region_mutual_information_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """How little an image's sigmoids say of the pattern of each class around a pixel, summed over the classes.
+
+    Zhao et al., Region Mutual Information Loss for Semantic Segmentation, NeurIPS 2019,
+    https://arxiv.org/abs/1910.12037. Both maps of a class are pooled by `RMI_POOL`, a pixel stands for its region of
+    `RMI_RADIUS` x `RMI_RADIUS`. If regions are normally distributed, those of the truth have, given those of the
+    prediction, the covariance S = cov(t) - cov(t, p) cov(p)^-1 cov(t, p)^T. The loss is half of log det S for each
+    dimension of a region, with sums over the regions as covariances. It is negative where the prediction says much.
+
+    Args:
+        logits: (1, C, H, W) float.
+        target: (1, H, W) int64 train ids.
+        ignore_index: train id of ignored pixels, which count as no class in either map.
+
+    Returns:
+        A scalar; 0 if every pixel is ignored, or if the image has no region.
+    """
+    truth, scored = _masks(logits, target, ignore_index)
+    predicted = logits[0].sigmoid() * scored + RMI_SMALLEST
+    maps = F.avg_pool2d(torch.stack((truth, predicted)), RMI_POOL, RMI_POOL, RMI_POOL // 2)  # (2, C, h, w)
+    if min(maps.shape[2:]) < RMI_RADIUS or not scored.any():
+        return 0 * logits.sum()
+    regions = F.unfold(maps.flatten(0, 1)[:, None], RMI_RADIUS).unflatten(0, (2, -1))  # (2, C, 9, P)
+    regions = regions.to(torch.float32 if logits.device.type == "mps" else torch.float64)
+    t, p = regions - regions.mean(-1, keepdim=True)
+    ridge = RMI_RIDGE * torch.eye(RMI_RADIUS**2, dtype=t.dtype, device=t.device)
+    between = t @ p.mT  # (C, 9, 9)
+    unexplained = t @ t.mT - between @ torch.linalg.solve(p @ p.mT + ridge, between.mT)
+    # Half of the logarithm of the determinant, whose root is the product of this diagonal
+    halves = torch.linalg.cholesky(unexplained + ridge).diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (C,)
+    return (halves.sum() / RMI_RADIUS**2).to(logits.dtype)
+
+
 def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The increase of a class's Jaccard loss for each further wrong pixel, in the order of the errors.
 
@@ -182,6 +236,12 @@ def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Ten
 def _pixel_weights(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor | float:
     """Class weight of each pixel, (1, H, W); of ignored pixels any weight, since their cross-entropy is 0."""
     return 1.0 if weights is None else weights[target.masked_fill(target == ignore_index, 0)]
+
+
+def _masks(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Which pixels are of each class, (C, H, W), and which are scored, (1, H, W); of the logits' dtype."""
+    ids = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
+    return (target == ids).to(logits.dtype) * (target != ignore_index), (target != ignore_index).to(logits.dtype)
 
 
 def _one_if_zero(divisor: Tensor) -> Tensor:

@@ -15,9 +15,20 @@ from torch.autograd.function import once_differentiable
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import TrainingOutputs, upsample_logits
-from dlaseg.training.losses import cross_entropy_sum, dice_loss, focal_sum, lovasz_loss, ohem_mean
+from dlaseg.training.losses import (
+    binary_cross_entropy_sum,
+    cross_entropy_sum,
+    dice_loss,
+    focal_sum,
+    lovasz_loss,
+    ohem_mean,
+    region_mutual_information_loss,
+)
 
-NORMALIZERS = {"cross_entropy": "weights", "focal": "pixels", "ohem": "images", "dice": "images", "lovasz": "images"}
+NORMALIZERS = {
+    **{"cross_entropy": "weights", "focal": "pixels", "binary_cross_entropy": "pixels"},
+    **dict.fromkeys(("ohem", "dice", "lovasz", "rmi"), "images"),
+}
 """What each term is divided by: the sum of the class weights of all scored pixels, the number of scored pixels, or the
 number of images with a scored pixel. Scored pixels are those that are not ignored."""
 
@@ -183,3 +194,7 @@ class PixelLoss:
                 return dice_loss(logits, target, self.ignore_index)
             case "lovasz":
                 return lovasz_loss(logits, target, self.ignore_index)
+            case "binary_cross_entropy":
+                return binary_cross_entropy_sum(logits, target, self.ignore_index)
+            case "rmi":
+                return region_mutual_information_loss(logits, target, self.ignore_index)

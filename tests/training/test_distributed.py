@@ -123,7 +123,10 @@ def test_several_processes_give_the_losses_and_weights_of_one(config, tmp_path, 
 
 
 def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_frozen_norm(config, root, tmp_path):
-    losses = [LossConfig(name, weight=0.5) for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz")]
+    losses = [
+        LossConfig(name, weight=0.5)
+        for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi")
+    ]
     weights = [0.5, *[1.0] * 9, 2.0]
     config = with_train(
         config, losses=losses, class_weights=weights, grad_accum_steps=2, clip_grad_norm=0.5, freeze="norm"

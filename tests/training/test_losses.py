@@ -31,6 +31,8 @@ SINGLE = [
     [LossConfig("ohem", threshold=0.05, min_kept=0.4)],
     [LossConfig("dice")],
     [LossConfig("lovasz")],
+    [LossConfig("binary_cross_entropy")],
+    [LossConfig("rmi")],
 ]
 
 SUM = [
@@ -42,7 +44,9 @@ SUM = [
 ]
 
 every_loss = pytest.mark.parametrize(
-    "terms", [*SINGLE, SUM], ids=["ce", "smooth", "focal", "focal_0.5", "ohem", "ohem_few", "dice", "lovasz", "sum"]
+    "terms",
+    [*SINGLE, SUM],
+    ids=["ce", "smooth", "focal", "focal_0.5", "ohem", "ohem_few", "dice", "lovasz", "bce", "rmi", "sum"],
 )
 
 any_loss = st.sampled_from([*SINGLE, SUM])
@@ -142,17 +146,61 @@ PLAIN = {
 }
 
 
+def plain_binary_cross_entropy(logits, target):
+    total = 0.0
+    for y, x in np.ndindex(target.shape):
+        if target[y, x] != 255:
+            for c in range(CLASSES):
+                p = 1 / (1 + math.exp(-logits[c, y, x]))
+                total -= math.log(p if target[y, x] == c else 1 - p)
+    return total
+
+
+def plain_rmi(logits, target):
+    """Region mutual information, radius 3, average pooling 4 / 4."""
+    scored = target != 255
+    height, width = (side // 4 + 1 for side in target.shape)
+    if not scored.any() or min(height, width) < 3:
+        return 0.0
+    total = 0.0
+    for c in range(CLASSES):
+        truth, sure = (target == c) * 1.0, scored / (1 + np.exp(-logits[c])) + 1e-6
+        regions = []
+        for whole in (truth, sure):
+            pooled = np.zeros((height, width))
+            for i, j in np.ndindex(pooled.shape):
+                rows, columns = (slice(max(0, 4 * k - 2), 4 * k + 2) for k in (i, j))
+                pooled[i, j] = whole[rows, columns].sum() / 16
+            each = [pooled[i : i + 3, j : j + 3].ravel() for i, j in np.ndindex(height - 2, width - 2)]
+            regions.append(np.array(each) - np.mean(each, 0))
+        t, p = regions
+        small = 5e-4 * np.eye(9)
+        rest = t.T @ t - t.T @ p @ np.linalg.inv(p.T @ p + small) @ p.T @ t
+        total += 0.5 * np.linalg.slogdet(rest + small)[1] / 9
+    return total
+
+
+PLAIN_OF_IMAGES = {"binary_cross_entropy": plain_binary_cross_entropy, "rmi": plain_rmi}
+
+
 def plain_loss(terms, logits, target, weights):
     weights = weights or [1.0] * CLASSES
     images = [plain_pixels(*image) for image in zip(logits.numpy(), target.numpy(), strict=True)]
     weight = sum(weights[t] for pixels in images for t, _ in pixels)
     shown = sum(bool(pixels) for pixels in images)
-    normalizers = {"cross_entropy": weight, "focal": sum(map(len, images))}
+    count = sum(map(len, images))
+    normalizers = {"cross_entropy": weight, "focal": count, "binary_cross_entropy": count}
     total = 0.0
     for term in terms:
         normalizer = normalizers.get(term.name, shown)
-        if normalizer:
-            total += term.weight * sum(PLAIN[term.name](pixels, weights, term) for pixels in images) / normalizer
+        if not normalizer:
+            continue
+        if term.name in PLAIN_OF_IMAGES:
+            pairs = zip(logits.double().numpy(), target.numpy(), strict=True)
+            summed = sum(PLAIN_OF_IMAGES[term.name](*pair) for pair in pairs)
+        else:
+            summed = sum(PLAIN[term.name](pixels, weights, term) for pixels in images)
+        total += term.weight * summed / normalizer
     return total
 
 
@@ -429,7 +477,7 @@ def test_the_weights_of_terms_scale_them(terms):
     singles = [loss_and_gradient(batch_loss([LossConfig(**{**vars(t), "weight": 1.0})], target), coarse) for t in terms]
     torch.testing.assert_close(sum(t.weight * one for t, (one, _) in zip(terms, singles, strict=True)), value)
     torch.testing.assert_close(sum(t.weight * one for t, (_, one) in zip(terms, singles, strict=True)), grad)
-    assert value > 0
+    assert value != 0
 
 
 def test_norms_are_weights_or_pixels_or_images():
@@ -613,7 +661,9 @@ def test_logits_targets_and_norms_stay_as_they_were(terms):
 
 
 def test_a_loss_that_does_not_exist_is_refused_by_name():
-    with pytest.raises(UserError, match=r"loss hinge: use one of cross_entropy, focal, ohem, dice, lovasz"):
+    with pytest.raises(
+        UserError, match=r"loss hinge: use one of cross_entropy, focal, binary_cross_entropy, ohem, dice, lovasz, rmi"
+    ):
         PixelLoss([LossConfig("hinge")], 2)
 
 

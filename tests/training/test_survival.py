@@ -344,7 +344,7 @@ def test_too_many_in_a_row_stop_the_run_with_the_batch_to_look_at(config, root, 
 
 
 def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(config):
-    for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz"):
+    for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi"):
         plain = with_train(config, losses=[LossConfig(name)], optimizer="sgd", weight_decay=0.0, batch_size=2)
         state = new_state(plain)
         before = {key: parameter.detach().clone() for key, parameter in state.model.named_parameters()}
