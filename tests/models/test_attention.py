@@ -167,6 +167,7 @@ def test_a_decoder_that_there_is_not_is_refused():
         create_model("dla46_c", 5, decoder="fpn")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_engines_compute_it(name):
     model = create_model("dla46_c", 5, 4, decoder="afa")
