@@ -12,6 +12,11 @@ _AT_A_TIME = 1 << 20
 """Logits that are interpolated at a time, so that they stay in the processor's cache."""
 
 
+def namespace(array: Any) -> Any:
+    """The module whose functions take an array: numpy, or torch for a tensor. For names that both have."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
+
 def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Images":
     """The argmax of `upsample_logits`, computed where that needs it.
 
@@ -29,13 +34,12 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
     Returns:
         Of the same kind, (N, height, width) uint8 train ids. Where two logits differ by rounding alone, either class.
     """
-    xp: Any = np if isinstance(coarse, np.ndarray) else sys.modules["torch"]  # names that both have
-    device = coarse.device
+    xp, device = namespace(coarse), coarse.device
     count, classes, h, w = coarse.shape
     logits = xp.moveaxis(coarse, 1, -1).reshape(-1, classes)
     best = xp.asarray(xp.argmax(logits, -1), dtype=xp.uint8).reshape(count, h, w)
     if stride == 1:
-        return best[:, :height, :width]
+        return xp.asarray(best[:, :height, :width], copy=True)
     # Cell i is the pixels between the centres of the logits i - 1 and i; beyond the first and last logit, they repeat
     rows = xp.clip(xp.arange(-1, (height - 1 + stride // 2) // stride + 1, device=device), 0, h - 1)
     columns = xp.clip(xp.arange(-1, (width - 1 + stride // 2) // stride + 1, device=device), 0, w - 1)
@@ -61,4 +65,4 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
         labels[n, i, :, j] = xp.moveaxis(found, (2, 1, 0), (0, 1, 2))
     skip = stride // 2
     whole = labels.reshape(count, -1, (len(columns) - 1) * stride)
-    return whole[:, skip : skip + height, skip : skip + width]
+    return xp.asarray(whole[:, skip : skip + height, skip : skip + width], copy=True)

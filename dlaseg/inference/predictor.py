@@ -1,6 +1,6 @@
 """The one way from an image to classes, for inference, scores, validation, submissions and the report.
 
-torch is imported where it computes: a class per pixel by another engine does without, which saves half of the start and
+torch is imported where it computes: a class per pixel by another engine does without, which saves most of the start and
 half a gigabyte.
 """
 
@@ -20,6 +20,7 @@ from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.network import open_network
+from dlaseg.inference.tiling import blend_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -187,17 +188,35 @@ class Predictor:
         Yields:
             Number of the first row, and the train ids of the rows that are finished, (h, W) uint8, from top to bottom.
         """
-        yield from self._tensors.strips(lambda top, bottom: _to_tensors(read(top, bottom)[None]), grid)
+        if self.needs_torch:
+            yield from self._tensors.strips(lambda top, bottom: _to_tensors(read(top, bottom)[None]), grid)
+            return
+        self.check_gives_logits("the tiles of a large image are blended by")
+
+        def read_batch(top: int, bottom: int) -> NDArray[np.uint8]:
+            return read(top, bottom)[None].transpose(0, 3, 1, 2)
+
+        def finish(scores: NDArray[np.float32], height: int, width: int) -> tuple[NDArray[np.uint8]]:
+            return (argmax_logits(scores, self.backend.stride, height, width),)
+
+        for top, (labels,) in blend_tiles(grid, self.backend.stride, read_batch, self.backend.run, finish):
+            yield top, labels[0]
 
     def _labels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(N, H, W, 3) uint8 -> (N, H, W) uint8."""
+        if self.needs_torch:
+            return self.predict(_to_tensors(images)).cpu().numpy()
         count, height, width, _ = images.shape
-        if not self.needs_torch and self.memory.grid(height, width * count) is None:
+        grid = self.memory.grid(height, width * count)
+        if grid is None:
             scores = self.backend.run(images.transpose(0, 3, 1, 2))
             if self.backend.output == "labels":
                 return scores
             return argmax_logits(scores, self.backend.stride, height, width)
-        return self.predict(_to_tensors(images)).cpu().numpy()
+        if count > 1:
+            return np.concatenate([self._labels(image[None]) for image in images])
+        strips = self.predict_strips(lambda top, bottom: images[0, top:bottom], grid)
+        return np.concatenate([labels for _, labels in strips])[None]
 
     def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
@@ -205,7 +224,7 @@ class Predictor:
 
     @property
     def needs_torch(self) -> bool:
-        """Whether even the labels of an image that is computed as a whole are."""
+        """Whether torch computes labels."""
         return not self.backend.arrays or self._averages
 
     @property

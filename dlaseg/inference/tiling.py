@@ -1,4 +1,4 @@
-"""The blending of what a network computes of overlapping tiles, see `grid`.
+"""The blending of what a network computes of overlapping tiles, see `grid`; by NumPy or by torch, without importing it.
 
 Scores are logits at the network's output stride, or class probabilities of every pixel. Only one tile and the seams
 are in memory, never the scores of the whole image.
@@ -6,26 +6,31 @@ are in memory, never the scores of the whole image.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
+from dlaseg.inference.argmax import namespace
 from dlaseg.inference.grid import Axis, Grid
 
 _SIGMA = 0.4  # of the Gaussians, as a share of FADE: they meet the ends of the seam with weights of 4 and 96 %
 
-Result = tuple[Tensor, ...]
+Array = Any
+"""A NumPy array, or a tensor; what a function gives is of the kind that it is given."""
+
+Result = tuple[Array, ...]
 """(N, ..., h, w) each: labels, or labels and their probabilities, or probabilities."""
 
-Finish = Callable[[Tensor, int, int], Result]
+Finish = Callable[[Array, int, int], Result]
 """Makes a result of a height and a width in pixels from scores (N, C, h, w) that cover at least these."""
 
 
 def blend_tiles(
     grid: Grid,
     stride: int,
-    read: Callable[[int, int], Tensor],
-    scores: Callable[[Tensor], Tensor],
+    read: Callable[[int, int], Array],
+    scores: Callable[[Array], Array],
     finish: Finish,
 ) -> Iterator[tuple[int, Result]]:
     """Computes an image tile by tile, from top to bottom.
@@ -53,7 +58,7 @@ def blend_tiles(
             results.append(
                 tuple(part[..., rows.start - rows.origin :, columns.start - columns.origin :] for part in result)
             )
-        yield rows.start, tuple(torch.cat(parts, -1) for parts in zip(*results, strict=True))
+        yield rows.start, tuple(namespace(parts[0]).concatenate(parts, -1) for parts in zip(*results, strict=True))
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,9 @@ class _Blend:
         self._seams = axis.seams()
         self._neighbors = 1 if stride > 1 else 0  # that the upsampling of a score needs at either side
         self._tile = 0
-        self._waiting: Tensor | None = None  # scores that the next tile has a part in, and their neighbours
+        self._waiting: Array | None = None  # scores that the next tile has a part in, and their neighbours
 
-    def add(self, scores: Tensor) -> tuple[Tensor, _Finished]:
+    def add(self, scores: Array) -> tuple[Array, _Finished]:
         """Takes the scores of the next tile; returns those that no later tile changes.
 
         Args:
@@ -99,28 +104,35 @@ class _Blend:
         is_last = number == len(self._seams)
         start = 0
         if not is_last:
-            scores = scores.narrow(dim, 0, -(-(stop - origin) // stride))
+            scores = _part(scores, dim, 0, -(-(stop - origin) // stride))
         if self._waiting is not None:
             first, last = self._seams[number - 1]
             start = first - neighbors * stride
             waiting, known = self._waiting.shape[dim], 2 * neighbors
             begin = (first - origin) // stride - known
-            weights = torch.cat([torch.zeros(known), _fade_in(waiting - known)]).to(scores)
+            xp = namespace(scores)
+            weights = np.concatenate([np.zeros(known), _fade_in(waiting - known)]).reshape(-1, *[1] * (-1 - dim))
+            weights = xp.asarray(weights, dtype=scores.dtype, device=scores.device)
             # Equal scores stay exactly what they are; weighted sums would round
-            seam = torch.lerp(self._waiting, scores.narrow(dim, begin, waiting), weights.view(-1, *[1] * (-1 - dim)))
-            rest = (last - origin) // stride
-            scores = torch.cat([seam, scores.narrow(dim, rest, scores.shape[dim] - rest)], dim)
+            seam = self._waiting + weights * (_part(scores, dim, begin, begin + waiting) - self._waiting)
+            scores = xp.concatenate([seam, _part(scores, dim, (last - origin) // stride, None)], dim)
             origin += begin * stride
         if is_last:
             return scores, _Finished(origin, start, self._axis.length)
         first, last = ((pixel - origin) // stride for pixel in self._seams[number])
         waiting = first - 2 * neighbors
-        self._waiting = scores.narrow(dim, waiting, last - waiting).clone()  # not a view, which keeps the whole
+        # Not a view, which keeps the whole
+        self._waiting = namespace(scores).asarray(_part(scores, dim, waiting, last), copy=True)
         finished = _Finished(origin, start, origin + (first - neighbors) * stride)
-        return scores.narrow(dim, 0, first), finished
+        return _part(scores, dim, 0, first), finished
 
 
-def _fade_in(length: int) -> Tensor:
+def _part(scores: Array, dim: int, start: int, stop: int | None) -> Array:
+    """Scores from a first one up to another one, along the last axis (-1) or the one before (-2)."""
+    return scores[..., start:stop] if dim == -1 else scores[..., start:stop, :]
+
+
+def _fade_in(length: int) -> NDArray[np.float64]:
     """Weights of the next tile: its Gaussian's share in the sum of both tiles', which stand at the seam's ends."""
-    position = (torch.arange(length) + 0.5) / length
-    return torch.sigmoid((2 * position - 1) / (2 * _SIGMA**2))
+    position = (np.arange(length) + 0.5) / length
+    return 1 / (1 + np.exp((1 - 2 * position) / (2 * _SIGMA**2)))

@@ -63,9 +63,15 @@ def noise(height, width, seed=0):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 420), st.integers(1, 420), st.sampled_from([1, 2, 4]), st.booleans(), st.sampled_from([160, 224]))
-def test_a_network_that_sees_less_than_the_overlap_gives_the_identical_label_map(height, width, stride, padded, side):
+@given(
+    *(st.integers(1, 420), st.integers(1, 420), st.sampled_from([1, 2, 4])),
+    *(st.booleans(), st.sampled_from([160, 224]), st.booleans()),
+)
+def test_a_network_that_sees_less_than_the_overlap_gives_the_identical_label_map(
+    height, width, stride, padded, side, arrays
+):
     predictor = make_predictor(stride=stride, padded=padded)
+    predictor.backend.arrays = arrays  # or tensors
     image = noise(height, width)
     whole = predictor(image)
     assert len(np.unique(whole)) > 1 or height * width < 1000
@@ -85,6 +91,17 @@ def test_averages_over_scales_and_mirror_images_are_those_of_the_whole_image(opt
     assert (tiled(image) != whole).mean() < 1e-4  # rounding where two classes are as probable
 
 
+def test_several_images_at_a_time_are_those_of_one_after_the_other():
+    predictor = make_predictor()
+    images = [noise(200, 333, seed) for seed in range(3)]
+    whole = predictor(images)
+    in_tiles(predictor)
+    predictor.batch_size = 2
+    for arrays in (True, False):
+        predictor.backend.arrays = arrays
+        np.testing.assert_array_equal(predictor(images), whole)
+
+
 def test_probabilities_and_confidence_are_those_of_the_whole_image():
     predictor = make_predictor()
     images = torch.from_numpy(np.stack([noise(200, 333), noise(200, 333, 1)])).permute(0, 3, 1, 2)
@@ -98,8 +115,10 @@ def test_probabilities_and_confidence_are_those_of_the_whole_image():
     np.testing.assert_allclose(predictor.probabilities(noise(200, 333)), probabilities, atol=1e-6)
 
 
-def test_strips_are_the_rows_of_the_label_map_and_read_each_row_about_once():
+@pytest.mark.parametrize("arrays", [True, False])
+def test_strips_are_the_rows_of_the_label_map_and_read_each_row_about_once(arrays):
     predictor = make_predictor()
+    predictor.backend.arrays = arrays
     image = noise(500, 210)
     whole, reads = predictor(image), []
     grid = in_tiles(predictor).memory.grid(500, 210)

@@ -25,6 +25,8 @@ for command in json.loads(sys.argv[1]):
 def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
+    large = tmp_path / "large.png"
+    Image.fromarray(np.zeros((900, 700, 3), np.uint8)).save(large)
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 50 + number, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -32,18 +34,23 @@ def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_pa
     runs = {
         "auto": [str(weights), "--backend", "auto", "--device", "cpu"],
         "onnxruntime": [str(weights), "--backend", "onnxruntime"],
+        "tiles": [str(weights), "--backend", "openvino", "--max-memory", "500MB"],
         "int8": ["camvid-int8"],
         "probabilities": [str(weights), "--backend", "openvino", "--save", "probabilities"],
     }
-    commands = [["infer", run[0], str(folder), str(tmp_path / name), *run[1:]] for name, run in runs.items()]
+    commands = [
+        ["infer", weights, str(large if name == "tiles" else folder), str(tmp_path / name), *options]
+        for name, (weights, *options) in runs.items()
+    ]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     imported = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("torch", "none"))]
-    assert imported == ["none", "none", "none", "torch"]
+    assert imported == ["none"] * 4 + ["torch"]
 
     infer(weights, folder, tmp_path / "here", backend="openvino", device="cpu", save=["ids"])
     for number in range(3):
         ids = [np.asarray(Image.open(tmp_path / name / f"ids/{number}.png")) for name in ("here", "auto")]
         np.testing.assert_array_equal(*ids)
+    assert json.loads((tmp_path / "tiles/infer.json").read_text())["max_memory"] is not None  # there were tiles
