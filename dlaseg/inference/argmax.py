@@ -43,7 +43,8 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
     # Cell i is the pixels between the centres of the logits i - 1 and i; beyond the first and last logit, they repeat
     rows = xp.clip(xp.arange(-1, (height - 1 + stride // 2) // stride + 1, device=device), 0, h - 1)
     columns = xp.clip(xp.arange(-1, (width - 1 + stride // 2) // stride + 1, device=device), 0, w - 1)
-    best = best[:, rows[:, None], columns]
+    best = xp.concatenate([best[:, :1], best, best[:, -1:]], 1)[:, : len(rows)]
+    best = xp.concatenate([best[..., :1], best, best[..., -1:]], 2)[..., : len(columns)]
     first = best[:, :-1, :-1]
     labels = xp.empty((count, len(rows) - 1, stride, len(columns) - 1, stride), dtype=xp.uint8, device=device)
     labels[:] = first[:, :, None, :, None]

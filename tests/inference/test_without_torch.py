@@ -26,7 +26,7 @@ def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_pa
     folder = tmp_path / "images"
     folder.mkdir()
     large = tmp_path / "large.png"
-    Image.fromarray(np.zeros((900, 700, 3), np.uint8)).save(large)
+    Image.fromarray(np.zeros((1400, 1000, 3), np.uint8)).save(large)
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 50 + number, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -34,7 +34,7 @@ def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_pa
     runs = {
         "auto": [str(weights), "--backend", "auto", "--device", "cpu"],
         "onnxruntime": [str(weights), "--backend", "onnxruntime"],
-        "tiles": [str(weights), "--backend", "openvino", "--max-memory", "500MB"],
+        "tiles": [str(weights), "--backend", "openvino", "--max-memory", "800MB"],
         "int8": ["camvid-int8"],
         "probabilities": [str(weights), "--backend", "openvino", "--save", "probabilities"],
     }
