@@ -61,8 +61,15 @@ def folder_with(exported, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", [("pixels", "labels"), ("normalized", "logits")])
-@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".onnx", ("pixels", "labels")),
+        (".xml", ("normalized", "logits")),
+        pytest.param(".onnx", ("normalized", "logits"), marks=pytest.mark.slow),
+        pytest.param(".xml", ("pixels", "labels"), marks=pytest.mark.slow),
+    ],
+)
 def test_the_config_is_that_of_the_file(folder_with, suffix, kind):
     folder = folder_with(suffix, *kind)
     config = parse((folder / "config.pbtxt").read_text())
