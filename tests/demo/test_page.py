@@ -2,6 +2,8 @@
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from threading import Event
 
 import numpy as np
 import pytest
@@ -87,6 +89,7 @@ def test_the_class_under_the_pointer_is_named(open_page, photo):
     page = open_page(700)
     segment(page, photo)
     page.wait_for_selector("#first img >> nth=1")
+    page.wait_for_function("document.querySelector('#pixels img')?.complete")
     predictor = Predictor("camvid", "auto")
     probabilities = predictor.probabilities(photo)
     names = predictor.label_map.names
@@ -149,14 +152,22 @@ def test_ten_people_at_once_are_not_mixed_up(served_page, tmp_path):
             assert any(isinstance(part, str) and f"64 x {70 + number} pixels" in part for part in answer)
 
 
-def test_a_video_is_segmented(open_page, tmp_path):
-    page = open_page()
-    write_video(tmp_path / "clip.mp4", frames=60)
+def test_a_video_is_segmented_and_its_frames_are_counted(open_page, tmp_path, monkeypatch):
+    page, seen, numbers, segment = open_page(), Event(), count(), Predictor.segment
+
+    def wait_in_the_middle(*arguments):
+        if next(numbers) == 5:
+            assert seen.wait(60)
+        return segment(*arguments)
+
+    monkeypatch.setattr(Predictor, "segment", wait_in_the_middle)
+    write_video(tmp_path / "clip.mp4", frames=10)
     page.get_by_role("tab", name="Video").click()
     page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "clip.mp4")
     page.wait_for_selector("video", state="attached", timeout=30_000)
     page.get_by_role("button", name="Segment").click()
-    page.wait_for_function(r"/\d+\/60 frame/.test(document.body.innerText)", timeout=60_000)  # that are done
+    page.wait_for_function("document.body.innerText.includes('5/10 frame')", timeout=60_000)
+    seen.set()
     page.wait_for_function("document.querySelectorAll('video').length > 1", timeout=60_000)
 
 
