@@ -12,8 +12,8 @@ from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.files import read_model_file
-from dlaseg.weights.layouts import recognize
 from dlaseg.weights.loading import load_backbone_weights, load_weights
+from dlaseg.weights.recognition import recognize
 
 
 def list_models() -> list[str]:

@@ -1,19 +1,12 @@
 """Every message says what to do, and the site has a page of all of them."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from dlaseg_testing import load_script
 
 
 @pytest.fixture(scope="module")
 def hook():
-    spec = importlib.util.spec_from_file_location("messages", ROOT / "docs/hooks/messages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/hooks/messages.py")
 
 
 SOURCE = """

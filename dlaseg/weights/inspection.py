@@ -9,7 +9,7 @@ from torch import Tensor
 from dlaseg.text import one_line
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
-from dlaseg.weights.layouts import MismatchError, Recognized, recognize
+from dlaseg.weights.recognition import MismatchError, Recognized, recognize
 
 MOST_ENTRIES = 50
 """Entries beside the tensors, and entries of the metadata, that are shown."""

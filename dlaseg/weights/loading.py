@@ -16,7 +16,7 @@ from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.entries import decode_metadata
 from dlaseg.weights.files import is_ours
-from dlaseg.weights.layouts import HEADS, Recognized, recognize
+from dlaseg.weights.recognition import HEADS, Recognized, recognize
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from dlaseg.models.segmenter import AUXILIARY_WEIGHT, AttentiveDLASeg
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import fit
 from dlaseg.weights.checkpoints import read_checkpoint
-from dlaseg.weights.layouts import recognize
 from dlaseg.weights.loading import load_weights
+from dlaseg.weights.recognition import recognize
 
 
 def randomized(module):

@@ -33,8 +33,12 @@ SINGLE_PROCESS = DistributedContext(0, 1, CPU)
 
 def load_benchmark(name: str) -> Any:
     """A script of benchmarks/ as a module."""
-    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+    return load_script(f"benchmarks/{name}.py")
+
+
+def load_script(path: str) -> Any:
+    """A file outside the package, by its path below the project, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, Path(__file__).parents[2] / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

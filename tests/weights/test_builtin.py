@@ -1,7 +1,6 @@
 """Weights that come with the package: by name wherever weights are asked for, and what is said about them."""
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import tiny_config, write_camvid
+from dlaseg_testing import load_benchmark, tiny_config, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
@@ -359,10 +358,7 @@ def test_a_first_layer_for_one_channel_is_summed_in_float32(model, tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("builtin_weights", ROOT / "benchmarks/builtin_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("builtin_weights")
 
 
 @pytest.fixture(scope="module")

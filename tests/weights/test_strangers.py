@@ -19,8 +19,8 @@ from dlaseg.metadata import MAX_CHANNELS, MAX_CLASSES, Origin
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.entries import decode_metadata, encode_metadata
 from dlaseg.weights.inspection import inspect_weights
-from dlaseg.weights.layouts import recognize
 from dlaseg.weights.loading import load_backbone_weights, load_weights
+from dlaseg.weights.recognition import recognize
 
 LABELS = LabelMap.numbered(3).to_dict()
 MODEL = {"name": "dla46_c", "num_classes": 3, "stride": 8, "root_kernel_size": 1, "in_channels": 3}
