@@ -142,10 +142,11 @@ def _fastest(network: "SegmentationModel | WeightsFile", device: str, precision:
         backend = _torch(network, device, precision)
         if backend.device != "cpu":
             return backend
-    needed = ["openvino"] if kept_graph(network) else ["openvino", "onnxscript"]
+    graph = kept_graph(network)
+    needed = ["openvino"] if graph else ["openvino", "onnxscript"]
     if not all(map(importlib.util.find_spec, needed)):
         return _torch(network, device, precision)
-    graph = graph_of(network)
+    graph = graph or graph_of(network)
     assert graph.reference is not None
     faster = OpenVINOBackend(graph, "cpu", precision)
     if is_exact(faster, np.load(graph.reference)):

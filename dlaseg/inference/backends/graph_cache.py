@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.files import write_bytes, write_json
+from dlaseg.files import sha256, write_bytes, write_json
 from dlaseg.inference.backends.exported import graph_of_entries
 from dlaseg.inference.backends.graph import Graph
 from dlaseg.strict_json import read_json
@@ -32,7 +32,7 @@ def find_graph(key: str) -> Graph | None:
     reference = path.with_suffix(".npy")
     try:
         kept = read_json(path.with_suffix(".json"), "a kept graph")
-        if kept["bytes"] != [path.stat().st_size, reference.stat().st_size]:
+        if kept["sha256"] != [sha256(path), sha256(reference)]:  # power that was lost may leave files of zeros
             return None
         graph = graph_of_entries(path, kept["entries"], reference=reference)
     except (UserError, OSError, TypeError, KeyError):
@@ -57,11 +57,11 @@ def keep_graph(key: str, content: bytes, entries: Mapping[str, str], reference: 
     path = _path(key)
     numbers = io.BytesIO()
     np.save(numbers, reference)
-    kept = {"entries": entries, "bytes": [len(content), numbers.getbuffer().nbytes]}
+    hashes = [hashlib.sha256(part).hexdigest() for part in (content, numbers.getvalue())]
     try:
         write_bytes(path, content)
         write_bytes(path.with_suffix(".npy"), numbers.getvalue())
-        write_json(path.with_suffix(".json"), kept)
+        write_json(path.with_suffix(".json"), {"entries": entries, "sha256": hashes})
         for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-KEPT_GRAPHS]:
             for part in (old, old.with_suffix(".json"), old.with_suffix(".npy")):
                 part.unlink(missing_ok=True)
