@@ -2,10 +2,12 @@
 
     python benchmarks/peers.py --config configs/camvid_dla46_c.yaml --root DIR [--seconds 2400] [--held-out 0006R0]
         [--networks dlaseg Unet:resnet34 DeepLabV3Plus:resnet34 FPN:tu-dla34] [--lr 0.005 0.002] [--output FOLDER]
+        [--measure-only]
 
 Every network is trained from random weights on the drives of `train` that are not held out, and scored on the drive
-that is. A few steps are measured first, and the number of epochs follows from them: CPU seconds are user and system
-time of this process and its loaders, divided by the number of cores. A line of JSON per network and learning rate.
+that is. One and two epochs are measured first, on a quiet machine, and the number of epochs follows from them: CPU
+seconds are user and system time of this process and its loaders, divided by the number of cores. `--measure-only` ends
+there. A line of JSON per network and learning rate. With `--output`, the same command goes on where it was stopped.
 """
 
 import argparse
@@ -72,11 +74,11 @@ def split_lists(root: str, held_out: str, folder: Path) -> tuple[Path, Path]:
     return folder / "others.txt", folder / "held_out.txt"
 
 
-def train(config: Config, network: str, output: Path) -> tuple[float, float]:
+def train(config: Config, network: str, output: Path, resume: bool = False) -> tuple[float, float]:
     """Trains a network; returns CPU seconds and mIoU in percent of the last epoch."""
     start = cpu_seconds()
     task = Segmentation(config) if network == OURS else OtherTask(config, network)
-    fit(task, output, report=lambda _: None)
+    fit(task, output, resume, report=lambda _: None)
     last = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     return cpu_seconds() - start, 100 * json.loads(last)["miou"]
 
@@ -91,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     networks = [OURS, "Unet:resnet34", "DeepLabV3Plus:resnet34", "FPN:tu-dla34"]
     parser.add_argument("--networks", nargs="+", default=networks)
     parser.add_argument("--lr", type=float, nargs="+", default=[0.005, 0.002])
+    parser.add_argument("--measure-only", action="store_true", help="print the number of epochs, train no further")
     parser.add_argument("--output", type=Path, help="keeps the run folders")
     options = parser.parse_args(arguments)
     config = read_config(options.config)
@@ -111,17 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         config, data=data, train=replace(config.train, lr=lr, epochs=epochs, eval_every=epochs)
                     )
 
-                once, _ = train(changed(1), network, runs / "1")  # with scoring and the start of the program
-                twice, _ = train(changed(2), network, runs / "2")
-                epochs = max(1, round(1 + (options.seconds - once) / (twice - once)))
-                seconds, miou = train(changed(epochs), network, runs / "all")
-                row = {
-                    "network": network,
-                    "lr": lr,
-                    "epochs": epochs,
-                    "seconds": round(seconds),
-                    "miou": round(miou, 2),
-                }
+                plan = runs / "plan.json"
+                if not plan.is_file():
+                    once, _ = train(changed(1), network, runs / "1")  # with scoring and the start of the program
+                    twice, _ = train(changed(2), network, runs / "2")
+                    epochs = max(1, round(1 + (options.seconds - once) / (twice - once)))
+                    seconds = once + (epochs - 1) * (twice - once)
+                    write_text(plan, json.dumps({"epochs": epochs, "seconds": round(seconds)}))
+                planned = json.loads(plan.read_text(encoding="utf-8"))
+                row = {"network": network, "lr": lr, **planned}
+                if not options.measure_only:
+                    _, miou = train(changed(planned["epochs"]), network, runs / "all", resume=True)
+                    row["miou"] = round(miou, 2)
                 print(json.dumps(row), flush=True)
 
 

@@ -1,13 +1,15 @@
 """Networks by name, randomly initialised or with a file's weights; and networks from weights files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
+from dlaseg.models.build import build_segmenter
 from dlaseg.models.dla import DLA, VARIANTS, build_backbone
-from dlaseg.models.segmenter import DLASeg, build_segmenter
+from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.download import resolve
@@ -61,6 +63,10 @@ def create_model(
     weights: str | Path | None = None,
     backbone_weights: str | Path | None = None,
     decoder: str = "plain",
+    head: str = "linear",
+    scales: Sequence[float] = (),
+    activation: str = "relu",
+    norm: str | None = None,
 ) -> DLASeg:
     """Makes a segmentation network.
 
@@ -74,6 +80,11 @@ def create_model(
             initialisation.
         backbone_weights: the same for the backbone alone, as for `load_backbone_weights`.
         decoder: `plain`, iterative deep aggregation; or `afa`, with attention, see `AttentiveDLASeg`.
+        head: `linear`, a 1x1 convolution; or `ocr`, object-contextual representations, see `ObjectContextHead`.
+        scales: of the image, 0.25 to 4, whose scores the network blends (scale-space rendering), see `RenderedDLASeg`;
+            empty for a network of one scale.
+        activation: of decoder and head: `relu`, or `leaky_relu` with slope 0.01.
+        norm: as for `load_weights`.
 
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
@@ -86,24 +97,25 @@ def create_model(
     """
     if weights is not None and backbone_weights is not None:
         raise UserError(f"weights {weights} and backbone_weights {backbone_weights}: pass at most one of the two")
-    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder)
+    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder, head, scales, activation)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, norm)
     if backbone_weights is not None:
         load_backbone_weights(model, backbone_weights)
     return model
 
 
-def model_from_checkpoint(source: str | Path) -> DLASeg:
+def model_from_checkpoint(source: str | Path, norm: str | None = None) -> DLASeg:
     """Makes the segmentation network that a file of any known layout holds, with its weights.
 
     Args:
         source: as for `load_weights`.
+        norm: as for `load_weights`.
 
     Raises:
         UserError: no such weights, or not a segmentation network's.
     """
-    recognized = recognize(read_checkpoint(resolve(source)))
+    recognized = recognize(read_checkpoint(resolve(source)), norm)
     if recognized.stride is None or recognized.num_classes is None:
         raise UserError(f"{source}: {recognized}: not a segmentation network, it has no decoder")
     return create_model(
@@ -113,7 +125,8 @@ def model_from_checkpoint(source: str | Path) -> DLASeg:
         recognized.root_kernel_size,
         recognized.in_channels,
         weights=source,
-        decoder=recognized.decoder_name,
+        norm=norm,
+        **recognized.options,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dlaseg.errors import UserError
 from dlaseg.factory import list_models
-from dlaseg.models.segmenter import DECODERS
+from dlaseg.models.build import DECODERS
 from dlaseg.weights.download import find_builtin
 
 PLAIN = "plain"

@@ -1,6 +1,7 @@
 """`dlaseg models` and `dlaseg weights ...`."""
 
 import json
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,7 @@ def inspect(arguments: Sequence[str]) -> int:
     parser = command_parser("weights inspect", inspect)
     parser.add_argument("file", help="a file, a folder, a name of `dlaseg weights list`, or a repository on "
                         "the Hugging Face hub (USER/NAME)")  # fmt: skip
+    _add_norm(parser)
     args = parser.parse_args(arguments)
 
     from dlaseg.inference.backends.exported import graph_facts, is_exported, read_graph
@@ -78,7 +80,7 @@ def inspect(arguments: Sequence[str]) -> int:
     if is_exported(path):
         print(fact_table(graph_facts(read_graph(path))))
         return 0
-    description, mismatch = inspect_weights(path)
+    description, mismatch = inspect_weights(path, args.norm)
     print(description)
     if mismatch is not None:
         raise mismatch
@@ -98,6 +100,7 @@ def convert(arguments: Sequence[str]) -> int:
     parser.add_argument("--std", type=float, nargs="+", help="standard deviation, likewise")
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the kernels in the "
                         "file; float16 halves it, and is computed in float32, too (default: float32)")  # fmt: skip
+    _add_norm(parser)
     args = parser.parse_args(arguments)
 
     from dlaseg.data.datasets import label_map_of
@@ -109,10 +112,16 @@ def convert(arguments: Sequence[str]) -> int:
         name: tuple(vars(args)[name]) for name in ("mean", "std") if vars(args)[name] is not None
     }
     ModelMetadata(**statistics)  # refuses impossible ones before the weights are read
-    model = model_from_checkpoint(args.file)
+    model = model_from_checkpoint(args.file, args.norm)
     if args.classes is not None:
         model.metadata = replace(model.metadata, label_map=label_map_of(args.classes))
     model.metadata = replace(model.metadata, **statistics)
     save_model(model, args.output, args.precision)
     print(args.output)
     return 0
+
+
+def _add_norm(parser: ArgumentParser) -> None:
+    parser.add_argument("--norm", choices=("batch", "inplace"), help="norm of decoder and head of an attentive network "
+                        "in the original's layout, which its file may not tell: batch norm and ReLU, or in-place "
+                        "activated batch norm, |weight| + eps and leaky ReLU")  # fmt: skip

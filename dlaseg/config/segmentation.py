@@ -91,6 +91,10 @@ class ModelConfig(ConfigSection):
         stride: output stride of the decoder: 2, 4 or 8.
         root_kernel_size: kernel size of the backbone's aggregation nodes: 3, or 1 as in published weights.
         decoder: plain, iterative deep aggregation; or afa, attentive feature aggregation.
+        head: linear, a 1x1 convolution; or ocr, object-contextual representations.
+        scales: of the image, such as [0.5, 1], whose scores the network blends by weights that it learns (scale-space
+            rendering); [] for a network of one scale.
+        activation: of decoder and head: relu; or leaky_relu, to start from weights that have it.
         weights: weights of a whole network to start from: a file, a name such as camvid (dlaseg weights list), or a
             repository on the Hugging Face hub.
         backbone_weights: weights of the backbone to start from, such as timm/dla34.in1k or the result of
@@ -101,6 +105,9 @@ class ModelConfig(ConfigSection):
     stride: int = 2
     root_kernel_size: int = 3
     decoder: str = "plain"
+    head: str = "linear"
+    scales: list[float] = field(default_factory=list)
+    activation: str = "relu"
     weights: str | None = None
     backbone_weights: str | None = None
 

@@ -15,8 +15,8 @@ REDUCTION = 16
 """How many channels of the input a hidden channel of the channel attention stands for."""
 
 
-class SpatialAttention(nn.Module):
-    """How much each pixel counts: two 3x3 convolutions with batch norm and ReLU, a 1x1 convolution, sigmoid.
+class SpatialScore(nn.Module):
+    """A number for each pixel: two 3x3 convolutions with batch norm and ReLU, a 1x1 convolution.
 
     Args:
         channels: of the input.
@@ -29,8 +29,16 @@ class SpatialAttention(nn.Module):
         self.final = nn.Conv2d(channels, 1, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to (N, 1, H, W)."""
+        return self.final(self.conv2(self.conv1(x)))
+
+
+class SpatialAttention(SpatialScore):
+    """How much each pixel counts: the sigmoid of a `SpatialScore`."""
+
+    def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, 1, H, W), 0 to 1."""
-        return self.final(self.conv2(self.conv1(x))).sigmoid()
+        return super().forward(x).sigmoid()
 
 
 class ChannelAttention(nn.Module):

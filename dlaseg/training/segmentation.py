@@ -120,7 +120,14 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 "give one number for each class, in the order of the classes"
             )
         model = create_model(
-            model_config.name, classes, model_config.stride, model_config.root_kernel_size, decoder=model_config.decoder
+            model_config.name,
+            classes,
+            model_config.stride,
+            model_config.root_kernel_size,
+            decoder=model_config.decoder,
+            head=model_config.head,
+            scales=model_config.scales,
+            activation=model_config.activation,
         )
         model.metadata = replace(model.metadata, label_map=training.label_map)
         return model

@@ -18,12 +18,16 @@ from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.text import printable
+from dlaseg.weights.inert_pickle import read_lightning
 
 TRAINING_FORMAT = "dlaseg-checkpoint-"
 """What the format of a checkpoint for `--resume` begins with; its version follows."""
 
 WRAPPERS = ("state_dict", "model")
 """Keys under which trainers keep the network's tensors beside their own state."""
+
+HYPER_PARAMETERS = "hyper_parameters"
+"""Key under which Lightning keeps the arguments of a run; they are beside the tensors as `hyper_parameters.NAME`."""
 
 MAX_HEADER = 1 << 24
 """Largest header of a safetensors file in bytes; the largest DLA's has a hundredth."""
@@ -34,7 +38,7 @@ MAX_TENSORS = 20_000
 MAX_NESTING = 16
 """Most wrappers and prefixes around the tensors."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 """What DataParallel, torch.compile and trainers put before every name."""
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
@@ -164,6 +168,8 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"(?:GLOBAL|global|function|class) `?([\w.]+\.[\w.]+)`?", str(error))
+        if found and zipped and (content := _read_lightning(path)) is not None:
+            return content
         if found and "weights_only" in str(error):
             raise UserError(
                 f"{path}: a pickle that holds more than tensors ({found[1]}), which could run code when read: get it "
@@ -183,6 +189,13 @@ def _read_pickle(path: Path, zipped: bool) -> Any:
         raise UserError(f"{path}: {what}: download or copy it again") from error
 
 
+def _read_lightning(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_lightning(path)
+    except Exception:  # likewise
+        return None
+
+
 def _archive_names(path: Path) -> list[str] | None:
     """Names of the entries of a zip file; None for any other file."""
     try:
@@ -198,6 +211,9 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
     beside: dict[str, Any] = {}
     while isinstance(content, Mapping) and (key := _wrapper(content)) is not None:
         beside |= {_name(name): _plain(value) for name, value in content.items() if name != key}
+        hyper_parameters = content.get(HYPER_PARAMETERS)
+        if isinstance(hyper_parameters, Mapping):
+            beside |= {f"{HYPER_PARAMETERS}.{_name(name)}": _plain(value) for name, value in hyper_parameters.items()}
         _wrap(path, wrapping, key)
         content = content[key]
     if not isinstance(content, Mapping) or not content:

@@ -15,7 +15,7 @@ FORMAT = "dlaseg-1"
 """Format version; a file of another version is refused."""
 
 SEGMENTATION_ARGUMENTS = ("name", "num_classes", "stride", "root_kernel_size", "in_channels")
-OPTIONAL_ARGUMENTS = {"decoder"}
+OPTIONAL_ARGUMENTS = {"decoder", "head", "scales", "activation"}
 BACKBONE_ARGUMENTS = ("name", "num_classes", "in_channels", "root_kernel_size")
 """What a file says about the network; never where weights come from, or anything else that is opened."""
 
@@ -103,20 +103,21 @@ def _check_architecture(arguments: Any, is_segmentation: bool) -> dict[str, Any]
         found = list(arguments) if isinstance(arguments, dict) else arguments
         raise UserError(f"arguments of the network {found!r:.200}: a weights file has exactly {', '.join(known)}")
     # What networks are made of is torch's, which reading an exported file does without
+    from dlaseg.models.build import check_segmenter
     from dlaseg.models.dla import check_backbone
-    from dlaseg.models.segmenter import check_segmenter
 
     (check_segmenter if is_segmentation else check_backbone)(**arguments)
     return arguments
 
 
 def _check_plain(arguments: Any, _: bool) -> dict[str, Any]:
-    """A few named texts and numbers."""
+    """A few named texts, numbers and lists of numbers."""
     if not isinstance(arguments, dict) or len(arguments) > MAX_ARGUMENTS:
         raise InvalidJSONError(f"'model' is not a dictionary of at most {MAX_ARGUMENTS} entries")
     for name, value in arguments.items():
-        if isinstance(value, dict | list) or len(str(value)) > MAX_TEXT or len(name) > MAX_TEXT:
-            raise InvalidJSONError(f"{name!r:.80} in 'model' is no text or number")
+        numbers = isinstance(value, list) and all(isinstance(number, int | float) for number in value)
+        if (isinstance(value, dict | list) and not numbers) or len(str(value)) > MAX_TEXT or len(name) > MAX_TEXT:
+            raise InvalidJSONError(f"{name!r:.80} in 'model' is no text, number or list of numbers")
     return arguments
 
 

@@ -15,11 +15,12 @@ MOST_ENTRIES = 50
 """Entries beside the tensors, and entries of the metadata, that are shown."""
 
 
-def inspect_weights(source: str | Path) -> tuple[str, MismatchError | None]:
+def inspect_weights(source: str | Path, norm: str | None = None) -> tuple[str, MismatchError | None]:
     """Describes a file, one fact a line.
 
     Args:
         source: a file or a hub name.
+        norm: as for `load_weights`.
 
     Returns:
         The description, and what keeps the file from being loaded, if anything does.
@@ -30,7 +31,7 @@ def inspect_weights(source: str | Path) -> tuple[str, MismatchError | None]:
     checkpoint = read_checkpoint(resolve(source, "FILE"))
     facts = _of_the_file(checkpoint)
     try:
-        recognized = recognize(checkpoint)
+        recognized = recognize(checkpoint, norm)
     except MismatchError as error:
         facts += [("does not fit", problem) for problem in error.problems]
         return fact_table(facts), error

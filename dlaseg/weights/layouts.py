@@ -1,13 +1,15 @@
 """How people name the tensors of a DLA, and those names in ours.
 
 Known layouts: timm's classifiers (https://github.com/huggingface/pytorch-image-models, `dla.py`), the original's
-classifiers and segmentation networks (https://github.com/ucbdrive/dla), and ours.
+classifiers and segmentation networks (https://github.com/ucbdrive/dla), attentive networks (`attentive_layout`), and
+ours.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dlaseg.weights.attentive_layout import from_attentive, has_attention, to_attentive
 from dlaseg.weights.checkpoints import Checkpoint
 from dlaseg.weights.files import is_ours
 
@@ -26,6 +28,7 @@ class Layout:
         restore: the reverse, for messages.
         segmentation: whether there is a decoder.
         upsampling: name of the kernel that upsamples the logits, which dlaseg does by bilinear interpolation.
+        norms: whether there are files with two kinds of norm, whose tensors have the same names and shapes.
     """
 
     title: str
@@ -34,6 +37,7 @@ class Layout:
     restore: Callable[[str], str] = str
     segmentation: bool = False
     upsampling: str | None = None
+    norms: bool = False
 
 
 def _from_original(name: str) -> str | None:
@@ -70,6 +74,15 @@ def _has_stem(checkpoint: Checkpoint) -> bool:
 # The first one that fits is taken
 LAYOUTS = (
     Layout(
+        "the original's attentive layout",
+        detect=lambda checkpoint: has_attention(checkpoint.tensors),
+        rename=from_attentive,
+        restore=to_attentive,
+        segmentation=True,
+        upsampling="up.weight",
+        norms=True,
+    ),
+    Layout(
         "the original's segmentation layout",
         detect=lambda checkpoint: any(name.startswith("dla_up.") for name in checkpoint.tensors),
         rename=_from_original,
@@ -79,8 +92,8 @@ LAYOUTS = (
     ),
     Layout(
         "dlaseg's segmentation layout",
-        detect=lambda checkpoint: (
-            "head.weight" in checkpoint.tensors and any(name.startswith("decoder.") for name in checkpoint.tensors)
+        detect=lambda checkpoint: all(
+            any(name.startswith(part) for name in checkpoint.tensors) for part in ("head.", "decoder.")
         ),
         segmentation=True,
     ),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata, Origin
+from dlaseg.models.build import OPTIONS
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
@@ -21,7 +22,7 @@ from dlaseg.weights.recognition import HEADS, Recognized, recognize
 logger = logging.getLogger(__name__)
 
 
-def load_weights(model: DLASeg, source: str | Path) -> Origin:
+def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> Origin:
     """Loads a whole segmentation network, ours or the original's.
 
     Three adaptations are made, and logged: a head of another number of classes stays randomly initialised; a first
@@ -31,24 +32,33 @@ def load_weights(model: DLASeg, source: str | Path) -> Origin:
     Args:
         model: its architecture decides what is expected; changed only if everything fits.
         source: a file, a folder with model.safetensors, or a repository on the Hugging Face hub, such as `USER/NAME`.
+        norm: of decoder and head of an attentive network in the original's layout, which its file may not tell:
+            `batch`, or `inplace` for in-place activated batch norm.
 
     Raises:
         UserError: no such weights, or of another network: names what does not fit.
     """
     checkpoint = read_checkpoint(resolve(source, "weights (--model.weights)"))
-    recognized = recognize(checkpoint)
+    recognized = recognize(checkpoint, norm)
     if recognized.stride is None:
         raise UserError(f"{source}: {recognized}: it has no decoder: give it as backbone_weights")
-    if recognized.stride != model.stride:
+    if recognized.stride != model.decoder_stride:
         raise UserError(
-            f"{source}: {recognized}: this model has stride {model.stride}: make it with stride {recognized.stride}"
+            f"{source}: {recognized}: this model has stride {model.decoder_stride}: make it with stride "
+            f"{recognized.stride}"
         )
-    decoder = model.metadata.architecture.get("decoder", "plain")
-    if recognized.decoder_name != decoder:
+    if recognized.norm_unknown:
         raise UserError(
-            f"{source}: {recognized}: this model has the decoder {decoder}: make it with {recognized.decoder_name}, or "
-            "take the backbone alone, as backbone_weights"
+            f"{source}: {recognized}: the file does not say whether decoder and head have batch norm or in-place norm, "
+            "and would load with either: set norm (--norm) to batch or inplace, as its author trained it"
         )
+    for option, default in OPTIONS.items():
+        own, found = (given.get(option, default) for given in (model.metadata.architecture, recognized.options))
+        if own != found and not (option == "scales" and own and found):  # any scales do for the same tensors
+            raise UserError(
+                f"{source}: {recognized}: this model has {option} {own or 'none'}: make it with {option} "
+                f"{found or 'none'}, or take the backbone alone, as backbone_weights"
+            )
     state, notes = _backbone_state(recognized, model.backbone, source)
     state = {f"backbone.{name}": tensor for name, tensor in state.items()}
     same_classes = recognized.num_classes == model.num_classes
@@ -120,13 +130,11 @@ def _saved_metadata(checkpoint: Checkpoint, recognized: Recognized) -> ModelMeta
         UserError: broken, or not those of its tensors.
     """
     saved = decode_metadata(checkpoint.path, checkpoint.metadata)
-    found = {name: getattr(recognized, name) for name in saved.architecture if name != "decoder"}
-    found["decoder"] = recognized.decoder_name
-    for name, value in ({"decoder": "plain"} | dict(saved.architecture)).items():
-        if value != found[name]:
+    for name, value in (OPTIONS | dict(saved.architecture)).items():
+        found = recognized.options.get(name, OPTIONS[name]) if name in OPTIONS else getattr(recognized, name)
+        if value != found:
             raise UserError(
-                f"{checkpoint.path}: its metadata have {name} {value}, its tensors {name} {found[name]}: use another "
-                "file"
+                f"{checkpoint.path}: its metadata have {name} {value}, its tensors {name} {found}: use another file"
             )
     return saved
 

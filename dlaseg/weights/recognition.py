@@ -1,23 +1,29 @@
 """Recognises whose weights a file holds by the tensors' names and shapes, and renames them to ours."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dlaseg.errors import UserError
+from dlaseg.models.build import OPTIONS, build_segmenter, check_segmenter
 from dlaseg.models.dla import DLA, VARIANTS, Tree, check_backbone
 from dlaseg.models.ida import BilinearUpsample
-from dlaseg.models.segmenter import DECODERS, STRIDES, check_segmenter
+from dlaseg.models.rendering import SCALES, check_scales
+from dlaseg.models.segmenter import STRIDES
 from dlaseg.models.skip_init import SkipInit
-from dlaseg.weights.checkpoints import Checkpoint
+from dlaseg.weights.checkpoints import HYPER_PARAMETERS, Checkpoint
+from dlaseg.weights.entries import decode_metadata
+from dlaseg.weights.files import is_ours
 from dlaseg.weights.layouts import LAYOUTS
+from dlaseg.weights.norms import NORMS, norm_of, plain_norms
 
 Shapes = dict[str, tuple[int, ...]]
 
-HEADS = ("head.", "auxiliary.")
+HEADS = ("head.weight", "head.bias", "head.classifier.", "head.regions.classifier.", "auxiliary.")
 """What the names of tensors begin with that have as many rows as there are classes."""
 
 
@@ -36,7 +42,8 @@ class Recognized:
         classifier: `fc.weight` and `fc.bias`, or nothing.
         decoder: every tensor of a segmentation network's decoder and head, or nothing.
         unused: the file's names of tensors that no forward pass uses.
-        decoder_name: a name in `DECODERS`.
+        options: those arguments in `OPTIONS` that differ from what is there; the scales are of inference.
+        norm_unknown: whether the norm of decoder and head is one of `NORMS`, and the file does not say which.
     """
 
     layout: str
@@ -49,13 +56,16 @@ class Recognized:
     classifier: dict[str, Tensor]
     decoder: dict[str, Tensor]
     unused: tuple[str, ...]
-    decoder_name: str = "plain"
+    options: dict[str, Any] = field(default_factory=dict)
+    norm_unknown: bool = False
 
     def __str__(self) -> str:
         """Such as `timm's classification layout, dla34, 1000 classes`."""
         classes = "no classifier" if self.num_classes is None else f"{self.num_classes} classes"
         stride = "" if self.stride is None else f", stride {self.stride}"
-        stride += "" if self.decoder_name == "plain" else f", decoder {self.decoder_name}"
+        for option, value in self.options.items():
+            stride += f", {option} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        stride += ", norm unknown" if self.norm_unknown else ""
         nodes = "" if self.root_kernel_size == 1 else f", {self.root_kernel_size}x{self.root_kernel_size} nodes"
         inputs = "" if self.in_channels == 3 else f", {self.in_channels} input channels"
         return f"{self.layout}, {self.name}, {classes}{stride}{nodes}{inputs}"
@@ -75,11 +85,17 @@ class MismatchError(UserError):
         self.problems = list(problems)
 
 
-def recognize(checkpoint: Checkpoint) -> Recognized:
+def recognize(checkpoint: Checkpoint, norm: str | None = None) -> Recognized:
     """Recognises layout and variant, and renames the tensors.
 
+    Args:
+        checkpoint: of any known layout.
+        norm: one of `NORMS`, for a file that does not say it. In-place norm becomes plain batch norm: its scale is
+            computed, and the activation is among the options.
+
     Raises:
-        UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors.
+        UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors; another norm than the
+            file says.
     """
     path, tensors = checkpoint.path, checkpoint.tensors
     layout = next((layout for layout in LAYOUTS if layout.detect(checkpoint)), None)
@@ -102,16 +118,21 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
         path, backbone, lambda key: layout.restore(prefix + key)
     )
     in_channels, num_classes, stride = backbone["base_layer.0.weight"].shape[1], None, None
-    decoder_name = "plain"
+    norm = norm_of(checkpoint, layout.norms, norm)
+    options: dict[str, Any] = {}
     if layout.segmentation:
-        num_classes, stride, decoder_name, decoder = _match_decoder(path, name, decoder, layout.restore)
+        num_classes, stride, options, decoder = _match_decoder(checkpoint, name, decoder, layout.restore)
+        if norm == "inplace":
+            decoder = plain_norms(decoder)
+        options["activation"] = NORMS.get(norm or "", options["activation"])
+        options = {key: value for key, value in options.items() if value != OPTIONS[key]}
     elif classifier:
         num_classes = _length(classifier.get("fc.bias"))
         shapes = {"fc.weight": (num_classes, VARIANTS[name][1][-1], 1, 1), "fc.bias": (num_classes,)}
         _check(path, name, classifier, shapes)
     try:
         if layout.segmentation:
-            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder_name)
+            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, **options)
         else:
             check_backbone(name, num_classes, in_channels, root_kernel_size)
     except UserError as error:
@@ -132,7 +153,8 @@ def recognize(checkpoint: Checkpoint) -> Recognized:
         classifier,
         decoder,
         (*unused, *projections),
-        decoder_name,
+        options,
+        layout.norms and norm is None,
     )
 
 
@@ -190,21 +212,31 @@ def _match_backbone(
 
 
 def _match_decoder(
-    path: object, name: str, tensors: Mapping[str, Tensor], restore: Callable[[str], str]
-) -> tuple[int, int, str, dict[str, Tensor]]:
+    checkpoint: Checkpoint, name: str, tensors: Mapping[str, Tensor], restore: Callable[[str], str]
+) -> tuple[int, int, dict[str, Any], dict[str, Tensor]]:
     """Checks decoder and heads of a variant.
 
     Returns:
-        Classes, output stride, the decoder's name, and the tensors.
+        Classes, output stride, all options, and the tensors.
     """
+    path = checkpoint.path
     steps = len({key.split(".")[2] for key in tensors if key.startswith("decoder.ida.")})
     stride = 2 ** (len(VARIANTS[name][1]) - 1 - steps)
     if stride not in STRIDES:
         raise UserError(f"{path}: a decoder of {steps} steps, output stride {stride}: dlaseg has 2, 4 and 8")
-    num_classes = _length(tensors.get("head.bias"))
-    decoder_name = "afa" if any(key.startswith("fusion.") for key in tensors) else "plain"
+
+    def has(part: str) -> bool:
+        return any(key.startswith(part) for key in tensors)
+
+    saved = _saved_arguments(checkpoint)
+    options = OPTIONS | {"activation": saved.get("activation", OPTIONS["activation"])}
+    options["decoder"] = "afa" if has("fusion.") else "plain"
+    options["head"] = "ocr" if has("head.classifier.") else "linear"
+    if has("rendering."):
+        options["scales"] = saved.get("scales") or _inference_scales(checkpoint) or list(SCALES)
+    num_classes = _length(tensors.get("head.classifier.bias" if options["head"] == "ocr" else "head.bias"))
     with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
-        network = DECODERS[decoder_name](DLA(*VARIANTS[name]), 2, stride)
+        network = build_segmenter(name, 2, stride, 1, 3, **options)
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     expected = {
         key: (num_classes, *shape[1:]) if key.startswith(HEADS) else shape
@@ -212,7 +244,24 @@ def _match_decoder(
         if not key.startswith("backbone.")
     }
     _check(path, name, tensors, expected, restore)
-    return num_classes, stride, decoder_name, _with_counters(tensors, expected)
+    return num_classes, stride, options, _with_counters(tensors, expected)
+
+
+def _saved_arguments(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The arguments of the network in a file of ours; of another file, none."""
+    if not is_ours(checkpoint):
+        return {}
+    return decode_metadata(checkpoint.path, checkpoint.metadata).architecture
+
+
+def _inference_scales(checkpoint: Checkpoint) -> list[float] | None:
+    """The scales of inference in the hyper-parameters, such as `0.5,1.0,2.0`; None where there are none."""
+    try:
+        scales = [float(scale) for scale in str(checkpoint.beside[f"{HYPER_PARAMETERS}.n_scales_inference"]).split(",")]
+        check_scales(scales)
+    except (KeyError, ValueError, UserError):
+        return None
+    return sorted(scales)
 
 
 def _check(

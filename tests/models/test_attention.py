@@ -139,7 +139,7 @@ def test_a_file_says_which_decoder_it_is_of(tmp_path):
     assert type(loaded) is AttentiveDLASeg
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     recognized = recognize(read_checkpoint(tmp_path / "afa.safetensors"))
-    assert (recognized.decoder_name, recognized.stride, recognized.num_classes) == ("afa", 4, 5)
+    assert (recognized.options, recognized.stride, recognized.num_classes) == ({"decoder": "afa"}, 4, 5)
     assert "stride 4, decoder afa" in str(recognized)
 
     other = create_model("dla46_c", 7, 4, decoder="afa")
@@ -149,12 +149,10 @@ def test_a_file_says_which_decoder_it_is_of(tmp_path):
         assert torch.equal(tensor, heads.get(name, model.state_dict().get(name))), name
 
     plain = create_model("dla46_c", 5, 4)
-    with pytest.raises(
-        UserError, match=r"decoder afa, .*: this model has the decoder plain: make it with afa, or take"
-    ):
+    with pytest.raises(UserError, match=r"decoder afa, .*: this model has decoder plain: make it with decoder afa, or"):
         load_weights(plain, tmp_path / "afa.safetensors")
     save_model(plain, tmp_path / "plain.safetensors")
-    with pytest.raises(UserError, match="this model has the decoder afa: make it with plain"):
+    with pytest.raises(UserError, match="this model has decoder afa: make it with decoder plain"):
         load_weights(model, tmp_path / "plain.safetensors")
     model.metadata = replace(model.metadata, architecture={**plain.metadata.architecture})
     save_model(model, tmp_path / "wrong.safetensors")
