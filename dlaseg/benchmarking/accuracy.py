@@ -30,14 +30,14 @@ class Protocol:
 
     backend: str | None = None
     precision: str = "float32"
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] | None = None
     flip: bool = False
 
     @property
     def name(self) -> str:
         """As `parse_protocol` takes it."""
         words = [self.precision] if self.backend is None else [self.backend, self.precision]
-        if self.scales != (1.0,):
+        if self.scales is not None:
             words.append("scales=" + ",".join(f"{scale:g}" for scale in self.scales))
         return "+".join([*words, *(["flip"] if self.flip else [])])
 

@@ -151,12 +151,17 @@ def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             rows.append(
                 {"dataset": dataset, "weights": row.weights, "weights_sha256": row.weights_sha256}
                 | {"protocol": row.protocol.name, "backend": results.get("protocol", {}).get("backend")}
-                | {"precision": row.protocol.precision, "scales": list(row.protocol.scales), "flip": row.protocol.flip}
+                | {"precision": row.protocol.precision, "scales": _scales(row), "flip": row.protocol.flip}
                 | {"miou": results.get("miou"), "miou_low": low, "miou_high": high}
                 | {"pixel_accuracy": results.get("pixel_accuracy")}
                 | {"report": None if row.report is None else str(row.report), "message": row.message}
             )
     return rows
+
+
+def _scales(row: Score) -> list[float]:
+    """Those that were averaged or blended."""
+    return (row.results or {}).get("protocol", {}).get("scales") or list(row.protocol.scales or (1.0,))
 
 
 def write_board(scores: Sequence[Score], output: Path) -> list[Path]:
@@ -186,7 +191,7 @@ def read_board(path: Path) -> list[dict[str, Any]]:
         for row in rows:
             if row["miou"] is not None and not 0 <= row["miou"] <= 1:
                 raise ValueError(row["miou"])
-            for key in ("dataset", "weights_sha256", "backend", "precision", "scales", "flip"):
+            for key in ("dataset", "weights_sha256", "backend", "precision", "protocol", "flip"):
                 row[key]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not {what} ({error!r:.80}): score again") from error
@@ -194,7 +199,7 @@ def read_board(path: Path) -> list[dict[str, Any]]:
 
 
 def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, str, str], float]]:
-    """The mIoU of what was scored at one scale and not mirrored, as the speed benchmark measures it.
+    """The mIoU of what was scored at the network's own scale and not mirrored, as the speed benchmark measures it.
 
     Args:
         rows: see `read_board`.
@@ -204,7 +209,7 @@ def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tupl
     """
     found: dict[str, dict[tuple[str, str, str], float]] = {}
     for row in rows:
-        if row["miou"] is not None and row["scales"] == [1.0] and not row["flip"]:
+        if row["miou"] is not None and "scales=" not in row["protocol"] and not row["flip"]:
             scores = found.setdefault(str(row["dataset"]), {})
             scores[row["weights_sha256"], row["backend"], row["precision"]] = row["miou"]
     return found

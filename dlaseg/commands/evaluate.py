@@ -28,7 +28,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", help="such as val or test (default: val)")
     parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
                         "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--scales", type=float, nargs="+", help="average over these scales (default: 1); "
+                        "a network with scale-space rendering blends them (default: those in its file)")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
                         "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip

@@ -39,7 +39,8 @@ def infer(arguments: Sequence[str]) -> int:
     add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     add_precision_argument(parser)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0], help="average over these scales (default: 1)")
+    parser.add_argument("--scales", type=float, nargs="+", help="average over these scales (default: 1); "
+                        "a network with scale-space rendering blends them (default: those in its file)")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="local: this process; ray: the "
                         "processes of a Ray cluster, which also take URLs such as s3://BUCKET/DIR")  # fmt: skip

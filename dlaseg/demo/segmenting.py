@@ -59,7 +59,7 @@ class Networks:
     """Predictors that are ready. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._predictors: dict[tuple[str, str, tuple[float, ...], bool], Predictor] = {}
+        self._predictors: dict[tuple[str, str, tuple[float, ...] | None, bool], Predictor] = {}
         self._lock = Lock()
 
     def segment(self, file: str | Path, weights: str, backend: str, scales: Sequence[float], flip: bool) -> Segmented:
@@ -69,7 +69,7 @@ class Networks:
             file: of the image.
             weights: as for `Predictor`.
             backend: as for `Predictor`.
-            scales: as for `Predictor`; empty for 1.
+            scales: as for `Predictor`; none or 1 alone for its default.
             flip: as for `Predictor`.
 
         Raises:
@@ -78,7 +78,8 @@ class Networks:
         start = perf_counter()
         image = read_image(file)
         read = perf_counter()
-        predictor = self._predictor(weights, backend, tuple(sorted(scales)) or (1.0,), flip)
+        given = None if list(scales) in ([], [1]) else tuple(sorted(scales))
+        predictor = self._predictor(weights, backend, given, flip)
         begin = perf_counter()
         confidence = None
         if predictor.backend.output == "labels":
@@ -90,7 +91,7 @@ class Networks:
         used = f"{predictor.backend.name}, {predictor.backend.precision}"
         return Segmented(Path(file).stem, image, labels, confidence, predictor.label_map, seconds, used)
 
-    def _predictor(self, weights: str, backend: str, scales: tuple[float, ...], flip: bool) -> Predictor:
+    def _predictor(self, weights: str, backend: str, scales: tuple[float, ...] | None, flip: bool) -> Predictor:
         key = weights, backend, scales, flip
         with self._lock:
             predictor = self._predictors.pop(key, None) or Predictor(weights, backend, scales=scales, flip=flip)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import SMALL, UNKNOWN_PER_PIXEL, Backend
+from dlaseg.inference.backends.base import SMALL, UNKNOWN_PER_PIXEL, Backend, unknown_per_pixel
 from dlaseg.inference.grid import FADE, MARGIN, Axis, Grid, round_up
 from dlaseg.memory import available_memory, is_out_of_memory, used_memory
 
@@ -115,7 +115,8 @@ class MemoryBudget:
         pixels = height * width
         if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
             return None
-        if (ENOUGH_PER_PIXEL * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
+        enough = ENOUGH_PER_PIXEL * unknown_per_pixel(self._backend.metadata) / UNKNOWN_PER_PIXEL
+        if (enough * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
             return None
         if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
             return None
@@ -140,7 +141,8 @@ class MemoryBudget:
         """Small images (`SMALL`) for which there is room at a time."""
         if self._budget is None:
             return 1
-        each = FACTOR * UNKNOWN_PER_PIXEL * self._largest * SMALL  # several are computed by engines of their own alone
+        per_pixel = unknown_per_pixel(self._backend.metadata)
+        each = FACTOR * per_pixel * self._largest * SMALL  # several are computed by engines of their own alone
         return max(1, min(MOST_STREAMS, int(self._budget / each)))
 
     def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:

@@ -1,10 +1,12 @@
 """What a predictor is made of: a weights file, an exported file, or a model; does not import torch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
+from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.inference.backends.exported import is_exported, read_graph
 from dlaseg.inference.backends.graph import Graph
@@ -19,9 +21,20 @@ Network: TypeAlias = Union["SegmentationModel", "WeightsFile", Graph]
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weights file of ours; its network is made when torch runs or converts it."""
+    """A weights file of ours; its network is made when torch runs or converts it.
+
+    Attributes:
+        path: of the file.
+        scales: that the network blends, instead of those in the file, see `SegmentationModel`.
+    """
 
     path: Path
+    scales: tuple[float, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the network in the cache of graphs."""
+        return self.sha256 if self.scales is None else f"{self.sha256} scales {self.scales}"
 
     @cached_property
     def sha256(self) -> str:
@@ -37,7 +50,8 @@ class WeightsFile:
         """The network, see `load_model`."""
         from dlaseg.factory import load_model
 
-        return load_model(self.path)
+        model = load_model(self.path)
+        return model if self.scales is None else model.with_scales(self.scales)
 
 
 def open_network(source: str | Path) -> "Network":
@@ -51,3 +65,24 @@ def open_network(source: str | Path) -> "Network":
         return read_graph(path)
     file = WeightsFile(path)
     return file if path.is_file() else file.load()  # which says what is wrong with it
+
+
+def blend_scales(network: "Network", scales: Sequence[float]) -> "Network | None":
+    """The network with other scales that it blends itself; None for a network of one scale.
+
+    Raises:
+        UserError: scales that the network does not take, or an exported file with others, which are fixed in it.
+    """
+    own = network.metadata.architecture.get("scales")
+    if own is None:
+        return None
+    if isinstance(network, Graph):
+        if sorted(scales) != own:
+            raise UserError(
+                f"scales {' '.join(map(str, scales))}: {network.path} blends {' '.join(map(str, own))}, fixed when it "
+                "was exported: use these, or the weights that it was exported from"
+            )
+        return network
+    if isinstance(network, WeightsFile):
+        return replace(network, scales=tuple(sorted(scales)))
+    return network.with_scales(scales)

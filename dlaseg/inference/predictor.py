@@ -19,7 +19,7 @@ from dlaseg.inference.backends.choice import make_backend
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
-from dlaseg.inference.network import open_network
+from dlaseg.inference.network import blend_scales, open_network
 from dlaseg.inference.tiling import blend_tiles
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class Predictor:
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
         precision: `float32`, `bfloat16`, `float16` (GPUs, torch), or `auto` for a reduced one where the device gains
             from it.
-        scales: of the image, 0.1 to 10; class probabilities are averaged over them.
-        flip: whether class probabilities are averaged over the mirrored image, too.
+        scales: of the image, 0.1 to 10, over which class probabilities are averaged; by default 1 alone. A network with
+            scale-space rendering blends them by its own weights, 0.25 to 4, by default those in its file.
+        flip: whether class probabilities are averaged over the mirrored image, too; by scale-space rendering, scores.
         batch_size: images of equal size that are computed at a time when a list is given.
         max_memory: bytes that the process may hold, those it holds already included (on a GPU: bytes of all tensors).
             Images that need more are computed in overlapping tiles. By default, what is held now and half of what is
@@ -57,6 +58,7 @@ class Predictor:
         label_map: names, colours and ids of the classes.
         backend: what computes, see `Backend`.
         memory: decides which images are computed in tiles.
+        scales: over which probabilities are averaged, or which the network blends.
 
     Raises:
         UserError: no such weights, backend, device or precision, a scale out of range, a network that does not take
@@ -77,29 +79,33 @@ class Predictor:
         backend: str | None = None,
         device: str = "auto",
         precision: str = "float32",
-        scales: Sequence[float] = (1.0,),
+        scales: Sequence[float] | None = None,
         flip: bool = False,
         batch_size: int = 1,
         max_memory: int | None = None,
     ):
-        if not scales:
+        if scales is not None and not len(scales):
             raise UserError("scales []: give one at least, such as 1.0")
-        for scale in scales:
+        for scale in scales or ():
             if not 0.1 <= scale <= 10:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
         network = open_network(weights) if isinstance(weights, str | Path) else weights
-        self.backend = make_backend(backend, network, device, precision)
+        blended = None if scales is None else blend_scales(network, scales)
+        self.backend = make_backend(backend, blended or network, device, precision)
         self.metadata = self.backend.metadata
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        self.scales, self.flip, self.batch_size = tuple(scales), flip, batch_size
-        self.memory = MemoryBudget(self.backend, max_memory, self.scales, flip)
+        own = self.metadata.architecture.get("scales")
+        self.scales = tuple(scales or (1.0,)) if own is None else tuple(own)
+        self._averaged_scales = self.scales if own is None else (1.0,)
+        self.flip, self.batch_size = flip, batch_size
+        self.memory = MemoryBudget(self.backend, max_memory, self._averaged_scales, flip)
         if self._averages:
             self.check_gives_logits("scales and flip average")
-        if self.backend.input == "pixels" and self.scales != (1.0,):
+        if self.backend.input == "pixels" and self._averaged_scales != (1.0,):
             raise UserError(
                 f"scales {' '.join(map(str, self.scales))}: this file normalises pixels itself, so that they cannot be "
                 "scaled before: export the weights with --input normalized, or use the scale 1"
@@ -229,13 +235,13 @@ class Predictor:
 
     @property
     def _averages(self) -> bool:
-        return self.scales != (1.0,) or self.flip
+        return self._averaged_scales != (1.0,) or self.flip
 
     @property
     def _tensors(self) -> "TensorPredictor":
         from dlaseg.inference.tensors import TensorPredictor
 
-        return TensorPredictor(self.backend, self.memory, self.scales, self.flip)
+        return TensorPredictor(self.backend, self.memory, self._averaged_scales, self.flip)
 
     def check_gives_logits(self, what: str) -> None:
         """Refuses an exported file that gives labels alone.

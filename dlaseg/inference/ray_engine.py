@@ -61,7 +61,7 @@ def infer(
     keep_suffix: bool = False,
     max_pixels: int = MAX_PIXELS,
     ids: str = "raw",
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | None = None,
     flip: bool = False,
     max_memory: int | None = None,
     address: str | None = None,
@@ -112,11 +112,12 @@ def infer(
 
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
         reference = ray.put(files)
-        spec = PredictorSpec(name, chosen, precision, cpus, gpus, tuple(map(float, scales)), flip, max_memory)
+        given = None if scales is None else tuple(map(float, scales))
+        spec = PredictorSpec(name, chosen, precision, cpus, gpus, given, flip, max_memory)
         predictor = _try_out(spec, reference, (folder, sources[-1]))
         settings = Settings(
-            weights_sha256, predictor.backend, predictor.precision, keep_suffix, False, ids, spec.scales, flip,
-            max_memory,
+            weights_sha256, predictor.backend, predictor.precision, keep_suffix, False, ids,
+            predictor.scales or (1.0,), flip, max_memory,
         )  # fmt: skip
         todo, summary = begin(sink, sources, settings, overwrite)
         context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels, ids)

@@ -48,7 +48,7 @@ class PredictorSpec:
     precision: str
     cpus: int
     gpus: int
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] | None = None
     flip: bool = False
     max_memory: int | None = None
     version: str = __version__
@@ -74,8 +74,8 @@ class PredictorSpec:
 def try_out(predictor: PredictorSpec, files: Mapping[str, bytes], others: bytes) -> PredictorSpec:
     """Makes a predictor, and imports what pickled objects need; returns how to make it again without `auto`."""
     pickle.loads(others)
-    backend = predictor.make(files).backend
-    return replace(predictor, backend=backend.name, precision=backend.precision)
+    made = predictor.make(files)
+    return replace(predictor, backend=made.backend.name, precision=made.backend.precision, scales=made.scales)
 
 
 def missing_package(error: ImportError) -> str:

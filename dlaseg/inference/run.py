@@ -42,7 +42,7 @@ def infer(
     all_frames: bool = False,
     max_pixels: int | None = None,
     ids: str = "raw",
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | None = None,
     flip: bool = False,
     max_memory: int | None = None,
 ) -> InferSummary:
@@ -94,7 +94,7 @@ def infer(
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
-        tuple(map(float, scales)), flip, None if recorded is None else predictor.memory.max_memory,
+        tuple(map(float, predictor.scales)), flip, None if recorded is None else predictor.memory.max_memory,
     )  # fmt: skip
     if "probabilities" in save:
         predictor.check_gives_logits("probabilities are computed from")

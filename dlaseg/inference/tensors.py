@@ -25,7 +25,7 @@ class TensorPredictor:
     Attributes:
         backend: see `Predictor`.
         memory: see `Predictor`.
-        scales: see `Predictor`.
+        scales: over which probabilities are averaged.
         flip: see `Predictor`.
     """
 
@@ -146,8 +146,13 @@ class TensorPredictor:
                 logits = logits.flip(3) if mirrored else logits
                 if logits.shape[-2:] != size:
                     logits = F.interpolate(logits, size, mode="bilinear")
-                total, count = total + logits.softmax(1), count + 1
-        return total / count
+                total, count = total + (logits if self._blends else logits.softmax(1)), count + 1
+        return (total / count).softmax(1) if self._blends else total / count
+
+    @property
+    def _blends(self) -> bool:
+        """Whether the network blends scales itself; then scores are averaged over mirror images, as its paper does."""
+        return "scales" in self.backend.metadata.architecture
 
     @property
     def _single_pass(self) -> bool:

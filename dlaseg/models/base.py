@@ -1,11 +1,13 @@
 """The contract of a segmentation network, and the upsampling of its coarse logits to pixels."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.resizing import crop
 
@@ -48,6 +50,7 @@ class SegmentationModel(nn.Module, ABC):
         smallest_batch: images that training needs at a time: 1, or 2 where batch norm sees one value for each image.
         multiple: moving an image by so many pixels moves its coarse logits and changes them at the border alone: the
             deepest stride. Tiles of a large image begin at multiples of it; `stride` divides it.
+        scales: of the image, ascending, whose scores the network blends itself; None for a network of one scale.
     """
 
     metadata: ModelMetadata
@@ -55,6 +58,7 @@ class SegmentationModel(nn.Module, ABC):
     num_classes: int
     multiple: int = 32
     smallest_batch: int = 1
+    scales: tuple[float, ...] | None = None
 
     @abstractmethod
     def coarse_logits(self, x: Tensor) -> Tensor:
@@ -74,6 +78,14 @@ class SegmentationModel(nn.Module, ABC):
             x: as for `coarse_logits`.
         """
         return TrainingOutputs(self.coarse_logits(x))
+
+    def with_scales(self, scales: Sequence[float]) -> "SegmentationModel":
+        """The same network, weights shared, that blends the scores of other scales.
+
+        Raises:
+            UserError: the network blends none, or scales that it does not take.
+        """
+        raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every pixel.

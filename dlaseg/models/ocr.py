@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlaseg.models.dla import conv_level
+from dlaseg.models.dropout import ImageDropout
 from dlaseg.models.heads import HeadOutputs
 
 CHANNELS, KEY_CHANNELS = 256, 128
@@ -88,7 +89,7 @@ class ObjectContextHead(nn.Module):
         self.regions = SoftRegions(in_channels, num_classes)
         self.attention = ObjectAttention(CHANNELS, KEY_CHANNELS)
         self.join = conv_level(2 * CHANNELS, CHANNELS, 1)
-        self.dropout = nn.Dropout2d(DROPOUT)
+        self.dropout = ImageDropout(CHANNELS, DROPOUT)
         self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
 
     def outputs(self, x: Tensor) -> HeadOutputs:

@@ -52,8 +52,6 @@ class RenderedDLASeg(DLASeg):
         scales: ascending.
     """
 
-    scales: tuple[float, ...]
-
     def __init__(
         self,
         backbone: DLA,
@@ -69,7 +67,7 @@ class RenderedDLASeg(DLASeg):
         self._set_scales(scales)
 
     def with_scales(self, scales: Sequence[float]) -> "RenderedDLASeg":
-        """The same network, weights shared, with other scales."""
+        """See `SegmentationModel.with_scales`, `check_scales`."""
         other = copy.copy(self)
         other._set_scales(scales)
         if self.metadata.architecture:
@@ -79,7 +77,7 @@ class RenderedDLASeg(DLASeg):
 
     def _set_scales(self, scales: Sequence[float]) -> None:
         check_scales(scales)
-        self.scales = tuple(sorted(map(float, scales)))
+        self.scales: tuple[float, ...] = tuple(sorted(map(float, scales)))
         exact = MULTIPLE * math.lcm(*(_fraction(scale).denominator for scale in self.scales))
         self.multiple = exact if exact <= LARGEST_MULTIPLE else LARGEST_MULTIPLE
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, reduced_precision
 from dlaseg.models.base import TrainingOutputs
+from dlaseg.models.dropout import seed_dropout
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.optimizers import Network, train_mode
 from dlaseg.training.schedules import learning_rate
@@ -56,6 +58,12 @@ class _TrainingForward(nn.Module):
 
     def forward(self, inputs: Tensor) -> TrainingOutputs:
         return self.model.training_outputs(inputs)
+
+
+def image_seeds(seed: int, step: int, first: int, count: int) -> list[int]:
+    """Seeds of some images of a batch, which do not depend on how it is split."""
+    numbers = range(first, first + count)
+    return [int(np.random.SeedSequence((seed, step, number)).generate_state(1)[0]) for number in numbers]
 
 
 def step_function(
@@ -111,6 +119,8 @@ def step_function(
             with contextlib.nullcontext() if i == len(micro_batches) - 1 else no_sync():
                 inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
                 inputs = inputs.to(model_dtype).contiguous(memory_format=memory_format(device))
+                first = (dist.rank * len(micro_batches) + i) * len(images)  # its number in the whole batch
+                seed_dropout(model, image_seeds(train.seed, state.step, first, len(images)))
                 with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
                     outputs = compute(inputs)
                 loss = criterion(outputs, targets, normalizers)

@@ -29,7 +29,7 @@ def submit(
     root: Path,
     split: str,
     folder: Path,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] | None = None,
     flip: bool = False,
     device: str = "auto",
     precision: str = "float32",

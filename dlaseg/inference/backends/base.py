@@ -24,6 +24,14 @@ UNKNOWN_PER_PIXEL = 500
 and 430 with dla34 at stride 2; with the factor of `MemoryBudget`, more than the largest variant needs."""
 
 
+def unknown_per_pixel(metadata: ModelMetadata) -> int:
+    """`UNKNOWN_PER_PIXEL`, and more for a network that blends scales: the largest one, and five scores of a pixel."""
+    scales = metadata.architecture.get("scales")
+    if not scales:
+        return UNKNOWN_PER_PIXEL
+    return round(UNKNOWN_PER_PIXEL * max(1.0, *scales) ** 2) + 5 * 4 * metadata.num_classes
+
+
 class Backend(Protocol):
     """Runs a network; built from a model, or from an exported file that carries its metadata.
 

@@ -81,7 +81,7 @@ def _model(network: "SegmentationModel | WeightsFile") -> "SegmentationModel":
 def kept_graph(network: "SegmentationModel | WeightsFile") -> Graph | None:
     """The graph of a network that was converted before, else None."""
     if isinstance(network, WeightsFile):
-        return find_graph(network.sha256)
+        return find_graph(network.key)
     from dlaseg.inference.backends.conversion import model_key
 
     return find_graph(model_key(network))
@@ -95,7 +95,7 @@ def graph_of(network: "SegmentationModel | WeightsFile") -> Graph:
     from dlaseg.inference.backends.conversion import convert, model_key
 
     model = _model(network)
-    return convert(model, network.sha256 if isinstance(network, WeightsFile) else model_key(model))
+    return convert(model, network.key if isinstance(network, WeightsFile) else model_key(model))
 
 
 def _exported(name: str | None, graph: Graph, device: str, precision: str) -> Backend:

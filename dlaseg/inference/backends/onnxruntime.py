@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import UNKNOWN_PER_PIXEL, takes_tensors
+from dlaseg.inference.backends.base import takes_tensors, unknown_per_pixel
 from dlaseg.inference.backends.graph import INPUT, Graph, require
 from dlaseg.processor import num_threads
 
@@ -58,7 +58,7 @@ class OnnxRuntimeBackend:
 
     def memory_needed(self) -> tuple[float, int]:
         """See `Backend.memory_needed`."""
-        return UNKNOWN_PER_PIXEL, 0
+        return unknown_per_pixel(self.metadata), 0
 
     def _normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `dlaseg.data.tensors.normalize`, to the same bits."""

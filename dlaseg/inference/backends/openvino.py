@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.base import SMALL, UNKNOWN_PER_PIXEL, takes_tensors
+from dlaseg.inference.backends.base import SMALL, takes_tensors, unknown_per_pixel
 from dlaseg.inference.backends.graph import Graph, openvino_core, require
 from dlaseg.processor import computes_bfloat16, num_threads
 
@@ -80,7 +80,7 @@ class OpenVINOBackend:
 
     def memory_needed(self) -> tuple[float, int]:
         """See `Backend.memory_needed`."""
-        return UNKNOWN_PER_PIXEL, 0
+        return unknown_per_pixel(self.metadata), 0
 
     def _prepare(self, images: NDArray[Any]) -> "_Compiled":
         """The network for a batch, (N, H, W, 3), compiled now unless it was before."""
