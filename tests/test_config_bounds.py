@@ -105,6 +105,16 @@ def test_a_number_at_its_upper_bound_is_accepted(name, value):
         (lambda: TrainConfig(losses=[LossConfig(weight=1e300)]), r"train\.losses\[0\]\.weight 1e\+300"),
         (lambda: TrainConfig(losses=[LossConfig("focal", gamma=1e300)]), r"train\.losses\[0\]\.gamma 1e\+300"),
         (lambda: TrainConfig(losses=[LossConfig()] * 21), r"train\.losses of 21 terms: use 20 or less"),
+        (lambda: TrainConfig(auxiliary_losses=[]), r"train\.auxiliary_losses \[\]: there is nothing to minimise: use "),
+        (lambda: TrainConfig(auxiliary_losses=[LossConfig()] * 21), r"train\.auxiliary_losses of 21 terms: use 20 or"),
+        (
+            lambda: TrainConfig(auxiliary_losses=[LossConfig(), LossConfig(weight=0.0)]),
+            r"train\.auxiliary_losses\[1\]\.weight 0\.0: use a number above 0",
+        ),
+        (
+            lambda: TrainConfig(auxiliary_losses=[LossConfig("dice", gamma=3.0)]),
+            r"train\.auxiliary_losses\[0\]\.gamma 3\.0: an option of focal, which dice does not have: leave it out",
+        ),
         (lambda: TrainConfig(trackers=["tensorboard"] * 21), r"train\.trackers of 21 entries: use 20 or less"),
         (lambda: AugmentConfig(crop_size=(100_000, 100_000)), r"augment\.crop_size 100000 x 100000: .* or less"),
         (lambda: AugmentConfig(crop_size=(32, 99_968)), r"augment\.crop_size 32 x 99968: .* or less"),

@@ -180,35 +180,44 @@ _OPTIONS_OF_LOSSES = {
 }
 
 
+def _check_losses(name: str, losses: list[LossConfig]) -> None:
+    """The terms of a field of this name are some, with weights and options that they have."""
+    if not losses:
+        raise UserError(f"{name} []: there is nothing to minimise: use [{{name: cross_entropy}}]")
+    if len(losses) > MOST_TERMS:
+        raise UserError(f"{name} of {len(losses)} terms: use {MOST_TERMS} or less")
+    for i, loss in enumerate(losses):
+        above_zero(f"{name}[{i}]", loss, "weight", LARGEST_FACTOR)
+        within(f"{name}[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
+        within(f"{name}[{i}]", loss, 0, 1000, "gamma")
+        for option, of in _OPTIONS_OF_LOSSES.items():
+            if loss.name != of and getattr(loss, option) != getattr(LossConfig(), option):
+                raise UserError(
+                    f"{name}[{i}].{option} {getattr(loss, option)}: an option of {of}, which {loss.name} does not "
+                    "have: leave it out"
+                )
+
+
 @dataclass
 class TrainConfig(BaseTrainConfig):
     """Training of a segmentation network.
 
     Args:
         losses: terms whose weighted sum is minimised.
+        auxiliary_losses: terms for the auxiliary outputs of networks that have some; null for those of losses.
         class_weights: for cross_entropy, ohem and focal: one number per class; median_frequency, computed from the
             pixels of the training split; or null for equal weights.
     """
 
     losses: list[LossConfig] = field(default_factory=lambda: [LossConfig()])
+    auxiliary_losses: list[LossConfig] | None = None
     class_weights: list[float] | Literal["median_frequency"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.losses:
-            raise UserError("train.losses []: there is nothing to minimise: use [{name: cross_entropy}]")
-        if len(self.losses) > MOST_TERMS:
-            raise UserError(f"train.losses of {len(self.losses)} terms: use {MOST_TERMS} or less")
-        for i, loss in enumerate(self.losses):
-            above_zero(f"train.losses[{i}]", loss, "weight", LARGEST_FACTOR)
-            within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
-            within(f"train.losses[{i}]", loss, 0, 1000, "gamma")
-            for option, name in _OPTIONS_OF_LOSSES.items():
-                if loss.name != name and getattr(loss, option) != getattr(LossConfig(), option):
-                    raise UserError(
-                        f"train.losses[{i}].{option} {getattr(loss, option)}: an option of {name}, which {loss.name} "
-                        "does not have: leave it out"
-                    )
+        _check_losses("train.losses", self.losses)
+        if self.auxiliary_losses is not None:
+            _check_losses("train.auxiliary_losses", self.auxiliary_losses)
         weights = self.class_weights
         if isinstance(weights, list) and not (all(0 <= w <= LARGEST_FACTOR for w in weights) and any(weights)):
             raise UserError(

@@ -205,7 +205,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             weights = median_frequency(self._statistics or statistics(training))
             pairs = zip(training.label_map.names, weights, strict=True)
             logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in pairs))
-        return PixelLoss(train.losses, model.stride, weights)
+        return PixelLoss(train.losses, model.stride, weights, auxiliary_terms=train.auxiliary_losses)
 
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""

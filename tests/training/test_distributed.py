@@ -140,6 +140,7 @@ def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_fr
 
 def test_two_processes_train_an_auxiliary_head_as_one_does(config, tmp_path):
     config.model.stride = 2
+    config = with_train(config, auxiliary_losses=[LossConfig("focal"), LossConfig("dice", weight=0.5)])
     expected = curve(SINGLE_PROCESS, config, TwoHeadsTask)
     config = with_train(config, grad_accum_steps=2)
     for result in together(curve, 2, tmp_path / "group", config, TwoHeadsTask):
