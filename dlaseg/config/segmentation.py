@@ -43,6 +43,11 @@ class DataConfig(ConfigSection):
             {name} for the name of an image, .* at the end for any suffix.
         labels: for dataset folder: path of the label maps below root, such as masks/{split}/{name}_mask.png.
         classes: for dataset folder: path of the classes file (YAML) below root.
+        class_uniform: share of an epoch's crops that are drawn by class, 0 to 1, such as 0.5: as many for each class
+            that occurs, each around pixels of the class, so that rare classes are seen often; 0 for none. See
+            docs/training.md.
+        class_uniform_tile: for class_uniform: height and width of the tiles of an image, in pixels; each class has one
+            place in each tile.
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image or label map that cannot be decoded: stop ends the run; skip uses the
             next image instead, and counts and logs it. Wrong content always stops, and so does validation: its score
@@ -64,6 +69,8 @@ class DataConfig(ConfigSection):
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     classes: str = "classes.yaml"
+    class_uniform: float = 0.0
+    class_uniform_tile: int = 1024
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
     on_missing_class: Literal["stop", "warn"] = "stop"
@@ -73,6 +80,8 @@ class DataConfig(ConfigSection):
         check_texts("data", self)
         check_workers("data.workers", self.workers)
         within("data", self, 0, LARGEST_SEED, "split_seed")
+        within("data", self, 0, 1, "class_uniform")
+        within("data", self, 32, 1_000_000, "class_uniform_tile")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise UserError(f"data.val_share {self.val_share}: use a number above 0 and below 1, such as 0.1")
         if self.val_share is not None and self.val_list is not None:
