@@ -117,6 +117,7 @@ def test_a_config_survives_writing_and_parsing(parse_text):
             precision="bfloat16",
             device="cuda:1",
             losses=[LossConfig("ohem", threshold=0.6), LossConfig("dice", 0.5)],
+            auxiliary_losses=[LossConfig("focal", gamma=1.0)],
             clip_grad_norm=1.0,
             patience=3,
         ),

@@ -43,6 +43,11 @@ class DataConfig(ConfigSection):
             {name} for the name of an image, .* at the end for any suffix.
         labels: for dataset folder: path of the label maps below root, such as masks/{split}/{name}_mask.png.
         classes: for dataset folder: path of the classes file (YAML) below root.
+        class_uniform: share of an epoch's crops that are drawn by class, 0 to 1, such as 0.5: as many for each class
+            that occurs, each around pixels of the class, so that rare classes are seen often; 0 for none. See
+            docs/training.md.
+        class_uniform_tile: for class_uniform: height and width of the tiles of an image, in pixels; each class has one
+            place in each tile.
         workers: processes that load images; affects the speed, never the result.
         on_error: what to do with a training image or label map that cannot be decoded: stop ends the run; skip uses the
             next image instead, and counts and logs it. Wrong content always stops, and so does validation: its score
@@ -64,6 +69,8 @@ class DataConfig(ConfigSection):
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     classes: str = "classes.yaml"
+    class_uniform: float = 0.0
+    class_uniform_tile: int = 1024
     workers: int = 2
     on_error: Literal["stop", "skip"] = "stop"
     on_missing_class: Literal["stop", "warn"] = "stop"
@@ -73,6 +80,8 @@ class DataConfig(ConfigSection):
         check_texts("data", self)
         check_workers("data.workers", self.workers)
         within("data", self, 0, LARGEST_SEED, "split_seed")
+        within("data", self, 0, 1, "class_uniform")
+        within("data", self, 32, 1_000_000, "class_uniform_tile")
         if self.val_share is not None and not 0 < self.val_share < 1:
             raise UserError(f"data.val_share {self.val_share}: use a number above 0 and below 1, such as 0.1")
         if self.val_share is not None and self.val_list is not None:
@@ -187,35 +196,44 @@ _OPTIONS_OF_LOSSES = {
 }
 
 
+def _check_losses(name: str, losses: list[LossConfig]) -> None:
+    """The terms of a field of this name are some, with weights and options that they have."""
+    if not losses:
+        raise UserError(f"{name} []: there is nothing to minimise: use [{{name: cross_entropy}}]")
+    if len(losses) > MOST_TERMS:
+        raise UserError(f"{name} of {len(losses)} terms: use {MOST_TERMS} or less")
+    for i, loss in enumerate(losses):
+        above_zero(f"{name}[{i}]", loss, "weight", LARGEST_FACTOR)
+        within(f"{name}[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
+        within(f"{name}[{i}]", loss, 0, 1000, "gamma")
+        for option, of in _OPTIONS_OF_LOSSES.items():
+            if loss.name != of and getattr(loss, option) != getattr(LossConfig(), option):
+                raise UserError(
+                    f"{name}[{i}].{option} {getattr(loss, option)}: an option of {of}, which {loss.name} does not "
+                    "have: leave it out"
+                )
+
+
 @dataclass
 class TrainConfig(BaseTrainConfig):
     """Training of a segmentation network.
 
     Args:
         losses: terms whose weighted sum is minimised.
+        auxiliary_losses: terms for the auxiliary outputs of networks that have some; null for those of losses.
         class_weights: for cross_entropy, ohem and focal: one number per class; median_frequency, computed from the
             pixels of the training split; or null for equal weights.
     """
 
     losses: list[LossConfig] = field(default_factory=lambda: [LossConfig()])
+    auxiliary_losses: list[LossConfig] | None = None
     class_weights: list[float] | Literal["median_frequency"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.losses:
-            raise UserError("train.losses []: there is nothing to minimise: use [{name: cross_entropy}]")
-        if len(self.losses) > MOST_TERMS:
-            raise UserError(f"train.losses of {len(self.losses)} terms: use {MOST_TERMS} or less")
-        for i, loss in enumerate(self.losses):
-            above_zero(f"train.losses[{i}]", loss, "weight", LARGEST_FACTOR)
-            within(f"train.losses[{i}]", loss, 0, 1, "label_smoothing", "threshold", "min_kept")
-            within(f"train.losses[{i}]", loss, 0, 1000, "gamma")
-            for option, name in _OPTIONS_OF_LOSSES.items():
-                if loss.name != name and getattr(loss, option) != getattr(LossConfig(), option):
-                    raise UserError(
-                        f"train.losses[{i}].{option} {getattr(loss, option)}: an option of {name}, which {loss.name} "
-                        "does not have: leave it out"
-                    )
+        _check_losses("train.losses", self.losses)
+        if self.auxiliary_losses is not None:
+            _check_losses("train.auxiliary_losses", self.auxiliary_losses)
         weights = self.class_weights
         if isinstance(weights, list) and not (all(0 <= w <= LARGEST_FACTOR for w in weights) and any(weights)):
             raise UserError(

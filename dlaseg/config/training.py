@@ -34,6 +34,8 @@ class BaseTrainConfig(ConfigSection):
             weights (docs/experiments.md): it orthogonalises the updates of all convolutions but the first and the last,
             and is AdamW for the other parameters. A step takes some 10 % longer on a CPU.
         lr: learning rate after warm-up.
+        min_lr: for schedules poly and cosine: learning rate that they fall to; as lr, for the backbone times
+            backbone_lr_factor.
         backbone_lr_factor: factor on the learning rate of the backbone; below 1 it preserves pretrained weights.
         momentum: momentum of SGD; AdamW always uses betas 0.9 and 0.999, Muon 0.95.
         weight_decay: weight decay of every parameter: an L2 penalty for SGD, decoupled for AdamW and Muon,
@@ -44,7 +46,8 @@ class BaseTrainConfig(ConfigSection):
             average. The first updates decay faster, (1 + n) / (10 + n) after n updates.
         freeze: what is not trained: the backbone; norm, which is every batch norm including its statistics; both; or
             nothing.
-        warmup_steps: steps over which the learning rate rises linearly from 0.
+        warmup_steps: steps over which the learning rate rises linearly to that of the schedule.
+        warmup_start: share of the learning rate that the warm-up begins with, 0 to 1; 0.01 means one per cent.
         schedule: how the learning rate falls: poly or cosine after every step; step, after every few epochs.
         poly_power: for schedule poly: the learning rate falls as (1 - step / steps) ** poly_power.
         step_epochs: for schedule step: epochs between two falls of the learning rate.
@@ -69,6 +72,7 @@ class BaseTrainConfig(ConfigSection):
     grad_accum_steps: int = 1
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: float = 0.01
+    min_lr: float = 0.0
     backbone_lr_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -77,6 +81,7 @@ class BaseTrainConfig(ConfigSection):
     ema_decay: float = 0.0
     freeze: Literal["nothing", "backbone", "norm", "backbone_and_norm"] = "nothing"
     warmup_steps: int = 0
+    warmup_start: float = 0.0
     schedule: Literal["poly", "cosine", "step"] = "poly"
     poly_power: float = 0.9
     step_epochs: int = 30
@@ -98,10 +103,14 @@ class BaseTrainConfig(ConfigSection):
         within("train", self, 1, 1_000_000, "batch_size", "grad_accum_steps")
         within("train", self, 0, MANY, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes")
         within("train", self, 0, LARGEST_SEED, "seed")
-        within("train", self, 0, 1000, "lr", "backbone_lr_factor", "weight_decay", "poly_power")
-        within("train", self, 0, 1, "momentum", "step_gamma")
+        within("train", self, 0, 1000, "lr", "min_lr", "backbone_lr_factor", "weight_decay", "poly_power")
+        within("train", self, 0, 1, "momentum", "step_gamma", "warmup_start")
         above_zero("train", self, "clip_grad_norm", 1e30)
         if len(self.trackers) > MOST_TERMS:
             raise UserError(f"train.trackers of {len(self.trackers)} entries: use {MOST_TERMS} or less")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"train.ema_decay {self.ema_decay}: use 0 (no average) or a decay below 1, such as 0.999")
+        if self.min_lr > self.lr:
+            raise UserError(f"train.min_lr {self.min_lr}: above train.lr {self.lr}: use a number from 0 to {self.lr}")
+        if self.min_lr and self.schedule == "step":
+            raise UserError(f"train.min_lr {self.min_lr}: only schedules poly and cosine have a floor, not step: use 0")

@@ -19,6 +19,10 @@ class RandomAffineCrop:
     outside it. Its position is uniform over the whole pixels at which it lies inside the scaled image, or, along a
     side on which it is larger than the scaled image, over those at which it contains the image.
 
+    For a given pixel of the image, the position is instead uniform over those at which the crop, before its rotation,
+    contains the pixel in the scaled image; then the window is moved into the image (or, where it is larger, over the
+    image), as far as the crop still contains the pixel. So a rotation may leave corners of the crop outside the image.
+
     The image is averaged over areas where it shrinks, since linear interpolation would skip pixels, and interpolated
     linearly where it grows. Labels are those of the nearest pixel. A crop pixel whose centre lies outside the image
     becomes the fill colour and label 255; the fill colour affects no other pixel.
@@ -38,7 +42,11 @@ class RandomAffineCrop:
         self._background = np.full((height, width, 3), np.rint(fill), np.uint8)
 
     def __call__(
-        self, image: NDArray[np.uint8], target: NDArray[np.uint8], rng: np.random.Generator
+        self,
+        image: NDArray[np.uint8],
+        target: NDArray[np.uint8],
+        rng: np.random.Generator,
+        point: tuple[int, int] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Samples a scale, an angle and a position, and computes the crop.
 
@@ -46,12 +54,13 @@ class RandomAffineCrop:
             image: (H, W, 3) uint8 RGB.
             target: (H, W) uint8 train ids.
             rng: the only source of randomness.
+            point: row and column of a pixel that the crop contains before its rotation; None for a crop anywhere.
 
         Returns:
             Image, (crop height, crop width, 3) uint8, and target, (crop height, crop width) uint8.
         """
         size = np.array(target.shape)
-        scaled_size, crop_to_image = self._sample(size, rng)
+        scaled_size, crop_to_image = self._sample(size, rng, point)
         start, stop, exceeds_image = self._source_region(crop_to_image, size, size / scaled_size)
         region = tuple(slice(*bounds) for bounds in zip(start, stop, strict=True))
         image, target = image[region], target[region]
@@ -69,13 +78,22 @@ class RandomAffineCrop:
             crop = np.asarray(cv2.copyTo(crop, inside, self._background.copy()), np.uint8)
         return crop, crop_target
 
-    def _sample(self, size: NDArray[np.intp], rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def _sample(
+        self, size: NDArray[np.intp], rng: np.random.Generator, point: tuple[int, int] | None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The scaled image's height and width, and the matrix from coordinates in the crop to those in the image."""
         scaled_size = np.maximum(1, np.rint(size * rng.uniform(*self.scale))).astype(int)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation))
         margin = scaled_size - self._window
-        window = rng.integers(np.minimum(margin, 0), np.maximum(margin, 0), endpoint=True)
-        corner = window + np.subtract(self._window, self.crop_size) / 2
+        border = np.subtract(self._window, self.crop_size)  # on both sides of the crop together
+        lowest, highest = np.minimum(margin, 0), np.maximum(margin, 0)
+        if point is None:
+            window = rng.integers(lowest, highest, endpoint=True)
+        else:
+            pixel = (2 * np.array(point) + 1) * scaled_size // (2 * size)  # of the scaled image
+            first, last = pixel - border // 2 - self.crop_size + 1, pixel - (border + 1) // 2
+            window = rng.integers(first, last, endpoint=True).clip(lowest, highest).clip(first, last)
+        corner = window + border / 2
         y, x = (np.array(self.crop_size) - 1) / 2  # centre of the crop
         cos, sin = math.cos(angle), math.sin(angle)
         rotation = np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y], [0, 0, 1]])

@@ -6,10 +6,11 @@ Counting also compares the sizes of label map and image, of which only the heade
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from dlaseg.label_images import read_label_file
 from dlaseg.labels import LabelMap
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 THREADS = 4
 """Most threads. They share the time of waiting for files; more gain nothing, since decoding holds Python's lock."""
@@ -109,24 +112,36 @@ def count_labels(
         else:
             todo.append(index)
     errors = []
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            results = pool.map(lambda index: _count_pair(dataset, index, skip_unreadable), todo)
-            progress = tqdm(results, desc=f"labels of {dataset.split}", total=len(todo), unit="img", leave=False,
-                            disable=None, delay=1)  # fmt: skip
-            for index, result in zip(todo, progress, strict=True):
-                if isinstance(result, UserError):
-                    errors.append(result)
-                    continue
-                counts[index] = result
-                if (stamp := stamps[index]) is not None:
-                    counted[str(files[index])] = stamp, result
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    results = map_in_threads(
+        lambda index: _count_pair(dataset, index, skip_unreadable), todo, f"labels of {dataset.split}"
+    )
+    for index, result in zip(todo, results, strict=True):
+        if isinstance(result, UserError):
+            errors.append(result)
+            continue
+        counts[index] = result
+        if (stamp := stamps[index]) is not None:
+            counted[str(files[index])] = stamp, result
     if errors:
         logger.warning("%s: %d of %d images skipped, such as %s", dataset.split, len(errors), len(files), errors[0])
     return counts
+
+
+def map_in_threads(read: Callable[[int], Result], indices: Sequence[int], title: str) -> Iterator[Result]:
+    """The results of a function that reads files, in order, with a progress bar; the first error ends it.
+
+    Args:
+        read: called with each index, by several threads.
+        indices: of the files.
+        title: of the bar.
+    """
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            yield from tqdm(pool.map(read, indices), desc=title, total=len(indices), unit="img", leave=False,
+                            disable=None, delay=1)  # fmt: skip
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _count_pair(dataset: SegmentationDataset, index: int, skip_unreadable: bool) -> LabelCounts | UserError:

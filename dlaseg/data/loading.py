@@ -5,10 +5,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -20,11 +20,31 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UnreadableFileError, UserError
 
-Key = tuple[int, int]
-"""(epoch, index): with the seed, the only source of a sample's randomness."""
+Point = tuple[int, int]
+"""Row and column of a pixel."""
 
-Augment = Callable[[NDArray[np.uint8], Any, Sequence[int]], tuple[NDArray[np.uint8], Any]]
-"""Maps image, target and seed to image and target, such as `Augmentation`."""
+
+class Key(NamedTuple):
+    """A sample of an epoch.
+
+    Attributes:
+        epoch: from 0.
+        number: which sample of the epoch; with seed and epoch, the only source of the sample's randomness.
+        image: its index in the data set; the number, too, where an epoch shows each image once.
+        point: a pixel of the image that the crop contains; None for a crop anywhere.
+    """
+
+    epoch: int
+    number: int
+    image: int
+    point: Point | None = None
+
+
+Draw = Callable[[int], list[Key]]
+"""Maps an epoch to its samples, in order."""
+
+Augment = Callable[..., tuple[NDArray[np.uint8], Any]]
+"""Maps image, target, seed and, where the sample has one, `point` to image and target, such as `Augmentation`."""
 
 
 Skipped = tuple[int, str]
@@ -73,6 +93,7 @@ class EpochBatches(Sampler[list[Key]]):
     Attributes:
         epoch: the epoch of the next iteration.
         first: number of the batch that the next iteration starts with.
+        draw: draws the samples of an epoch, as many as there are images; by default, each image once.
 
     Raises:
         UserError: too few samples, or a batch that cannot be split evenly.
@@ -91,6 +112,7 @@ class EpochBatches(Sampler[list[Key]]):
             )
         self.length, self.batch_size, self.seed, self.shard = length, batch_size, seed, shard
         self.epoch = self.first = 0
+        self.draw: Draw = self._each_image_once
 
     @property
     def batches(self) -> int:
@@ -99,22 +121,22 @@ class EpochBatches(Sampler[list[Key]]):
 
     def batch(self, epoch: int, number: int) -> list[Key]:
         """All samples of a batch, including those of the other processes."""
-        return [(epoch, index) for index in self._order(epoch)[number * self.batch_size :][: self.batch_size]]
+        return self.draw(epoch)[number * self.batch_size :][: self.batch_size]
 
     def __len__(self) -> int:
         return (self.batches - self.first) * self.shard.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order, shard = self._order(self.epoch), self.shard
+        keys, shard = self.draw(self.epoch), self.shard
         size = self.batch_size // (shard.world_size * shard.micro_batches)
         for batch in range(self.first, self.batches):
             for micro_batch in range(shard.micro_batches):
                 start = batch * self.batch_size + (shard.rank * shard.micro_batches + micro_batch) * size
-                yield [(self.epoch, index) for index in order[start : start + size]]
+                yield keys[start : start + size]
 
-    def _order(self, epoch: int) -> list[int]:
-        order: list[int] = np.random.default_rng([self.seed, epoch]).permutation(self.length).tolist()
-        return order
+    def _each_image_once(self, epoch: int) -> list[Key]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return [Key(epoch, index, index) for index in order.tolist()]
 
 
 class _AugmentedSamples(Dataset[Any]):
@@ -122,10 +144,9 @@ class _AugmentedSamples(Dataset[Any]):
         self.dataset, self.augmentation, self.seed, self.skip = dataset, augmentation, seed, skip
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor, list[Skipped]] | UserError:
-        epoch, index = key
         skipped: list[Skipped] = []
         while True:
-            position = (index + len(skipped)) % len(self.dataset)
+            position = (key.image + len(skipped)) % len(self.dataset)
             try:
                 image, target = self.dataset.read(position)
                 break
@@ -137,7 +158,9 @@ class _AugmentedSamples(Dataset[Any]):
                 return error
             if len(skipped) == len(self.dataset):
                 return UserError(f"none of the {len(skipped)} training samples can be read; the first: {skipped[0][1]}")
-        image, target = self.augmentation(image, target, (self.seed, epoch, index))
+        # A point is one of the key's own image, not of one that replaces it
+        where = {} if key.point is None or skipped else {"point": key.point}
+        image, target = self.augmentation(image, target, (self.seed, key.epoch, key.number), **where)
         return to_tensor(image), torch.as_tensor(target), skipped
 
 

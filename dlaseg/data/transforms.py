@@ -33,7 +33,11 @@ class Augmentation:
         self._compose = A.Compose([*color, *_flip(config.flip)])
 
     def __call__(
-        self, image: NDArray[np.uint8], target: NDArray[np.uint8], seed: Sequence[int]
+        self,
+        image: NDArray[np.uint8],
+        target: NDArray[np.uint8],
+        seed: Sequence[int],
+        point: tuple[int, int] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Transforms one sample.
 
@@ -41,12 +45,13 @@ class Augmentation:
             image: (H, W, 3) uint8 RGB.
             target: (H, W) uint8 train ids.
             seed: such as (seed, epoch, index); the only source of randomness.
+            point: row and column of a pixel that the crop contains, see `RandomAffineCrop`; None for a crop anywhere.
 
         Returns:
             Image, (crop height, crop width, 3) uint8, and target, (crop height, crop width) uint8.
         """
         crop_seed, color_seed = np.random.SeedSequence(tuple(seed)).spawn(2)
-        image, target = self._crop(image, target, np.random.default_rng(crop_seed))
+        image, target = self._crop(image, target, np.random.default_rng(crop_seed), point)
         _reseed(self._compose, color_seed)
         result = self._compose(image=image, mask=target)
         return result["image"], result["mask"]

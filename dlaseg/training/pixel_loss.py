@@ -91,6 +91,7 @@ class PixelLoss:
         stride: of the main logits, pixels of the target per logit.
         class_weights: of cross_entropy, ohem and focal, one number for each class; None for equal weights.
         ignore_index: train id of ignored pixels; they change neither the loss nor its gradient.
+        auxiliary_terms: the losses to sum for auxiliary outputs; None for those of the main output.
 
     Raises:
         UserError: unknown loss.
@@ -111,11 +112,13 @@ class PixelLoss:
         stride: int,
         class_weights: Sequence[float] | None = None,
         ignore_index: int = 255,
+        auxiliary_terms: Sequence[LossConfig] | None = None,
     ):
-        for term in terms:
+        for term in (*terms, *(auxiliary_terms or ())):
             if term.name not in NORMALIZERS:
                 raise UserError(f"loss {term.name}: use one of {', '.join(NORMALIZERS)}")
         self.terms = list(terms)
+        self.auxiliary_terms = None if auxiliary_terms is None else list(auxiliary_terms)
         self.stride = stride
         self.class_weights = None if class_weights is None else list(class_weights)
         self.ignore_index = ignore_index
@@ -127,7 +130,8 @@ class PixelLoss:
             targets: (N, H, W) uint8 or int64 train ids.
 
         Returns:
-            (K,) float64, one for each term; float32 on MPS, which has no float64.
+            (K,) float64, one for each term of the main output, then one for each of `auxiliary_terms`; float32 on MPS,
+            which has no float64.
         """
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64
         pixels = (targets != self.ignore_index).flatten(1).count_nonzero(1)  # (N,)
@@ -139,7 +143,8 @@ class PixelLoss:
             for c, weight in enumerate(self.class_weights):
                 if c != self.ignore_index:
                     normalizers["weights"] += weight * counts[c].to(dtype)
-        return torch.stack([normalizers[NORMALIZERS[term.name]] for term in self.terms])
+        terms = (*self.terms, *(self.auxiliary_terms or ()))
+        return torch.stack([normalizers[NORMALIZERS[term.name]] for term in terms])
 
     def __call__(self, outputs: TrainingOutputs, targets: Tensor, normalizers: Tensor) -> Tensor:
         """The loss of a micro-batch: loss of the main logits plus weight * loss of each auxiliary output.
@@ -153,14 +158,23 @@ class PixelLoss:
             A scalar, float32, or float64 for float64 logits; a term whose normalizer is 0 is 0.
 
         Raises:
-            UserError: the number of class weights differs from the number of classes.
+            UserError: the number of class weights differs from the number of classes; or terms for auxiliary outputs,
+                which the network does not have.
         """
-        loss = self._of_logits(outputs.logits, self.stride, targets, normalizers)
+        main, auxiliary = normalizers[: len(self.terms)], normalizers[len(self.terms) :]
+        loss = self._of_logits(self.terms, outputs.logits, self.stride, targets, main)
+        terms = self.auxiliary_terms
+        if terms is None:
+            terms, auxiliary = self.terms, main
+        elif not outputs.auxiliary:
+            raise UserError("train.auxiliary_losses: this network has no auxiliary outputs: use null")
         for logits, stride, weight in outputs.auxiliary:
-            loss = loss + weight * self._of_logits(logits, stride, targets, normalizers)
+            loss = loss + weight * self._of_logits(terms, logits, stride, targets, auxiliary)
         return loss
 
-    def _of_logits(self, coarse: Tensor, stride: int, targets: Tensor, normalizers: Tensor) -> Tensor:
+    def _of_logits(
+        self, terms: Sequence[LossConfig], coarse: Tensor, stride: int, targets: Tensor, normalizers: Tensor
+    ) -> Tensor:
         """The loss of logits (N, C, h, w) of any float type; half precision is converted to float32 first."""
         dtype, weights = _loss_dtype(coarse), None
         if self.class_weights is not None:
@@ -168,17 +182,17 @@ class PixelLoss:
             if count != classes:
                 raise UserError(f"{count} class weights for logits of {classes} classes: give one for each class")
             weights = torch.tensor(self.class_weights, dtype=dtype, device=coarse.device)
-        factors = torch.tensor([term.weight for term in self.terms], dtype=normalizers.dtype, device=normalizers.device)
+        factors = torch.tensor([term.weight for term in terms], dtype=normalizers.dtype, device=normalizers.device)
         factors = torch.where(normalizers > 0, factors / normalizers, 0).to(dtype).to(coarse.device)
 
         def image_loss(logits: Tensor, target: Tensor) -> Tensor:
-            terms = [self._term_of_image(term, logits, target, weights) for term in self.terms]
-            return (torch.stack(terms) * factors).sum()
+            losses = [self._term_of_image(term, logits, target, weights) for term in terms]
+            return (torch.stack(losses) * factors).sum()
 
-        return _SumOverImages.apply(coarse, targets, stride, image_loss, self._images_at_a_time(coarse, targets))
+        return _SumOverImages.apply(coarse, targets, stride, image_loss, self._images_at_a_time(terms, coarse, targets))
 
-    def _images_at_a_time(self, coarse: Tensor, targets: Tensor) -> int:
-        if coarse.device.type != "cuda" or any(term.name not in SUMS_OVER_PIXELS for term in self.terms):
+    def _images_at_a_time(self, terms: Sequence[LossConfig], coarse: Tensor, targets: Tensor) -> int:
+        if coarse.device.type != "cuda" or any(term.name not in SUMS_OVER_PIXELS for term in terms):
             return 1
         return max(1, _GPU_LOGITS // (coarse.shape[1] * targets[0].numel()))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlaseg.config.files import flatten, refuse_old_names, to_dict
 from dlaseg.config.training import RENAMED
+from dlaseg.data.loading import Key
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
@@ -127,7 +128,7 @@ def flat_config(config: RunConfig) -> dict[str, Any]:
     return flatten(to_dict(config))
 
 
-def dump_batch(folder: Path, samples: Any, keys: Sequence[tuple[int, int]], files: Sequence[Path]) -> None:
+def dump_batch(folder: Path, samples: Any, keys: Sequence[Key], files: Sequence[Path]) -> None:
     """Writes the samples of a batch after augmentation, as images.
 
     Args:

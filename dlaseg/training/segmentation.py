@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dlaseg.config.segmentation import Config
+from dlaseg.data.class_uniform import ClassUniformDraw, samples_per_class, split_centroids
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.label_check import check_labels
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
@@ -151,10 +152,11 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def train_loader(
         self, training: SegmentationDataset, model: SegmentationModel, dist: DistributedContext
     ) -> tuple[DataLoader[Any], EpochBatches]:
-        """Random crops, padded with the mean colour.
+        """Random crops, padded with the mean colour; with data.class_uniform, rank 0 reads all label maps before.
 
         Raises:
-            UserError: fewer images for each process and micro-batch than the network needs, and as `train_loader`.
+            UserError: fewer images for each process and micro-batch than the network needs, and as `train_loader`,
+                `samples_per_class` and `split_centroids`.
         """
         train, data = self.config.train, self.config.data
         smallest = model.smallest_batch * dist.world_size * train.grad_accum_steps
@@ -167,7 +169,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
-        return train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
+        loader, sampler = train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
+        if data.class_uniform:
+            images = len(training)
+            count = samples_per_class(images, data.class_uniform, training.label_map.num_classes)
+            centroids = dist.run_on_rank0(lambda: split_centroids(training, data.class_uniform_tile, skip))
+            sampler.draw = ClassUniformDraw(centroids, images, count, train.seed)
+        return loader, sampler
 
     def validator(
         self, validation: SegmentationDataset, dist: DistributedContext
@@ -212,7 +220,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             weights = median_frequency(self._statistics or statistics(training))
             pairs = zip(training.label_map.names, weights, strict=True)
             logger.info("class weights %s", ", ".join(f"{name} {weight:.3g}" for name, weight in pairs))
-        return PixelLoss(train.losses, model.stride, weights)
+        return PixelLoss(train.losses, model.stride, weights, auxiliary_terms=train.auxiliary_losses)
 
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""

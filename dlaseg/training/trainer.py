@@ -211,7 +211,7 @@ def handle_nonfinite_step(run: Run, result: StepResult) -> None:
     if state.skipped <= train.max_nonfinite_steps:
         return
     keys = sampler.batch(state.epoch, state.progress.batches - 1)
-    files = [run.task.image_path(run.training, index) for _, index in keys]
+    files = [run.task.image_path(run.training, key.image) for key in keys]
     folder = run.output / f"not_finite_step_{state.step}"
     if run.dist.is_main:
         dump_batch(folder, run.loader.dataset, keys, files)

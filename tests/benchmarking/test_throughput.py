@@ -50,7 +50,7 @@ def test_so_many_batches_are_drawn_and_not_a_sample_more_is_read(config, monkeyp
     assert [len(batch) for batch in micro_batches] == [1] * count
     assert [tuple(batch[0][0].shape) for batch in micro_batches] == [(2, 3, 32, 64)] * count
     assert len(keys) == len(set(keys)) == 2 * count  # no sample of an epoch twice
-    assert {epoch for epoch, _ in keys} == set(range(1, 1 + -(-count // run.sampler.batches)))
+    assert {key.epoch for key in keys} == set(range(1, 1 + -(-count // run.sampler.batches)))
 
 
 def test_a_second_draw_goes_on_to_other_epochs(config):

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dlaseg.data.geometry import RandomAffineCrop
@@ -11,8 +13,8 @@ from dlaseg.data.geometry import RandomAffineCrop
 FILL = (123.675, 116.28, 103.53)  # rounds to 124, 116, 104
 
 
-def place(image, target, seed=0, crop_size=(32, 32), scale=(1.0, 1.0), rotation=0.0):
-    return RandomAffineCrop(crop_size, scale, rotation, FILL)(image, target, np.random.default_rng(seed))
+def place(image, target, seed=0, crop_size=(32, 32), scale=(1.0, 1.0), rotation=0.0, point=None):
+    return RandomAffineCrop(crop_size, scale, rotation, FILL)(image, target, np.random.default_rng(seed), point)
 
 
 def noise(height, width):
@@ -70,6 +72,57 @@ def test_crops_start_at_every_pixel_alike_up_to_the_images_borders():
         assert len(counts) == room + 1
         expected = 900 / (room + 1)
         assert ((counts - expected) ** 2 / expected).sum() < 35  # chi-squared, 1 in 1000 for twelve degrees is 33
+
+
+@given(
+    size=st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    crop_size=st.sampled_from([(32, 64), (96, 32)]),
+    scale=st.floats(0.1, 4),
+    corner=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_crop_around_a_pixel_contains_it_and_lies_in_the_image(size, crop_size, scale, corner, seed):
+    point = tuple(round(share * (side - 1)) for share, side in zip(corner, size, strict=True))
+    shown = positions(size, seed, crop_size=crop_size, scale=(scale, scale), point=point)
+    for axis, side, wanted, length in zip((1, 0), size, point, crop_size, strict=True):
+        rows = shown[1 - axis].max(axis)  # -1 outside
+        scaled = max(1, round(side * scale))
+        # Where the pixel is, the crop shows the one that is nearest to the centre of the scaled image's pixel
+        assert np.abs(rows[rows >= 0] - wanted).min() <= 0.5 * side / scaled + 0.5
+        assert (rows >= 0).sum() == min(length, scaled)  # no more of it is padding than need be
+
+
+@given(
+    scale=st.floats(0.4, 3),
+    rotation=st.sampled_from([5.0, 20.0, 60.0]),
+    point=st.tuples(st.integers(0, 99), st.integers(0, 159)),
+    seed=st.integers(0, 2**32),
+)
+@settings(deadline=None, max_examples=80)
+def test_so_it_does_before_a_rotation(scale, rotation, point, seed):
+    how = {"crop_size": (32, 64), "scale": (scale, scale), "rotation": rotation, "point": point}
+    *middle, _, _ = placement((100, 160), seed, **how)
+    for side, length, wanted, found in zip((100, 160), (32, 64), point, middle, strict=True):
+        scaled = round(side * scale)
+        pixel = (2 * wanted + 1) * scaled // (2 * side)
+        assert abs((found + 0.5) * scaled / side - 0.5 - pixel) <= (length - 1) / 2 + 0.25 * max(1, scale)
+
+
+def test_a_crop_around_a_pixel_starts_at_every_place_alike_and_is_then_moved_into_the_image():
+    starts = [[p[0, 0] for p in positions((40, 44), seed, point=(20, 35))] for seed in range(800)]
+    for start, room, pixel in zip(np.transpose(starts), (8, 12), (20, 35), strict=True):
+        expected = np.bincount(np.clip(np.arange(pixel - 31, pixel + 1), 0, room), minlength=room + 1) * 800 / 32
+        counts, some = np.bincount(start, minlength=room + 1), expected > 0
+        assert not counts[~some].any()
+        assert ((counts - expected)[some] ** 2 / expected[some]).sum() < 33  # chi-squared, as above
+
+
+def test_a_rotated_crop_around_a_pixel_far_from_the_borders_uncovers_nothing():
+    for seed in range(20):
+        labels = place(np.zeros((120, 130, 3), np.uint8), np.zeros((120, 130), np.uint8), seed, rotation=45.0,
+                       point=(60, 100))[1]  # fmt: skip
+        assert not labels.any()
 
 
 @pytest.mark.parametrize("crop_size", [(32, 48), (48, 32)])

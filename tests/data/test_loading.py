@@ -64,7 +64,7 @@ def test_iterating_twice_gives_the_same_order():
 
 def test_the_order_differs_between_epochs_and_seeds():
     def indices(**how):
-        return [index for batch in order(**how) for _, index in batch]
+        return [key.image for batch in order(**how) for key in batch]
 
     assert indices() != indices(epoch=1)
     assert indices() != indices(seed=1)
@@ -72,7 +72,7 @@ def test_the_order_differs_between_epochs_and_seeds():
 
 
 def test_every_index_occurs_at_most_once_in_an_epoch():
-    indices = [index for batch in order(100, 7) for _, index in batch]
+    indices = [key.image for batch in order(100, 7) for key in batch]
     assert len(set(indices)) == len(indices) == 98
     assert set(indices) <= set(range(100))
 
@@ -83,11 +83,11 @@ def test_an_incomplete_last_batch_is_left_out():
 
 
 def test_keys_carry_the_epoch():
-    assert {epoch for batch in order(epoch=4) for epoch, _ in batch} == {4}
+    assert {key.epoch for batch in order(epoch=4) for key in batch} == {4}
 
 
 def test_a_batch_of_the_whole_split_is_accepted():
-    assert sorted(index for _, index in order(4, 4)[0]) == [0, 1, 2, 3]
+    assert sorted(key.image for key in order(4, 4)[0]) == [0, 1, 2, 3]
 
 
 def test_a_batch_larger_than_the_split_is_refused_with_both_numbers():

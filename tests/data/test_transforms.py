@@ -66,6 +66,15 @@ def test_outside_the_image_the_label_is_255_and_the_pixel_the_fill():
     assert not image[target == 0].any()
 
 
+def test_a_pixel_that_the_crop_shall_contain_is_in_it_whatever_else_is_random():
+    augment = augmentation(scale=(1.0, 2.0), jitter=0.4, flip=0.5)
+    target = np.zeros((80, 90), np.uint8)
+    target[70, 5] = 1
+    crops = [augment(np.zeros((80, 90, 3), np.uint8), target, (seed,), point=(70, 5))[1] for seed in range(20)]
+    assert all((crop == 1).any() for crop in crops)
+    assert not all((augment(np.zeros((80, 90, 3), np.uint8), target, (seed,))[1] == 1).any() for seed in range(20))
+
+
 def test_corners_that_a_rotation_uncovers_are_255_and_the_fill():
     augment = augmentation(rotation=45.0)
     image, target = augment(np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8), (1,))

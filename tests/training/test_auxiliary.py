@@ -86,6 +86,20 @@ def test_loss_and_gradients_are_those_of_the_weighted_sum_written_by_hand(config
     assert model.auxiliary_head.weight.grad.any()
 
 
+def test_auxiliary_losses_are_those_of_the_auxiliary_head_alone(config):
+    """As attentive DLA trains: binary cross-entropy and RMI of the main output, the former alone of the others."""
+    main = [LossConfig("binary_cross_entropy", 0.5), LossConfig("rmi", 0.5)]
+    others = [LossConfig("binary_cross_entropy")]
+    state, step = new_step(with_train(config, losses=main, auxiliary_losses=others))
+    model, (images, targets) = state.model, make_batch()
+    outputs = model.training_outputs(normalize(images, model.metadata.mean, model.metadata.std).double())
+    expected = 0.0
+    for terms, logits, stride, weight in ((main, outputs.logits, 2, 1), (others, outputs.auxiliary[0].logits, 4, 0.4)):
+        loss = PixelLoss(terms, stride)
+        expected += weight * loss(TrainingOutputs(logits), targets, loss.normalizers(targets)).item()
+    assert step([(images, targets)]).loss == pytest.approx(expected, rel=1e-6)
+
+
 def test_micro_batches_give_the_update_of_the_whole_batch(config):
     config = with_train(config, losses=[LossConfig("cross_entropy"), LossConfig("ohem", 0.5)], batch_size=4)
     whole, whole_step = new_step(config)

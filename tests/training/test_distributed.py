@@ -123,7 +123,9 @@ def test_several_processes_give_the_losses_and_weights_of_one(config, tmp_path, 
         assert_same_curve(expected, result)
 
 
-def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_frozen_norm(config, root, tmp_path):
+def test_so_they_do_with_every_loss_class_uniform_uneven_targets_micro_batches_clipping_and_frozen_norm(
+    config, root, tmp_path
+):
     losses = [
         LossConfig(name, weight=0.5)
         for name in ("cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi")
@@ -133,7 +135,7 @@ def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_fr
         config, losses=losses, class_weights=weights, grad_accum_steps=2, clip_grad_norm=0.5, freeze="norm"
     )
     uneven(root, tmp_path / "uneven")
-    config.data.root = str(tmp_path / "uneven")
+    config.data.root, config.data.class_uniform = str(tmp_path / "uneven"), 1.0
     expected = curve(SINGLE_PROCESS, with_train(config, grad_accum_steps=1))
     for result in together(curve, 2, tmp_path / "group", config):
         assert_same_curve(expected, result)
@@ -141,6 +143,7 @@ def test_so_they_do_with_every_loss_uneven_targets_micro_batches_clipping_and_fr
 
 def test_two_processes_train_an_auxiliary_head_as_one_does(config, tmp_path):
     config.model.stride = 2
+    config = with_train(config, auxiliary_losses=[LossConfig("focal"), LossConfig("dice", weight=0.5)])
     expected = curve(SINGLE_PROCESS, config, TwoHeadsTask)
     config = with_train(config, grad_accum_steps=2)
     for result in together(curve, 2, tmp_path / "group", config, TwoHeadsTask):

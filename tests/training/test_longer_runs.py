@@ -53,6 +53,9 @@ SCHEDULES = [
     {"schedule": "poly", "poly_power": 0.9},
     {"schedule": "poly", "poly_power": 1.0},
     {"schedule": "cosine"},
+    {"schedule": "cosine", "min_lr": 0.01},
+    {"schedule": "cosine", "min_lr": 0.05},
+    {"schedule": "poly", "min_lr": 0.05},
 ]
 
 

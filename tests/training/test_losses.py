@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
-from dlaseg.models.base import TrainingOutputs, upsample_logits
+from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
 from dlaseg.training import pixel_loss
 from dlaseg.training.losses import jaccard_increments
 from dlaseg.training.pixel_loss import PixelLoss
@@ -217,6 +217,43 @@ def test_every_loss_is_what_plain_loops_make_of_its_definition(terms, height, wi
     logits, target = full_size(height, width, images=3, ignored=ignored, seed=seed, dtype=torch.float64)
     expected = plain_loss(terms, logits, target, weights)
     assert batch_loss(terms, target, 1, weights)(logits).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@given(
+    terms=any_loss,
+    auxiliary_terms=st.none() | any_loss,
+    weights=any_weights,
+    cut=st.integers(0, 3),
+    ignored=st.sampled_from([0.3, 0.9]),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=40)
+def test_auxiliary_outputs_have_terms_of_their_own(terms, auxiliary_terms, weights, cut, ignored, seed):
+    """The sum of what plain loops make of each output, whole and in two micro-batches."""
+    logits, target = full_size(images=3, ignored=ignored, seed=seed, dtype=torch.float64)
+    others = [(full_size(images=3, seed=seed + k, dtype=torch.float64)[0], factor) for k, factor in ((1, 0.4), (2, 3))]
+    expected = plain_loss(terms, logits, target, weights)
+    for other, factor in others:
+        own = terms if auxiliary_terms is None else auxiliary_terms
+        expected += factor * plain_loss(own, other, target, weights)
+    loss = PixelLoss(terms, 1, weights, auxiliary_terms=auxiliary_terms)
+
+    def of(images):
+        auxiliary = tuple(AuxiliaryOutput(other[images], 1, factor) for other, factor in others)
+        return loss(TrainingOutputs(logits[images], auxiliary), target[images], normalizers).item()
+
+    normalizers = loss.normalizers(target)
+    assert of(slice(3)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    parts = slice(cut), slice(cut, 3)
+    normalizers = sum(loss.normalizers(target[part]) for part in parts)
+    assert sum(map(of, parts)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_terms_of_auxiliary_outputs_are_refused_for_a_network_without_any():
+    coarse, target = example()
+    loss = PixelLoss(CROSS_ENTROPY, 2, auxiliary_terms=CROSS_ENTROPY)
+    with pytest.raises(UserError, match=r"^train\.auxiliary_losses: this network has no auxiliary outputs: use null$"):
+        loss(TrainingOutputs(coarse), target, loss.normalizers(target))
 
 
 @given(gamma=st.sampled_from([0.0, 0.3, 1.0, 5.0]), seed=st.integers(0, 2**31))
@@ -467,7 +504,8 @@ def test_several_images_at_a_time_give_the_same_loss(monkeypatch, name, weights)
 def test_on_a_gpu_images_share_a_call_as_far_as_memory_allows(terms, device, size, count):
     loss = PixelLoss([LossConfig(name) for name in terms], 2)
     coarse = SimpleNamespace(device=torch.device(device), shape=(32, 4, size // 2, size // 2))
-    assert loss._images_at_a_time(coarse, torch.empty(32, size, size, dtype=torch.uint8, device="meta")) == count
+    target = torch.empty(32, size, size, dtype=torch.uint8, device="meta")
+    assert loss._images_at_a_time(loss.terms, coarse, target) == count
 
 
 @every_loss

@@ -309,7 +309,7 @@ def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypat
 
     def watched(sampler):
         keys = list(draws(sampler))
-        drawn.append({epoch for batch in keys for epoch, _ in batch})
+        drawn.append({key.epoch for batch in keys for key in batch})
         return iter(keys)
 
     monkeypatch.setattr(EpochBatches, "__iter__", watched)
