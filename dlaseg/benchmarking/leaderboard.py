@@ -191,7 +191,7 @@ def read_board(path: Path) -> list[dict[str, Any]]:
         for row in rows:
             if row["miou"] is not None and not 0 <= row["miou"] <= 1:
                 raise ValueError(row["miou"])
-            for key in ("dataset", "weights_sha256", "backend", "precision", "protocol", "flip"):
+            for key in ("dataset", "weights_sha256", "backend", "precision", "scales", "flip"):
                 row[key]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not {what} ({error!r:.80}): score again") from error
@@ -199,7 +199,7 @@ def read_board(path: Path) -> list[dict[str, Any]]:
 
 
 def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, str, str], float]]:
-    """The mIoU of what was scored at the network's own scale and not mirrored, as the speed benchmark measures it.
+    """The mIoU of what was scored at one scale and not mirrored, as the speed benchmark measures it.
 
     Args:
         rows: see `read_board`.
@@ -209,7 +209,7 @@ def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tupl
     """
     found: dict[str, dict[tuple[str, str, str], float]] = {}
     for row in rows:
-        if row["miou"] is not None and "scales=" not in row["protocol"] and not row["flip"]:
+        if row["miou"] is not None and row["scales"] == [1.0] and not row["flip"]:
             scores = found.setdefault(str(row["dataset"]), {})
             scores[row["weights_sha256"], row["backend"], row["precision"]] = row["miou"]
     return found

@@ -31,6 +31,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     parser.add_argument("--scales", type=float, nargs="+", help="average over these scales (default: 1); "
                         "a network with scale-space rendering blends them (default: those in its file)")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")
+    parser.add_argument("--padding", choices=("mirror", "stretch"), default="mirror", help="to sizes that the network "
+                        "needs: mirror the border (default), or stretch the image to multiples of 128, as published "
+                        "attentive networks were scored")  # fmt: skip
     parser.add_argument("--submission", type=Path, help="instead of scores, write label id maps for the benchmark's "
                         "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
@@ -75,6 +78,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         args.precision,
         args.on_missing_class,
         args.backend,
+        args.padding,
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
@@ -124,6 +128,7 @@ def _submit(args: Namespace) -> int:
         args.precision,
         args.max_pixels,
         args.backend,
+        args.padding,
     )
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""

@@ -14,6 +14,9 @@ def models(arguments: Sequence[str]) -> int:
     """List the networks with parameters, multiply-adds, activations and published accuracy."""
     parser = command_parser("models", models)
     parser.add_argument("name", nargs="?", help="a single variant, such as dla34 (default: all)")
+    parser.add_argument("--decoder", default="plain", help="of the segmentation networks: plain or afa (default: "
+                        "plain)")  # fmt: skip
+    parser.add_argument("--head", default="linear", help="likewise: linear or ocr (default: linear)")
     parser.add_argument("--json", action="store_true", help="print exact numbers, as JSON")
     args = parser.parse_args(arguments)
 
@@ -21,7 +24,8 @@ def models(arguments: Sequence[str]) -> int:
     from dlaseg.models.cost import PUBLISHED_TOP1, classifier_cost, cost_table, segmentation_costs
 
     names = list_models() if args.name is None else [args.name]
-    imagenet = {"num_classes": 1000, "height": 224, "width": 224}
+    imagenet: dict[str, int] = {"num_classes": 1000, "height": 224, "width": 224}
+    options: dict[str, str] = {"decoder": args.decoder, "head": args.head}
     cityscapes = {"num_classes": 19, "height": 1024, "width": 2048}
     classifiers = [
         {"name": name, **vars(classifier_cost(name, **imagenet)), "published_top1": PUBLISHED_TOP1[name]}
@@ -30,19 +34,19 @@ def models(arguments: Sequence[str]) -> int:
     networks = [
         {"name": name, "stride": stride, "root_kernel_size": size, **vars(cost)}
         for name in names
-        for (stride, size), cost in segmentation_costs(name, **cityscapes).items()
+        for (stride, size), cost in segmentation_costs(name, **cityscapes, decoder=args.decoder, head=args.head).items()
     ]
     if args.json:
         tables = {
             "classifiers": {**imagenet, "models": classifiers},
-            "segmentation": {**cityscapes, "models": networks},
+            "segmentation": {**cityscapes, **options, "models": networks},
         }
         print(json.dumps(tables, indent=2))
         return 0
     print("Classifiers of 1000 classes at 224 x 224.")
     print("Top-1 on ImageNet: accuracy of timm's weights as published by timm, not measured here.\n")
     print(cost_table(classifiers))
-    print("\nSegmentation networks of 19 classes at 1024 x 2048.")
+    print(f"\nSegmentation networks of 19 classes at 1024 x 2048, decoder {args.decoder}, head {args.head}.")
     print("stride: output stride; root_kernel_size: kernel size of the aggregation nodes.\n")
     print(cost_table(networks))
     return 0

@@ -25,6 +25,7 @@ from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.files import write_json
 from dlaseg.inference.backends.exported import exported_sha256
+from dlaseg.inference.network import open_network, stretch
 from dlaseg.inference.predictor import Predictor
 from dlaseg.run_folder import LOG
 from dlaseg.weights.download import resolve
@@ -42,6 +43,7 @@ def score(
     precision: str = "float32",
     on_missing_class: OnMissingClass | None = None,
     backend: str | None = None,
+    padding: str = "mirror",
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -60,6 +62,7 @@ def score(
         on_missing_class: what follows if label maps of the user's own classes look misread, see `check_labels`; None if
             they have been checked.
         backend: see `Predictor`.
+        padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
 
     Returns:
         The content of `scores.json`.
@@ -78,7 +81,8 @@ def score(
         with_instances = has_instances([dataset.label_file(index) for index in range(len(dataset))])
         counts = Counts.zero()
     file = resolve(weights)
-    predictor = Predictor(file, backend, device=device, precision=precision, scales=scales, flip=flip)
+    network = stretch(open_network(file)) if padding == "stretch" else file
+    predictor = Predictor(network, backend, device=device, precision=precision, scales=scales, flip=flip)
     image_counts: list[NDArray[np.int64]] = []
     # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
     if on_missing_class is not None and has_own_classes(dataset):
@@ -106,6 +110,7 @@ def score(
         "precision": predictor.backend.precision,
         "model": dict(predictor.metadata.architecture),
         "weights_sha256": exported_sha256(file),
+        **({"padding": padding} if padding != "mirror" else {}),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }
     results = build_results(

@@ -67,6 +67,22 @@ def open_network(source: str | Path) -> "Network":
     return file if path.is_file() else file.load()  # which says what is wrong with it
 
 
+def stretch(network: "Network") -> "SegmentationModel":
+    """The network that stretches an image to multiples of 128 instead of mirroring its border, see `StretchedDLASeg`.
+
+    Raises:
+        UserError: an exported file.
+    """
+    if isinstance(network, Graph):
+        raise UserError(f"{network.path}: pads as it was exported: to stretch images, use the weights")
+    from dlaseg.models.segmenter import DLASeg
+    from dlaseg.models.stretching import StretchedDLASeg
+
+    model = network.load() if isinstance(network, WeightsFile) else network
+    assert isinstance(model, DLASeg)
+    return StretchedDLASeg(model)
+
+
 def blend_scales(network: "Network", scales: Sequence[float]) -> "Network | None":
     """The network with other scales that it blends itself; None for a network of one scale.
 

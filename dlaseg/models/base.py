@@ -7,7 +7,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.resizing import crop
 
@@ -80,12 +79,12 @@ class SegmentationModel(nn.Module, ABC):
         return TrainingOutputs(self.coarse_logits(x))
 
     def with_scales(self, scales: Sequence[float]) -> "SegmentationModel":
-        """The same network, weights shared, that blends the scores of other scales.
+        """The same network, weights shared, that blends the scores of other scales; only where `scales` are not None.
 
         Raises:
-            UserError: the network blends none, or scales that it does not take.
+            UserError: scales that it does not take.
         """
-        raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every pixel.

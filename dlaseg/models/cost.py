@@ -10,8 +10,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count
 
+from dlaseg.models.build import build_segmenter
 from dlaseg.models.dla import build_backbone
-from dlaseg.models.segmenter import STRIDES, DLASeg
+from dlaseg.models.ocr import ObjectContextHead
+from dlaseg.models.segmenter import STRIDES
 from dlaseg.models.skip_init import SkipInit
 
 # ImageNet top-1 accuracy in % of timm's weights `timm/NAME.in1k`, as timm publishes it, not measured by us:
@@ -79,7 +81,14 @@ def network_cost(network: nn.Module, height: int, width: int, in_channels: int =
         activations += output.numel()
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+
+    def count_products(head: ObjectContextHead, inputs: tuple[Tensor], _: Tensor) -> None:
+        nonlocal macs
+        macs += head.product_macs(*inputs[0].shape[-2:])
+
+    heads = [module for module in network.modules() if isinstance(module, ObjectContextHead)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
+    hooks += [head.register_forward_hook(count_products) for head in heads]
     try:
         # FlopCounterMode finds the same multiply-adds, and makes every operator slower
         with torch.no_grad(), _ShapesOnly():
@@ -101,8 +110,12 @@ def classifier_cost(name: str, num_classes: int, height: int, width: int) -> Cos
     return network_cost(network, height, width)
 
 
-def segmentation_costs(name: str, num_classes: int, height: int, width: int) -> dict[tuple[int, int], Cost]:
+def segmentation_costs(
+    name: str, num_classes: int, height: int, width: int, decoder: str = "plain", head: str = "linear"
+) -> dict[tuple[int, int], Cost]:
     """The costs of a variant's segmentation networks, by output stride and kernel size of the aggregation nodes.
+
+    Heads that are trained alone count among the parameters.
 
     Raises:
         UserError: an unknown name or a value out of range.
@@ -110,7 +123,7 @@ def segmentation_costs(name: str, num_classes: int, height: int, width: int) -> 
     costs = {}
     with torch.device("meta"), _ShapesOnly():
         backbones = {size: build_backbone(name, root_kernel_size=size).eval() for size in (1, 3)}
-        models = {stride: DLASeg(backbones[1], num_classes, stride).eval() for stride in STRIDES}
+        models = {stride: build_segmenter(name, num_classes, stride, 1, 3, decoder, head).eval() for stride in STRIDES}
     for stride, model in models.items():
         for size, backbone in backbones.items():
             model.backbone = backbone

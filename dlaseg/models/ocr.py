@@ -92,6 +92,10 @@ class ObjectContextHead(nn.Module):
         self.dropout = ImageDropout(CHANNELS, DROPOUT)
         self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
 
+    def product_macs(self, height: int, width: int) -> int:
+        """Multiply-adds of an image's products of pixels and objects, which no convolution computes."""
+        return height * width * self.classifier.out_channels * (CHANNELS + 2 * KEY_CHANNELS)
+
     def outputs(self, x: Tensor) -> HeadOutputs:
         """See `Head.outputs`; the auxiliary logits are those of the soft regions."""
         pixels, regions = self.pixels(x), self.regions(x)

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.models.attention import SpatialScore
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs
 from dlaseg.models.dla import DLA, initialize
-from dlaseg.models.resizing import mirror, round_up
+from dlaseg.models.resizing import mirror, resize, round_up
 from dlaseg.models.segmenter import MULTIPLE, AttentiveDLASeg, DLASeg
 
 SCALES = (0.5, 1.0)
@@ -91,31 +90,45 @@ class RenderedDLASeg(DLASeg):
         Returns:
             (N, num_classes, at least H, at least W).
         """
-        scores, _, _ = self._render(x, training=False)
+        x = self._mirrored(x)
+        scores, _, _ = self.render(x, x.shape[-2:])
         return scores
 
     def training_outputs(self, x: Tensor) -> TrainingOutputs:
         """The blended scores, those of each scale with `SCALE_WEIGHT`, and auxiliary ones, blended in the same way."""
-        scores, of_scales, auxiliary = self._render(x, training=True)
+        x = self._mirrored(x)
+        scores, of_scales, auxiliary = self.render(x, x.shape[-2:], training=True)
         return TrainingOutputs(scores, (*(AuxiliaryOutput(one, 1, SCALE_WEIGHT) for one in of_scales), *auxiliary))
 
-    def _render(self, x: Tensor, training: bool) -> tuple[Tensor, list[Tensor], list[AuxiliaryOutput]]:
-        """Blended scores, those of each scale, and blended auxiliary ones if training; all at the padded size."""
-        x = mirror(x, *(round_up(size, self.multiple) for size in x.shape[-2:]))
-        size = x.shape[-2:]
-        grid = [side // self.decoder_stride for side in size]
+    def _mirrored(self, x: Tensor) -> Tensor:
+        return mirror(x, *(round_up(size, self.multiple) for size in x.shape[-2:]))
+
+    def render(
+        self, x: Tensor, size: Sequence[int], training: bool = False
+    ) -> tuple[Tensor, list[Tensor], list[AuxiliaryOutput]]:
+        """Blends scores.
+
+        Args:
+            x: (N, in_channels, H, W) float, H and W multiples of `multiple`.
+            size: height and width of the result, pixels.
+            training: whether the scores of each scale, and auxiliary ones, are wanted, too.
+
+        Returns:
+            The blended scores, those of each scale, and blended auxiliary ones, (N, num_classes, *size) each.
+        """
+        grid = [side // self.decoder_stride for side in x.shape[-2:]]
         visible: Tensor | None = None  # the product of exp(-phi) over smaller scales
         blended: list[Tensor] = []
         of_scales = []
         auxiliary: tuple[AuxiliaryOutput, ...] = ()
         for scale in self.scales:
-            scaled = _resize(x, [_scaled(side, scale) for side in size])
+            scaled = resize(x, [_scaled(side, scale) for side in x.shape[-2:]])
             steps = self.decoder.steps(self.features(scaled))
             head = self.head.outputs(self.join(steps))
-            hidden = (-self.rendering(_resize(head.features, grid)).abs()).exp()
+            hidden = (-self.rendering(resize(head.features, grid)).abs()).exp()
             weight = 1 - hidden if visible is None else (1 - hidden) * visible
             visible = hidden if visible is None else hidden * visible
-            weight = _resize(weight, size)
+            weight = resize(weight, size)
 
             parts = [self._scores(head.logits, self.decoder_stride, size, self.head.blends_logits)]
             if training:
@@ -139,9 +152,9 @@ class RenderedDLASeg(DLASeg):
     def _scores(logits: Tensor, stride: int, size: Sequence[int], blends_logits: bool) -> Tensor:
         """What is blended: (N, C, h, w) logits of a scale to (N, C, H, W)."""
         if blends_logits:
-            return _resize(logits, size)
+            return resize(logits, size)
         full = F.interpolate(logits, scale_factor=float(stride), mode="bilinear")  # at the scale's size
-        return _resize(full.log_softmax(1), size)
+        return resize(full.log_softmax(1), size)
 
 
 class RenderedAttentiveDLASeg(RenderedDLASeg, AttentiveDLASeg):
@@ -177,10 +190,3 @@ def _scaled(side: int, scale: float) -> int:
     fraction = _fraction(scale)
     step = fraction.denominator * MULTIPLE
     return (side * fraction.numerator + step // 2) // step * MULTIPLE
-
-
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, without antialiasing as the original does it; `x` itself if it has the size already."""
-    if not torch.compiler.is_exporting() and list(x.shape[-2:]) == list(size):
-        return x
-    return F.interpolate(x, tuple(size), mode="bilinear")

@@ -4,6 +4,8 @@ In a trace with dynamic sizes, an ordinary pad or slice would fix whether there 
 and only there, rows and columns are selected by index, which gives the same values for every size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -67,6 +69,18 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
         rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
         return x.index_select(-2, rows).index_select(-1, columns)
     return x[..., :height, :width]
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear interpolation (align_corners=False, no antialiasing); `x` itself if it has the size already.
+
+    Args:
+        x: (N, C, H, W) float.
+        size: height and width of the result.
+    """
+    if not _is_dynamic(*x.shape[-2:], *size) and tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear")
 
 
 def max_pool(x: Tensor, stride: int) -> Tensor:

@@ -84,6 +84,10 @@ class DLASeg(SegmentationModel):
         head = self.head.outputs(self.join(steps))
         return TrainingOutputs(head.logits, self.auxiliary_outputs(steps, head))
 
+    def with_scales(self, scales: Sequence[float]) -> "DLASeg":
+        """See `SegmentationModel.with_scales`."""
+        raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
+
     def features(self, x: Tensor) -> list[Tensor]:
         """The feature maps that the decoder joins, the finest first; `x` as for `coarse_logits`."""
         self.backbone.check_input(x)

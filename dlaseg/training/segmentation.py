@@ -159,12 +159,12 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 `samples_per_class` and `split_centroids`.
         """
         train, data = self.config.train, self.config.data
-        smallest = model.smallest_batch * dist.world_size * train.grad_accum_steps
+        smallest = model.smallest_batch * train.grad_accum_steps  # batch norm sees the images of all processes
         if train.batch_size < smallest:
             raise UserError(
-                f"train.batch_size {train.batch_size}: this network needs {model.smallest_batch} images at a time in "
-                f"each of {dist.world_size} processes x train.grad_accum_steps {train.grad_accum_steps}, since batch "
-                f"norm after global pooling sees one value for each image: use {smallest} or more"
+                f"train.batch_size {train.batch_size}: this network needs {model.smallest_batch} images at a time x "
+                f"train.grad_accum_steps {train.grad_accum_steps}, since batch norm after global pooling sees one "
+                f"value for each image: use {smallest} or more"
             )
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)

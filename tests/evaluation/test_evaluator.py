@@ -23,6 +23,7 @@ from dlaseg.files import sha256
 from dlaseg.inference.predictor import Predictor
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
+from dlaseg.models.stretching import StretchedDLASeg
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]
@@ -123,6 +124,16 @@ def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales,
     result = evaluate(predictor(model, scales, flip), dataset).matrix
     assert agree(result, expected)
     assert not agree(result, evaluate(predictor(model), dataset).matrix)
+
+
+def test_images_may_be_stretched_instead_of_mirrored(model, dataset, tmp_path):
+    save_model(model, tmp_path / "w.safetensors")
+    with torch.no_grad():
+        expected = counted(dataset, lambda index: StretchedDLASeg(model)(pixels(model, dataset, index)).argmax(1))
+    results = score(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", padding="stretch")
+    assert results["protocol"]["padding"] == "stretch"
+    assert np.abs(np.array(results["confusion_matrix"]) - expected).sum() <= 4  # ties
+    assert "stretched to multiples of 128" in (tmp_path / "out/report.html").read_text()
 
 
 def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, tmp_path):

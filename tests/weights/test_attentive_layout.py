@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dlaseg import UserError, create_model, load_model
 from dlaseg.cli import main
 from dlaseg.factory import model_from_checkpoint
+from dlaseg.models.stretching import StretchedDLASeg
 from dlaseg.weights.attentive_layout import from_attentive, to_attentive
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.inspection import inspect_weights
@@ -219,14 +220,15 @@ class Oracle:
         fused = self.backbone(x)
         return self.ocr(fused) if "ocr.cls_head.weight" in self.state else (self.conv("fc.0", fused), fused)
 
-    def rendered(self, x, scales):
-        size, scores, features = x.shape[-2:], {}, {}
+    def rendered(self, x, scales, size=None):
+        size = size or x.shape[-2:]
+        scores, features = {}, {}
         for scale in scales:
             logits, features[scale] = self.coarse(F.interpolate(x, scale_factor=scale, mode="bilinear"))
             if "up.weight" in self.state:
                 logits = self.up("up", logits).log_softmax(1)
             scores[scale] = F.interpolate(logits, size, mode="bilinear")
-        grid = [side // 2 for side in size]
+        grid = [side // 2 for side in x.shape[-2:]]
         phi = {
             s: self.score("scale_space_attn", F.interpolate(y, grid, mode="bilinear")).abs()
             for s, y in features.items()
@@ -272,6 +274,17 @@ def test_a_published_network_computes_what_it_did(ocr, rendering, norm, tmp_path
     if not ocr:  # at the border, the original's upsampling fades to zero: two pixels of the smallest scale
         expected, scores = (tensor[..., 4:-4, 4:-4] for tensor in (expected, scores))
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_a_published_network_may_see_the_image_stretched_as_it_did(tmp_path):
+    state = original("dla46_c", ocr=True, rendering=True)
+    model = model_from_checkpoint(as_lightning(state, tmp_path / "afa.ckpt"), "batch").eval()
+    stretched = F.interpolate(image(100, 150), (128, 256), mode="bilinear")
+    expected = Oracle("dla46_c", state, inplace=False).rendered(stretched, (0.5, 1.0), (100, 150))
+    scores = StretchedDLASeg(model)(image(100, 150))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(model(image(100, 150)), expected, atol=1e-2)
 
 
 @torch.no_grad()

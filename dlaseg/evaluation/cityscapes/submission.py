@@ -16,6 +16,7 @@ from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
 from dlaseg.images import check_max_pixels, read_image, write_png
+from dlaseg.inference.network import open_network, stretch
 from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_ids
 from dlaseg.memory import MAX_PIXELS
@@ -35,6 +36,7 @@ def submit(
     precision: str = "float32",
     max_pixels: int = MAX_PIXELS,
     backend: str | None = None,
+    padding: str = "mirror",
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
@@ -49,6 +51,7 @@ def submit(
         precision: see `Predictor`.
         max_pixels: larger images are refused, see `read_image`.
         backend: see `Predictor`.
+        padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
 
     Returns:
         The zip file and the number of images in it.
@@ -58,7 +61,8 @@ def submit(
     """
     check_max_pixels(max_pixels)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
-    predictor = Predictor(weights, backend, device=device, precision=precision, scales=scales, flip=flip)
+    network = stretch(open_network(weights)) if padding == "stretch" else weights
+    predictor = Predictor(network, backend, device=device, precision=precision, scales=scales, flip=flip)
     labels = cityscapes_labels()
     if predictor.label_map.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")
