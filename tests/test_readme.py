@@ -158,6 +158,12 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "dlaseg weights list": Run(),
     "dlaseg weights inspect WEIGHTS": Run("", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}),
+    "dlaseg weights convert hf-hub:USER/NAME/FILE.ckpt afa.safetensors --classes cityscapes": Skip(
+        "downloads weights; tests/weights/test_attentive_layout.py converts such a file"
+    ),
+    "dlaseg eval afa.safetensors --dataset cityscapes --root DIR --scales 0.5 1 1.5 1.75 2 --flip": Skip(
+        "needs such weights; tests/models/test_rendering.py predicts with other scales and mirrored"
+    ),
     "dlaseg weights convert WEIGHTS OUT.safetensors --classes cityscapes": Run(
         "", {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors"}
     ),

@@ -166,6 +166,11 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 f"train.grad_accum_steps {train.grad_accum_steps}, since batch norm after global pooling sees one "
                 f"value for each image: use {smallest} or more"
             )
+        if train.batch_size // (dist.world_size * train.grad_accum_steps) < model.smallest_batch and dist.is_main:
+            logger.info(
+                "one image at a time in each process: batch norm after global pooling sees %d values, those of all "
+                "processes", train.batch_size // train.grad_accum_steps,
+            )  # fmt: skip
         augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"

@@ -15,6 +15,7 @@ FILE = "model.safetensors"
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".onnx", ".xml", ".pt2")
 _HUB_NAME = re.compile(r"(?:hf-hub:)?([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
+_HUB_FILE = re.compile(r"hf-hub:([A-Za-z0-9][\w.-]*/[\w.-]+)/([\w./-]+)(?:@([\w.-]+))?")
 
 
 def resolve(source: str | Path, argument: str = "weights") -> Path:
@@ -23,8 +24,9 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
     Args:
         source: a file's path; a folder that holds `model.safetensors`; a name of `dlaseg.list_weights()`, unless a file
             or such a folder in the working folder has this name; or `USER/NAME` of a repository on the hub that holds
-            `model.safetensors`, with `@REVISION` for a certain branch, tag or commit. What was downloaded before is
-            taken from the hub's cache (HF_HOME) without the network.
+            `model.safetensors`, with `@REVISION` for a certain branch, tag or commit; or `hf-hub:USER/NAME/FILE`, any
+            other file of a repository. What was downloaded before is taken from the hub's cache (HF_HOME) without the
+            network.
         argument: the name of the argument that `source` comes from, for the message.
 
     Raises:
@@ -43,6 +45,8 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
         return path.absolute()  # no longer a name, so that the warning is not repeated
     if not path.exists() and _is_name(str(source)):
         raise UserError(f"{source}: {_unknown_name(str(source))}")
+    if (match := _HUB_FILE.fullmatch(str(source))) and ".." not in match[2].split("/"):
+        return _download(match[1], match[3], argument, match[2])
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
         return path  # the reader refuses a missing file
@@ -72,22 +76,22 @@ def _unknown_name(name: str) -> str:
     )
 
 
-def _download(name: str, revision: str | None, argument: str) -> Path:
+def _download(name: str, revision: str | None, argument: str, file: str = FILE) -> Path:
     from huggingface_hub import constants, hf_hub_download  # half a second that a local file need not take
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     with suppress(LocalEntryNotFoundError):
-        return Path(hf_hub_download(name, FILE, revision=revision, local_files_only=True))
+        return Path(hf_hub_download(name, file, revision=revision, local_files_only=True))
     try:
-        return Path(hf_hub_download(name, FILE, revision=revision))
+        return Path(hf_hub_download(name, file, revision=revision))
     except RepositoryNotFoundError as error:
         raise UserError(
             f"{name}: no such file here, and no repository that you may read at {constants.ENDPOINT}/{name}: timm's "
             "are timm/dla34.in1k, timm/dla60.in1k, ..."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        address = f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}/{FILE}"
+        address = f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}/{file}"
         raise UserError(
-            f"{name}: {FILE} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had from the hub: download "
+            f"{name}: {file} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had from the hub: download "
             f"{address} elsewhere, copy it here and give its path as {argument}"
         ) from error

@@ -189,6 +189,17 @@ def test_a_hub_name_is_downloaded_once(fake_hub, cache, timm_file):
     assert len(fake_hub.asked) == asked > 0
 
 
+def test_any_file_of_a_repository_is_downloaded_by_its_name(fake_hub, cache, timm_file):
+    network, path = timm_file
+    fake_hub.repositories["me/all"] = {"small/net.ckpt": path.read_bytes()}
+    for revision in ("", "@main"):
+        same(create_backbone("dla46_c", 5, weights=f"hf-hub:me/all/small/net.ckpt{revision}"), network)
+    with pytest.raises(UserError, match=r"me/all: other\.ckpt is neither in the cache .* download http"):
+        create_backbone("dla34", weights="hf-hub:me/all/other.ckpt")
+    with pytest.raises(UserError, match="no such file"):
+        create_backbone("dla34", weights="hf-hub:me/all/../x.ckpt")
+
+
 def test_a_repository_that_does_not_exist_is_refused(fake_hub):
     with pytest.raises(UserError, match=r"timm/dla35\.in1k: no such file here, and no repository .*timm/dla34\.in1k"):
         create_backbone("dla34", weights="timm/dla35.in1k")
