@@ -65,7 +65,8 @@ class MemoryBudget:
         self._backend, self._flip = backend, flip
         self._averages = flip or tuple(scales) != (1.0,)
         self._largest = max(1.0, *scales) ** 2
-        self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales)))
+        blended = backend.metadata.architecture.get("scales", ())
+        self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales, *blended)))
         self.tiled = False
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)

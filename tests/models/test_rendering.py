@@ -187,6 +187,19 @@ def test_memory_counts_the_largest_scale():
     assert large.streams <= small.streams
 
 
+def test_tiles_of_a_large_image_are_blended_at_its_size():
+    blending, _ = pair(scales=(0.5, 1.0))
+    image = np.random.default_rng(0).integers(256, size=(150, 1400, 3), dtype=np.uint8)
+    predictor = Predictor(blending, "torch", "cpu")
+    tiled = Predictor(blending, "torch", "cpu")
+    tiled.memory.grid = lambda height, width, *_, **__: tiled.memory._split(896, height, width)
+    grid = tiled.memory.grid(150, 1400)
+    assert grid.columns.margin == 256  # twice that of one scale, as half the scale sees twice as far
+    assert all(start % 64 == 0 for start, _ in grid.columns.spans + grid.rows.spans)
+    assert len(grid.columns.spans) == 3
+    assert (tiled(image) == predictor(image)).mean() > 0.999
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_engines_compute_it(name, tmp_path, monkeypatch):

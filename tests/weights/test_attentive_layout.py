@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dlaseg import UserError, create_model, load_model
 from dlaseg.cli import main
 from dlaseg.factory import model_from_checkpoint
+from dlaseg.models.skip_init import SkipInit
 from dlaseg.models.stretching import StretchedDLASeg
 from dlaseg.weights.attentive_layout import from_attentive, to_attentive
 from dlaseg.weights.checkpoints import read_checkpoint
@@ -267,8 +268,11 @@ def test_a_published_network_computes_what_it_did(ocr, rendering, norm, tmp_path
     assert "ImageNet's are assumed" in caplog.text
     oracle, x = Oracle("dla34", state, norm == "inplace"), image()
     if not rendering:
-        expected, logits = oracle.coarse(x)[0], model.coarse_logits(x)
-        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        joined = model.join(model.decoder.steps(model.features(x)))
+        outputs, (logits, features) = model.head.outputs(joined), oracle.coarse(x)
+        for ours, theirs in ((joined, oracle.backbone(x)), (outputs.features, features), (outputs.logits, logits)):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+        assert torch.equal(model.coarse_logits(x), outputs.logits)
         return
     expected, scores = oracle.rendered(x, SCALES), model(x)
     if not ocr:  # at the border, the original's upsampling fades to zero: two pixels of the smallest scale
@@ -300,6 +304,22 @@ def test_every_tensor_has_one_name_in_either_layout():
         ours = from_attentive(name)
         assert (ours is None) == (name.startswith("backbone.base.fc.") or name.startswith("up"))
         assert ours is None or to_attentive(ours) == name
+
+
+def test_shapes_are_those_of_the_published_dla102x():
+    with SkipInit():
+        model = create_model("dla102x", 19, 2, 1, decoder="afa", head="ocr", scales=[0.5, 1])
+    shapes = {to_attentive(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    ida = "backbone.afa_dla_up.afa_ida"
+    assert shapes[f"{ida}_0.proj_1.0.weight"] == (512, 1024, 1, 1)
+    assert shapes[f"{ida}_0.sa_1.conv.0.weight"] == (512, 512, 3, 3)
+    assert shapes[f"{ida}_3.ca_1.conv1.0.weight"] == (2, 32, 1, 1)
+    assert shapes[f"{ida}_3.up_4.weight"] == (32, 1, 4, 4)
+    assert shapes["backbone.proj_1.0.weight"] == (32, 256, 1, 1)
+    assert shapes["fc_1.0.weight"] == (19, 512, 1, 1)
+    assert shapes["scale_space_attn.conv.1.0.running_var"] == (256,)
+    assert shapes["ocr.ocr_distri_head.conv_bn_dropout.0.weight"] == (256, 512, 1, 1)
+    assert all(from_attentive(name) is not None for name in shapes)
 
 
 def test_a_file_that_does_not_tell_its_norm_is_not_loaded_without_it(tmp_path):
