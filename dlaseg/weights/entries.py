@@ -60,8 +60,8 @@ def decode_metadata(path: Path, entries: Mapping[str, str], any_network: bool = 
     """
     if entries.get("format") != FORMAT:
         raise UserError(
-            f"{path}: weights format {entries.get('format')!r:.80}; this release reads {FORMAT!r} "
-            "files, written by dlaseg.save_model and by training"
+            f"{path}: weights format {entries.get('format')!r:.80}, this release reads {FORMAT!r} files, written by "
+            "dlaseg.save_model and by training: convert others by `dlaseg weights convert`"
         )
     try:
         content = {key: _parse(key, entries[key]) for key in (*_REQUIRED, *_OPTIONAL) if key in entries}

@@ -197,7 +197,7 @@ def test_tiles_of_a_large_image_are_blended_at_its_size():
     assert grid.columns.margin == 256  # twice that of one scale, as half the scale sees twice as far
     assert all(start % 64 == 0 for start, _ in grid.columns.spans + grid.rows.spans)
     assert len(grid.columns.spans) == 3
-    assert (tiled(image) == predictor(image)).mean() > 0.999
+    assert (tiled(image) == predictor(image)).mean() > 0.99
 
 
 @pytest.mark.slow
