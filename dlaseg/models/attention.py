@@ -4,6 +4,7 @@ Yang, Huang, Sun, Rota Bulo, Kontschieder, Yu, "Dense Prediction with Attentive 
 https://arxiv.org/abs/2111.00770, sec. 3.
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,6 +14,23 @@ from dlaseg.models.dla import conv_level
 
 REDUCTION = 16
 """How many channels of the input a hidden channel of the channel attention stands for."""
+
+
+def initialize_fan_in(network: nn.Module) -> None:
+    """As the original initialises attention and the OCR head (https://github.com/SysCV/dla-afa, `mynn.py`).
+
+    Convolutions are normal with std sqrt(2 / fan_in), batch norm's scales uniform from 0 to 1. By fan_out, as in
+    `initialize`, the one channel of a `SpatialScore` would begin so large that its sigmoid is saturated and passes no
+    gradient.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 class SpatialScore(nn.Module):
@@ -58,6 +76,13 @@ class ChannelAttention(nn.Module):
         largest, mean = x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)
         # In this order: training updates the statistics of the norm by the one, then by the other
         return (self.expand(self.reduce(largest)) + self.expand(self.reduce(mean))).sigmoid()
+
+
+def initialize_attention(network: nn.Module) -> None:
+    """Initialises every attention in a network by `initialize_fan_in`, and nothing else."""
+    for module in network.modules():
+        if isinstance(module, SpatialScore | ChannelAttention):
+            initialize_fan_in(module)
 
 
 class AttentiveNode(nn.Module):

@@ -4,6 +4,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from dlaseg.models.dla import initialize
+
 
 class HeadOutputs(NamedTuple):
     """What a head makes of the decoder's features.
@@ -30,6 +32,10 @@ class Head(Protocol):
     feature_channels: int
     blends_logits: bool
 
+    def initialize(self) -> None:
+        """Sets the weights at random."""
+        ...
+
     def outputs(self, x: Tensor) -> HeadOutputs:
         """Features of the decoder, (N, in_channels, h, w), to logits."""
         ...
@@ -48,6 +54,10 @@ class LinearHead(nn.Conv2d):
     def __init__(self, in_channels: int, num_classes: int):
         super().__init__(in_channels, num_classes, 1)
         self.feature_channels = in_channels
+
+    def initialize(self) -> None:
+        """See `Head.initialize`."""
+        initialize(self)
 
     def outputs(self, x: Tensor) -> HeadOutputs:
         """See `Head.outputs`."""

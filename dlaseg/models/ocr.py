@@ -7,6 +7,7 @@ https://arxiv.org/abs/1909.11065, sec. 3, with the widths of https://arxiv.org/a
 import torch
 from torch import Tensor, nn
 
+from dlaseg.models.attention import initialize_fan_in
 from dlaseg.models.dla import conv_level
 from dlaseg.models.dropout import ImageDropout
 from dlaseg.models.heads import HeadOutputs
@@ -91,6 +92,10 @@ class ObjectContextHead(nn.Module):
         self.join = conv_level(2 * CHANNELS, CHANNELS, 1)
         self.dropout = ImageDropout(CHANNELS, DROPOUT)
         self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
+
+    def initialize(self) -> None:
+        """See `Head.initialize`."""
+        initialize_fan_in(self)
 
     def product_macs(self, height: int, width: int) -> int:
         """Multiply-adds of an image's products of pixels and objects, which no convolution computes."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.models.attention import SpatialScore
+from dlaseg.models.attention import SpatialScore, initialize_attention
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs
-from dlaseg.models.dla import DLA, initialize
+from dlaseg.models.dla import DLA
 from dlaseg.models.resizing import mirror, resize, round_up
 from dlaseg.models.segmenter import MULTIPLE, AttentiveDLASeg, DLASeg
 
@@ -61,7 +61,7 @@ class RenderedDLASeg(DLASeg):
     ):
         super().__init__(backbone, num_classes, stride, head)
         self.rendering = SpatialScore(self.head.feature_channels)
-        initialize(self.rendering)
+        initialize_attention(self.rendering)
         self.stride = 1
         self._set_scales(scales)
 

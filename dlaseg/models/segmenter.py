@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
-from dlaseg.models.attention import AttentiveNode, LevelFusion
+from dlaseg.models.attention import AttentiveNode, LevelFusion, initialize_attention
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
 from dlaseg.models.dla import DLA, initialize
 from dlaseg.models.heads import HeadOutputs, LinearHead
@@ -63,7 +63,7 @@ class DLASeg(SegmentationModel):
         self.decoder = DLAUp(channels, node)
         self.head = HEADS[head](channels[0], num_classes)
         initialize(self.decoder)
-        initialize(self.head)
+        self.head.initialize()
 
     def coarse_logits(self, x: Tensor) -> Tensor:
         """Logits at the decoder's resolution, before upsampling.
@@ -127,6 +127,8 @@ class AttentiveDLASeg(DLASeg):
         self.fusion = LevelFusion(widths[1:])
         self.auxiliary = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
         initialize(self.fusion)
+        initialize_attention(self.decoder)
+        initialize_attention(self.fusion)
         initialize(self.auxiliary)
 
     def join(self, steps: Sequence[Tensor]) -> Tensor:
