@@ -611,7 +611,9 @@ def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatc
     tables = json.loads(capsys.readouterr().out)
     classifiers, networks = tables["classifiers"].pop("models"), tables["segmentation"].pop("models")
     assert tables["classifiers"] == {"num_classes": 1000, "height": 224, "width": 224}
-    assert tables["segmentation"] == {"num_classes": 19, "height": 1024, "width": 2048}
+    assert tables["segmentation"] == {
+        "num_classes": 19, "height": 1024, "width": 2048, "decoder": "plain", "head": "linear",
+    }  # fmt: skip
     assert [row["name"] for row in classifiers] == [row["name"] for row in networks] == dlaseg.list_models()
     assert classifiers[1] == {
         "name": "dla46_c",

@@ -95,7 +95,7 @@ def test_operators_of_others_are_refused(changed):
         (lambda model: set_entry(model, EXPORT, "{"), "are damaged"),
         (lambda model: set_entry(model, "format", "dlaseg-9"), "weights format 'dlaseg-9'"),
         (lambda model: set_entry(model, "mean", "[0.5]"), "mean|std"),
-        (lambda model: set_entry(model, "model", '{"a": [1]}'), "in 'model' is no text or number"),
+        (lambda model: set_entry(model, "model", '{"a": ["b"]}'), "in 'model' is no text, number or list of"),
         (lambda model: set_entry(model, "labels", "{}"), "changed.onnx"),
         (lambda model: model.graph.input[0].type.tensor_type.ClearField("shape"), "takes uint8 "),
         (lambda model: setattr(model.graph.input[0], "name", "x"), "not one input 'image'"),
