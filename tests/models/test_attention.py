@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dlaseg import UserError, create_model, load_model, save_model
 from dlaseg.inference.backends.choice import LARGEST_ERROR, make_backend
 from dlaseg.inference.predictor import Predictor
-from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention
+from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention, SpatialScore
 from dlaseg.models.segmenter import AUXILIARY_WEIGHT, AttentiveDLASeg
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import fit
@@ -122,6 +122,21 @@ def test_every_output_of_the_decoder_is_trained_and_every_parameter_learns(strid
         assert output.logits.shape == (2, 5, 64 // output.stride, 96 // output.stride)
     sum(output.logits.square().mean() for output in outputs.auxiliary + (outputs,)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@torch.no_grad()
+def test_attention_begins_unsaturated():
+    model = create_model("dla34", 5, decoder="afa", scales=[0.5, 1]).train()
+    scores = [module for module in model.modules() if isinstance(module, SpatialScore)]
+    assert len(scores) == 1 + 2 + 3 + 4 + 1 + 1  # nodes, fusion, rendering
+    found = []
+    for module in scores:
+        fan_in = module.final.weight.numel()
+        assert 0.5 < float(module.final.weight.std()) / (2 / fan_in) ** 0.5 < 1.5
+        assert 0 <= float(module.conv1[1].weight.min()) < float(module.conv1[1].weight.max()) <= 1
+        module.final.register_forward_hook(lambda module, inputs, output: found.append(float(output.abs().max())))
+    model.training_outputs(torch.randn(2, 3, 64, 64))
+    assert max(found) < 6  # the sigmoid of 6 is 0.998
 
 
 @torch.no_grad()
