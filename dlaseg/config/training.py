@@ -37,6 +37,8 @@ class BaseTrainConfig(ConfigSection):
         min_lr: for schedules poly and cosine: learning rate that they fall to; as lr, for the backbone times
             backbone_lr_factor.
         backbone_lr_factor: factor on the learning rate of the backbone; below 1 it preserves pretrained weights.
+        attention_lr_factor: factor on the learning rate of attention; below 1, such as 0.1, it helps short runs from
+            random weights.
         momentum: momentum of SGD; AdamW always uses betas 0.9 and 0.999, Muon 0.95.
         weight_decay: weight decay of every parameter: an L2 penalty for SGD, decoupled for AdamW and Muon,
             which take 0.1 well.
@@ -74,6 +76,7 @@ class BaseTrainConfig(ConfigSection):
     lr: float = 0.01
     min_lr: float = 0.0
     backbone_lr_factor: float = 1.0
+    attention_lr_factor: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     decay_norm_and_bias: bool = True
@@ -103,7 +106,8 @@ class BaseTrainConfig(ConfigSection):
         within("train", self, 1, 1_000_000, "batch_size", "grad_accum_steps")
         within("train", self, 0, MANY, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes")
         within("train", self, 0, LARGEST_SEED, "seed")
-        within("train", self, 0, 1000, "lr", "min_lr", "backbone_lr_factor", "weight_decay", "poly_power")
+        within("train", self, 0, 1000, "lr", "min_lr", "weight_decay", "poly_power")
+        within("train", self, 0, 1000, "backbone_lr_factor", "attention_lr_factor")
         within("train", self, 0, 1, "momentum", "step_gamma", "warmup_start")
         above_zero("train", self, "clip_grad_norm", 1e30)
         if len(self.trackers) > MOST_TERMS:

@@ -7,21 +7,25 @@ https://arxiv.org/abs/2111.00770, sec. 3.
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.models.dla import conv_level
+
+GATE_GAIN = 0.03
+"""What the last layer of an attention begins with, relative to `initialize_fan_in`."""
 
 REDUCTION = 16
 """How many channels of the input a hidden channel of the channel attention stands for."""
 
 
 def initialize_fan_in(network: nn.Module) -> None:
-    """As the original initialises attention and the OCR head (https://github.com/SysCV/dla-afa, `mynn.py`).
+    """Convolutions normal with std sqrt(2 / fan_in), batch norm 1 and 0; for attention and the OCR head.
 
-    Convolutions are normal with std sqrt(2 / fan_in), batch norm's scales uniform from 0 to 1. By fan_out, as in
-    `initialize`, the one channel of a `SpatialScore` would begin so large that its sigmoid is saturated and passes no
-    gradient.
+    By fan_out, as in `initialize`, the one channel of a `SpatialScore` would begin so large that it is saturated and
+    passes no gradient. The original (https://github.com/SysCV/dla-afa, `mynn.py`) has the same
+    convolutions, and draws batch norm's scales from 0 to 1.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -29,7 +33,7 @@ def initialize_fan_in(network: nn.Module) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight)
+            nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
 
@@ -79,10 +83,17 @@ class ChannelAttention(nn.Module):
 
 
 def initialize_attention(network: nn.Module) -> None:
-    """Initialises every attention in a network by `initialize_fan_in`, and nothing else."""
+    """Initialises every attention in a network, and nothing else: by `initialize_fan_in`, its last layer smaller.
+
+    So every gate begins at a half. By `initialize_fan_in` alone, gates differ from pixel to pixel and from batch to
+    batch before they have learned anything, and from random weights the network learns much more slowly.
+    """
     for module in network.modules():
-        if isinstance(module, SpatialScore | ChannelAttention):
+        if isinstance(module, SpatialAttention | ChannelAttention):
             initialize_fan_in(module)
+            last = module.final if isinstance(module, SpatialAttention) else module.expand
+            with torch.no_grad():
+                last.weight.mul_(GATE_GAIN)
 
 
 class AttentiveNode(nn.Module):

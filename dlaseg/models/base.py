@@ -78,6 +78,15 @@ class SegmentationModel(nn.Module, ABC):
         """
         return TrainingOutputs(self.coarse_logits(x))
 
+    def logit_layers(self) -> list[nn.Module]:
+        """The layers that write logits, of auxiliary outputs, too; by default the last convolution alone."""
+        layers: list[nn.Module] = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        return layers[-1:]
+
+    def gates(self) -> list[nn.Module]:
+        """The modules of attention, whose outputs others are multiplied with; by default none."""
+        return []
+
     def with_scales(self, scales: Sequence[float]) -> "SegmentationModel":
         """The same network, weights shared, that blends the scores of other scales; only where `scales` are not None.
 

@@ -36,6 +36,10 @@ class Head(Protocol):
         """Sets the weights at random."""
         ...
 
+    def logit_layers(self) -> list[nn.Conv2d]:
+        """The layers that write logits."""
+        ...
+
     def outputs(self, x: Tensor) -> HeadOutputs:
         """Features of the decoder, (N, in_channels, h, w), to logits."""
         ...
@@ -58,6 +62,10 @@ class LinearHead(nn.Conv2d):
     def initialize(self) -> None:
         """See `Head.initialize`."""
         initialize(self)
+
+    def logit_layers(self) -> list[nn.Conv2d]:
+        """See `Head.logit_layers`."""
+        return [self]
 
     def outputs(self, x: Tensor) -> HeadOutputs:
         """See `Head.outputs`."""

@@ -97,6 +97,10 @@ class ObjectContextHead(nn.Module):
         """See `Head.initialize`."""
         initialize_fan_in(self)
 
+    def logit_layers(self) -> list[nn.Conv2d]:
+        """See `Head.logit_layers`."""
+        return [self.classifier, self.regions.classifier]
+
     def product_macs(self, height: int, width: int) -> int:
         """Multiply-adds of an image's products of pixels and objects, which no convolution computes."""
         return height * width * self.classifier.out_channels * (CHANNELS + 2 * KEY_CHANNELS)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.models.attention import SpatialScore, initialize_attention
+from dlaseg.models.attention import SpatialScore, initialize_fan_in
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs
 from dlaseg.models.dla import DLA
 from dlaseg.models.resizing import mirror, resize, round_up
@@ -61,9 +61,13 @@ class RenderedDLASeg(DLASeg):
     ):
         super().__init__(backbone, num_classes, stride, head)
         self.rendering = SpatialScore(self.head.feature_channels)
-        initialize_attention(self.rendering)
+        initialize_fan_in(self.rendering)
         self.stride = 1
         self._set_scales(scales)
+
+    def gates(self) -> list[nn.Module]:
+        """See `SegmentationModel.gates`."""
+        return [*super().gates(), self.rendering]
 
     def with_scales(self, scales: Sequence[float]) -> "RenderedDLASeg":
         """See `SegmentationModel.with_scales`, `check_scales`."""

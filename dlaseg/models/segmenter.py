@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
-from dlaseg.models.attention import AttentiveNode, LevelFusion, initialize_attention
+from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention, initialize_attention
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
 from dlaseg.models.dla import DLA, initialize
 from dlaseg.models.heads import HeadOutputs, LinearHead
-from dlaseg.models.ida import ConcatNode, DLAUp, NodeBuilder
+from dlaseg.models.ida import BilinearUpsample, ConcatNode, DLAUp, NodeBuilder
 from dlaseg.models.ocr import ObjectContextHead
 from dlaseg.models.resizing import mirror, round_up
 
@@ -22,6 +23,10 @@ STRIDES = (2, 4, 8)
 
 AUXILIARY_WEIGHT = 0.05
 """Of the loss of each output of an attentive decoder, sec. 4 of https://arxiv.org/abs/2111.00770."""
+
+UPSAMPLING_GAIN, HEAD_GAIN = 3, 4
+"""What kernels of an attentive decoder and its head begin with, relative to a plain one's. With these, features and
+logits begin as large as a plain network's; the original has 1."""
 
 MULTIPLE = 32
 """The network pads heights and widths to multiples of its deepest stride."""
@@ -84,6 +89,10 @@ class DLASeg(SegmentationModel):
         head = self.head.outputs(self.join(steps))
         return TrainingOutputs(head.logits, self.auxiliary_outputs(steps, head))
 
+    def logit_layers(self) -> list[nn.Module]:
+        """See `SegmentationModel.logit_layers`."""
+        return list(self.head.logit_layers())
+
     def with_scales(self, scales: Sequence[float]) -> "DLASeg":
         """See `SegmentationModel.with_scales`."""
         raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
@@ -129,7 +138,23 @@ class AttentiveDLASeg(DLASeg):
         initialize(self.fusion)
         initialize_attention(self.decoder)
         initialize_attention(self.fusion)
+        # A node begins with a quarter of each input. With three times the deeper one, their sum is as large as they
+        # are, at every node; otherwise, what comes out is a tenth of it, and the head learns as much more slowly.
+        with torch.no_grad():
+            for module in self.decoder.modules():
+                if isinstance(module, BilinearUpsample):
+                    module.weight.mul_(UPSAMPLING_GAIN)
+            for layer in self.head.logit_layers():
+                layer.weight.mul_(HEAD_GAIN)
         initialize(self.auxiliary)
+
+    def logit_layers(self) -> list[nn.Module]:
+        """See `SegmentationModel.logit_layers`."""
+        return [*super().logit_layers(), *self.auxiliary]
+
+    def gates(self) -> list[nn.Module]:
+        """See `SegmentationModel.gates`."""
+        return [module for module in self.modules() if isinstance(module, SpatialAttention | ChannelAttention)]
 
     def join(self, steps: Sequence[Tensor]) -> Tensor:
         """What the head sees of the decoder's `steps`: all but the coarsest one, by attention."""

@@ -49,13 +49,18 @@ def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device)
     """The config's optimizer of all trainable parameters.
 
     Each parameter group has a `factor`: its learning rate is the step's learning rate times this factor.
+
+    Raises:
+        UserError: a learning rate of attention, for a network without any.
     """
     backbone = {id(parameter) for module in _backbone_modules(model) for parameter in module.parameters()}
+    gates = {id(parameter) for module in _gates(model, train) for parameter in module.parameters()}
     matrices = _matrices(model) if train.optimizer == "muon" else {}
     groups: dict[tuple[float, float, int], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             factor = train.backbone_lr_factor if id(parameter) in backbone else 1.0
+            factor = train.attention_lr_factor if id(parameter) in gates else factor
             decays = train.decay_norm_and_bias or parameter.ndim > 1
             key = factor, train.weight_decay if decays else 0.0, matrices.get(id(parameter), 0)
             groups.setdefault(key, []).append(parameter)
@@ -73,14 +78,31 @@ def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device)
     return SGD(param_groups, train.lr, train.momentum, fused=fused)
 
 
+def _gates(model: Network, train: BaseTrainConfig) -> list[nn.Module]:
+    """The modules of attention that learn at another rate.
+
+    Raises:
+        UserError: there are none.
+    """
+    if train.attention_lr_factor == 1:
+        return []
+    gates = model.gates() if isinstance(model, SegmentationModel) else []
+    if not gates:
+        raise UserError(f"train.attention_lr_factor {train.attention_lr_factor}: this network has no attention: use 1")
+    return gates
+
+
 def _matrices(model: Network) -> dict[int, int]:
     """The weights that Muon trains, by id: the number of matrices in each, one per group of a convolution.
 
-    All but the first and the last layer, which read pixels and write logits, and depthwise convolutions.
+    All but the first layer and the last ones, which read pixels and write logits, and depthwise convolutions.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    last = model.logit_layers() if isinstance(model, SegmentationModel) else layers[-1:]
     counts = {}
-    for layer in layers[1:-1]:
+    for layer in layers[1:]:
+        if layer in last:
+            continue
         groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
         if layer.weight.shape[0] > groups:
             counts[id(layer.weight)] = groups

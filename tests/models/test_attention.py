@@ -9,10 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import UserError, create_model, load_model, save_model
+from dlaseg.config.segmentation import TrainConfig
 from dlaseg.inference.backends.choice import LARGEST_ERROR, make_backend
 from dlaseg.inference.predictor import Predictor
-from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention, SpatialScore
+from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention
 from dlaseg.models.segmenter import AUXILIARY_WEIGHT, AttentiveDLASeg
+from dlaseg.training.optimizers import make_optimizer
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import fit
 from dlaseg.weights.checkpoints import read_checkpoint
@@ -125,18 +127,32 @@ def test_every_output_of_the_decoder_is_trained_and_every_parameter_learns(strid
 
 
 @torch.no_grad()
-def test_attention_begins_unsaturated():
-    model = create_model("dla34", 5, decoder="afa", scales=[0.5, 1]).train()
-    scores = [module for module in model.modules() if isinstance(module, SpatialScore)]
-    assert len(scores) == 1 + 2 + 3 + 4 + 1 + 1  # nodes, fusion, rendering
+def test_gates_begin_at_a_half_and_features_as_large_as_a_plain_decoders():
+    model, plain = (create_model("dla34", 5, decoder=decoder).train() for decoder in ("afa", "plain"))
+    gates = [module for module in model.modules() if isinstance(module, SpatialAttention | ChannelAttention)]
+    assert model.gates() == gates
+    assert len(gates) == 2 * (1 + 2 + 3 + 4 + 1)  # of all nodes, and of the fusion
     found = []
-    for module in scores:
-        fan_in = module.final.weight.numel()
-        assert 0.5 < float(module.final.weight.std()) / (2 / fan_in) ** 0.5 < 1.5
-        assert 0 <= float(module.conv1[1].weight.min()) < float(module.conv1[1].weight.max()) <= 1
-        module.final.register_forward_hook(lambda module, inputs, output: found.append(float(output.abs().max())))
+    for module in gates:
+        module.register_forward_hook(lambda module, inputs, output: found.append((output - 0.5).abs().max()))
+    x = torch.randn(4, 3, 96, 96)
+    sizes = {}
+    for network in (model, plain):
+        steps = network.decoder.steps(network.features(x))
+        sizes[network] = [float(y.std()) for y in (*steps, network.head(network.join(steps)))]
+    assert max(found) < 0.1
+    for ours, theirs in zip(sizes[model], sizes[plain], strict=True):
+        assert 0.4 < ours / theirs < 2.5
+
+
+@torch.no_grad()
+def test_scale_space_rendering_begins_with_every_scale_in_sight():
+    phi = []
+    model = create_model("dla34", 5, decoder="afa", scales=[0.5, 1]).train()
+    model.rendering.register_forward_hook(lambda module, inputs, output: phi.append(float(output.abs().mean())))
     model.training_outputs(torch.randn(2, 3, 64, 64))
-    assert max(found) < 6  # the sigmoid of 6 is 0.998
+    assert all(0.1 < value < 3 for value in phi)
+    assert model.gates()[-1] is model.rendering
 
 
 @torch.no_grad()
@@ -173,6 +189,22 @@ def test_a_file_says_which_decoder_it_is_of(tmp_path):
     save_model(model, tmp_path / "wrong.safetensors")
     with pytest.raises(UserError, match="its metadata have decoder plain, its tensors decoder afa"):
         load_weights(create_model("dla46_c", 5, 4, decoder="afa"), tmp_path / "wrong.safetensors")
+
+
+def test_attention_learns_at_a_rate_of_its_own():
+    model = create_model("dla46_c", 5, 4, decoder="afa")
+    optimizer = make_optimizer(model, TrainConfig(optimizer="muon", attention_lr_factor=0.1), torch.device("cpu"))
+    factors = {id(parameter): group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
+    gates = {id(parameter) for gate in model.gates() for parameter in gate.parameters()}
+    assert all(factors[id(p)] == (0.1 if id(p) in gates else 1) for p in model.parameters())
+    # Muon orthogonalises no layer that writes logits
+    matrices = {id(p) for group in optimizer.param_groups if group["matrices"] for p in group["params"]}
+    layers = model.logit_layers()
+    assert [layer.out_channels for layer in layers] == [5] * 4
+    assert not matrices & {id(layer.weight) for layer in layers}
+    assert id(model.fusion.proj[0][0].weight) in matrices
+    with pytest.raises(UserError, match=r"attention_lr_factor 0\.1: this network has no attention: use 1"):
+        make_optimizer(create_model("dla46_c", 5), TrainConfig(attention_lr_factor=0.1), torch.device("cpu"))
 
 
 def test_a_decoder_that_there_is_not_is_refused():
