@@ -11,15 +11,15 @@ split `val`, as `dlaseg eval` names it, or its number. The picture has three row
    sum_i weight_i F_i with weight_i = S_i C_i prod_{k > i} (1 - S_k) (1 - C_k), each as its mean over the channels, in
    one scale of colours for all levels.
 
-docs/attention.jpg was made by these commands, each on one CPU core. Ten epochs took 415 CPU seconds with the plain
-decoder and 656 with the attentive one (0.44 and 0.73 seconds a step); mIoU on the 24 scenes of `val` is 81.5 and 53.7.
-By the difference in right pixels, the scene is one of the two in the middle of the 24.
+docs/attention.jpg was made by these commands, each on one CPU core. A step takes 0.44 seconds with the plain decoder
+and 0.73 with the attentive one; mIoU on the 24 scenes of `val` is 81.5 and 66.9. Of their pixels, only the plain one
+has 6.9 % right and only the attentive one 1.3 %.
 
     export OMP_NUM_THREADS=1
     dlaseg data synthesize DIR --train 200 --val 24 --size 192 256
     dlaseg train --config configs/synthetic_dla46_c.yaml --data.root DIR --model.stride 2 --output plain
     dlaseg train --config configs/synthetic_dla46_c.yaml --data.root DIR --model.stride 2 --output afa \
-        --model.decoder afa
+        --model.decoder afa --train.attention_lr_factor 0.1
     python benchmarks/attention_picture.py plain/best.safetensors afa/best.safetensors --root DIR \
         --image mockhausen/mockhausen_000008_000019 --output docs/attention.jpg
 """
