@@ -73,8 +73,8 @@ def test_an_attentive_recipe_is_that_of_its_paper(path):
 
 
 def quick_first(path):
-    """The two largest take most of the time and show nothing that the others do not."""
-    large = path.stem in ("cityscapes_dla102", "cityscapes_dla169", "cityscapes_afa_dla102x")
+    """The largest take most of the time and show nothing that the others do not."""
+    large = path.stem.endswith(("_dla60", "_dla102", "_dla169", "_dla102x"))
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if large else [])
 
 
