@@ -4,37 +4,19 @@ Yang, Huang, Sun, Rota Bulo, Kontschieder, Yu, "Dense Prediction with Attentive 
 https://arxiv.org/abs/2111.00770, sec. 3.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlaseg.models.dla import conv_level
+from dlaseg.models.layers import conv_level, initialize_fan_in
 
 GATE_GAIN = 0.03
 """What the last layer of an attention begins with, relative to `initialize_fan_in`."""
 
 REDUCTION = 16
 """How many channels of the input a hidden channel of the channel attention stands for."""
-
-
-def initialize_fan_in(network: nn.Module) -> None:
-    """Convolutions normal with std sqrt(2 / fan_in), batch norm 1 and 0; for attention and the OCR head.
-
-    By fan_out, as in `initialize`, the one channel of a `SpatialScore` would begin so large that it is saturated and
-    passes no gradient. The original (https://github.com/SysCV/dla-afa, `mynn.py`) has the same
-    convolutions, and draws batch norm's scales from 0 to 1.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, std=math.sqrt(2 / module.weight[0].numel()))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class SpatialScore(nn.Module):

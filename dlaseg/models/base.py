@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.resizing import crop
 
@@ -35,6 +36,9 @@ class TrainingOutputs(NamedTuple):
 
     logits: Tensor
     auxiliary: tuple[AuxiliaryOutput, ...] = ()
+
+
+ModelT = TypeVar("ModelT", bound="SegmentationModel")
 
 
 class SegmentationModel(nn.Module, ABC):
@@ -87,13 +91,13 @@ class SegmentationModel(nn.Module, ABC):
         """The modules of attention, whose outputs others are multiplied with; by default none."""
         return []
 
-    def with_scales(self, scales: Sequence[float]) -> "SegmentationModel":
-        """The same network, weights shared, that blends the scores of other scales; only where `scales` are not None.
+    def with_scales(self: ModelT, scales: Sequence[float]) -> ModelT:
+        """The same network, weights shared, that blends the scores of other scales.
 
         Raises:
-            UserError: scales that it does not take.
+            UserError: the network blends none, or scales that it does not take.
         """
-        raise NotImplementedError
+        raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every pixel.

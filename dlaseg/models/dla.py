@@ -5,7 +5,6 @@ by hierarchical deep aggregation inside a stage (sec. 3.2, fig. 3), stages by it
 Parameter names are those of timm's `dla.py`, so that its state dicts load as they are.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_CHANNELS, MAX_CLASSES, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.base import TrainingOutputs
+from dlaseg.models.layers import conv_level, initialize, project
 from dlaseg.models.resizing import max_pool
 
 Block = Callable[[int, int, int], nn.Module]
@@ -184,22 +184,6 @@ class Tree(nn.Module):
         return self.tree2(x1, (*passed, x1))
 
 
-def project(in_channels: int, out_channels: int) -> nn.Sequential:
-    """1x1 convolution and batch norm: the shortcut of a block that changes the width."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
-
-
-def conv_level(
-    in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, bias: bool = False
-) -> nn.Sequential:
-    """Convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    )
-
-
 class DLA(nn.Module):
     """The backbone; with `num_classes`, the classifier (table 1).
 
@@ -293,19 +277,6 @@ def _check_sizes(num_classes: Any, in_channels: Any, root_kernel_size: Any) -> N
         check_integer("num_classes", num_classes, 1, MAX_CLASSES)
     check_integer("in_channels", in_channels, 1, MAX_CHANNELS)
     check_choice("root_kernel_size", root_kernel_size, (1, 3))
-
-
-def initialize(network: nn.Module) -> None:
-    """As the original: convolutions normal with std sqrt(2 / (k * k * out_channels)), batch norm 1 and 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = math.prod(module.kernel_size) * module.out_channels
-            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 _WIDE = (16, 32, 128, 256, 512, 1024)

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from dlaseg.models.dla import initialize
+from dlaseg.models.layers import initialize
 
 
 class HeadOutputs(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dlaseg.models.dla import conv_level
+from dlaseg.models.layers import conv_level
 
 
 class BilinearUpsample(nn.ConvTranspose2d):

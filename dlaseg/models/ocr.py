@@ -7,10 +7,9 @@ https://arxiv.org/abs/1909.11065, sec. 3, with the widths of https://arxiv.org/a
 import torch
 from torch import Tensor, nn
 
-from dlaseg.models.attention import initialize_fan_in
-from dlaseg.models.dla import conv_level
 from dlaseg.models.dropout import ImageDropout
 from dlaseg.models.heads import HeadOutputs
+from dlaseg.models.layers import conv_level, initialize_fan_in
 
 CHANNELS, KEY_CHANNELS = 256, 128
 """Widths of the pixels' features, and of the keys by which pixels and objects are compared."""

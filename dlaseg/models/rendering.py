@@ -9,14 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlaseg.errors import UserError
-from dlaseg.models.attention import SpatialScore, initialize_fan_in
+from dlaseg.models.attention import SpatialScore
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs
 from dlaseg.models.dla import DLA
+from dlaseg.models.layers import initialize_fan_in
 from dlaseg.models.resizing import mirror, resize, round_up
 from dlaseg.models.segmenter import MULTIPLE, AttentiveDLASeg, DLASeg
 
@@ -30,6 +32,9 @@ LARGEST_MULTIPLE = 128
 
 SCALE_WEIGHT = 0.05
 """Of the loss of each scale's own logits."""
+
+
+RenderedT = TypeVar("RenderedT", bound="RenderedDLASeg")
 
 
 class RenderedDLASeg(DLASeg):
@@ -69,7 +74,7 @@ class RenderedDLASeg(DLASeg):
         """See `SegmentationModel.gates`."""
         return [*super().gates(), self.rendering]
 
-    def with_scales(self, scales: Sequence[float]) -> "RenderedDLASeg":
+    def with_scales(self: RenderedT, scales: Sequence[float]) -> RenderedT:
         """See `SegmentationModel.with_scales`, `check_scales`."""
         other = copy.copy(self)
         other._set_scales(scales)

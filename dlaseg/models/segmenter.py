@@ -13,9 +13,10 @@ from dlaseg.metadata import MAX_LABELS, ModelMetadata
 from dlaseg.models.arguments import check_choice, check_integer
 from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention, initialize_attention
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
-from dlaseg.models.dla import DLA, initialize
+from dlaseg.models.dla import DLA
 from dlaseg.models.heads import HeadOutputs, LinearHead
 from dlaseg.models.ida import BilinearUpsample, ConcatNode, DLAUp, NodeBuilder
+from dlaseg.models.layers import initialize
 from dlaseg.models.ocr import ObjectContextHead
 from dlaseg.models.resizing import mirror, round_up
 
@@ -92,10 +93,6 @@ class DLASeg(SegmentationModel):
     def logit_layers(self) -> list[nn.Module]:
         """See `SegmentationModel.logit_layers`."""
         return list(self.head.logit_layers())
-
-    def with_scales(self, scales: Sequence[float]) -> "DLASeg":
-        """See `SegmentationModel.with_scales`."""
-        raise UserError(f"scales {list(scales)}: this network blends none: use one that does, or average over them")
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The feature maps that the decoder joins, the finest first; `x` as for `coarse_logits`."""

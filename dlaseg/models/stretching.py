@@ -1,6 +1,7 @@
 """The original's way to sizes that are no multiples of what the strides need: the image is stretched."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -11,6 +12,9 @@ from dlaseg.models.segmenter import DLASeg
 
 STRETCH_MULTIPLE = 128
 """Heights and widths are stretched up to multiples of it (https://github.com/SysCV/dla-afa, `dla_resize`)."""
+
+
+StretchedT = TypeVar("StretchedT", bound="StretchedDLASeg")
 
 
 class StretchedDLASeg(SegmentationModel):
@@ -29,9 +33,9 @@ class StretchedDLASeg(SegmentationModel):
         self.metadata, self.num_classes = network.metadata, network.num_classes
         self.multiple, self.stride, self.scales = STRETCH_MULTIPLE, 1, network.scales
 
-    def with_scales(self, scales: Sequence[float]) -> "StretchedDLASeg":
+    def with_scales(self: StretchedT, scales: Sequence[float]) -> StretchedT:
         """See `SegmentationModel.with_scales`."""
-        return StretchedDLASeg(self.network.with_scales(scales))
+        return type(self)(self.network.with_scales(scales))
 
     def coarse_logits(self, x: Tensor) -> Tensor:
         """See `SegmentationModel.coarse_logits`; (N, num_classes, H, W), of a linear head their log-softmax."""
