@@ -65,8 +65,7 @@ class MemoryBudget:
         self._backend, self._flip = backend, flip
         self._averages = flip or tuple(scales) != (1.0,)
         self._largest = max(1.0, *scales) ** 2
-        blended = backend.metadata.architecture.get("scales", ())
-        self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales, *blended)))
+        self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales, *(backend.scales or ()))))
         self.tiled = False
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)
@@ -116,7 +115,7 @@ class MemoryBudget:
         pixels = height * width
         if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
             return None
-        enough = ENOUGH_PER_PIXEL * unknown_per_pixel(self._backend.metadata) / UNKNOWN_PER_PIXEL
+        enough = ENOUGH_PER_PIXEL * unknown_per_pixel(self._backend) / UNKNOWN_PER_PIXEL
         if (enough * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
             return None
         if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
@@ -142,7 +141,7 @@ class MemoryBudget:
         """Small images (`SMALL`) for which there is room at a time."""
         if self._budget is None:
             return 1
-        per_pixel = unknown_per_pixel(self._backend.metadata)
+        per_pixel = unknown_per_pixel(self._backend)
         each = FACTOR * per_pixel * self._largest * SMALL  # several are computed by engines of their own alone
         return max(1, min(MOST_STREAMS, int(self._budget / each)))
 

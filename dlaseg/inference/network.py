@@ -89,16 +89,17 @@ def blend_scales(network: "Network", scales: Sequence[float]) -> "Network | None
     Raises:
         UserError: scales that the network does not take, or an exported file with others, which are fixed in it.
     """
-    own = network.metadata.architecture.get("scales")
+    model = network.load() if isinstance(network, WeightsFile) else network
+    own = model.scales
     if own is None:
         return None
     if isinstance(network, Graph):
-        if sorted(scales) != own:
+        if tuple(sorted(scales)) != own:
             raise UserError(
                 f"scales {' '.join(map(str, scales))}: {network.path} blends {' '.join(map(str, own))}, fixed when it "
                 "was exported: use these, or the weights that it was exported from"
             )
         return network
     if isinstance(network, WeightsFile):
-        return replace(network, scales=tuple(sorted(scales)))
+        return replace(network, scales=tuple(sorted(scales)))  # whose graph may be in the cache
     return network.with_scales(scales)

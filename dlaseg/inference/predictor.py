@@ -98,9 +98,9 @@ class Predictor:
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        own = self.metadata.architecture.get("scales")
-        self.scales = tuple(scales or (1.0,)) if own is None else tuple(own)
-        self._averaged_scales = self.scales if own is None else (1.0,)
+        averaged = tuple(scales or (1.0,))
+        self.scales = self.backend.scales or averaged
+        self._averaged_scales = averaged if self.backend.scales is None else (1.0,)
         self.flip, self.batch_size = flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self._averaged_scales, flip)
         if self._averages:

@@ -152,7 +152,7 @@ class TensorPredictor:
     @property
     def _blends(self) -> bool:
         """Whether the network blends scales itself; then scores are averaged over mirror images, as its paper does."""
-        return "scales" in self.backend.metadata.architecture
+        return self.backend.scales is not None
 
     @property
     def _single_pass(self) -> bool:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class ImageDropout(nn.Module):
-    """`nn.Dropout2d` that draws the channels of each image by a seed of its own, see `seed_dropout`.
+    """`nn.Dropout2d` that draws the channels of each image by a seed of its own.
 
     Args:
         channels: of the input.
@@ -24,7 +24,7 @@ class ImageDropout(nn.Module):
         """Draws the channels of the next batches, until it is called again.
 
         Args:
-            seeds: of the images.
+            seeds: one for each image of the batch, 0 to 2^64 - 1.
         """
         kept = torch.empty(len(seeds), self.channels, 1, 1)
         for factors, seed in zip(kept, seeds, strict=True):
@@ -38,13 +38,6 @@ class ImageDropout(nn.Module):
         return F.dropout2d(x, self.share, self.training)
 
 
-def seed_dropout(network: nn.Module, seeds: Sequence[int]) -> None:
-    """Draws the channels that each image of a batch loses, in every `ImageDropout` of a network.
-
-    Args:
-        network: in training mode.
-        seeds: one for each image of the batch, 0 to 2^64 - 1.
-    """
-    for module in network.modules():
-        if isinstance(module, ImageDropout):
-            module.draw(seeds)
+def image_dropouts(network: nn.Module) -> list[ImageDropout]:
+    """Every `ImageDropout` of a network."""
+    return [module for module in network.modules() if isinstance(module, ImageDropout)]

@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, reduced_precision
 from dlaseg.models.base import TrainingOutputs
-from dlaseg.models.dropout import seed_dropout
+from dlaseg.models.dropout import image_dropouts
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.optimizers import Network, train_mode
 from dlaseg.training.schedules import learning_rate
@@ -102,6 +102,7 @@ def step_function(
     compute = torch.compile(forward) if train.compile else forward
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     saved_statistics = [buffer.clone() for buffer in statistics]
+    dropouts = image_dropouts(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step(micro_batches: Sequence[MicroBatch], stop_requested: Callable[[], bool] = lambda: False) -> StepResult:
@@ -120,7 +121,8 @@ def step_function(
                 inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
                 inputs = inputs.to(model_dtype).contiguous(memory_format=memory_format(device))
                 first = (dist.rank * len(micro_batches) + i) * len(images)  # its number in the whole batch
-                seed_dropout(model, image_seeds(train.seed, state.step, first, len(images)))
+                for dropout in dropouts:
+                    dropout.draw(image_seeds(train.seed, state.step, first, len(images)))
                 with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
                     outputs = compute(inputs)
                 loss = criterion(outputs, targets, normalizers)

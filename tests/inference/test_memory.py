@@ -49,7 +49,7 @@ class FakeBackend:
 
     device = "cpu"
     metadata = create_model("dla46_c", 2).metadata
-    stride, multiple = 2, 32
+    stride, multiple, scales = 2, 32, None
 
     def __init__(self, coarse_logits):
         self.coarse_logits = coarse_logits

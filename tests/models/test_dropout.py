@@ -2,7 +2,7 @@
 
 import torch
 
-from dlaseg.models.dropout import ImageDropout, seed_dropout
+from dlaseg.models.dropout import ImageDropout, image_dropouts
 
 
 def test_the_channels_of_an_image_depend_on_its_seed_alone():
@@ -20,7 +20,8 @@ def test_the_channels_of_an_image_depend_on_its_seed_alone():
 
 def test_it_drops_whole_channels_and_keeps_the_mean():
     dropout = ImageDropout(4000, 0.05).train()
-    seed_dropout(torch.nn.Sequential(dropout), [1])
+    (found,) = image_dropouts(torch.nn.Sequential(torch.nn.ReLU(), dropout))
+    found.draw([1])
     y = dropout(torch.ones(1, 4000, 2, 2))
     assert set(y.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.95)}
     assert torch.equal(y[..., 0, 0], y[..., 1, 1])

@@ -24,14 +24,6 @@ UNKNOWN_PER_PIXEL = 500
 and 430 with dla34 at stride 2; with the factor of `MemoryBudget`, more than the largest variant needs."""
 
 
-def unknown_per_pixel(metadata: ModelMetadata) -> int:
-    """`UNKNOWN_PER_PIXEL`, and more for a network that blends scales: the largest one, and five scores of a pixel."""
-    scales = metadata.architecture.get("scales")
-    if not scales:
-        return UNKNOWN_PER_PIXEL
-    return round(UNKNOWN_PER_PIXEL * max(1.0, *scales) ** 2) + 5 * 4 * metadata.num_classes
-
-
 class Backend(Protocol):
     """Runs a network; built from a model, or from an exported file that carries its metadata.
 
@@ -46,6 +38,7 @@ class Backend(Protocol):
         metadata: of the model.
         stride: input pixels per logit or label: that of the model for coarse logits, otherwise 1.
         multiple: of the model, what the starts of tiles are multiples of.
+        scales: of the image that the model blends itself, ascending; None for a model of one scale.
         input: `normalized`, or `pixels` for an exported file that normalises itself, so that `run` takes uint8 alone.
         output: of `run`: `coarse_logits`; for exported files also `logits` of every pixel, or `labels`.
         max_streams: most small images (`SMALL`) that can be computed at a time, if several threads call `run`.
@@ -60,6 +53,7 @@ class Backend(Protocol):
     metadata: ModelMetadata
     stride: int
     multiple: int
+    scales: tuple[float, ...] | None
     input: str
     output: str
     max_streams: int
@@ -81,6 +75,13 @@ class Backend(Protocol):
     def memory_needed(self) -> tuple[float, int]:
         """Bytes per pixel of an image, for what is computed from it, and bytes that do not depend on the image."""
         ...
+
+
+def unknown_per_pixel(backend: Backend) -> int:
+    """`UNKNOWN_PER_PIXEL`, and more for a network that blends scales: the largest one, and five scores of a pixel."""
+    if backend.scales is None:
+        return UNKNOWN_PER_PIXEL
+    return round(UNKNOWN_PER_PIXEL * max(1.0, *backend.scales) ** 2) + 5 * 4 * backend.metadata.num_classes
 
 
 def check_gives_logits(backend: Backend, what: str) -> None:

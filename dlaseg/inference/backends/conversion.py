@@ -99,4 +99,4 @@ def convert(model: SegmentationModel, key: str) -> Graph:
 
 def model_key(model: SegmentationModel) -> str:
     """The name of a model in memory in the cache of graphs."""
-    return f"{model_sha256(model)} stride {model.stride}"
+    return f"{model_sha256(model)} stride {model.stride} scales {model.scales}"

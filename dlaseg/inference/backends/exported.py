@@ -22,7 +22,8 @@ SUFFIXES = (ONNX, OPENVINO, PROGRAM)
 """Of exported files; the last is that of `torch.export`, which is written only."""
 
 EXPORT = "export"
-"""The entry beside those of a weights file: JSON of `input`, `output`, `stride` and `multiple`, see `Graph`."""
+"""The entry beside those of a weights file: JSON of `input`, `output`, `stride`, `multiple` and, of a network that
+blends some, `scales`; see `Graph`."""
 
 SECTION = "dlaseg"
 """Where the entries are in the rt_info of an OpenVINO IR."""
@@ -33,7 +34,7 @@ MAX_GRAPH = (1 << 31) - 1
 MAX_DESCRIPTION = 1 << 26
 """Largest .xml in bytes; the largest DLA's has a fiftieth."""
 
-MAX_MULTIPLE = 256
+MAX_MULTIPLE, MAX_SCALES = 256, 64
 
 
 def is_exported(path: Path) -> bool:
@@ -43,7 +44,9 @@ def is_exported(path: Path) -> bool:
 
 def encode_entries(model: "SegmentationModel", input: str, output: str) -> dict[str, str]:
     """The entries of an exported file: those of a weights file, and `EXPORT`."""
-    sizes = {"stride": stride_of(model, output), "multiple": model.multiple}
+    sizes: dict[str, Any] = {"stride": stride_of(model, output), "multiple": model.multiple}
+    if model.scales is not None:
+        sizes["scales"] = list(model.scales)
     return {
         **encode_metadata(model.metadata),
         EXPORT: json.dumps({"input": input, "output": output, **sizes, "dlaseg": __version__}),
@@ -111,11 +114,13 @@ def graph_of_entries(
         input, output, stride, multiple = (export[key] for key in ("input", "output", "stride", "multiple"))
         is_valid = input in INPUTS and output in OUTPUTS and type(stride) is type(multiple) is int
         is_valid = is_valid and 1 <= stride <= multiple <= MAX_MULTIPLE and multiple % stride == 0
-    except (InvalidJSONError, TypeError, KeyError):
+        scales = None if export.get("scales") is None else tuple(map(float, export["scales"]))
+        is_valid = is_valid and (scales is None or (0 < len(scales) <= MAX_SCALES and min(scales) > 0))
+    except (InvalidJSONError, TypeError, ValueError, KeyError, AttributeError):
         is_valid = False
     if not is_valid or metadata.label_map is None or (output != "coarse_logits" and stride != 1):
         raise UserError(f"{path}: its metadata {EXPORT} {entries[EXPORT]!r:.80} are damaged: export it again")
-    return Graph(path, metadata, stride, precision, input, output, multiple, reference)
+    return Graph(path, metadata, stride, precision, input, output, multiple, scales, reference)
 
 
 @dataclass(frozen=True)

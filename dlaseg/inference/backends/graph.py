@@ -35,6 +35,7 @@ class Graph:
         input: one of `INPUTS`; its name in the graph is `INPUT`.
         output: one of `OUTPUTS`.
         multiple: see `SegmentationModel`.
+        scales: that it blends, see `SegmentationModel`.
         reference: file of the coarse logits that torch computes of `noise`; None for an exported file.
     """
 
@@ -45,6 +46,7 @@ class Graph:
     input: str = "normalized"
     output: str = "coarse_logits"
     multiple: int = 32
+    scales: tuple[float, ...] | None = None
     reference: Path | None = None
 
 

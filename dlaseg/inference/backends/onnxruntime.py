@@ -36,6 +36,7 @@ class OnnxRuntimeBackend:
             raise UserError("device cuda: this ONNX Runtime is the one for CPUs: use cpu, or install onnxruntime-gpu")
         self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
+        self.scales = graph.scales
         self.precision, self.input, self.output = graph.precision, graph.input, graph.output
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads()
@@ -58,7 +59,7 @@ class OnnxRuntimeBackend:
 
     def memory_needed(self) -> tuple[float, int]:
         """See `Backend.memory_needed`."""
-        return unknown_per_pixel(self.metadata), 0
+        return unknown_per_pixel(self), 0
 
     def _normalize(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As `dlaseg.data.tensors.normalize`, to the same bits."""

@@ -50,6 +50,7 @@ class OpenVINOBackend:
         if device not in ("auto", "cpu"):
             raise UserError(f"device {device!r}: the backend openvino runs on the CPU: use cpu, or the backend torch")
         self.metadata, self.stride, self.multiple = graph.metadata, graph.stride, graph.multiple
+        self.scales = graph.scales
         self.input, self.output = graph.input, graph.output
         reduced = _compute_bfloat16(precision)
         self.precision = "bfloat16" if reduced else "float32"
@@ -80,7 +81,7 @@ class OpenVINOBackend:
 
     def memory_needed(self) -> tuple[float, int]:
         """See `Backend.memory_needed`."""
-        return unknown_per_pixel(self.metadata), 0
+        return unknown_per_pixel(self), 0
 
     def _prepare(self, images: NDArray[Any]) -> "_Compiled":
         """The network for a batch, (N, H, W, 3), compiled now unless it was before."""

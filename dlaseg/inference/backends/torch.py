@@ -43,6 +43,7 @@ class TorchBackend:
         self.device = str(self._device)
         self.max_streams = self.streams = 1
         self.metadata, self.stride, self.multiple = model.metadata, model.stride, model.multiple
+        self.scales = model.scales
         self._autocast = reduced_precision(precision, self._device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
         self._memory_format = memory_format(self._device)
