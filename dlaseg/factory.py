@@ -7,7 +7,7 @@ import torch
 
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
-from dlaseg.models.build import build_segmenter
+from dlaseg.models.build import Architecture, build_segmenter
 from dlaseg.models.dla import DLA, VARIANTS, build_backbone
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.models.skip_init import SkipInit
@@ -97,7 +97,9 @@ def create_model(
     """
     if weights is not None and backbone_weights is not None:
         raise UserError(f"weights {weights} and backbone_weights {backbone_weights}: pass at most one of the two")
-    model = build_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder, head, scales, activation)
+    model = build_segmenter(
+        Architecture(name, num_classes, stride, root_kernel_size, in_channels, decoder, head, scales, activation)
+    )
     if weights is not None:
         load_weights(model, weights, norm)
     if backbone_weights is not None:
@@ -148,7 +150,7 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> DLASeg
     path = resolve(source)
     metadata, tensors = read_model_file(path)
     with SkipInit():
-        model = build_segmenter(**metadata.architecture)
+        model = build_segmenter(Architecture(**metadata.architecture))
     expected = model.state_dict()
     mismatched = sorted(set(expected) ^ set(tensors)) or [
         name

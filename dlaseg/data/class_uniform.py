@@ -8,11 +8,10 @@ Improving Semantic Segmentation via Video Propagation and Label Relaxation, CVPR
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.label_counts import count_train_ids, map_in_threads
+from dlaseg.data.label_counts import map_in_threads
 from dlaseg.data.loading import Key, Point
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UnreadableFileError, UserError
@@ -40,11 +39,19 @@ def tile_centroids(train_ids: NDArray[np.uint8], tile: int) -> NDArray[np.int64]
     for top in range(0, max(1, height // tile) * tile, tile):
         for left in range(0, max(1, width // tile) * tile, tile):
             part = train_ids[top : top + tile, left : left + tile]
-            for label in count_train_ids(part)[:IGNORE_INDEX].nonzero()[0].tolist():
-                sums = cv2.moments((part == label).astype(np.uint8), binaryImage=True)  # exact: float64 of integers
-                row, column = int(sums["m01"] // sums["m00"]), int(sums["m10"] // sums["m00"])
-                found.append((label, top + row, left + column))
+            rows, columns = _counts_by_row(part), _counts_by_row(part.T)
+            pixels = rows.sum(0)
+            for label in pixels[:IGNORE_INDEX].nonzero()[0].tolist():
+                row, column = (np.arange(len(n)) @ n[:, label] // pixels[label] for n in (rows, columns))
+                found.append((label, top + int(row), left + int(column)))
     return np.array(found, np.int64).reshape(-1, 3)
+
+
+def _counts_by_row(train_ids: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each id occurs in each row of (H, W): (H, 256)."""
+    height = len(train_ids)
+    places = train_ids + np.arange(0, 256 * height, 256)[:, None]
+    return np.bincount(places.ravel(), minlength=256 * height).reshape(height, 256)
 
 
 def split_centroids(dataset: SegmentationDataset, tile: int, skip_unreadable: bool = False) -> Centroids:

@@ -1,7 +1,7 @@
 """Segmentation networks by the arguments that a config and a weights file name them by."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -27,69 +27,52 @@ OPTIONS: dict[str, Any] = {"decoder": "plain", "head": "linear", "scales": [], "
 """Arguments of a network that its metadata name only where they differ from these."""
 
 
-def check_segmenter(
-    name: Any,
-    num_classes: Any,
-    stride: Any,
-    root_kernel_size: Any,
-    in_channels: Any,
-    decoder: Any = "plain",
-    head: Any = "linear",
-    scales: Any = (),
-    activation: Any = "relu",
-) -> None:
-    """Checks the arguments of `build_segmenter`, also their types.
+@dataclass(frozen=True)
+class Architecture:
+    """The arguments of a segmentation network, as a weights file has them; see `dlaseg.create_model`.
 
     Raises:
-        UserError: names the argument.
+        UserError: an argument of another type or out of range.
     """
-    check_backbone(name, None, in_channels, root_kernel_size)
-    check_classes_and_stride(num_classes, stride)
-    for argument, value, known in (
-        ("decoder", decoder, DECODERS),
-        ("head", head, HEADS),
-        ("activation", activation, ACTIVATIONS),
-    ):
-        if not isinstance(value, str) or value not in known:
-            raise UserError(f"{argument} {value!r:.80}: unknown; use one of {', '.join(known)}")
-    if not isinstance(scales, list | tuple):
-        raise UserError(f"scales {scales!r:.80}: give a list of numbers, such as [0.5, 1]")
-    if scales:
-        check_scales(scales)
+
+    name: str
+    num_classes: int
+    stride: int = 2
+    root_kernel_size: int = 3
+    in_channels: int = 3
+    decoder: str = "plain"
+    head: str = "linear"
+    scales: Sequence[float] = ()
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        check_backbone(self.name, None, self.in_channels, self.root_kernel_size)
+        check_classes_and_stride(self.num_classes, self.stride)
+        for argument, known in (("decoder", DECODERS), ("head", HEADS), ("activation", ACTIVATIONS)):
+            value = getattr(self, argument)
+            if not isinstance(value, str) or value not in known:
+                raise UserError(f"{argument} {value!r:.80}: unknown; use one of {', '.join(known)}")
+        if not isinstance(self.scales, list | tuple):
+            raise UserError(f"scales {self.scales!r:.80}: give a list of numbers, such as [0.5, 1]")
+        if self.scales:
+            check_scales(self.scales)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the metadata: `OPTIONS` are named only where they differ from those, as files had them before."""
+        arguments = asdict(self) | {"scales": sorted(map(float, self.scales))}
+        return {key: value for key, value in arguments.items() if key not in OPTIONS or value != OPTIONS[key]}
 
 
-def build_segmenter(
-    name: str,
-    num_classes: int,
-    stride: int = 2,
-    root_kernel_size: int = 3,
-    in_channels: int = 3,
-    decoder: str = "plain",
-    head: str = "linear",
-    scales: Sequence[float] = (),
-    activation: str = "relu",
-) -> DLASeg:
-    """A randomly initialised segmentation network; arguments and errors as for `dlaseg.create_model`."""
-    check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, decoder, head, scales, activation)
-    of_one_scale, rendered = DECODERS[decoder]
-    backbone = build_backbone(name, None, in_channels, root_kernel_size)
-    if scales:
-        model: DLASeg = rendered(backbone, num_classes, stride, head, scales)
-    else:
-        model = of_one_scale(backbone, num_classes, stride, head)
-    if activation == "leaky_relu":
+def build_segmenter(architecture: Architecture) -> DLASeg:
+    """A randomly initialised segmentation network."""
+    of_one_scale, rendered = DECODERS[architecture.decoder]
+    backbone = build_backbone(architecture.name, None, architecture.in_channels, architecture.root_kernel_size)
+    arguments = backbone, architecture.num_classes, architecture.stride, architecture.head
+    model = rendered(*arguments, architecture.scales) if architecture.scales else of_one_scale(*arguments)
+    if architecture.activation == "leaky_relu":
         for part in (child for child in model.children() if child is not backbone):
             _replace_relu(part)
-    architecture = {
-        "name": name,
-        "num_classes": num_classes,
-        "stride": stride,
-        "root_kernel_size": root_kernel_size,
-        "in_channels": in_channels,
-    }
-    options = {"decoder": decoder, "head": head, "scales": sorted(map(float, scales)), "activation": activation}
-    architecture |= {key: value for key, value in options.items() if value != OPTIONS[key]}
-    model.metadata = replace(model.metadata, architecture=architecture)
+    model.metadata = replace(model.metadata, architecture=architecture.to_dict())
     return model
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.flop_counter import conv_flop_count
 
-from dlaseg.models.build import build_segmenter
+from dlaseg.models.build import Architecture, build_segmenter
 from dlaseg.models.dla import build_backbone
 from dlaseg.models.ocr import ObjectContextHead
 from dlaseg.models.segmenter import STRIDES
@@ -123,7 +123,10 @@ def segmentation_costs(
     costs = {}
     with torch.device("meta"), _ShapesOnly():
         backbones = {size: build_backbone(name, root_kernel_size=size).eval() for size in (1, 3)}
-        models = {stride: build_segmenter(name, num_classes, stride, 1, 3, decoder, head).eval() for stride in STRIDES}
+        models = {
+            stride: build_segmenter(Architecture(name, num_classes, stride, 1, 3, decoder, head)).eval()
+            for stride in STRIDES
+        }
     for stride, model in models.items():
         for size, backbone in backbones.items():
             model.backbone = backbone

@@ -103,10 +103,10 @@ def _check_architecture(arguments: Any, is_segmentation: bool) -> dict[str, Any]
         found = list(arguments) if isinstance(arguments, dict) else arguments
         raise UserError(f"arguments of the network {found!r:.200}: a weights file has exactly {', '.join(known)}")
     # What networks are made of is torch's, which reading an exported file does without
-    from dlaseg.models.build import check_segmenter
+    from dlaseg.models.build import Architecture
     from dlaseg.models.dla import check_backbone
 
-    (check_segmenter if is_segmentation else check_backbone)(**arguments)
+    (Architecture if is_segmentation else check_backbone)(**arguments)
     return arguments
 
 

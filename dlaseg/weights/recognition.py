@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dlaseg.errors import UserError
-from dlaseg.models.build import OPTIONS, build_segmenter, check_segmenter
+from dlaseg.models.build import OPTIONS, Architecture, build_segmenter
 from dlaseg.models.dla import DLA, VARIANTS, Tree, check_backbone
 from dlaseg.models.ida import BilinearUpsample
 from dlaseg.models.rendering import SCALES, check_scales
@@ -132,7 +132,7 @@ def recognize(checkpoint: Checkpoint, norm: str | None = None) -> Recognized:
         _check(path, name, classifier, shapes)
     try:
         if layout.segmentation:
-            check_segmenter(name, num_classes, stride, root_kernel_size, in_channels, **options)
+            Architecture(name, num_classes or 0, stride or 0, root_kernel_size, in_channels, **options)
         else:
             check_backbone(name, num_classes, in_channels, root_kernel_size)
     except UserError as error:
@@ -236,7 +236,7 @@ def _match_decoder(
         options["scales"] = saved.get("scales") or _inference_scales(checkpoint) or list(SCALES)
     num_classes = _length(tensors.get("head.classifier.bias" if options["head"] == "ocr" else "head.bias"))
     with SkipInit():  # small enough to be real; on the meta device bilinear kernels would cost seconds of imports
-        network = build_segmenter(name, 2, stride, 1, 3, **options)
+        network = build_segmenter(Architecture(name, 2, stride, 1, 3, **options))
     shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     expected = {
         key: (num_classes, *shape[1:]) if key.startswith(HEADS) else shape
