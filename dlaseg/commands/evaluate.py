@@ -103,6 +103,9 @@ def _evaluate_predictions(args: Namespace) -> int:
     from dlaseg.memory import keep_freed_memory
 
     _check_benchmark(args, "--predictions")
+    for option, given in (("--scales", args.scales), ("--flip", args.flip), ("--padding", args.padding != "mirror")):
+        if given:
+            raise UserError(f"{option}: of a network; --predictions are scored as they are: leave it out")
     keep_freed_memory()  # the same few megabytes for every image
     output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
     results = score_predictions(

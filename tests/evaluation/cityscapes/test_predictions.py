@@ -134,6 +134,14 @@ def test_scores_do_not_need_the_pictures(root, predictions, tmp_path, picture, c
     assert (first.name in caplog.text) is (picture != "missing")
 
 
+@pytest.mark.parametrize("option", ["--scales 0.5 1", "--flip", "--padding stretch"])
+def test_what_only_a_network_has_is_refused(root, predictions, tmp_path, capsys, option):
+    words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
+    assert main([*words, "--output", str(tmp_path / "out"), *option.split()]) == 2
+    assert f"{option.split()[0]}: of a network; --predictions are scored as they are: leave" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_torch_is_imported(root, predictions, tmp_path):
     code = (
         "import sys; from dlaseg.cli import main; code = main(sys.argv[1:]); "
