@@ -7,6 +7,7 @@ import pytest
 import torch
 from dlaseg_testing import no_report, run, tiny_config, with_train, write_camvid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from dlaseg.cli import main
 from dlaseg.config.files import to_yaml
@@ -14,6 +15,12 @@ from dlaseg.errors import UserError
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trackers import TensorBoard, Tracker, open_trackers, tracker_classes
 from dlaseg.training.trainer import fit
+
+
+@pytest.fixture(autouse=True)
+def files_in_order(monkeypatch):
+    """TensorBoard reads files by name, time.process.number: within a second of one process, 10 would come before 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture(scope="module")
