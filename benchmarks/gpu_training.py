@@ -3,8 +3,8 @@
 A small network's step is limited by the launches of its kernels, and by the processes that decode and augment. Here all
 images lie in the GPU's memory and are augmented there, and a step is one CUDA graph of compiled kernels. The random
 numbers are not those of `dlaseg train`; the distributions are, but for the order of the colour changes, and the
-decoder's upsampling stays bilinear. Images of one size, cross-entropy, no rotation. On a CPU it runs, too, for a few
-steps.
+decoder's upsampling stays bilinear. Images of one size, every image once in an epoch, cross-entropy, no rotation. On a
+CPU it runs, too, for a few steps.
 
     python benchmarks/gpu_training.py train --config CONFIG --root DIR --output RUN
     python benchmarks/gpu_training.py compare --config CONFIG --root DIR [--steps 5900] [--seeds 0 1] [--recipes base]
@@ -64,6 +64,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "muon, weight decay 0.1": {"train": {"optimizer": "muon", "weight_decay": 0.1}},
     "muon, weight decay 0.3": {"train": {"optimizer": "muon", "weight_decay": 0.3}},
     "muon, scale": {"augment": {"scale": (0.6, 1.6)}, "train": {"optimizer": "muon", "weight_decay": 0.01}},
+    "attentive": {"model": {"decoder": "afa"}, "train": {"attention_lr_factor": 0.1}},
 }
 """What differs from the config, by section and field."""
 
@@ -153,15 +154,22 @@ def _turn_hue(pixels: Tensor, share: float) -> Tensor:
 
 
 class SlicedUpsample(nn.Module):
-    """What `BilinearUpsample` computes before it is trained, of additions that torch.compile joins to one kernel."""
+    """What `BilinearUpsample` computes before it is trained, of additions that torch.compile joins to one kernel.
 
-    def __init__(self, factor: int):
+    Args:
+        untrained: all its kernels are the same multiple of the triangle that interpolates.
+    """
+
+    def __init__(self, untrained: BilinearUpsample):
         super().__init__()
-        self.factor = factor
+        self.factor = untrained.stride[0]
+        triangle = BilinearUpsample(1, self.factor).weight
+        self.gain = float(untrained.weight.detach().max() / triangle.detach().max())
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, factor * H, factor * W)."""
-        return enlarge(x, self.factor, repeat=False)
+        large = enlarge(x, self.factor, repeat=False)
+        return large if self.gain == 1 else self.gain * large
 
 
 def enlarge(x: Tensor, factor: int, repeat: bool) -> Tensor:
@@ -180,14 +188,24 @@ def enlarge(x: Tensor, factor: int, repeat: bool) -> Tensor:
 
 
 def loss_of(network: Any, pixels: Tensor, targets: Tensor, weights: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """Weighted mean cross-entropy of (B, 3, h, w) float, 0 to 255, and (B, h, w) uint8; nothing waits for the GPU."""
+    """Weighted mean cross-entropy of (B, 3, h, w) float, 0 to 255, and (B, h, w) uint8; nothing waits for the GPU.
+
+    The loss of auxiliary outputs is added by their weights.
+    """
     inputs = normalize(pixels, network.metadata.mean, network.metadata.std)
     with torch.autocast(pixels.device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
-        coarse = network.coarse_logits(inputs)
-    logits = enlarge(coarse.to(pixels.dtype), network.stride, repeat=True)
+        outputs = network.training_outputs(inputs)
     labels = targets.long()
     divisor = torch.where(targets != IGNORED, weights[labels.clamp(max=len(weights) - 1)], 0.0).sum().clamp(min=1)
-    return F.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum() / divisor
+
+    def loss(coarse: Tensor, stride: int) -> Tensor:
+        logits = enlarge(coarse.to(pixels.dtype), stride, repeat=True)
+        return F.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum() / divisor
+
+    total = loss(outputs.logits, network.stride)
+    for auxiliary in outputs.auxiliary:
+        total = total + auxiliary.weight * loss(auxiliary.logits, auxiliary.stride)
+    return total
 
 
 class Trainee:
@@ -221,15 +239,14 @@ class Trainee:
             network = smp_network(other, network.num_classes)
         self.network = network.to(device).to(memory_format=torch.channels_last).train()
         self.upsampling = [
-            (module, name, child)
+            (module, name, child, SlicedUpsample(child))
             for module in list(network.modules())
             for name, child in list(module.named_children())
             if isinstance(child, BilinearUpsample)
         ]
         self.slice_upsampling(True)
         self.weights = torch.tensor(config.train.class_weights or [1.0] * network.num_classes, device=device)
-        self.lr, self.decay = torch.zeros((), device=device), torch.zeros((), device=device)
-        self.loss = torch.zeros((), device=device)
+        self.decay, self.loss = torch.zeros((), device=device), torch.zeros((), device=device)
         self.optimizer = make_optimizer(network, config.train, device)
         self.loss_of: Any = loss_of
         self.stream = self.graph = None
@@ -240,15 +257,15 @@ class Trainee:
         self.targets = torch.zeros(shape, dtype=torch.uint8, device=device)
         if device.type == "cuda":
             for group in self.optimizer.param_groups:
-                group.update(lr=self.lr, capturable=True)
+                group.update(lr=torch.zeros((), device=device), capturable=True)
             self.loss_of = COMPILED_LOSS
             self.stream = torch.cuda.Stream()
             self.graph = self._captured(self.stream)
 
     def slice_upsampling(self, sliced: bool) -> None:
         """Puts `SlicedUpsample` in the place of the network's own upsampling, or takes it away."""
-        for module, name, child in self.upsampling:
-            setattr(module, name, SlicedUpsample(child.stride[0]) if sliced else child)
+        for module, name, child, replacement in self.upsampling:
+            setattr(module, name, replacement if sliced else child)
 
     def _compute(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -297,7 +314,7 @@ class Trainee:
         if self.graph is None or self.stream is None:
             self.pixels, self.targets = pixels, targets
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             self.decay.fill_(decay)
             self._compute()
             return
@@ -305,7 +322,8 @@ class Trainee:
         with torch.cuda.stream(self.stream):
             pixels.record_stream(self.stream)
             targets.record_stream(self.stream)
-            self.lr.fill_(lr)
+            for group in self.optimizer.param_groups:
+                group["lr"].fill_(lr * group["factor"])
             self.decay.fill_(decay)
             self.pixels.copy_(pixels)
             self.targets.copy_(targets)
@@ -359,9 +377,11 @@ def checked_config(path: Path, root: str) -> Config:
     if not isinstance(config, Config):
         raise SystemExit(f"{path}: the config of a classifier")
     losses = [(loss.name, loss.weight, loss.label_smoothing) for loss in config.train.losses]
-    class_weights = config.train.class_weights
-    if losses != [("cross_entropy", 1.0, 0.0)] or isinstance(class_weights, str) or config.augment.rotation:
-        raise SystemExit(f"{path}: cross-entropy with numbers as class weights, and no rotation, are what is supported")
+    other_losses = losses != [("cross_entropy", 1.0, 0.0)] or config.train.auxiliary_losses is not None
+    if other_losses or isinstance(config.train.class_weights, str):
+        raise SystemExit(f"{path}: cross-entropy with numbers as class weights is what is supported")
+    if config.augment.rotation or config.data.class_uniform:
+        raise SystemExit(f"{path}: augment.rotation and data.class_uniform are not supported: use 0")
     return replace(config, data=replace(config.data, root=root))
 
 

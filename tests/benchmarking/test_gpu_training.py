@@ -58,7 +58,11 @@ def config(root):
 @pytest.mark.parametrize(("factor", "shape"), [(2, (3, 5)), (2, (1, 1)), (4, (2, 3)), (8, (4, 1))])
 def test_upsampling_is_the_decoders_and_that_of_the_logits(script, factor, shape):
     x = torch.randn(2, 3, *shape)
-    torch.testing.assert_close(script.SlicedUpsample(factor)(x), BilinearUpsample(3, factor)(x).detach())
+    untrained = BilinearUpsample(3, factor)
+    torch.testing.assert_close(script.SlicedUpsample(untrained)(x), untrained(x).detach())
+    with torch.no_grad():
+        untrained.weight.mul_(3)
+    torch.testing.assert_close(script.SlicedUpsample(untrained)(x), untrained(x).detach())
     expected = upsample_logits(x, factor, factor * shape[0], factor * shape[1])
     torch.testing.assert_close(script.enlarge(x, factor, repeat=True), expected)
 
@@ -114,10 +118,14 @@ def floats(network) -> list[torch.Tensor]:
     return [t for name, t in network.state_dict().items() if t.is_floating_point() and ".up." not in name]
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw", "sgd"])
-def test_a_step_is_that_of_dlaseg_train(script, config, optimizer, monkeypatch):
+@pytest.mark.parametrize(
+    ("optimizer", "decoder"), [("muon", "plain"), ("adamw", "plain"), ("sgd", "plain"), ("muon", "afa")]
+)
+def test_a_step_is_that_of_dlaseg_train(script, config, optimizer, decoder, monkeypatch):
     monkeypatch.setattr(script, "normalize", lambda *pixels: normalize(*pixels).double())
     config = with_train(config, optimizer=optimizer, class_weights=[0.5 + 0.1 * i for i in range(11)])
+    if decoder == "afa":
+        config = with_train(replace(config, model=replace(config.model, decoder=decoder)), attention_lr_factor=0.3)
     training, _ = Segmentation(config).open_splits()
     trainee = script.Trainee(config, training, config.train.seed, torch.arange(6), 20, CPU)
     trainee.network.double()  # differences grow a thousandfold per step: batch norm sees four pixels
@@ -216,17 +224,19 @@ def test_recipes_name_fields_of_a_config(script, config):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"augment": {"rotation": 5.0}},
-        {"train": {"losses": [LossConfig("ohem")]}},
-        {"train": {"class_weights": "median_frequency"}},
+        ({"train": {"losses": [LossConfig("ohem")]}}, "cross-entropy with numbers as class weights"),
+        ({"train": {"auxiliary_losses": [LossConfig("focal")]}}, "cross-entropy with numbers as class weights"),
+        ({"train": {"class_weights": "median_frequency"}}, "cross-entropy with numbers as class weights"),
+        ({"augment": {"rotation": 5.0}}, "augment.rotation and data.class_uniform are not supported: use 0"),
+        ({"data": {"class_uniform": 0.5}}, "augment.rotation and data.class_uniform are not supported: use 0"),
     ],
 )
-def test_what_it_cannot_follow_is_refused(script, config, root, tmp_path, changes):
+def test_what_it_cannot_follow_is_refused(script, config, root, tmp_path, changes, message):
     sections = {section: replace(getattr(config, section), **fields) for section, fields in changes.items()}
     (tmp_path / "config.yaml").write_text(to_yaml(replace(config, **sections)))
-    with pytest.raises(SystemExit, match="cross-entropy with numbers as class weights, and no rotation"):
+    with pytest.raises(SystemExit, match=message):
         script.main(["train", "--config", str(tmp_path / "config.yaml"), "--root", str(root), "--output",
                      str(tmp_path / "run")])  # fmt: skip
     assert not (tmp_path / "run").exists()
