@@ -59,9 +59,29 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) to (N, channels, 1, 1), 0 to 1."""
-        largest, mean = x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)
+        largest, mean = largest_of_image(x, self.training), x.mean((2, 3), keepdim=True)
         # In this order: training updates the statistics of the norm by the one, then by the other
         return (self.expand(self.reduce(largest)) + self.expand(self.reduce(mean))).sigmoid()
+
+
+def largest_of_image(x: Tensor, differentiable: bool) -> Tensor:
+    """The maximum of each channel; its gradient goes to one pixel.
+
+    amax shares its gradient among the pixels that equal the maximum. torch.compile computes them again in its backward
+    pass, in float32 where they were rounded to bfloat16: then none equals it, and the gradient is NaN.
+
+    Args:
+        x: (N, C, H, W).
+        differentiable: whether a gradient is needed.
+
+    Returns:
+        (N, C, 1, 1).
+    """
+    if not differentiable:
+        return x.amax((2, 3), keepdim=True)
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():  # which adaptive_max_pool2d refuses there
+        return x.flatten(2).max(2, keepdim=True).values[..., None]
+    return F.adaptive_max_pool2d(x, 1)
 
 
 def initialize_attention(network: nn.Module) -> None:

@@ -12,7 +12,15 @@ from dlaseg import UserError, create_model, load_model, save_model
 from dlaseg.config.segmentation import TrainConfig
 from dlaseg.inference.backends.choice import LARGEST_ERROR, make_backend
 from dlaseg.inference.predictor import Predictor
-from dlaseg.models.attention import AttentiveNode, ChannelAttention, LevelFusion, SpatialAttention
+from dlaseg.models.attention import (
+    AttentiveNode,
+    ChannelAttention,
+    LevelFusion,
+    SpatialAttention,
+    initialize_attention,
+    largest_of_image,
+)
+from dlaseg.models.layers import conv_level
 from dlaseg.models.segmenter import AUXILIARY_WEIGHT, AttentiveDLASeg
 from dlaseg.training.optimizers import make_optimizer
 from dlaseg.training.segmentation import Segmentation
@@ -210,6 +218,36 @@ def test_attention_learns_at_a_rate_of_its_own():
 def test_a_decoder_that_there_is_not_is_refused():
     with pytest.raises(UserError, match="decoder 'fpn': unknown; use one of plain, afa"):
         create_model("dla46_c", 5, decoder="fpn")
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_maximum_goes_to_one_of_the_pixels_that_have_it(layout):
+    x = torch.randint(3, (2, 4, 5, 6)).float().to(memory_format=layout).requires_grad_()
+    largest = largest_of_image(x, differentiable=True)
+    assert torch.equal(largest, largest_of_image(x, differentiable=False))
+    largest.backward(torch.full_like(largest, 2))
+    assert torch.equal((x.grad == 2).sum((2, 3)), torch.ones(2, 4))
+    assert x.grad.count_nonzero() == 8
+    assert torch.all(x[x.grad > 0] == largest.flatten())
+
+
+@pytest.mark.slow
+def test_compiled_in_bfloat16_its_gradients_are_numbers():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.node = conv_level(3, 16), AttentiveNode(16)
+            initialize_attention(self)
+
+        def forward(self, x):
+            features = self.conv(x)
+            return self.node(features, (1.1 * features).relu())
+
+    network = Network()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = torch.compile(network, dynamic=False)(torch.randn(4, 3, 32, 48))
+    out.float().square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 @pytest.mark.slow
