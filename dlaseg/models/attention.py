@@ -98,6 +98,14 @@ def initialize_attention(network: nn.Module) -> None:
                 last.weight.mul_(GATE_GAIN)
 
 
+def choose(share: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """share * one + (1 - share) * other, with as few passes over memory as there can be; `one` is overwritten.
+
+    `torch.lerp` has fewer still, but is exported as eight operations.
+    """
+    return torch.addcmul(other, share, one.sub_(other))
+
+
 class AttentiveNode(nn.Module):
     """Aggregation node of the decoder: S(x) (1 - C(d)) x + (1 - S(x)) C(d) d, without a convolution after it.
 
@@ -121,7 +129,7 @@ class AttentiveNode(nn.Module):
             (N, channels, H, W).
         """
         spatial, channel = self.spatial(x), self.channel(deeper)
-        return spatial * ((1 - channel) * x) + (1 - spatial) * (channel * deeper)
+        return choose(spatial, (1 - channel) * x, channel * deeper)
 
 
 class LevelFusion(nn.Module):
@@ -157,7 +165,7 @@ class LevelFusion(nn.Module):
                 factor = float(2 ** (len(coarser) - number))
                 x = F.interpolate(self.proj[number](level), scale_factor=factor, mode="bilinear")
             spatial, channel = self.spatial(x), self.channel(x)
-            weighed = spatial * (channel * x)
-            joined = weighed if joined is None else (1 - spatial) * ((1 - channel) * joined) + weighed
+            weighed = channel * x
+            joined = spatial * weighed if joined is None else choose(spatial, weighed, (1 - channel) * joined)
         assert joined is not None
         return joined

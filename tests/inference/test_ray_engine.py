@@ -72,6 +72,8 @@ def cluster(tmp_path_factory):
     """Two nodes of one core, to which this process is connected."""
     folder = tempfile.mkdtemp(prefix="ray")  # names of sockets are short
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)  # of the file that names the cluster, too: its folder has to be there
+        Path(folder, "ray").mkdir()
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # its servers listen to this machine alone
         patch.setenv("DEADLY_LOG", str(tmp_path_factory.mktemp("deadly") / "kills.log"))
@@ -82,7 +84,7 @@ def cluster(tmp_path_factory):
         from ray.cluster_utils import Cluster
 
         node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+        cluster = Cluster(initialize_head=True, head_node_args=node)
         cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1", "127.0.0.1"]
