@@ -99,7 +99,7 @@ def initialize_attention(network: nn.Module) -> None:
 
 
 def choose(share: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """share * one + (1 - share) * other, with as few passes over memory as there can be; `one` is overwritten.
+    """Blends: share * one + (1 - share) * other, in few passes over memory; `one` is overwritten.
 
     `torch.lerp` has fewer still, but is exported as eight operations.
     """

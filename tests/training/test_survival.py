@@ -132,7 +132,9 @@ def running(config, output: Path, *more: str):
     return child
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_its_own(
     config, straight, tmp_path, number, workers
 ):

@@ -92,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best, resumed)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])  # AdamW is part of Muon
 def test_a_resumed_run_equals_an_uninterrupted_one_with_other_optimizers(config, tmp_path, optimizer):
     config = with_train(config, optimizer=optimizer, lr=0.01, weight_decay=0.01)
     run(config, tmp_path / "whole")

@@ -334,7 +334,9 @@ def nested_pairs():
         ({"a": torch.empty(10**9, 10**9, device="meta")}, "a is strided float32 on meta"),
         ({"a": torch.zeros(3, dtype=torch.complex64)}, "a is strided complex64 on cpu"),
         ({"a": torch.zeros(3, dtype=torch.float8_e4m3fn)}, "a is strided float8_e4m3fn on cpu"),
-        (OrderedDict({f"{i}": torch.zeros(0) for i in range(20_001)}), "20001 tensors"),
+        pytest.param(
+            OrderedDict({f"{i}": torch.zeros(0) for i in range(20_001)}), "20001 tensors", marks=pytest.mark.slow
+        ),  # as long as all the others together
         ({"state_dict": {"a": torch.zeros(1)}, "epoch": 10**500}, "not a DLA"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
