@@ -64,7 +64,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "muon, weight decay 0.1": {"train": {"optimizer": "muon", "weight_decay": 0.1}},
     "muon, weight decay 0.3": {"train": {"optimizer": "muon", "weight_decay": 0.3}},
     "muon, scale": {"augment": {"scale": (0.6, 1.6)}, "train": {"optimizer": "muon", "weight_decay": 0.01}},
-    "attentive": {"model": {"decoder": "afa"}, "train": {"attention_lr_factor": 0.1}},
 }
 """What differs from the config, by section and field."""
 

@@ -79,7 +79,7 @@ def largest_of_image(x: Tensor, differentiable: bool) -> Tensor:
     """
     if not differentiable:
         return x.amax((2, 3), keepdim=True)
-    if x.is_cuda and torch.are_deterministic_algorithms_enabled():  # which adaptive_max_pool2d refuses there
+    if torch.are_deterministic_algorithms_enabled():  # adaptive_max_pool2d refuses it on GPUs
         return x.flatten(2).max(2, keepdim=True).values[..., None]
     return F.adaptive_max_pool2d(x, 1)
 

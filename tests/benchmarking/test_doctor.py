@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,27 @@ def test_little_memory_shared_memory_and_disk(monkeypatch):
     assert found["shared memory"].status == "problem"
     assert "--shm-size" in found["shared memory"].remedy
     assert facts(doctor._folders)["temporary files"].status == "note"
+
+
+@pytest.mark.parametrize(
+    ("gains", "seconds", "status", "text"),
+    [
+        (False, None, "ok", "computed by way of float32, more slowly: use float32"),
+        (True, {"float32": 0.02, "bfloat16": 0.005}, "ok", "--precision bfloat16 pays"),
+        (True, {"float32": 0.005, "bfloat16": 0.02}, "note", "times as fast as float32 in matrix products"),
+    ],
+)
+def test_bfloat16_is_measured_where_the_processor_has_it(monkeypatch, gains, seconds, status, text):
+    def product(precision, device):
+        assert gains, "measured, which takes half a minute on such a processor"
+        return lambda: time.sleep(seconds[precision]), 0
+
+    monkeypatch.setattr("dlaseg.device.gains_from_bfloat16", lambda device: gains)
+    monkeypatch.setattr("dlaseg.benchmarking.machine.matrix_product", product)
+    (fact,) = doctor._bfloat16()
+    assert fact.status == status
+    assert fact.value.endswith(text)
+    assert (fact.remedy is None) == (status == "ok")
 
 
 def test_a_folder_that_cannot_be_written_to_is_a_problem(monkeypatch):

@@ -220,8 +220,10 @@ def test_a_decoder_that_there_is_not_is_refused():
         create_model("dla46_c", 5, decoder="fpn")
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_of_a_maximum_goes_to_one_of_the_pixels_that_have_it(layout):
+def test_the_gradient_of_a_maximum_goes_to_one_of_the_pixels_that_have_it(layout, deterministic, monkeypatch):
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: deterministic)
     x = torch.randint(3, (2, 4, 5, 6)).float().to(memory_format=layout).requires_grad_()
     largest = largest_of_image(x, differentiable=True)
     assert torch.equal(largest, largest_of_image(x, differentiable=False))
