@@ -17,9 +17,10 @@ has 6.9 % right and only the attentive one 1.3 %.
 
     export OMP_NUM_THREADS=1
     dlaseg data synthesize DIR --train 200 --val 24 --size 192 256
-    dlaseg train --config configs/synthetic_dla46_c.yaml --data.root DIR --model.stride 2 --output plain
-    dlaseg train --config configs/synthetic_dla46_c.yaml --data.root DIR --model.stride 2 --output afa \
-        --model.decoder afa --train.attention_lr_factor 0.1
+    options="--config configs/synthetic_dla46_c.yaml --data.root DIR --model.stride 2"
+    options="$options --train.optimizer adamw --train.lr 0.008 --train.epochs 10 --train.eval_every 10"
+    dlaseg train $options --output plain
+    dlaseg train $options --output afa --model.decoder afa --train.attention_lr_factor 0.1
     python benchmarks/attention_picture.py plain/best.safetensors afa/best.safetensors --root DIR \
         --image mockhausen/mockhausen_000008_000019 --output docs/attention.jpg
 """

@@ -9,6 +9,7 @@ collect_ignore = ["support"]  # or it would be imported a second time, by anothe
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     """Converted networks go to a folder of this run, which the processes of pytest-xdist share."""
+    os.fsync = lambda descriptor: None  # waiting for the disk is a tenth of each short run
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="dlaseg-tests-")
         os.environ["DLASEG_CACHE"] = folder.name

@@ -151,6 +151,11 @@ def test_urls_from_weights_to_results(cluster, bucket, images, local_results, ca
     assert results == local_results
     assert [image for image, _ in failed] == [f"s3://data/in/{name}" for name in FAILED]
 
+
+@pytest.mark.slow
+def test_a_second_run_does_what_is_missing_alone(cluster, bucket, images, local_results, capfd):
+    urls = ["s3://data/weights.safetensors", "s3://data/in", "s3://data/in/out/"]
+    infer_with_ray(capfd, *urls, code=2)
     bucket.rm_file("data/in/out/ids/sub/deeper/4.png")
     bucket.rm([f"data/in/{name}" for name in FAILED])
     output, _ = infer_with_ray(capfd, *urls, code=0)

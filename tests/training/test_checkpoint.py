@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,20 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path):
     save_checkpoint(tmp_path, {"step": 3})
     assert [load_checkpoint(tmp_path / name)["step"] for name in ("last.ckpt", "previous.ckpt")] == [3, 2]
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_the_others_place(tmp_path, monkeypatch):
+    saved_twice(tmp_path)
+    before = (tmp_path / "last.ckpt").read_bytes()
+    synced = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(load_checkpoint(Path(f"/proc/self/fd/{descriptor}").readlink())["step"])
+        assert (tmp_path / "last.ckpt").read_bytes() == before
+
+    monkeypatch.setattr(os, "fsync", sync)
+    save_checkpoint(tmp_path, {"step": 3})
+    assert synced == [3]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "changed", "emptied", "gone"])

@@ -274,7 +274,8 @@ trainer.save = dies
 """
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, tmp_path, rank):
     config = with_train(config, checkpoint_minutes=0)
     output = tmp_path / "run"

@@ -1,10 +1,8 @@
 """The page of `dlaseg data check`: what is wrong with a data set, with the files that show it."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -14,6 +12,7 @@ from dlaseg.data.check.findings import OF_LABELS, Finding
 from dlaseg.data.names import unescape_name
 from dlaseg.errors import UserError
 from dlaseg.evaluation.report.gallery import jpeg
+from dlaseg.evaluation.report.templates import page_file, page_template
 from dlaseg.files import write_text
 from dlaseg.images import read_image
 from dlaseg.label_images import read_label_file
@@ -37,21 +36,16 @@ def write_check_page(path: Path, result: CheckResult, title: str) -> None:
         result: what the check found.
         title: such as the data set's folder.
     """
-    folder = files("dlaseg.evaluation.report") / "page"
-    template, style = ((folder / name).read_text(encoding="utf-8") for name in ("check.html", "page.css"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     names = () if result.label_map is None else result.label_map.names
     palette = () if result.label_map is None else result.label_map.palette
-    content = environment.from_string(template).render(
+    content = page_template("check.html").render(
         title=title,
         result=result,
         images=sum(sum(split.groups.values()) for split in result.splits),
         findings=[(each, _pictures(each, result.label_map)) for each in result.findings],
         classes=list(zip(names, ["#{:02x}{:02x}{:02x}".format(*color) for color in palette], strict=True)),
         of_labels=OF_LABELS,
-        style=Markup(style),
+        style=Markup(page_file("page.css")),
     )
     write_text(path, content)
 

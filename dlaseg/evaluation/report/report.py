@@ -1,13 +1,10 @@
 """`report.html`: one file that shows what a network gets right and wrong, in any browser, without server or network."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -15,6 +12,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
 from dlaseg.evaluation.metrics.confusion import iou, none_if_nan, ratio
 from dlaseg.evaluation.report.charts import line_chart
+from dlaseg.evaluation.report.templates import page_file, page_template
 from dlaseg.files import write_text
 from dlaseg.labels import Color
 from dlaseg.run_folder import RunFolder
@@ -74,13 +72,7 @@ def write_report(
             for image in images
         ],
     }
-    folder = files("dlaseg.evaluation.report") / "page"
-    template, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": _percent, "command": shlex.join}
-    content = environment.from_string(template).render(
+    content = page_template("page.html").render(
         results=results,
         colors=colors,
         intervals=class_intervals(counts),
@@ -92,8 +84,8 @@ def write_report(
         training=None if run is None else training_section(run),
         reliability=_reliability(results.get("calibration")),
         data=data,
-        style=Markup(style),
-        script=Markup(script),
+        style=Markup(page_file("page.css")),
+        script=Markup(page_file("page.js")),
     )
     write_text(path, content)
 
@@ -171,7 +163,3 @@ def _reliability(calibration: Mapping[str, Any] | None) -> dict[str, Any] | None
         f"confidence {100 * c:.0f} %: accuracy {100 * a:.0f} %" for c, a in zip(*points, strict=True)
     )
     return {"svg": svg, "description": f"Accuracy by confidence. {description}."}
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
