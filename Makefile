@@ -2,8 +2,7 @@
 PYTHON := .venv/bin/python
 DEMO := runs/demo
 # Small networks gain nothing from a second thread, two processes do
-TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile -m
-MARKS := not slow and not readme
+TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
 
 .venv/installed: setup.cfg pyproject.toml
 	python3 -m venv .venv
@@ -28,10 +27,10 @@ browser:  ## the page is tested in Chromium
 	|| { echo 'The tests of the page need Chromium: sudo apt-get install chromium'; exit 1; }
 
 test: .venv/installed browser  ## the tests, about six minutes on two cores
-	$(TESTS) '$(MARKS)'
+	$(TESTS)
 
 test-all: .venv/installed browser  ## the longer proofs too
-	$(TESTS) 'not readme'
+	$(TESTS) -m 'not readme'
 
 readme: .venv/installed  ## the commands and the Python code of README.md and docs/, on small data
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest tests/test_readme.py -m readme

@@ -25,6 +25,7 @@ def arguments(tmp_path):
     return ["--config", str(tmp_path / "config.yaml"), "--root", str(root), "--output", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_each_network_is_trained_for_the_cpu_time_and_scored_on_the_drive(
     script, arguments, tmp_path, capsys, monkeypatch
 ):

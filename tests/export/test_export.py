@@ -222,6 +222,7 @@ def test_wrong_arguments_are_refused(network, tmp_path, file, options, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.onnx"]
 
 
+@pytest.mark.slow  # as `make readme` does, with more options
 def test_the_command_exports_what_infer_and_eval_take(tmp_path, capsys):
     torch.manual_seed(0)
     save_model(create_model("dla46_c", 5, stride=8), tmp_path / "w.safetensors")

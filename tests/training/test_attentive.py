@@ -19,6 +19,7 @@ def config(tmp_path):
     return replace(with_train(tiny, epochs=2, losses=losses), model=model)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path):
     run(config, tmp_path / "whole")
 
