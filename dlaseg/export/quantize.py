@@ -83,7 +83,7 @@ def import_nncf() -> Any:
     """NNCF, without its reports on what it does."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # names what CUDA lacks
     nncf = require("nncf", "dlaseg[export]")
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level changes handlers, too
     return nncf
 
 

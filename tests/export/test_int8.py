@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,7 +21,7 @@ from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.export import int8
 from dlaseg.export.int8 import export_int8
-from dlaseg.export.quantize import rank_layers, search, weight_names
+from dlaseg.export.quantize import import_nncf, rank_layers, search, weight_names
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,16 @@ def test_wrong_words_are_refused(root, tmp_path, words, message, capsys):
     words = [str(root) if word == "ROOT" else word for word in words]
     assert main(["export", str(tmp_path / "w.safetensors"), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_handlers_of_others_keep_their_level():
+    """A handler may serve other loggers, too, as pytest's does."""
+    handler = logging.NullHandler()
+    logging.getLogger("nncf").addHandler(handler)
+    import_nncf()
+    logging.getLogger("nncf").removeHandler(handler)
+    assert handler.level == logging.NOTSET
+    assert not logging.getLogger("nncf").isEnabledFor(logging.WARNING)
 
 
 def test_openvino_and_nncf_report_nothing(tmp_path):
