@@ -116,7 +116,10 @@ def test_a_round_measures_data_training_and_network_each_by_itself(config, clock
     assert taken == [[7], [8], [9], [10], [11], *[[11]] * 4]
 
 
-@pytest.mark.parametrize(("workers", "asked", "batches"), [(0, 3, 3), (1, 1, 2), (2, 5, 6)])
+@pytest.mark.parametrize(
+    ("workers", "asked", "batches"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in ((0, 3, 3), (1, 1, 2))), (2, 5, 6)],
+)
 def test_a_record_is_measured_and_nothing_is_written(config, folder, monkeypatch, workers, asked, batches):
     steps = []
     monkeypatch.setattr(

@@ -67,7 +67,13 @@ def halves(batch):
     return (images[:2], targets[:2]), (images[2:], targets[2:])
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cross_entropy", "ohem", "lovasz"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("focal", "dice", "binary_cross_entropy", "rmi")),
+    ],
+)
 def test_micro_batches_make_the_update_of_the_whole_batch(config, name):
     """Batch norm is frozen here: its statistics are those of each micro-batch."""
     losses = [LossConfig(name), LossConfig("cross_entropy", 0.5)]

@@ -267,7 +267,9 @@ def as_checkpoint(state, name, path):
 
 
 @pytest.mark.parametrize("root_kernel_size", [1, 3])
-@pytest.mark.parametrize(("name", "stride"), [("dla34", 2), ("dla34", 8), ("dla46_c", 4), ("dla60", 2)])
+@pytest.mark.parametrize(
+    ("name", "stride"), [("dla34", 2), ("dla34", 8), ("dla46_c", 4), pytest.param("dla60", 2, marks=pytest.mark.slow)]
+)
 def test_the_originals_segmentation_network_computes_what_it_did(name, stride, root_kernel_size, tmp_path, caplog):
     state = original_segmentation(name, stride)
     path = as_checkpoint(state, name, tmp_path / "model_best.pth.tar")
