@@ -250,9 +250,10 @@ def _bfloat16() -> Iterator[Fact]:
             seconds[precision].append(time.perf_counter() - start)
     ratio = statistics.median(seconds["float32"]) / statistics.median(seconds["bfloat16"])
     value = f"{ratio:.1f} times as fast as float32 in matrix products"
-    pays = ratio > 1
-    yield Fact("bfloat16", f"{value}: --precision bfloat16 pays" if pays else value, "ok" if pays else "note",
-               None if pays else "use --precision float32")  # fmt: skip
+    if ratio > 1:
+        yield Fact("bfloat16", f"{value}: use --precision bfloat16")
+    else:
+        yield Fact("bfloat16", value, "note", "use --precision float32")
 
 
 def _memory() -> Iterator[Fact]:

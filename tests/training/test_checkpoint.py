@@ -94,7 +94,7 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_takes_the_others_place(tmp_path, monkeypatch):
+def test_a_checkpoint_is_synced_before_it_replaces_the_last_one(tmp_path, monkeypatch):
     saved_twice(tmp_path)
     before = (tmp_path / "last.ckpt").read_bytes()
     synced = []
