@@ -1,6 +1,7 @@
 """Atomic writing: a file is written under a temporary name and then renamed. And the hash of a file."""
 
 import hashlib
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,10 +31,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a binary file atomically."""
+def write_bytes(path: Path, content: bytes, sync: bool = False) -> None:
+    """Writes a binary file atomically.
+
+    Args:
+        path: the file to create or replace.
+        content: of the file.
+        sync: waits until the content is on the disk before the old file is replaced, so that a power cut leaves one of
+            the two.
+    """
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+        if sync:
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
 
 
 def write_text(path: Path, content: str) -> None:

@@ -34,7 +34,7 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
 
     Args:
         model: made by `create_model`, `create_backbone` or `load_model`.
-        path: a `.safetensors` file; replaced as a whole.
+        path: a `.safetensors` file; replaced as a whole, and safe from a power cut.
         precision: `float16` rounds the kernels of convolutions, which halves the file. Norms and biases, whose range is
             wider, stay in float32. What reads the file computes in float32.
 
@@ -54,7 +54,7 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
         raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
     content = _serialize(model, _rounded if precision == "float16" else None)
-    write_bytes(path, content)  # save_file's files only their owner reads
+    write_bytes(path, content, sync=True)  # save_file's files only their owner reads
 
 
 def model_sha256(model: Savable) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +141,19 @@ def test_a_model_without_arguments_is_refused_before_anything_is_written(tmp_pat
     with pytest.raises(UserError):
         save_model(by_hand, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_synced_before_they_replace_others(model, tmp_path, monkeypatch):
+    path, synced = tmp_path / "best.safetensors", []
+    path.write_bytes(b"old")
+
+    def sync(descriptor):
+        assert path.read_bytes() == b"old"
+        synced.append(Path(f"/proc/self/fd/{descriptor}").read_bytes())
+
+    monkeypatch.setattr(os, "fsync", sync)
+    save_model(model, path)
+    assert synced == [path.read_bytes()]
 
 
 def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
