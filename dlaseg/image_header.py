@@ -16,6 +16,7 @@ from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    ImageOps,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
@@ -130,6 +131,19 @@ def open_with_pillow(content: bytes) -> ImageFile:
     raise SyntaxError("unknown format")
 
 
+def upright(picture: Image) -> Image:
+    """Applies the orientation of EXIF alone, as OpenCV does, which decodes most images: Pillow knows others, too."""
+    _keep_exif_alone(picture)  # loading a TIFF turns it
+    picture.load()
+    _keep_exif_alone(picture)  # of a PNG, there may be metadata behind the pixels
+    return ImageOps.exif_transpose(picture)
+
+
+def _keep_exif_alone(picture: Image) -> None:
+    for other in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        picture.info.pop(other, None)
+
+
 def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
     """Height and width after the EXIF orientation is applied.
 
@@ -139,6 +153,7 @@ def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
     """
     try:
         with open_with_pillow(content) as picture:
+            _keep_exif_alone(picture)
             # The method of the class PNG would decode the pixels to find an orientation behind them
             orientation = Image.getexif(picture).get(_ORIENTATION)
     except PILLOW_ERRORS:

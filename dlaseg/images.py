@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
-from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright_size
+from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright, upright_size
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import chunks, decode_png, is_png
 
@@ -124,10 +124,10 @@ class ImageFile:
                 first = int(getattr(picture, "default_image", False))
                 for frame in range(first, first + frames):
                     picture.seek(frame)
-                    upright = ImageOps.exif_transpose(picture)
-                    if upright.mode not in EIGHT_BIT_MODES:
+                    frame_image = upright(picture)
+                    if frame_image.mode not in EIGHT_BIT_MODES:
                         raise UserError(f"{self.path}: frames with 16 bits per channel: convert the file to 8 bits")
-                    yield np.asarray(upright.convert("RGB"))
+                    yield np.asarray(frame_image.convert("RGB"))
         except UserError:
             raise
         except PILLOW_ERRORS:

@@ -1,20 +1,31 @@
 """Reads label maps exactly as stored: ids, palette indices or colours."""
 
-import warnings
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageOps
+from PIL import Image
 
 from dlaseg.errors import UserError
+from dlaseg.image_header import read_header, upright
 from dlaseg.images import LOSSY_SUFFIXES, open_verified, read_checked_bytes
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import decode_png, is_png
 
 # Pillow's modes that label maps may have, and the mode without alpha channel to read them in.
-_LABEL_MODES = {"1": "1", "L": "L", "P": "P", "I;16": "I;16", "RGB": "RGB", "LA": "L", "PA": "P", "RGBA": "RGB"}
+_LABEL_MODES = {
+    **{"1": "1", "L": "L", "P": "P", "I;16": "I;16", "I;16B": "I;16B", "RGB": "RGB"},
+    **{"LA": "L", "PA": "P", "RGBA": "RGB"},
+}
+
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+_LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
+"""Pillow's names of formats, and of compressions in a TIFF, that change values."""
+
+# Type, width, height and largest value of a grey or coloured PNM; comments may stand between them
+_PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 
 
 @dataclass(frozen=True)
@@ -51,30 +62,50 @@ def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
     if path.suffix.lower() in LOSSY_SUFFIXES:
         raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
     content = read_checked_bytes(path, max_pixels)
-    depth, color_type = content[24:26] if is_png(content) and len(content) > 25 else (8, 0)
-    if depth == 16 and color_type != 0:
+    if is_png(content) and content[24:25] == b"\x10" and content[25:26] != b"\0":
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
     pixels = decode_png(content)
     if pixels is not None:
         return LabelImage(pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # for missing data, Pillow only warns
-        with open_verified(path, content) as picture:
-            if picture.format in ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF"):
-                raise UserError(f"{path}: {picture.format} changes label values: save label maps as PNG")
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode not in _LABEL_MODES:
-                dtype = np.asarray(picture).dtype
-                raise UserError(f"{path}: pixels of type {dtype}; labels are 8- or 16-bit ids, or RGB: convert it")
-            palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
-            mode = _LABEL_MODES[picture.mode]
-            labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
-    if depth in (2, 4) and color_type == 0:
-        labels = labels // (255 // (2**depth - 1))  # Pillow stretches few bits to the whole range
+    with open_verified(path, content) as picture:
+        _check_exact(path, picture, content)
+        picture = upright(picture)
+        if picture.mode not in _LABEL_MODES:
+            dtype = np.asarray(picture).dtype
+            raise UserError(f"{path}: pixels of type {dtype}; labels are 8- or 16-bit ids, or RGB: convert it")
+        palette = picture.getpalette("RGB") if picture.mode in ("P", "PA") else None
+        mode = _LABEL_MODES[picture.mode]
+        labels = np.asarray(picture if mode == picture.mode else picture.convert(mode))
+    if mode == "L" and (bits := _bits(content)) < 8:
+        labels = labels // (255 // (2**bits - 1))  # Pillow stretches few bits to the whole range
+    elif mode == "1":
+        labels = labels.astype(np.uint8)
     return LabelImage(
-        labels.astype(np.uint8) if labels.dtype == np.bool_ else labels,
+        labels.astype(labels.dtype.newbyteorder("=")),
         None if palette is None else np.array(palette, np.uint8).reshape(-1, 3),
     )
+
+
+def _check_exact(path: Path, picture: Image.Image, content: bytes) -> None:
+    """Refuses a file from which Pillow reads other values than were saved."""
+    compression = picture.info.get("compression") if picture.format == "TIFF" else None
+    if picture.format in _LOSSY or compression in _LOSSY_IN_TIFF:
+        kind = f"{picture.format} with {compression} compression" if compression else picture.format
+        raise UserError(f"{path}: {kind} changes label values: save label maps as PNG")
+    pnm = _PNM.match(content) if picture.format == "PPM" else None
+    if pnm is not None and int(pnm[1]) != 255:
+        raise UserError(
+            f"{path}: a PNM whose largest value is {int(pnm[1])}; programs stretch others than 255: save label maps as "
+            "PNG"
+        )
+
+
+def _bits(content: bytes) -> int:
+    """The bits of a grey pixel."""
+    if is_png(content):
+        return content[24]
+    header = read_header(content)
+    return 8 if header is None else int(re.sub(r"\D", "", header.dtype))
 
 
 def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:

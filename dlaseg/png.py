@@ -17,8 +17,8 @@ _DECODERS = {
     (8, 2): (kornia_rs.io.decode_image_png_u8, "rgb"),
 }
 
-# Chunks (type, then start of the content) that may hold an orientation or an animation: the fast decoder ignores them.
-_SPECIAL_CHUNKS = (b"eXIf", b"acTL", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtRaw profile", b"iTXtXML:com.adobe")
+# Chunks that hold an orientation or an animation: the fast decoder ignores them.
+_SPECIAL_CHUNKS = (b"eXIf", b"acTL")
 
 
 def is_png(content: bytes) -> bool:

@@ -1,6 +1,8 @@
 import io
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -376,6 +378,79 @@ def test_labels_stored_as_colors_lose_their_alpha(tmp_path):
     assert np.array_equal(read_label_image(path), scene())
 
 
+@pytest.mark.parametrize("pixels", [ids(), scene()], ids=["ids", "colors"])
+def test_a_tiff_with_lossy_compression_is_refused_for_labels(tmp_path, pixels):
+    path = save(tmp_path / "a.tif", pixels, compression="jpeg")
+    with pytest.raises(UserError, match=r"TIFF with jpeg compression changes label values: save label maps as PNG$"):
+        read_label_image(path)
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(3, ">u1"), (300, ">u2"), (65535, ">u2")])
+def test_a_pnm_that_programs_stretch_is_refused_for_labels(tmp_path, largest, dtype):
+    path = tmp_path / "a.pgm"
+    path.write_bytes(b"P5 # of ids\n2 2 %d\n" % largest + np.arange(4, dtype=dtype).tobytes())
+    with pytest.raises(UserError, match=rf"a PNM whose largest value is {largest}; .*: save label maps as PNG$"):
+        read_label_image(path)
+    path.write_bytes(b"P5 # of ids\n2 2 255\n" + bytes(range(4)))
+    assert np.array_equal(read_label_image(path), [[0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
+    values = np.arange(64).reshape(4, 16) % 2**bits
+    digits = "".join(f"{value:0{bits}b}" for value in values.ravel())
+    packed = bytes(int(digits[start : start + 8], 2) for start in range(0, len(digits), 8))
+    path = tmp_path / "a.tif"
+    tags = [(256, 16), (257, 4), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, len(packed))]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory + bytes(4))
+    assert np.array_equal(read_label_image(path), values)
+
+
+def test_ids_of_16_bits_are_read_from_a_tiff_of_either_byte_order(tmp_path):
+    values = ids().astype(np.uint16) * 300
+    little, big = save(tmp_path / "little.tif", values), tmp_path / "big.tif"
+    Image.frombytes("I;16B", (56, 40), values.astype(">u2").tobytes()).save(big)
+    assert big.read_bytes()[:2] == b"MM"
+    for path in (little, big):
+        labels = read_label_image(path)
+        assert labels.dtype == np.uint16
+        assert labels.dtype.isnative
+        assert np.array_equal(labels, values)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_a_truncated_tiff_is_refused_or_has_the_same_labels(tmp_path, mode, compression):
+    path, small = tmp_path / "a.tif", ids(6, 8)
+    picture = Image.fromarray(small.astype(np.uint16) * 300 if mode == "I;16" else small)
+    if mode == "P":
+        picture = Image.frombytes("P", (8, 6), small.tobytes())
+        picture.putpalette([value for i in range(256) for value in (i, i // 2, i // 3)])
+    content = save(path, picture, compression=compression, tiffinfo={0x112: 3}).read_bytes()
+    labels, refused = read_label_image(path), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own, which users see or not
+        for end in range(len(content)):
+            path.write_bytes(content[:end])
+            try:
+                assert np.array_equal(read_label_image(path), labels)
+            except UserError:
+                refused += 1
+    assert refused > len(content) - 10
+
+
+def test_label_maps_that_are_read_in_threads_leave_the_programs_warnings_alone(tmp_path):
+    picture = Image.frombytes("P", (56, 40), ids().tobytes())
+    picture.putpalette(list(range(256)) * 3)
+    paths = [save(tmp_path / f"{i}.png", picture) for i in range(40)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            list(pool.map(read_label_image, paths))
+    assert warnings.filters == before
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "jp2", "avif"])
 def test_a_lossy_format_is_refused_for_labels(tmp_path, suffix):
     refusal(read_label_image, save(tmp_path / f"a.{suffix}", scene()))
@@ -445,19 +520,39 @@ def test_usual_pngs_are_read_without_the_slower_decoders(tmp_path, monkeypatch, 
 PROFILE = b"\nexif\n      34\n" + b"4578696600004d4d002a00000008000101120003000000010006000000000000\n"
 
 
+XMP = b'<x tiff:Orientation="6"/>'
+
+
 @pytest.mark.parametrize(
-    "between",
+    ("between", "turned"),
     [
-        chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"),
-        chunk(b"tEXt", b"Raw profile type exif\0" + PROFILE),
-        chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)),
-        chunk(b"iTXt", b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'),
+        (chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"), True),
+        (chunk(b"tEXt", b"Raw profile type exif\0" + PROFILE), False),
+        (chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)), False),
+        (chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP), False),
     ],
 )
-def test_an_orientation_is_applied_to_labels_however_a_png_says_it(tmp_path, between):
+def test_a_png_that_says_an_orientation_is_turned_in_one_way_as_image_and_as_labels(tmp_path, between, turned):
     path = tmp_path / "a.png"
-    path.write_bytes(png([row.tobytes() for row in ids()], 56, 40, 8, 0, between))
-    assert np.array_equal(read_label_image(path), np.rot90(ids(), -1))
+    for bits, color_type in ((8, 0), (8, 3)):  # the second kind is not for the fast decoder
+        palette = chunk(b"PLTE", bytes(value for i in range(256) for value in (i, i, i))) if color_type else b""
+        path.write_bytes(png([row.tobytes() for row in ids()], 56, 40, bits, color_type, between + palette))
+        expected = np.rot90(ids(), -1) if turned else ids()
+        assert np.array_equal(read_label_image(path), expected)
+        assert np.array_equal(read_image(path)[:, :, 0], expected)
+        assert read_size(path) == expected.shape
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "jpg", "avif"])
+def test_an_orientation_in_xmp_is_ignored_in_images_and_labels(tmp_path, suffix):
+    options = {"tiffinfo": {700: XMP}} if suffix == "tif" else {"xmp": XMP}
+    path = save(tmp_path / f"a.{suffix}", scene(), **options)
+    with Image.open(path) as picture:
+        assert suffix == "gif" or picture.getexif()[0x112] == 6  # as Pillow understands it
+    assert read_image(path).shape == (40, 56, 3)
+    assert read_size(path) == (40, 56)
+    if suffix in LABEL_FORMATS:
+        assert read_label_image(path).shape[:2] == (40, 56)
 
 
 def test_a_comment_does_not_slow_a_png_down():
