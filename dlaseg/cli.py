@@ -88,7 +88,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        print(f"{prog}: interrupted; finished files are complete: the same command continues", file=sys.stderr)
+        advice = ": the same command continues" if prog.endswith(" infer") else ""
+        print(f"{prog}: interrupted; finished files are complete{advice}", file=sys.stderr)
         return 130
 
 

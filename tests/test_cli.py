@@ -325,13 +325,18 @@ def test_a_defect_of_ours_is_not_hidden(monkeypatch):
         main(["train"])
 
 
-def test_an_interrupted_command_exits_with_130_in_one_line(capsys, monkeypatch):
+@pytest.mark.parametrize(("command", "continues"), [("infer", True), ("data convert", False)])
+def test_an_interrupted_command_exits_with_130_and_says_whether_it_can_be_continued(
+    capsys, monkeypatch, command, continues
+):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "train", interrupted)
-    assert main(["train"]) == 130
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    monkeypatch.setitem(COMMANDS, command, interrupted)
+    assert main(command.split()) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dlaseg {command}: interrupted; finished files are complete")
+    assert line.endswith(": the same command continues") == continues
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x"), torch.OutOfMemoryError("a\nb\n")])

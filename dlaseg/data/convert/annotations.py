@@ -125,6 +125,7 @@ class Source:
         images: folder in which the images are looked for; None for the usual place of the format.
         split: name of the split; None for the one that the format or the file's name says.
         ignore_crowds: whether regions of many objects (COCO's `iscrowd`) are ignored rather than of their class.
+        unlabelled: what the user wants pixels without an object to become, for formats that store them as a class.
         skipped: collects what is not converted.
     """
 
@@ -132,6 +133,7 @@ class Source:
     images: Path | None = None
     split: str | None = None
     ignore_crowds: bool = False
+    unlabelled: Literal["background", "ignore"] | None = None
     skipped: Skipped = field(default_factory=Skipped)
 
 

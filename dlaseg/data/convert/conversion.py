@@ -63,7 +63,7 @@ def convert(
     Raises:
         UserError: an input is missing or broken; names the file and the annotation.
     """
-    sources = _sources(format, inputs, images, splits, crowd == "ignore")
+    sources = _sources(format, inputs, images, splits, crowd == "ignore", unlabelled)
     with new_folder(output) as root:
         read = [READERS[format](source) for source in sources]
         skipped = sources[0].skipped
@@ -89,7 +89,12 @@ def _reasons(skipped: Skipped) -> str:
 
 
 def _sources(
-    format: str, inputs: Sequence[Path], images: Path | None, splits: Sequence[str] | None, ignore_crowds: bool
+    format: str,
+    inputs: Sequence[Path],
+    images: Path | None,
+    splits: Sequence[str] | None,
+    ignore_crowds: bool,
+    unlabelled: Literal["background", "ignore"] | None,
 ) -> list[Source]:
     if splits is not None:
         if format in WITH_SPLITS:
@@ -110,5 +115,5 @@ def _sources(
         if path.suffix.lower() == ".zip":
             raise UserError(f"{path}: a ZIP archive: unpack it and name the file or folder in it")
         files = find_files(path) if format == "coco" and path.is_dir() else [path]
-        sources += [Source(file, images, split, ignore_crowds, skipped) for file in files]
+        sources += [Source(file, images, split, ignore_crowds, unlabelled, skipped) for file in files]
     return sources

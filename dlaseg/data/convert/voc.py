@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, draw_stored
+from dlaseg.data.convert.classes import BACKGROUND
 from dlaseg.data.convert.documents import read_text, shown
 from dlaseg.data.convert.splits import split_name
 from dlaseg.data.patterns import FilePattern
@@ -42,6 +44,14 @@ class Classes:
 
     by_id: dict[int, str | None]
     by_color: dict[Color, str | None]
+
+    def without_background(self) -> "Classes":
+        """The same, with `background` ignored."""
+
+        def others(names: dict[Any, str | None]) -> dict[Any, str | None]:
+            return {value: None if name == BACKGROUND else name for value, name in names.items()}
+
+        return Classes(others(self.by_id), others(self.by_color))
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,8 @@ def read(source: Source) -> Annotations:
 
     Written here, since datumaro needs an older OpenCV.
 
+    An image without a label map is skipped; with `labelmap.txt`, it has no object, since CVAT writes none for it.
+
     Raises:
         UserError: a folder or a file is missing or broken, or a list names an image that is not there.
     """
@@ -88,16 +100,23 @@ def read(source: Source) -> Annotations:
         raise UserError(f"{root}: no folder SegmentationClass in it: name the folder that holds it, such as VOC2012")
     labelmap = root / "labelmap.txt"
     classes, colors = _read_labelmap(labelmap) if labelmap.is_file() else _challenge()
+    if source.unlabelled == "ignore":
+        classes = classes.without_background()
+        colors = {name: color for name, color in colors.items() if name != BACKGROUND}
     labels = FilePattern(root / "SegmentationClass", suffixes=frozenset({".png"})).find()
     files = FilePattern(source.images or root / "JPEGImages").find()
     images = []
     for split, names, list_file in _splits(root, sorted(labels)):
         for name in names:
-            for kind, found in (("image", files), ("label map", labels)):
-                if name not in found:
-                    raise UserError(f"{list_file}: {shown(name)}: there is no {kind} of this name: add or unlist it")
-            path, where = Path(name).with_name(files[name].name), f"{list_file}: {shown(name)}"
-            images.append(AnnotatedImage(path, files[name], LabelImage(labels[name], classes), where, None, split))
+            where = f"{list_file}: {shown(name)}"
+            if name not in files:
+                raise UserError(f"{where}: there is no image of this name: add or unlist it")
+            if name not in labels and not labelmap.is_file():
+                source.skipped.add("an image without a label map", where)
+                continue
+            objects = LabelImage(labels[name], classes) if name in labels else ()
+            path = Path(name).with_name(files[name].name)
+            images.append(AnnotatedImage(path, files[name], objects, where, None, split))
     return Annotations(colors, images)
 
 

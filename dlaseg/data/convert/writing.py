@@ -17,10 +17,10 @@ from dlaseg.images import read_image, write_png
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder; renames it to `path` on success, removes it on failure.
+    """Yields a temporary folder, whose content `path` gets on success; on failure, nothing is left.
 
     Args:
-        path: does not exist, or is an empty folder.
+        path: does not exist, or is an empty folder, which may be the current one or a mounted one.
 
     Raises:
         UserError: there is something at `path`.
@@ -28,13 +28,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{path}: exists and is not an empty folder; nothing is overwritten: choose another OUT")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.absolute().with_name(f".{path.absolute().name[:100]}.{secrets.token_hex(6)}")
+    name = f".{path.absolute().name[:100]}.{secrets.token_hex(6)}"
+    temporary = path / name if path.is_dir() else path.absolute().with_name(name)
     temporary.mkdir()
     try:
         yield temporary
-        if path.is_dir():
-            path.rmdir()
-        temporary.rename(path)
+        if temporary.parent == path:
+            for child in temporary.iterdir():
+                child.rename(path / child.name)
+        else:
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

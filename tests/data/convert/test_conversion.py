@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 from annotation_files import class_names, converted, label_maps, message, refused, save_image, save_json
@@ -52,6 +53,15 @@ def test_an_empty_folder_is_filled_and_missing_parents_are_made(root, tmp_path):
     (tmp_path / "empty").mkdir()
     converted("labelme", [root], tmp_path / "empty")
     converted("labelme", [root], tmp_path / "new/parent/out")
+
+
+def test_the_empty_current_folder_is_filled_and_stays_the_same_folder(root, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    number = (tmp_path / "empty").stat().st_ino  # a shell in it would not see another one
+    convert("labelme", [root], Path("."))
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["classes.yaml", "images", "labels"]
+    assert (tmp_path / "empty").stat().st_ino == number
 
 
 def test_the_output_may_lie_within_the_input(root):

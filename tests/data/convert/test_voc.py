@@ -117,9 +117,44 @@ def test_broken_folders_are_refused(root, tmp_path, capsys):
     assert "2007_01.png: broken" in refused(capsys, "voc", [root], out)
     save_text(root / "ImageSets/Segmentation/train.txt", "../../etc/passwd")
     assert "train.txt: '../../etc/passwd': there is no image of this name" in refused(capsys, "voc", [root], out)
+    for name in ("2007_01", "2007_02"):
+        (root / f"SegmentationClass/{name}.png").unlink()
+    save_text(root / "ImageSets/Segmentation/train.txt", "2007_01")
+    assert "skipped 2: an image without a label map; first:" in refused(capsys, "voc", [root], out)
+
+
+def test_an_image_of_the_challenges_lists_without_a_label_map_is_left_out_and_counted(root, tmp_path, capsys):
     (root / "SegmentationClass/2007_02.png").unlink()
-    save_text(root / "ImageSets/Segmentation/train.txt", "2007_02")
-    assert "'2007_02': there is no label map of this name" in refused(capsys, "voc", [root], out)
+    save_text(root / "ImageSets/Segmentation/train.txt", "2007_01", "2007_02")
+    assert list(converted("voc", [root], tmp_path / "out")) == ["2007_01"]
+    assert [path.name for path in (tmp_path / "out/images/train").iterdir()] == ["2007_01.jpg"]
+    out = capsys.readouterr().out
+    assert "skipped 2: an image without a label map; first: " in out
+    assert "train.txt: '2007_02'" in out
+
+
+def test_an_image_that_cvat_lists_without_a_label_map_has_no_object(cvat, tmp_path):
+    save_image(tmp_path / "photos/empty.png", 2, 4)
+    save_text(cvat / "ImageSets/Segmentation/default.txt", "sub/a 1", "empty")
+    save_labels(cvat / "SegmentationClass/sub/a 1.png", ".1## ....")
+    found = converted("voc", [cvat], tmp_path / "out", "--images", str(tmp_path / "photos"))
+    assert found == {"sub/a 1": as_ids(".1## ...."), "empty": as_ids(".... ....")}
+    options = ["--images", str(tmp_path / "photos"), "--unlabelled", "ignore"]
+    ignored = converted("voc", [cvat], tmp_path / "ignored", *options)
+    assert ignored["empty"] == as_ids("#### ####")
+
+
+def test_background_is_ignored_where_the_user_says_so(root, cvat, tmp_path):
+    found = converted("voc", [root], tmp_path / "out", "--unlabelled", "ignore")
+    assert found == {"2007_01": as_ids("###77 ###77 #####")}  # ids without gaps, and none of background
+    assert class_names(tmp_path / "out") == list(NAMES[1:])
+    Image.fromarray(np.array([[[0, 0, 0], [10, 200, 30]]] * 2, np.uint8)).save(tmp_path / "colors.png")
+    (cvat / "SegmentationClass/sub").mkdir(parents=True)
+    (tmp_path / "colors.png").rename(cvat / "SegmentationClass/sub/a 1.png")
+    save_image(tmp_path / "photos/sub/a 1.png", 2, 2)
+    options = ["--images", str(tmp_path / "photos"), "--unlabelled", "ignore"]
+    assert converted("voc", [cvat], tmp_path / "colors", *options) == {"sub/a 1": as_ids("#. #.")}
+    assert class_names(tmp_path / "colors") == ["leaf", "my: stem"]
 
 
 @pytest.mark.parametrize(
