@@ -24,6 +24,10 @@ class UnreadableFileError(UserError):
     """
 
 
+class MissingSplitError(UserError):
+    """The folder of a split's images does not exist."""
+
+
 class Stopped(BaseException):
     """A signal stopped a run, after it wrote its checkpoint; the message is one line.
 

@@ -32,14 +32,15 @@ def stats(arguments: Sequence[str]) -> int:
     """Count what a data set contains: images, folders or cities, sizes, and pixels and images of each class."""
     parser = command_parser("data stats", stats)
     add_dataset_arguments(parser, "root")
-    parser.add_argument("--splits", nargs="+", help="such as train val test (default: train val); cityscapes "
-                        "also has train_extra, the coarse annotations")  # fmt: skip
+    parser.add_argument("--splits", nargs="+", help="such as train val test (default: train, and val if there is "
+                        "one); cityscapes also has train_extra, the coarse annotations")  # fmt: skip
     args = parser.parse_args(arguments)
 
+    from dlaseg.data.datasets import DEFAULT_SPLITS
     from dlaseg.data.label_check import has_own_classes, ignored_foreground, too_few_classes
     from dlaseg.data.statistics import statistics, statistics_table
 
-    splits = open_splits(args, "--splits", args.splits, ("train", "val"))
+    splits = open_splits(args, "--splits", args.splits, DEFAULT_SPLITS)
     counted = [statistics(split) for split in splits]
     print(statistics_table(splits[0].label_map.names, counted))
     if has_own_classes(splits[0]):
@@ -57,7 +58,7 @@ def check(arguments: Sequence[str]) -> int:
     """Read every file of a data set and say what is wrong with it; nothing is changed. Exit code 1 for an error."""
     parser = command_parser("data check", check)
     add_dataset_arguments(parser, "root", lists=False)
-    parser.add_argument("--splits", nargs="+", default=["train", "val"], help="(default: train val)")
+    parser.add_argument("--splits", nargs="+", help="such as train val (default: train, and val if there is one)")
     parser.add_argument("--json", type=Path, help="write the findings and all numbers to this file")
     parser.add_argument("--html", type=Path, help="write them as a page to this file, with the files that show them")
     parser.add_argument("--write-classes", type=Path, metavar="FILE", help="for dataset folder: write a first classes "

@@ -1,6 +1,7 @@
 """Parsers of the command line: whatever is wrong with the arguments raises a `UserError` of one line."""
 
 import argparse
+import logging
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -8,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from dlaseg.errors import UserError, nearest
+from dlaseg.errors import MissingSplitError, UserError, nearest
 
 if TYPE_CHECKING:
     from dlaseg.data.datasets import SegmentationDataset
+
+logger = logging.getLogger(__name__)
 
 Number = TypeVar("Number", int, float)
 
@@ -190,21 +193,24 @@ def open_splits(
         args: the arguments.
         option: that names the splits, for the message.
         named: the splits that the user named; None for `default`.
-        default: the splits to open then. A pool, which has none, is opened once.
+        default: the splits to open then; of several, later ones may be missing. A pool, which has none, is opened once.
 
     Raises:
         UserError: a split of a pool, and as `open_dataset`.
     """
-    from dlaseg.data.datasets import dataset_entry, open_dataset
+    from dlaseg.data.datasets import check_pool, dataset_entry, open_dataset
 
     if not dataset_entry(args.dataset).has_splits({"images": args.images, "labels": args.labels}):
-        if named is not None:
-            raise UserError(
-                f"{option} {' '.join(named)}: there is no {{split}} in --images {args.images} and --labels "
-                f"{args.labels}, so all images are one pool: leave {option} out; --list chooses a part"
-            )
+        check_pool(option, named or (), args.images, args.labels)
         default = default[:1]
-    return [
-        open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
-        for split in (default if named is None else named)
-    ]
+    splits = []
+    for split in default if named is None else named:
+        try:
+            splits.append(
+                open_dataset(args.dataset, args.root, split, args.images, args.labels, args.classes, args.list)
+            )
+        except MissingSplitError as error:
+            if named is not None or not splits:
+                raise
+            logger.warning("split %s left out: %s", split, error)
+    return splits

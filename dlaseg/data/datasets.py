@@ -1,6 +1,6 @@
 """The table of data sets, and how a split of one is opened by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -77,6 +77,10 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
+DEFAULT_SPLITS = ("train", "val")
+"""Splits that are examined unless the user names others; the second one need not exist."""
+
+
 def dataset_entry(name: str) -> DatasetEntry:
     """The data set of that name.
 
@@ -101,6 +105,21 @@ def label_map_of(name_or_path: str) -> LabelMap:
     if entry is not None and entry.label_map is not None:
         return entry.label_map()
     return LabelMap.from_file(Path(name_or_path))
+
+
+def find_split(
+    entry: DatasetEntry, root: Path, split: str, options: Mapping[str, str | None], with_labels: bool = True
+) -> SplitFiles:
+    """Finds the files of a split, or of several that are joined by +; matches nothing yet.
+
+    Raises:
+        MissingSplitError: the folder of a split's images does not exist.
+        UserError: no such files, or two splits have an image of the same name.
+    """
+    parts = split.split("+") if entry.has_splits(options) else [split]
+    return SplitFiles.together(
+        [entry.find_files(root, part, with_labels, **entry.with_defaults(options)) for part in parts]
+    )
 
 
 def open_dataset(
@@ -136,14 +155,27 @@ def open_dataset(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
-    if entry.has_splits(options):
-        parts = [entry.find_files(root, part, with_labels, **entry.with_defaults(options)) for part in split.split("+")]
-        files = SplitFiles.together(parts)
-    else:
-        files, split = entry.find_files(root, split, with_labels, **entry.with_defaults(options)), "all"
+    files = find_split(entry, root, split, options, with_labels)
+    split = split if entry.has_splits(options) else "all"
     if names is not None:
         files, split = files.listed(Path(names)), f"{split}-{Path(names).stem}"
     return SegmentationDataset(name, split, files.pairs(), files.label_map, entry.benchmark)
+
+
+def check_pool(option: str, named: Sequence[str], images: str | None, labels: str | None) -> None:
+    """Refuses names of splits for a data set that has none, see `DatasetEntry.has_splits`.
+
+    Args:
+        option: that named them.
+        named: the names.
+        images: an option of the data set.
+        labels: an option of the data set.
+    """
+    if named:
+        raise UserError(
+            f"{option} {' '.join(named)}: there is no {{split}} in --images {images} and --labels {labels}, so all "
+            f"images are one pool: leave {option} out; --list chooses a part"
+        )
 
 
 def open_images(name: str, root: str | Path, split: str) -> SegmentationDataset:

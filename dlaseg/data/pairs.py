@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dlaseg.data.names import read_names
 from dlaseg.data.patterns import FilePattern, same_name
-from dlaseg.errors import UserError
+from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.images import read_image
 from dlaseg.label_images import LabelImage, read_label_file
 from dlaseg.labels import LabelMap
@@ -156,8 +156,11 @@ class SplitFiles:
         """Finds the files of both patterns; without `with_labels`, those of the label maps may be missing.
 
         Raises:
+            MissingSplitError: the folder of the images does not exist.
             UserError: as `FilePattern.find`, but for two files of a name.
         """
+        if not images.folder.is_dir():
+            raise MissingSplitError(str(images.missing_folder()))
         twice: list[tuple[Path, Path]] = []
         image_files = images.find(labels, twice)
         label_files = labels.find(images, twice) if with_labels else None

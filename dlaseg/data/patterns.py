@@ -47,7 +47,7 @@ class FilePattern:
             UserError: no such folder, a folder that cannot be read, no such file in it, or two files of the same name.
         """
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder; expected files such as {self.path_of('NAME', '.png')}")
+            raise self.missing_folder()
         files: dict[str, Path] = {}
         unfit = lossy = None
         try:
@@ -75,6 +75,10 @@ class FilePattern:
             found = f"; there is {unfit}, for example" if unfit else ""
             raise UserError(f"{self.folder}: no file named {expected} in it{found}")
         return files
+
+    def missing_folder(self) -> UserError:
+        """The error of a folder that does not exist."""
+        return UserError(f"{self.folder}: no such folder; expected files such as {self.path_of('NAME', '.png')}")
 
     def name_of(self, path: Path) -> str | None:
         """The name of a file's image; None for a path that does not fit."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import cv2
@@ -284,6 +285,113 @@ def test_a_name_in_other_case_is_to_be_renamed(root):
     }
 
 
+def test_a_name_whose_accents_are_stored_otherwise_is_to_be_renamed(root):
+    save(root, "train", unicodedata.normalize("NFC", "Blätter.png"), *draw(50))
+    label = root / "labels/train" / unicodedata.normalize("NFC", "Blätter.png")
+    label.rename(label.with_name(unicodedata.normalize("NFD", label.name)))
+    found = check(root).findings
+    assert {each.kind for each in found} == {"image_without_label", "label_without_image"}
+    assert all(
+        each.remedy.endswith("differs in how its accents are stored (Unicode NFC or NFD) alone") for each in found
+    )
+
+
+def test_the_line_for_shifted_ids_keeps_all_ids_and_colours(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("id: 10", "id: [1, 2]").replace("id: 20", "id: 3"))
+    values = np.zeros(256, np.uint8)
+    values[[0, 10, 20, 255]] = 1, 2, 4, 255
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: values[labels])
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 2, 3, labels).astype(np.uint8))
+    (found,) = [each for each in check(root).findings if each.split == "train"]
+    assert found.kind == "shifted"
+    text = found.remedy.removeprefix("in the classes file: ")
+    (root / "classes.yaml").write_text(text + "\n")
+    assert '"id": [2, 3], "color": [90, 90, 90]' in text
+    assert check(root).findings == ()
+
+
+def test_a_palette_whose_colours_are_all_listed_is_to_be_saved_as_rgb(root):
+    colors = {0: (0, 0, 200), 10: (90, 90, 90), 20: (200, 0, 0), 255: (1, 1, 1)}
+    (root / "classes.yaml").write_text(CLASSES.replace("[255]", "[255, [1, 1, 1]]"))
+    for file in (root / "labels").rglob("*.png"):
+        pixels = np.array([[colors[i] for i in row] for row in np.array(Image.open(file))], np.uint8)
+        Image.fromarray(pixels).quantize(4).save(file)
+    found = check(root).findings
+    assert {each.remedy for each in found if each.kind == "unknown_values"} == {"save the label maps as RGB"}
+    for file in (root / "labels").rglob("*.png"):
+        Image.open(file).convert("RGB").save(file)
+    assert check(root).findings == ()
+
+
+def test_a_fault_of_the_classes_is_said_as_training_says_it(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("[200, 0, 0]", "[90, 90, 90]"))
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.where((labels % 255)[..., None], (90, 90, 90), (0, 0, 200)).astype(np.uint8))
+    found = next(each for each in check(root).findings if each.kind == "misread")
+    assert found.message == "color (90, 90, 90) is class 'road' and also class 'car' in the classes"
+    assert found.remedy == "the label maps are stored as colors, so list each color once"
+
+
+def test_webp_that_is_called_jpeg_is_found(root):
+    shutil.copy(root / "images/train/b.png", root / "b.png")
+    Image.open(root / "b.png").save(root / "images/train/b.jpg", "WEBP", lossless=True)
+    (root / "images/train/b.png").unlink()
+    (found,) = check(root).findings
+    assert found.kind == "wrong_suffix"
+    assert found.message.startswith("the content is WebP")
+
+
+def only_sky(root, split):
+    for file in (root / "labels" / split).iterdir():
+        rewrite(file, np.zeros_like)
+
+
+def test_one_class_is_enough_in_a_split_that_is_not_trained_on(root):
+    only_sky(root, "val")
+    (found,) = check(root).findings
+    assert (found.kind, found.severity, found.split) == ("missing_class", "warning", "val")
+    only_sky(root, "train")
+    assert [each.kind for each in check(root).findings] == ["too_few_classes"] * 2
+    assert check(root).errors == 2
+
+
+def test_a_benchmarks_split_without_annotations_is_no_error(tmp_path):
+    assert (
+        main(["data", "synthesize", str(tmp_path), "--train", "1", "--val", "0", "--test", "2", "--size", "64", "64"])
+        == 0
+    )
+    for file in (tmp_path / "gtFine/test").rglob("*_labelIds.png"):
+        rewrite(file, np.zeros_like)
+    found = check_dataset("cityscapes", tmp_path, ["test"], workers=0)
+    assert found.errors == 0
+    assert {each.kind for each in found.findings} == {"all_ignored", "missing_class"}
+
+
+def test_val_may_be_missing_and_may_not_if_it_is_asked_for(root, capsys):
+    for folder in ("images", "labels"):
+        shutil.rmtree(root / folder / "val")
+    (found,) = check(root).findings
+    assert (found.kind, found.severity, found.split) == ("layout", "warning", "val")
+    assert found.message == f"{root}/images/val: no such folder"
+    assert "--data.val_share 0.1" in found.remedy
+    words = ["data", "stats", str(root), "--dataset", "folder"]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "train" in captured.out
+    assert f"split val left out: {root}/images/val: no such folder" in captured.err
+    assert main([*words, "--splits", "train", "val"]) == 2
+    assert check(root, splits=["train", "val"]).errors == 1
+    (root / "classes.yaml").unlink()
+    assert "class 20" in write_classes(root, root / "classes.yaml")
+
+
+def test_splits_are_joined_and_a_pool_has_none(root):
+    assert [sum(each.groups.values()) for each in check(root, splits=["train+val"]).splits] == [12]
+    with pytest.raises(UserError, match=r"--splits train: there is no {split} in --images"):
+        check(root, splits=["train"], images="images", labels="labels")
+
+
 def test_names_that_all_begin_alike_are_no_sequence(root):
     for split, numbers in (("train", range(6)), ("val", range(6, 9))):
         shutil.rmtree(root / "images" / split)
@@ -405,6 +513,17 @@ def test_a_classes_file_is_made_of_colors(root):
         rewrite(file, lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8))
     (root / "classes.yaml").unlink()
     assert '{name: "color 200, 0, 0", id: 3, color: [200, 0, 0]}' in write_classes(root, root / "classes.yaml")
+    assert check(root).findings == ()
+
+
+def test_a_grey_label_map_among_colours_is_colours_for_the_classes_file(root):
+    colors = {0: (0, 0, 0), 10: (0, 200, 0), 20: (200, 0, 0), 255: (9, 9, 9)}
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8))
+    rewrite(root / "labels/train/a.png", np.zeros_like)
+    (root / "classes.yaml").unlink()
+    text = write_classes(root, root / "classes.yaml")
+    assert '{name: "color 0, 0, 0", id: 0, color: [0, 0, 0]}' in text
     assert check(root).findings == ()
 
 

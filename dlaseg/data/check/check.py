@@ -16,12 +16,12 @@ from tqdm import tqdm
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts, read_pair
 from dlaseg.data.check.findings import Finding, file_findings, label_findings, pairing_findings, same_name_findings
 from dlaseg.data.check.splits import split_findings
-from dlaseg.data.datasets import dataset_entry
+from dlaseg.data.datasets import DEFAULT_SPLITS, check_pool, dataset_entry, find_split
 from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
 from dlaseg.data.label_counts import LabelCounts
 from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
 from dlaseg.data.statistics import SplitStatistics, statistics_table, summed
-from dlaseg.errors import UserError
+from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.labels import LabelMap
 
 AT_A_TIME = 8
@@ -116,7 +116,7 @@ class CheckResult:
 def check_dataset(
     name: str,
     root: str | Path,
-    splits: Sequence[str] = ("train", "val"),
+    splits: Sequence[str] | None = None,
     images: str | None = None,
     labels: str | None = None,
     classes: str | None = None,
@@ -127,7 +127,8 @@ def check_dataset(
     Args:
         name: of the data set, a name in `DATASETS`.
         root: its folder.
-        splits: to check. A data set without splits is one pool, which is checked once.
+        splits: to check; None for train, and val if there is one. A data set without splits is one pool, which is
+            checked once.
         images: see `open_dataset`.
         labels: see `open_dataset`.
         classes: see `open_dataset`.
@@ -142,15 +143,16 @@ def check_dataset(
     if not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
     if not entry.has_splits(options):
-        splits = ("all",)
+        check_pool("--splits", splits or (), images, labels)
     start, findings, facts = perf_counter(), list[Finding](), dict[str, list[PairFacts]]()
     counted: list[tuple[SegmentationDataset, SplitStatistics]] = []
-    for split in splits:
+    shifted = set[str]()
+    for split in splits or (DEFAULT_SPLITS if entry.has_splits(options) else ("all",)):
         try:
-            files = entry.find_files(Path(root), split, True, **entry.with_defaults(options))
+            files = find_split(entry, Path(root), split, options)
         except UserError as error:
-            what, _, remedy = str(error).rpartition(": ")
-            findings.append(Finding("layout", "error", split, what or str(error), remedy, 1, ()))
+            is_optional = isinstance(error, MissingSplitError) and splits is None and bool(counted)
+            findings.append(_no_split(split, error, is_optional))
             continue
         findings += same_name_findings(split, files.twice)
         findings += pairing_findings(split, files.images, files.labels or {}, _expected(files))
@@ -159,12 +161,15 @@ def check_dataset(
         findings += file_findings(split, facts[split])
         of_labels = list(label_findings(split, files.label_map, facts[split]))
         labels_read = [each.label for each in facts[split] if isinstance(each.label, LabelFacts)]
-        counts = (LabelCounts(*label.size, label.pixels) for label in labels_read)
-        counted.append((dataset, summed(dataset, counts)))
-        if "shifted" not in {each.kind for each in of_labels}:  # which is why a class has no pixel
-            labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
-            of_labels += _class_findings(labelled, counted[-1][1])
+        each_label = (LabelCounts(*label.size, label.pixels) for label in labels_read)
+        counted.append((dataset, summed(dataset, each_label)))
+        if "shifted" in {each.kind for each in of_labels}:
+            shifted.add(split)
         findings += of_labels
+    for dataset, counts in counted:
+        if dataset.split not in shifted:  # which is why a class has no pixel
+            labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
+            findings += _class_findings(labelled, counts, [other for other in counted if other[0] is not dataset])
     if not counted:
         raise UserError(f"{findings[0].message}: {findings[0].remedy}")
     findings += split_findings(facts)
@@ -172,6 +177,15 @@ def check_dataset(
     mean, std = _channels(each.image for pairs in facts.values() for each in pairs)
     statistics = tuple(each for _, each in counted)
     return CheckResult(tuple(findings), counted[0][0].label_map, statistics, mean, std, perf_counter() - start)
+
+
+def _no_split(split: str, error: UserError, is_optional: bool) -> Finding:
+    """A split that cannot be opened; an optional one may be missing."""
+    message = str(error)
+    what, _, remedy = message.partition("; ") if "; expected " in message else message.rpartition(": ")
+    if is_optional:
+        remedy = f"{remedy}, or draw a validation set: --data.val_share 0.1 of dlaseg train"
+    return Finding("layout", "warning" if is_optional else "error", split, what or message, remedy, 1, ())
 
 
 def _expected(files: SplitFiles) -> dict[str, str]:
@@ -209,13 +223,22 @@ def _read(dataset: SegmentationDataset, workers: int | None) -> list[PairFacts]:
             raise
 
 
-def _class_findings(dataset: SegmentationDataset, counts: SplitStatistics) -> Iterator[Finding]:
-    """Foreground that is ignored by default, too few classes, and classes without a pixel."""
+def _class_findings(
+    dataset: SegmentationDataset, counts: SplitStatistics, others: Sequence[tuple[SegmentationDataset, SplitStatistics]]
+) -> Iterator[Finding]:
+    """Foreground that is ignored by default, too few classes, and classes without a pixel.
+
+    Args:
+        dataset: the split.
+        counts: of the split.
+        others: the other splits: it is enough if one has the two classes that training needs.
+    """
     if not any(counts.pixels) and not counts.ignored:
         return  # no label map could be read
+    trainable = not has_own_classes(dataset) or any(too_few_classes(*other) is None for other in others)
     for kind, severity, message in (
         ("ignored_by_default", "error", ignored_foreground(dataset, counts)),
-        ("too_few_classes", "error", too_few_classes(dataset, counts)),
+        ("too_few_classes", "error", None if trainable else too_few_classes(dataset, counts)),
         ("missing_class", "warning", missing_classes(dataset, counts)),
     ):
         if message is not None:

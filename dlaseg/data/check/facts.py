@@ -58,6 +58,7 @@ class LabelFacts:
         thin: share of these pixels that lie within a pixel of a known one.
         misread: the message, if its values are known and yet mean two things.
         format: as of an image.
+        colors_listed: whether it has a palette and every colour in use is that of a class, or ignored.
     """
 
     size: tuple[int, int]
@@ -67,6 +68,7 @@ class LabelFacts:
     thin: float = 0.0
     misread: str | None = None
     format: str | None = None
+    colors_listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _looks(pixels: NDArray[np.uint8]) -> int:
 def _other_format(path: Path, format: str) -> str | None:
     """The format of the content, if the suffix is another format's."""
     said = Image.registered_extensions().get(path.suffix.lower())
-    return format if said != format and {said, format} <= _FORMATS else None
+    return format if said != format.upper() and {said, format.upper()} <= _FORMATS else None
 
 
 def _label_facts(dataset: SegmentationDataset, pair: Pair) -> LabelFacts:
@@ -146,7 +148,17 @@ def _label_facts(dataset: SegmentationDataset, pair: Pair) -> LabelFacts:
     except UserError as error:
         pixels, unknown, thin = _known_and_unknown(labels, dataset.label_map)
         misread = None if unknown else str(error)
-        return LabelFacts((height, width), kind, pixels, unknown, thin, misread, format)
+        listed = _colors_listed(labels, dataset.label_map)
+        return LabelFacts((height, width), kind, pixels, unknown, thin, misread, format, listed)
+
+
+def _colors_listed(labels: LabelImage, label_map: LabelMap) -> bool:
+    """Whether there is a palette, and every colour in use is that of a class, or ignored."""
+    if labels.palette is None:
+        return False
+    used = np.unique(labels.pixels)
+    listed = {*label_map.palette, *label_map.ignored_colors}
+    return bool(used[-1] < len(labels.palette)) and {*map(tuple, labels.palette[used].tolist())} <= listed
 
 
 def _known_and_unknown(labels: LabelImage, label_map: LabelMap) -> tuple[dict[int, int], dict[str, int], float]:

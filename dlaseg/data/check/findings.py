@@ -1,9 +1,11 @@
 """What is wrong, from the facts of all pairs."""
 
 import json
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,11 +86,15 @@ def pairing_findings(
         unmatched = sorted(files.keys() - others.keys())
         if not unmatched:
             continue
-        folded = {name.casefold(): name for name in others}
-        near = next((folded[name.casefold()] for name in unmatched if name.casefold() in folded), None)
         remedy = f"add the {other}, such as {expected[unmatched[0]]}, or remove the file"
-        if near is not None:
-            remedy = f"rename it: {others[near].name} differs in upper and lower case alone"
+        for difference, normalized in (
+            ("upper and lower case", str.casefold),
+            ("how its accents are stored (Unicode NFC or NFD)", partial(unicodedata.normalize, "NFC")),
+        ):
+            similar = {normalized(name): name for name in others}
+            near = next((similar[normalized(name)] for name in unmatched if normalized(name) in similar), None)
+            if near is not None:
+                remedy = f"rename it: {others[near].name} differs in {difference} alone"
         yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)
     by_case = defaultdict(list)
     for name in images:
@@ -145,7 +151,7 @@ def label_findings(split: str, label_map: LabelMap, facts: Sequence[PairFacts]) 
             "use label maps of the same height and width",
         )  # fmt: skip
     yield from _unknown_values(split, label_map, labels)
-    misread = [(each.pair.label, label.misread.partition(": ")[2]) for each, label in labels if label.misread]
+    misread = [(each.pair.label, label.misread) for each, label in labels if label.misread]
     for reason, paths in _by_reason(misread).items():
         what, _, remedy = reason.rpartition(": ")
         yield finding("misread", "error", split, paths, what or reason, remedy)
@@ -186,14 +192,21 @@ def _unknown_values(
         and ids == list(range(zero, zero + len(ids)))
         and 0 not in present
     ):
+        entries = zip(label_map.names, label_map.ids, label_map.palette, strict=True)
         listed = ", ".join(
-            f"{{name: {json.dumps(name)}, id: {i + 1}}}"
-            for name, (i, *_) in zip(label_map.names, label_map.ids, strict=True)
+            json.dumps({"name": name, "id": [i + 1 for i in each], "color": list(color)}, ensure_ascii=False)
+            for name, each, color in entries
         )
         yield finding(
             "shifted", "error", split, files,
             f"the id {zero} never occurs and {ids[-1] + 1} does, which belongs to no class: ids look shifted by one",
             f"in the classes file: classes: [{listed}]",
+        )  # fmt: skip
+        return
+    if all(label.colors_listed for _, label in unknown):
+        yield finding(
+            "unknown_values", "error", split, files, f"palette indices that belong to no class: {names}; all their "
+            "colors are listed", "save the label maps as RGB",
         )  # fmt: skip
         return
     what, entry, ignored = "values", f"id: {first}", first

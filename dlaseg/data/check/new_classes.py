@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from dlaseg.data.check.facts import stored_values
-from dlaseg.data.datasets import DATASETS
-from dlaseg.errors import UserError
+from dlaseg.data.datasets import DATASETS, DEFAULT_SPLITS, check_pool, find_split
+from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.label_images import read_label_file
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 
@@ -18,7 +18,9 @@ _NONE = LabelMap.numbered(2)
 """Any classes: all values are of interest."""
 
 
-def new_classes(root: str | Path, splits: Sequence[str], images: str | None = None, labels: str | None = None) -> str:
+def new_classes(
+    root: str | Path, splits: Sequence[str] | None = None, images: str | None = None, labels: str | None = None
+) -> str:
     """The text of a classes file for a data set `folder` that has none.
 
     Every id or colour is a class, named by its value; 255 is ignored, unless it is one of two values, as in masks of
@@ -26,7 +28,7 @@ def new_classes(root: str | Path, splits: Sequence[str], images: str | None = No
 
     Args:
         root: folder of the data set.
-        splits: whose label maps are read.
+        splits: whose label maps are read; None for train, and val if there is one.
         images: see `open_dataset`.
         labels: see `open_dataset`.
 
@@ -34,27 +36,43 @@ def new_classes(root: str | Path, splits: Sequence[str], images: str | None = No
         UserError: no label maps, one that cannot be read, ids in some and colours in others, or more values than a
             label map can have classes.
     """
-    counts: Counter[str] = Counter()
-    entry, kinds = DATASETS["folder"], dict[bool, Path]()
-    if not entry.has_splits({"images": images, "labels": labels}):
-        splits = ("all",)
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "classes.yaml"
-        file.write_text("classes: [a, b]\n", encoding="utf-8")  # finding the files takes one
-        options = entry.with_defaults({"images": images, "labels": labels, "classes": str(file)})
-        found = [entry.find_files(Path(root), split, True, **options).labels or {} for split in splits]
-    for path in sorted({path for paths in found for path in paths.values()}):
-        values, _, indices = stored_values(read_label_file(path), _NONE)
-        counts.update(dict(zip(values, np.bincount(indices.ravel()).tolist(), strict=True)))
-        kinds.setdefault("," in values[0], path)
-        if len(counts) > IGNORE_INDEX + 1:
+    counts = {kind: Counter[str]() for kind in ("ids", "colors", "grey")}
+    first: dict[str, Path] = {}
+    for path in _label_files(Path(root), splits, images, labels):
+        stored = read_label_file(path)
+        values, _, indices = stored_values(stored, _NONE)
+        # Three equal channels are ids that a program saved as RGB, unless other files of the data set hold colours
+        kind = "ids" if stored.pixels.ndim == 2 else "colors" if "," in values[0] else "grey"
+        first.setdefault(kind, path)
+        counts[kind].update(dict(zip(values, np.bincount(indices.ravel()).tolist(), strict=True)))
+        if len(counts[kind]) > IGNORE_INDEX + 1:
             raise UserError(
                 f"{path}: with it, label maps have more than 256 different values: they hold no classes, or were "
                 "scaled with interpolation or saved as JPEG: save the ids of the classes as PNG"
             )
-    if len(kinds) > 1:
-        raise UserError(f"{kinds[False]} holds ids, {kinds[True]} colors: save all label maps in one way")
-    return _text(counts, are_colors=True in kinds)
+    if {"ids", "colors"} <= first.keys():
+        raise UserError(f"{first['ids']} holds ids, {first['colors']} colors: save all label maps in one way")
+    if "colors" in first:
+        grey = Counter({f"{value}, {value}, {value}": count for value, count in counts["grey"].items()})
+        return _text(counts["colors"] + grey, are_colors=True)
+    return _text(counts["ids"] + counts["grey"], are_colors=False)
+
+
+def _label_files(root: Path, splits: Sequence[str] | None, images: str | None, labels: str | None) -> list[Path]:
+    entry, found = DATASETS["folder"], set[Path]()
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "classes.yaml"
+        file.write_text("classes: [a, b]\n", encoding="utf-8")  # finding the files takes one
+        options = {"images": images, "labels": labels, "classes": str(file)}
+        if not entry.has_splits(options):
+            check_pool("--splits", splits or (), images, labels)
+        for split in splits or (DEFAULT_SPLITS if entry.has_splits(options) else ("all",)):
+            try:
+                found.update((find_split(entry, root, split, options).labels or {}).values())
+            except MissingSplitError:
+                if splits is not None or not found:
+                    raise
+    return sorted(found)
 
 
 def _text(counts: Counter[str], are_colors: bool) -> str:

@@ -59,7 +59,7 @@ def test_the_empty_current_folder_is_filled_and_stays_the_same_folder(root, tmp_
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     number = (tmp_path / "empty").stat().st_ino  # a shell in it would not see another one
-    convert("labelme", [root], Path("."))
+    convert("labelme", [root], Path())
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["classes.yaml", "images", "labels"]
     assert (tmp_path / "empty").stat().st_ino == number
 
