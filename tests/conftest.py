@@ -2,6 +2,10 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("dlaseg", deadline=None)  # no test depends on a duration
+settings.load_profile("dlaseg")
 
 collect_ignore = ["support"]  # or it would be imported a second time, by another name, to look for doctests
 

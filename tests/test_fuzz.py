@@ -66,9 +66,7 @@ def fuzz(cases: int, strategy: st.SearchStrategy[Any], read: Callable[[Any], obj
     """Reads each case; returns how many were read and how many were refused."""
     messages: list[str | None] = []
 
-    @settings(
-        max_examples=cases, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=cases, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(strategy)
     def check(case: Any) -> None:
         message = None

@@ -179,7 +179,7 @@ def test_more_pixels_than_the_limit_only_in_files_as_large_as_real_images(tmp_pa
     assert open_strips(bomb, 0, pixels) is not None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 30), st.integers(1, 40), st.sampled_from([np.uint8, np.uint16]), st.sampled_from([1, 3]),
     st.integers(1, 9),

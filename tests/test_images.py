@@ -475,7 +475,7 @@ def test_a_written_picture_is_read_back(tmp_path, image):
         assert np.array_equal(np.asarray(picture), image)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     height=st.integers(1, 12),

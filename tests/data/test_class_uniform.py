@@ -58,7 +58,7 @@ def plain_centroids(train_ids, tile):
     ),
     st.integers(3, 8),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_centroids_are_what_plain_loops_find(train_ids, tile):
     found = tile_centroids(train_ids, tile)
     assert found.tolist() == plain_centroids(train_ids, tile)
@@ -127,7 +127,7 @@ def centroids_of(sizes, images):
     seed=st.integers(0, 2**64 - 1),
     epoch=st.integers(0, 500),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_an_epoch_has_as_many_samples_of_each_class_that_occurs(sizes, length, share, seed, epoch):
     count = int(length * share / len(sizes))
     keys = ClassUniformDraw(centroids_of(sizes, length), length, count, seed)(epoch)

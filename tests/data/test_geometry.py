@@ -81,7 +81,7 @@ def test_crops_start_at_every_pixel_alike_up_to_the_images_borders():
     corner=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_crop_around_a_pixel_contains_it_and_lies_in_the_image(size, crop_size, scale, corner, seed):
     point = tuple(round(share * (side - 1)) for share, side in zip(corner, size, strict=True))
     shown = positions(size, seed, crop_size=crop_size, scale=(scale, scale), point=point)
@@ -99,7 +99,7 @@ def test_a_crop_around_a_pixel_contains_it_and_lies_in_the_image(size, crop_size
     point=st.tuples(st.integers(0, 99), st.integers(0, 159)),
     seed=st.integers(0, 2**32),
 )
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_so_it_does_before_a_rotation(scale, rotation, point, seed):
     how = {"crop_size": (32, 64), "scale": (scale, scale), "rotation": rotation, "point": point}
     *middle, _, _ = placement((100, 160), seed, **how)

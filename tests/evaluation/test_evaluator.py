@@ -215,7 +215,7 @@ def test_a_scale_out_of_range_is_refused(model, scale):
 
 
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 255))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_counting_tensors_equals_counting_arrays(seed, classes):
     rng = np.random.default_rng(seed)
     target = rng.integers(0, classes, (2, 7, 9)).astype(np.uint8)
@@ -277,8 +277,7 @@ def test_scores_json_has_the_documented_keys(scored):
     means = {"miou", "miou_interval", "pixel_accuracy", "mean_accuracy"}
     assert set(record) == means | {"classes", "absent_classes", "confusion_matrix", "images", "protocol"}
     assert record["images"]["names"] == ["0", "1", "2"]
-    low, high = record["miou_interval"]
-    assert 0 <= low <= record["miou"] <= high <= 1
+    assert record["miou_interval"] is None  # of three images
     assert list(record["classes"]) == list(NAMES)
     assert all(set(entry) == {"iou", "accuracy", "pixels"} for entry in record["classes"].values())
 

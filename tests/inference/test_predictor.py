@@ -67,7 +67,7 @@ def assert_winners(labels, logits):
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_predicts_what_a_plain_loop_predicts_at_any_size(model, predictor, height, width):
     image = random_image(height, width)
     assert_winners(predictor(image), plain_logits(model, image))

@@ -24,7 +24,7 @@ def relatives(sources):
 
 
 @given(PATHS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_finds_all_images_that_are_not_hidden(paths):
     wanted = {p for p in paths if p.name in ("x.jpg", "x.PNG", "y.tiff", "Z.bmp") and ".hidden" not in p.parts}
     with tempfile.TemporaryDirectory() as name:

@@ -62,7 +62,7 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     *(st.integers(1, 420), st.integers(1, 420), st.sampled_from([1, 2, 4])),
     *(st.booleans(), st.sampled_from([160, 224]), st.booleans()),
@@ -162,7 +162,7 @@ def test_faults_change_the_label_map(fault):
     assert (predictor(image) != whole).any() == (fault is not None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 5000), st.sampled_from([512, 768, 1024]), st.sampled_from([32, 64]), st.booleans())
 def test_tiles_cover_an_axis_and_meet_in_seams(length, side, multiple, mirrored):
     axis = Axis.split(length, side, multiple, mirrored=mirrored)

@@ -174,7 +174,7 @@ def small_backbone():
 
 
 @given(height=st.integers(1, 70), width=st.integers(1, 70))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_level_i_has_the_size_divided_by_two_to_the_i_rounded_up(height, width):
     with torch.no_grad():
         features = small_backbone()(torch.zeros(1, 3, height, width))

@@ -163,7 +163,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("container", ["zip", "old", "safetensors"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(share=st.floats(0, 0.999))
 def test_a_truncated_file_is_refused(files, container, share):
     content = (files / container).read_bytes()
@@ -172,7 +172,7 @@ def test_a_truncated_file_is_refused(files, container, share):
     refusal(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     content=st.binary(min_size=1, max_size=300),
     head=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x40" + bytes(7) + b"{"]),

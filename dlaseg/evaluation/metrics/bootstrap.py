@@ -20,6 +20,11 @@ RESAMPLES = 2000
 """Number of resamples; the ends of an interval then vary by about a hundredth of its width."""
 
 
+FEWEST_IMAGES = 6
+"""Fewer images have no interval: even if one network were better on all of 5, a sign test would have p = 2 / 2^5 > 5 %,
+while their bootstrap interval would exclude 0."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageCounts:
     """Pixels of each image by class; ignored pixels do not count.
@@ -111,13 +116,16 @@ def resample(images: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
-    """95 % interval of the mIoU; None where no image has a pixel that counts."""
-    return _interval(mean_over_present(_resampled_iou(counts)))
+    """95 % interval of the mIoU; None for too few images, and where no image has a pixel that counts."""
+    return _interval(mean_over_present(_resampled_iou(counts)), counts)
 
 
 def class_intervals(counts: ImageCounts) -> list[tuple[float, float] | None]:
-    """95 % interval of each class's IoU, over the resamples in which the class occurs; None where it occurs in none."""
-    return [_interval(values) for values in _resampled_iou(counts).T]
+    """95 % interval of each class's IoU, over the resamples in which the class occurs.
+
+    None for too few images, and for a class that occurs in no resample.
+    """
+    return [_interval(values, counts) for values in _resampled_iou(counts).T]
 
 
 def _resampled_iou(counts: ImageCounts) -> NDArray[np.float64]:
@@ -141,7 +149,8 @@ class Difference:
         name: a class, or `mean`.
         first: IoU of the first network; None for a class that occurs in neither ground truth nor prediction.
         second: IoU of the second network; the same.
-        interval: 95 % interval of second - first over resamples that both networks share; None as above.
+        interval: 95 % interval of second - first over resamples that both networks share; None as above, and for too
+            few images.
     """
 
     name: str
@@ -191,13 +200,15 @@ def compare(classes: Sequence[str], first: ImageCounts, second: ImageCounts) -> 
         differences.T,
         strict=True,
     )
-    return [Difference(name, none_if_nan(a), none_if_nan(b), _interval(values)) for name, a, b, values in columns]
+    return [
+        Difference(name, none_if_nan(a), none_if_nan(b), _interval(values, first)) for name, a, b, values in columns
+    ]
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """The central 95 % of the values that are not NaN."""
+def _interval(values: NDArray[np.float64], counts: ImageCounts) -> tuple[float, float] | None:
+    """The central 95 % of the values that are not NaN; None if there are none, or too few images."""
     values = values[~np.isnan(values)]
-    if not values.size:
+    if not values.size or len(counts.names) < FEWEST_IMAGES:
         return None
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)

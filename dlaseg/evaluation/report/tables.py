@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
-from dlaseg.evaluation.metrics.bootstrap import Difference
+from dlaseg.evaluation.metrics.bootstrap import FEWEST_IMAGES, Difference
 from dlaseg.text import escaped
 
 WORST = 5
@@ -40,8 +40,10 @@ def scores_table(results: Mapping[str, Any]) -> str:
     if (calibration := results.get("calibration")) is not None:
         blocks[-1].append(f"expected calibration error {_percent(calibration['expected_calibration_error']).strip()}")
     interval = results["miou_interval"]
-    ends = "-" if interval is None else f"{interval[0] * 100:.2f} to {interval[1] * 100:.2f}"
-    blocks[-1].append(f"95 % bootstrap interval of the mIoU {ends}")
+    if interval is not None:
+        blocks[-1].append(f"95 % bootstrap interval of the mIoU {interval[0] * 100:.2f} to {interval[1] * 100:.2f}")
+    elif len(results["images"]["names"]) < FEWEST_IMAGES:
+        blocks[-1].append(f"no interval of the mIoU: it takes {FEWEST_IMAGES} images")
     if boundary is not None:
         blocks[-1].append(f"bound.: Boundary IoU, contour width {boundary['dilation_ratio']:.0%} of the image diagonal")
     if iiou_missing is not None:
@@ -69,14 +71,18 @@ def difference_table(rows: Sequence[Difference]) -> str:
     lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'diff.':>7}  95 % interval"]
     for name, row in zip(names, rows, strict=True):
         difference = ""
-        if row.first is not None and row.second is not None and row.interval is not None:
-            low, high = (100 * end for end in row.interval)
-            verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
-            difference = f"{100 * (row.second - row.first):>+7.2f}  {low:+.2f} to {high:+.2f}{verdict}"
+        if row.first is not None and row.second is not None:
+            difference = f"{100 * (row.second - row.first):>+7.2f}"
+            if row.interval is not None:
+                low, high = (100 * end for end in row.interval)
+                verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
+                difference += f"  {low:+.2f} to {high:+.2f}{verdict}"
         lines.append(f"{name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
     significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
     conclusion = (
         f"{significant} of {compared} differences are statistically significant (95 % bootstrap interval excludes 0)"
+        if compared
+        else f"no test of statistical significance: it takes {FEWEST_IMAGES} images"
     )
     return "\n".join([*lines, "", conclusion])
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from annotation_files import message, whole
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
@@ -46,7 +46,6 @@ def pack(values, sizes=(3, 4, 8, 16)):
     return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
 
 
-@settings(deadline=None)
 @given(masks)
 def test_strings_of_coco_are_decoded_as_pycocotools_encodes_them(size_and_data):
     height, width, data = size_and_data
@@ -68,7 +67,6 @@ def test_strings_of_large_masks_are_decoded_too():
     assert (whole(patch, 3000, 2000) == mask).all()
 
 
-@settings(deadline=None)
 @given(masks)
 def test_counts_along_rows_are_those_of_cvat(size_and_data):
     height, width, data = size_and_data
@@ -97,7 +95,6 @@ def test_a_mask_is_placed_where_its_box_is():
         assert "3 x 4" in message(place, np.ones((1, 2), bool), top, left, 3, 4)
 
 
-@settings(deadline=None)
 @given(masks, st.sampled_from([255, 128, 1]))
 def test_brush_masks_are_decoded_as_they_are_packed(size_and_data, opacity):
     height, width, data = size_and_data

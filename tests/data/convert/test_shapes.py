@@ -74,7 +74,7 @@ def test_a_polygon_without_area_covers_nothing(part):
 corner = st.tuples(st.floats(-4, WIDTH + 4), st.floats(-4, HEIGHT + 4))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(corner, min_size=3, max_size=8))
 def test_polygons_agree_with_a_plain_loop_away_from_their_outline(corners):
     mask = polygons([corners], HEIGHT, WIDTH)
@@ -94,7 +94,7 @@ def test_rectangles_turn_clockwise_about_their_corner_or_their_centre():
     assert drawn(turned) == ["..x..", "..x..", "..x..", "....."]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(corner, st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), st.floats(-400, 400))
 def test_ellipses_agree_with_a_plain_loop(center, radii, degrees):
     mask = ellipse(center, radii, HEIGHT, WIDTH, degrees)

@@ -161,7 +161,7 @@ def test_a_case_worked_by_hand():
     assert result.averages()["classes"] == pytest.approx((4 / 7 + 0 + 0) / 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(0, 64))
 def test_counts_of_parts_add_up_where_no_instance_is_cut(seed, cut):
     rng = np.random.default_rng(seed)

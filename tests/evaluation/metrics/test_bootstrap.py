@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, compare, miou_interval, resample
+from dlaseg.evaluation.metrics.bootstrap import (
+    RESAMPLES,
+    ImageCounts,
+    class_intervals,
+    compare,
+    miou_interval,
+    resample,
+)
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts, mean_over_present
+from dlaseg.evaluation.report.tables import difference_table
 
 
 def random_matrices(images=12, classes=4, share=0.7, seed=0):
@@ -31,7 +39,7 @@ def scores_of(matrix):
     return confusion.scores()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 5), images=st.integers(1, 6))
 def test_a_resample_is_scored_as_the_confusion_matrix_of_its_images(seed, classes, images):
     rng = np.random.default_rng(seed)
@@ -83,6 +91,21 @@ def test_identical_images_have_an_interval_of_no_width():
 
 def test_a_split_without_counted_pixels_has_no_interval():
     assert miou_interval(counts(np.zeros((3, 2, 2), np.int64))) is None
+
+
+@pytest.mark.parametrize(("images", "enough"), [(1, False), (5, False), (6, True)])
+def test_few_images_have_no_interval_and_no_significance(images, enough):
+    better, worse = random_matrices(images, share=0.9), random_matrices(images, share=0.9)
+    worse[:, 0, 0] -= 100
+    worse[:, 0, 1] += 100
+    first, second = counts(worse), counts(better)
+    assert (miou_interval(first) is not None) == enough
+    assert all((interval is not None) == enough for interval in class_intervals(first))
+    rows = compare(["a", "b", "c", "d"], first, second)
+    assert rows[0].significant == enough
+    table = difference_table(rows)
+    assert ("no test of statistical significance: it takes 6 images" in table) != enough
+    assert f"{100 * (rows[0].second - rows[0].first):+.2f}" in table  # the difference is shown all the same
 
 
 def test_a_network_that_is_better_on_every_image_is_significantly_better():

@@ -20,7 +20,7 @@ def eroded_contour(mask, width):
     return mask & (eroded == 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 40), width=st.integers(1, 50), d=st.integers(1, 6))
 def test_contours_of_all_classes_equal_the_erosion_of_each_class(seed, height, width, d):
     labels = scene(seed, height, width)

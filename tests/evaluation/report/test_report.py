@@ -39,7 +39,7 @@ def miou(matrix):
     return confusion.scores().miou
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(1, 6))
 def test_the_cost_of_a_confusion_is_the_gain_in_miou_without_it(seed, classes):
     rng = np.random.default_rng(seed)

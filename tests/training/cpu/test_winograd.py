@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -21,7 +21,6 @@ sizes = given(
 
 
 @sizes
-@settings(deadline=None)
 def test_the_convolution_equals_torchs(batch, inputs, outs, height, width):
     x, weight = channels_last(batch, inputs, height, width), channels_last(outs, inputs, 3, 3)
     result = convolve(x, weight)
@@ -30,7 +29,6 @@ def test_the_convolution_equals_torchs(batch, inputs, outs, height, width):
 
 
 @sizes
-@settings(deadline=None)
 def test_the_weight_gradient_equals_torchs(batch, inputs, outs, height, width):
     x, weight = channels_last(batch, inputs, height, width), channels_last(outs, inputs, 3, 3).requires_grad_()
     grad = channels_last(batch, outs, height, width)
