@@ -25,6 +25,8 @@ def parse_classes(content: Any) -> dict[str, Any]:
     if isinstance(content, list):
         raise UserError("a list without a key: write 'classes:' above the list")
     try:
+        if isinstance(content, str):
+            raise TypeError
         unknown = set(content) - {"classes", "ignore"}
         if "names" in unknown and "classes" not in content:
             raise UserError("key 'names': unknown; did you mean 'classes', with a list such as [background, leaf]?")

@@ -29,6 +29,13 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Lower-case suffixes of the formats that OpenCV decodes to 8 or 16 bits."""
 
+OTHER_IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in ("arw", "cr2", "cr3", "dcm", "dng", "exr", "hdr", "heic", "heif", "jxl", "nef", "orf", "psd", "raf")
+    + ("rw2", "svg", "tga")
+)
+"""Lower-case suffixes of formats that hold images and are not read, such as those of phones and cameras."""
+
 LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 """Suffixes of formats with lossy compression, which label maps never use."""
 
@@ -297,6 +304,8 @@ def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
     """The content of a file, or the first `most` bytes."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UnreadableFileError(f"{path}: a folder: name a file in it")
         if not stat.S_ISREG(status.st_mode):  # a device or a pipe may never end
             raise UnreadableFileError(f"{path}: not a regular file: replace or remove it")
         check_file_size(path, status.st_size, max_pixels)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def compare(arguments: Sequence[str]) -> int:
     """Compare two scores.json of the same images class by class, and test statistical significance."""
     parser = command_parser("compare", compare)
-    parser.add_argument("first", type=Path, help="a scores.json written by dlaseg eval")
+    parser.add_argument("first", type=Path, help="a scores.json written by dlaseg eval, or its folder")
     parser.add_argument("second", type=Path, help="another one, of the same split")
     args = parser.parse_args(arguments)
 
@@ -39,6 +39,7 @@ def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":
     """The content of a scores.json, and the counts of its images."""
     from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
+    path = path / "scores.json" if path.is_dir() else path
     content = read_scores(path, "images")
     try:
         images = ImageCounts.from_dict(content["images"])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.data.names import read_names
-from dlaseg.data.patterns import FilePattern, same_name
+from dlaseg.data.patterns import FilePattern, lossy_labels, same_name
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.images import read_image
 from dlaseg.label_images import LabelImage, read_label_file
@@ -202,6 +202,8 @@ class SplitFiles:
         ):
             if unmatched := files.keys() - others.keys():
                 name = min(unmatched)
+                if files is self.images and (lossy := pattern.lossy_file(name)):
+                    raise lossy_labels(lossy)
                 expected = pattern.path_of(name, next((file.suffix for file in others.values()), ".png"))
                 raise UserError(
                     f"{files[name]}: {kind} ({len(unmatched)} in all): add the missing file, {expected}, or remove "

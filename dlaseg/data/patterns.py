@@ -19,7 +19,8 @@ class FilePattern:
 
     Attributes:
         folder: is searched with its subfolders, also through symbolic links; hidden files and folders are skipped.
-        below: the paths below `folder`, with {name}; `.*` at the end stands for any suffix.
+        below: the paths below `folder`, with {name}; `.*` at the end stands for any suffix. A suffix fits in upper and
+            in lower case.
         suffixes: lower-case suffixes of the files.
 
     Example:
@@ -68,7 +69,7 @@ class FilePattern:
         except OSError as error:
             raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
         if not files and lossy:
-            raise UserError(f"{lossy}: lossy formats such as JPEG change label values: save label maps as PNG")
+            raise lossy_labels(lossy)
         if not files:
             any_suffix = f"{{{','.join(sorted(self.suffixes))}}}"
             expected = self._below("NAME", any_suffix)
@@ -96,16 +97,31 @@ class FilePattern:
         """
         return self.folder / self._below(name, suffix)
 
+    def lossy_file(self, name: str) -> Path | None:
+        """The file of a label map that was saved in a lossy format, where the suffix is free; None if there is none."""
+        suffixes = [cased for suffix in sorted(LOSSY_SUFFIXES) for cased in (suffix, suffix.upper())]
+        paths = [self.path_of(name, suffix) for suffix in suffixes] if self.below.endswith(".*") else []
+        return next((path for path in paths if path.is_file()), None)
+
     @cached_property
     def _regex(self) -> re.Pattern[str]:
-        before, *between, after = map(re.escape, self.below.removesuffix(".*").split("{name}"))
+        before, *between, after = self.below.removesuffix(".*").split("{name}")
+        suffix = r"\.[^./]+"
+        if not self.below.endswith(".*"):
+            after, dot, fixed = after.rpartition(".")
+            suffix = f"(?i:{re.escape(dot + fixed)})"  # cameras write .JPG
+        again = "".join(f"{re.escape(text)}(?P=name)" for text in between)
         # A slash at either end would belong to the text around the name
-        regex = before + "(?P<name>(?!/).+(?<!/))" + "".join(f"{text}(?P=name)" for text in between) + after
-        return re.compile(regex + (r"\.[^./]+" if self.below.endswith(".*") else ""), re.DOTALL)
+        return re.compile(f"{re.escape(before)}(?P<name>(?!/).+(?<!/)){again}{re.escape(after)}{suffix}", re.DOTALL)
 
     def _below(self, name: str, suffix: str) -> str:
         start = self.below.removesuffix(".*")
         return start.replace("{name}", name) + (suffix if start != self.below else "")
+
+
+def lossy_labels(path: Path) -> UserError:
+    """The error of a label map in a lossy format."""
+    return UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
 
 
 def same_name(first: Path, second: Path) -> UserError:

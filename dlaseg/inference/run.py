@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dlaseg.errors import UserError
-from dlaseg.images import check_max_pixels
+from dlaseg.images import IMAGE_SUFFIXES, check_max_pixels
 from dlaseg.inference.backends.choice import kept_graph
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.backends.graph import Graph
@@ -17,7 +17,7 @@ from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
-from dlaseg.inference.sources import Source, expand_frames, find_all
+from dlaseg.inference.sources import VIDEO_SUFFIXES, Source, expand_frames, find_all
 from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS
 
@@ -84,6 +84,11 @@ def infer(
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
+    if not output.exists() and output.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        raise UserError(
+            f"{output}: the last path is a folder, which gets ids/, color/ and overlay/: use a folder's name, such as "
+            f"{output.with_suffix('')}"
+        )
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     check_cameras(sources)
     network = open_network(weights) if isinstance(weights, str | Path) else weights

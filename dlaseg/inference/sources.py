@@ -1,5 +1,6 @@
 """Finds images and videos: files, folders and everything below them, the frames of animations, and cameras."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, ImageFile, open_image
+from dlaseg.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, ImageFile, open_image
+
+logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset(
     f".{name}"
@@ -99,8 +102,9 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
     """Lists the images of a file or a folder, and its videos.
 
     A folder is walked recursively, in sorted order, also through symbolic links. Hidden files and folders (a leading
-    dot), files with other suffixes, and links back to a folder that contains them are skipped. A dangling link with an
-    image's suffix is listed, so that reading it reports the missing image.
+    dot), files with other suffixes, and links back to a folder that contains them are skipped; of images in formats
+    that are not read, a warning tells. A dangling link with an image's suffix is listed, so that reading it reports the
+    missing image.
 
     Args:
         input: a file or a folder.
@@ -132,9 +136,15 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
     if input.resolve() == excluded:
         raise UserError(f"{input}: input and output are one folder: give another output, such as {input / 'results'}")
     try:
-        sources = [source(path, path.relative_to(input)) for path in _walk(input, (), excluded, suffixes)]
+        found = list(_walk(input, (), excluded, suffixes | OTHER_IMAGE_SUFFIXES))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
+    sources = [source(path, path.relative_to(input)) for path in found if path.suffix.lower() in suffixes]
+    if unread := [path for path in found if path.suffix.lower() not in suffixes]:
+        formats = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        logger.warning(
+            "%s: %d files left out, since %s is not read: convert them to JPEG or PNG", input, len(unread), formats
+        )
     if not sources:
         raise UserError(f"{input}: contains no {what}, also not below it: their names end in {known}")
     return sources

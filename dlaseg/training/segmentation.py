@@ -204,6 +204,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 confusion = evaluate(predictor, shard, loader=loader, on_image=on_image)
             matrix = dist.all_reduce_sum_(torch.from_numpy(confusion.matrix).to(dist.device))
             confusion.matrix = matrix.cpu().numpy()
+            if dist.is_main:
+                _warn_of_one_class(confusion, labels)
             scores = confusion.scores()
             ious = zip(labels.names, scores.iou, strict=True)
             details = {f"iou/{name}": iou for name, iou in ious if iou is not None}
@@ -230,3 +232,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""
         return training.pairs[index].image
+
+
+def _warn_of_one_class(confusion: ConfusionMatrix, labels: LabelMap) -> None:
+    """Logs a warning if a network predicts nothing but one of several classes."""
+    (predicted,), (occurring,) = confusion.matrix.sum(0).nonzero(), confusion.matrix.sum(1).nonzero()
+    if len(predicted) == 1 and len(occurring) > 1:
+        logger.warning(
+            "all pixels of the validation images are predicted as %r: usual after few steps; later, look at the label "
+            "maps (dlaseg data check) and the learning rate", labels.names[predicted[0]],
+        )  # fmt: skip

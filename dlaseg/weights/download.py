@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dlaseg.errors import UserError, nearest
+from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.weights.builtin import builtin_files
 
 logger = logging.getLogger(__name__)
@@ -22,11 +23,11 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
     """The weights file that a path, a name of built-in weights or a hub name stands for.
 
     Args:
-        source: a file's path; a folder that holds `model.safetensors`; a name of `dlaseg.list_weights()`, unless a file
-            or such a folder in the working folder has this name; or `USER/NAME` of a repository on the hub that holds
-            `model.safetensors`, with `@REVISION` for a certain branch, tag or commit; or `hf-hub:USER/NAME/FILE`, any
-            other file of a repository. What was downloaded before is taken from the hub's cache (HF_HOME) without the
-            network.
+        source: a file's path; a folder that holds `model.safetensors`, or the folder of a run; a name of
+            `dlaseg.list_weights()`, unless a file or such a folder in the working folder has this name; or `USER/NAME`
+            of a repository on the hub that holds `model.safetensors`, with `@REVISION` for a certain branch, tag or
+            commit; or `hf-hub:USER/NAME/FILE`, any other file of a repository. What was downloaded before is taken from
+            the hub's cache (HF_HOME) without the network.
         argument: the name of the argument that `source` comes from, for the message.
 
     Raises:
@@ -38,8 +39,7 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
         if path.exists():
             logger.info("%s: the weights that come with dlaseg; the folder of this name holds none", source)
         return builtin
-    if (path / FILE).is_file():
-        path = path / FILE
+    path = _in_folder(path)
     if str(source) in builtin_files():
         logger.warning("%s: %s is used, not the weights of this name that come with dlaseg", source, path)
         return path.absolute()  # no longer a name, so that the warning is not repeated
@@ -55,10 +55,14 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
 
 def find_builtin(source: str | Path) -> Path | None:
     """The file of the built-in weights that a name stands for; None if it stands for something else."""
-    path = Path(source)
-    if path.is_file() or (path / FILE).is_file():
+    if _in_folder(Path(source)).is_file():
         return None
     return builtin_files().get(str(source))
+
+
+def _in_folder(path: Path) -> Path:
+    """The weights file in a folder: of a saved model or of a training run; the path itself where there is none."""
+    return next((path / name for name in (FILE, BEST_WEIGHTS) if (path / name).is_file()), path)
 
 
 def _is_name(source: str) -> bool:

@@ -333,6 +333,13 @@ def test_a_fault_of_the_classes_is_said_as_training_says_it(root):
     assert found.remedy == "the label maps are stored as colors, so list each color once"
 
 
+def test_files_that_are_left_out_and_lossy_label_maps_are_named(root):
+    shutil.copy(root / "images/train/b.png", root / "images/train/z.heic")
+    Image.open(root / "labels/train/b.png").save(root / "labels/train/b.jpg")
+    (root / "labels/train/b.png").unlink()
+    assert kinds(root) == {"unread_format": "warning", "lossy_label": "error"}
+
+
 def test_webp_that_is_called_jpeg_is_found(root):
     shutil.copy(root / "images/train/b.png", root / "b.png")
     Image.open(root / "b.png").save(root / "images/train/b.jpg", "WEBP", lossless=True)

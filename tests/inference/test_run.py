@@ -238,6 +238,15 @@ def test_a_full_disk_ends_the_run_early_and_leaves_complete_files(weights, predi
     assert files(out) == [f"ids/{i:02}.png" for i in range(4 * IN_FLIGHT)]
 
 
+def test_an_output_that_looks_like_an_image_is_refused(weights, tmp_path):
+    path = save(tmp_path / "a.png")
+    with pytest.raises(
+        UserError, match=r"result\.PNG: the last path is a folder, .*: use a folder's name, such as .*result$"
+    ):
+        infer(weights, path, tmp_path / "result.PNG", device="cpu")
+    assert not (tmp_path / "result.PNG").exists()
+
+
 def test_an_output_that_is_a_file_is_refused(weights, tmp_path):
     path = save(tmp_path / "a.png")
     (tmp_path / "file").write_text("mine")

@@ -68,6 +68,14 @@ def test_no_such_path_no_image_and_a_file_of_another_kind_are_refused(tmp_path):
         find_images(touch(tmp_path / "clip.mp4"))
 
 
+def test_photos_in_formats_that_are_not_read_are_told(tmp_path, caplog):
+    for name in ("a.jpg", "b/c.HEIC", "d.dng", "notes.txt", ".hidden.heic"):
+        touch(tmp_path / name)
+    assert relatives(find_images(tmp_path)) == ["a.jpg"]
+    (message,) = caplog.messages
+    assert message.endswith(": 2 files left out, since .dng, .heic is not read: convert them to JPEG or PNG")
+
+
 def test_a_loop_of_links_ends(tmp_path):
     touch(tmp_path / "sub" / "a.png")
     (tmp_path / "sub" / "up").symlink_to(tmp_path)

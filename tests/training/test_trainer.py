@@ -27,6 +27,7 @@ from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.run_folder import check_output
 from dlaseg.training.schedules import poly
 from dlaseg.training.segmentation import Segmentation
@@ -129,6 +130,19 @@ def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(c
     monkeypatch.setattr(trainer, "write_text", write)
     run(config, tmp_path, resume=True)
     assert [row["epoch"] for row in log_rows(tmp_path)] == [1, 2]
+
+
+def test_a_network_that_predicts_one_class_alone_is_told(config, caplog):
+    task = Segmentation(config)
+    training, validation = task.open_splits()
+    model = task.make_model(training)
+    validate = task.validator(validation, DistributedContext(0, 1, torch.device("cpu")))
+    validate(model)
+    assert "predicted as" not in caplog.text
+    with torch.no_grad():
+        model.head.bias[3] += 1e4
+    validate(model)
+    assert f"all pixels of the validation images are predicted as '{training.label_map.names[3]}'" in caplog.text
 
 
 def test_a_run_leaves_every_file_of_the_run_folder(straight):

@@ -168,6 +168,12 @@ def test_weights_in_the_working_folder_win_and_are_named_once(tmp_path, monkeypa
     assert caplog.messages == [f"camvid: {used} is used, not the weights of this name that come with dlaseg"]
 
 
+def test_the_folder_of_a_run_stands_for_its_best_weights(here, model, tmp_path):
+    dlaseg.save_model(model, tmp_path / "run/best.safetensors")
+    assert resolve(tmp_path / "run") == tmp_path / "run/best.safetensors"
+    assert same(dlaseg.load_model(tmp_path / "run"), model)
+
+
 def test_a_folder_of_data_does_not_hide_a_name(here, caplog):
     with caplog.at_level(logging.INFO, "dlaseg"):
         assert resolve("camvid") == BOX / "camvid.safetensors"

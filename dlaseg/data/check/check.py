@@ -14,12 +14,20 @@ from typing import Any
 from tqdm import tqdm
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts, read_pair
-from dlaseg.data.check.findings import Finding, file_findings, label_findings, pairing_findings, same_name_findings
+from dlaseg.data.check.findings import (
+    Finding,
+    file_findings,
+    label_findings,
+    pairing_findings,
+    same_name_findings,
+    unread_findings,
+)
 from dlaseg.data.check.splits import split_findings
 from dlaseg.data.datasets import DEFAULT_SPLITS, check_pool, dataset_entry, find_split
 from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
 from dlaseg.data.label_counts import LabelCounts
 from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
+from dlaseg.data.patterns import files_below
 from dlaseg.data.statistics import SplitStatistics, statistics_table, summed
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.labels import LabelMap
@@ -155,7 +163,10 @@ def check_dataset(
             findings.append(_no_split(split, error, is_optional))
             continue
         findings += same_name_findings(split, files.twice)
-        findings += pairing_findings(split, files.images, files.labels or {}, _expected(files))
+        unlabelled = files.images.keys() - (files.labels or {}).keys()
+        lossy = {name: path for name in sorted(unlabelled) if (path := files.label_pattern.lossy_file(name))}
+        findings += unread_findings(split, files_below(files.image_pattern.folder), lossy.values())
+        findings += pairing_findings(split, files.images, {**lossy, **(files.labels or {})}, _expected(files))
         dataset = SegmentationDataset(name, split, _matched(files), files.label_map, entry.benchmark)
         facts[split] = _read(dataset, workers)
         findings += file_findings(split, facts[split])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
 from dlaseg.data.names import escape_name
+from dlaseg.images import OTHER_IMAGE_SUFFIXES
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 EXAMPLES = 20
@@ -66,6 +67,27 @@ def same_name_findings(split: str, twice: Sequence[tuple[Path, Path]]) -> Iterat
         message = f"two files of the same name, such as {first.name} and {second.name}; here, the first is read"
         others = [other for _, other in twice]
         yield finding("same_name", "error", split, others, message, "remove or rename one of them")
+
+
+def unread_findings(split: str, in_images: Iterable[Path], lossy_labels: Iterable[Path]) -> Iterator[Finding]:
+    """Files that are left out: images of formats that are not read, and label maps in formats that change values.
+
+    Args:
+        split: its name.
+        in_images: all files in the folder of the images.
+        lossy_labels: label maps.
+    """
+    if unread := [path for path in in_images if path.suffix.lower() in OTHER_IMAGE_SUFFIXES]:
+        formats = ", ".join(sorted({path.suffix.lower() for path in unread}))
+        yield finding(
+            "unread_format", "warning", split, unread, f"images that are left out: {formats} is not read",
+            "convert them to JPEG or PNG",
+        )  # fmt: skip
+    if lossy := list(lossy_labels):
+        yield finding(
+            "lossy_label", "error", split, lossy, "label maps in a lossy format, which changes values",
+            "make them again and save them as PNG",
+        )  # fmt: skip
 
 
 def pairing_findings(

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dlaseg.data.pairs import SplitFiles
 from dlaseg.data.patterns import FilePattern
-from dlaseg.errors import UserError
+from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 from dlaseg.labels import LabelMap
 
@@ -34,9 +34,26 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
         UserError: a path that is not allowed, no image with the name of a label map, a file that fits both paths, and
             as `SplitFiles.find`.
     """
+    if not (root / classes).exists():
+        raise UserError(
+            f"{root / classes}: no such file: list the classes in it, or have a first one written by dlaseg data check "
+            f"{root} --dataset folder --write-classes {root / classes}"
+        )
     label_map = LabelMap.from_file(root / classes)
     image_pattern, label_pattern = _pattern("images", images, root, split), _pattern("labels", labels, root, split)
-    files = SplitFiles.find(image_pattern, label_pattern, label_map, with_labels)
+    try:
+        files = SplitFiles.find(image_pattern, label_pattern, label_map, with_labels)
+    except MissingSplitError as error:
+        pool, (image_pool, label_pool) = (
+            image_pattern.folder.parent,
+            (_without_split(path) for path in (images, labels)),
+        )
+        if images.endswith("/{split}") and pool.is_dir() and any(map(_is_image, pool.iterdir())):
+            raise MissingSplitError(
+                f"{error}; there are images in {pool}, though: if they are in no split, set images (--images) to "
+                f"{image_pool} and labels (--labels) to {label_pool}"
+            ) from error
+        raise
     if files.labels is None:
         return files
     common = files.images.keys() & files.labels.keys()
@@ -55,6 +72,14 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
     if "{split}" in labels and "{split}" not in images:
         return replace(files, images={name: files.images[name] for name in common})
     return files
+
+
+def _without_split(path: str) -> str:
+    return path.replace("/{split}", "")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def _pattern(option: str, path: str, root: Path, split: str) -> FilePattern:

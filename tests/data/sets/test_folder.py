@@ -109,6 +109,27 @@ def test_a_wrong_pattern_is_refused_with_a_valid_one(root, path, problem):
     assert message.endswith(": use a folder, or a pattern such as masks/{split}/{name}_mask.png")
 
 
+def test_a_suffix_fits_in_upper_and_lower_case(root):
+    put(root, "photos/1.JPG", "photos/2.jpg", "masks/1_mask.png", "masks/2_mask.PNG")
+    assert names(root, "photos/{name}.jpg", "masks/{name}_mask.png") == ["1", "2"]
+
+
+def test_one_label_map_in_a_lossy_format_is_named(root):
+    put(root, "images/train/1.jpg", "images/train/2.jpg", "labels/train/1.png", "labels/train/2.JPG")
+    assert refused(root).startswith(f"{root / 'labels/train/2.JPG'}: lossy formats such as JPEG change label values")
+
+
+def test_images_of_no_split_are_found_and_the_options_named(root):
+    put(root, "images/1.jpg", "labels/1.png")
+    assert f"there are images in {root / 'images'}, though" in refused(root)
+    assert "set images (--images) to images and labels (--labels) to labels" in refused(root)
+
+
+def test_a_missing_classes_file_is_refused_with_the_command_that_writes_one(root):
+    (root / "classes.yaml").unlink()
+    assert f"--write-classes {root / 'classes.yaml'}" in refused(root)
+
+
 def test_images_may_be_lossy_and_their_example_is_one_of_images(root):
     put(root, "a/1.jpg", "labels/train/1.png")
     assert names(root, "a/{name}.jpg") == ["1"]

@@ -215,7 +215,7 @@ def test_the_command_names_the_better_network(files, capsys):
     assert lines[1].endswith("second is better")
     assert lines[5].startswith("mean ")
     assert lines[-1].endswith("differences are statistically significant (95 % bootstrap interval excludes 0)")
-    assert main(["compare", str(files[1]), str(files[0])]) == 0
+    assert main(["compare", str(files[1].parent), str(files[0].parent)]) == 0  # their folders do as well
     assert capsys.readouterr().out.splitlines()[1].endswith("first is better")
 
 
