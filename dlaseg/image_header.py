@@ -57,10 +57,16 @@ _CLASSES: tuple[tuple[re.Pattern[bytes], str, type[ImageFile]], ...] = tuple(
 # Formats of floating-point pixels: PFM, Radiance HDR, OpenEXR
 _FLOAT_FORMATS = re.compile(rb"P[Ff]\s|#\?R(ADIANCE|GBE)|v/1\x01")
 
+# Type, width, height and largest value; comments may stand between them
+_PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
+
 _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, height and width are exchanged
 
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
-_TIFF_FIELDS = {254: "subfile", 256: "width", 257: "height", 258: "bits", 274: "orientation", 339: "kind"}
+_TIFF_FIELDS = {
+    **{254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation"},
+    **{277: "samples", 284: "planar", 339: "kind"},
+}
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # numbers of the TIFF specification, and of BigTIFF
 
 
@@ -77,6 +83,8 @@ class ImageHeader:
             and masks are no pages.
         dtype: of a pixel's values, as numpy calls it, where the format has several.
         orientation: of a TIFF, as EXIF counts: 1 is upright.
+        has_alpha: of a TIFF of RGB, whether there are more than three channels.
+        problem: why OpenCV gives other pixels than are meant; None for a file that it reads correctly.
     """
 
     format: str
@@ -86,6 +94,8 @@ class ImageHeader:
     pages: tuple[tuple[int, int, int], ...] = ()
     dtype: str = "uint8"
     orientation: int = 1
+    has_alpha: bool = False
+    problem: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -242,7 +252,32 @@ def _tiff_header(content: bytes) -> ImageHeader:
     )
     dtype = f"{_TIFF_KINDS.get(directories[0].get('kind', 1), 'unknown')}{directories[0].get('bits', 1)}"
     orientation = directories[0].get("orientation", 1)
-    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype, orientation)
+    has_alpha = directories[0].get("photometric") == 2 and directories[0].get("samples", 1) > 3
+    problem = next(filter(None, map(_tiff_problem, directories)), None)
+    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype, orientation, has_alpha, problem)
+
+
+def _tiff_problem(directory: dict[str, int]) -> str | None:
+    bits = directory.get("bits", 1)
+    if directory.get("kind", 1) == 1 and bits < 16 and bits not in (1, 2, 4, 8):
+        return f"pixels of {bits} bits"
+    if bits == 16 and directory.get("photometric") == 0:
+        return "16 bits in which 0 is white"
+    if bits == 16 and directory.get("planar") == 2 and directory.get("samples", 1) > 1:
+        return "16 bits whose channels are stored one after the other"
+    return None
+
+
+def pnm_maximum(content: bytes) -> int:
+    """The value that stands for white in a PNM of grey or colour; 255 for anything else."""
+    match = _PNM.match(content)
+    return 255 if match is None else int(match[1])
+
+
+def _pnm_header(content: bytes) -> ImageHeader:
+    picture, maximum = open_with_pillow(content), pnm_maximum(content)
+    problem = None if maximum in (255, 65535) else f"white is {maximum}, not 255 or 65535"
+    return ImageHeader("PNM", picture.height, picture.width, problem=problem)
 
 
 def _avif_header(content: bytes) -> ImageHeader | None:
@@ -253,4 +288,4 @@ def _avif_header(content: bytes) -> ImageHeader | None:
     return ImageHeader("AVIF", height, width) if boxes else None
 
 
-_OWN: dict[str, Any] = {"PNG": _png_header, "WebP": _webp_header, "TIFF": _tiff_header}
+_OWN: dict[str, Any] = {"PNG": _png_header, "WebP": _webp_header, "TIFF": _tiff_header, "PNM": _pnm_header}

@@ -103,7 +103,7 @@ def open_strips(path: Path, least: int, max_pixels: int | None) -> StripImage | 
         UserError: more than MAX_PIXELS without a limit that the user gave, and rasterio is not installed.
     """
     header = _peek(path)
-    if header is None or header.pixels <= least or header.frames > 1:
+    if header is None or header.problem is not None or header.pixels <= least or header.frames > 1:
         return None
     limited = max_pixels is not None
     if max_pixels is None:

@@ -104,11 +104,21 @@ class ImageFile:
                 yield image
 
     def _decode_with_opencv(self, page: int) -> NDArray[Any] | None:
-        # As RGB, OpenCV leaves the pixels of a 16-bit TIFF in colour undefined
         is_tiff = self.header.format == "TIFF"
+        if self.header.has_alpha and self.header.dtype == "uint8":  # OpenCV would multiply it into the colours
+            return self._decode_tiff_with_pillow(page)
+        # As RGB, OpenCV leaves the pixels of a 16-bit TIFF in colour undefined
         flags = (cv2.IMREAD_COLOR_BGR if is_tiff else cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_ANYDEPTH
         image = self._decode_bytes(page, flags)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if is_tiff and image is not None else image
+
+    def _decode_tiff_with_pillow(self, page: int) -> NDArray[np.uint8] | None:
+        try:
+            with open_with_pillow(self.content) as picture:
+                picture.seek(page)
+                return np.asarray(upright(picture).convert("RGB"))
+        except PILLOW_ERRORS:
+            return None
 
     def _decode_bytes(self, page: int, flags: int) -> NDArray[Any] | None:
         buffer = np.frombuffer(self.content, np.uint8)
@@ -143,7 +153,7 @@ class ImageFile:
     def _as_rgb(self, image: NDArray[Any] | None) -> NDArray[np.uint8]:
         if image is None:
             raise UnreadableFileError(
-                f"{self.path}: broken or not an image; OpenCV cannot decode it: replace or remove the file"
+                f"{self.path}: broken or not an image; it cannot be decoded: replace or remove the file"
             )
         image = to_eight_bits(image)
         if image.dtype != np.uint8:
@@ -230,6 +240,11 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> ImageHeader:
     if header is None:
         raise UnreadableFileError(f"{path}: broken or not an image: replace or remove the file")
+    if header.problem is not None:
+        raise UserError(
+            f"{path}: {header.format} with {header.problem}: it would be read wrongly: convert it to 8 or 16 bits, "
+            "channels interleaved"
+        )
     # Bits are 1 to 16 where the format has several types
     if header.dtype not in {f"uint{bits}" for bits in range(1, 17)}:
         raise _wrong_dtype(path, header.dtype)

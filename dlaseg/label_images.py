@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dlaseg.errors import UserError
-from dlaseg.image_header import read_header, upright
+from dlaseg.image_header import pnm_maximum, read_header, upright
 from dlaseg.images import LOSSY_SUFFIXES, open_verified, read_checked_bytes
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import decode_png, is_png
@@ -23,9 +23,6 @@ _LABEL_MODES = {
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 _LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 """Pillow's names of formats, and of compressions in a TIFF, that change values."""
-
-# Type, width, height and largest value of a grey or coloured PNM; comments may stand between them
-_PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 
 
 @dataclass(frozen=True)
@@ -92,11 +89,9 @@ def _check_exact(path: Path, picture: Image.Image, content: bytes) -> None:
     if picture.format in _LOSSY or compression in _LOSSY_IN_TIFF:
         kind = f"{picture.format} with {compression} compression" if compression else picture.format
         raise UserError(f"{path}: {kind} changes label values: save label maps as PNG")
-    pnm = _PNM.match(content) if picture.format == "PPM" else None
-    if pnm is not None and int(pnm[1]) != 255:
+    if (maximum := pnm_maximum(content)) != 255:
         raise UserError(
-            f"{path}: a PNM whose largest value is {int(pnm[1])}; programs stretch others than 255: save label maps as "
-            "PNG"
+            f"{path}: a PNM whose largest value is {maximum}; programs stretch others than 255: save label maps as PNG"
         )
 
 

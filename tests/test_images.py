@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dlaseg import UserError
-from dlaseg.images import read_image, read_size, write_png
+from dlaseg.images import open_image, read_image, read_size, write_png
 from dlaseg.label_images import read_label_image
 from dlaseg.png import decode_png
 
@@ -395,16 +395,57 @@ def test_a_pnm_that_programs_stretch_is_refused_for_labels(tmp_path, largest, dt
     assert np.array_equal(read_label_image(path), [[0, 1], [2, 3]])
 
 
+def tiff(path, pixels, tags):
+    """A TIFF of packed pixels with these tags, by number."""
+    tags = {259: 1, 277: 1, 278: tags[257], **tags, 273: 8, 279: len(pixels)}
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags)
+    )
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + directory + bytes(4))
+    return path
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
     values = np.arange(64).reshape(4, 16) % 2**bits
     digits = "".join(f"{value:0{bits}b}" for value in values.ravel())
     packed = bytes(int(digits[start : start + 8], 2) for start in range(0, len(digits), 8))
-    path = tmp_path / "a.tif"
-    tags = [(256, 16), (257, 4), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, len(packed))]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags)
-    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(packed)) + packed + directory + bytes(4))
+    path = tiff(tmp_path / "a.tif", packed, {256: 16, 257: 4, 258: bits, 262: 1})
     assert np.array_equal(read_label_image(path), values)
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ({258: 12, 262: 1}, "pixels of 12 bits"),
+        ({258: 16, 262: 0}, "16 bits in which 0 is white"),
+        ({258: 16, 262: 2, 277: 3, 284: 2}, "16 bits whose channels are stored one after the other"),
+    ],
+)
+def test_a_tiff_that_opencv_reads_wrongly_is_refused(tmp_path, tags, problem):
+    path = tiff(tmp_path / "a.tif", bytes(6 * 8 * 6), {256: 8, 257: 6, **tags})
+    with pytest.raises(UserError, match=rf"TIFF with {problem}: it would be read wrongly: convert it to 8 or 16 bits"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+@pytest.mark.parametrize("white", [100, 1023])
+def test_a_pnm_of_another_white_is_refused(tmp_path, kind, white):
+    path = tmp_path / "a.pnm"
+    path.write_bytes(f"{kind} 2 2 {white}\n".encode() + bytes(24))
+    with pytest.raises(UserError, match=rf"PNM with white is {white}, not 255 or 65535: it would be read wrongly"):
+        read_image(path)
+
+
+def test_the_alpha_of_a_tiff_is_dropped(tmp_path):
+    alpha = np.arange(40 * 56, dtype=np.uint8).reshape(40, 56, 1)
+    transparent = Image.fromarray(np.concatenate([scene(), alpha], axis=-1))
+    path = tmp_path / "a.tif"
+    transparent.save(path, save_all=True, append_images=[transparent.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    assert np.array_equal(read_image(path), scene())
+    first, second = open_image(path).frames()
+    assert np.array_equal(first, scene())
+    assert np.array_equal(second, scene()[:, ::-1])
 
 
 def test_ids_of_16_bits_are_read_from_a_tiff_of_either_byte_order(tmp_path):
