@@ -22,23 +22,6 @@ from dlaseg.png import chunks, decode_png, is_png
 # Our error message names the file; OpenCV's log would only repeat the error without it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
-IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in ("avif", "bmp", "dib", "gif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "ras")
-    + ("sr", "tif", "tiff", "webp")
-)
-"""Lower-case suffixes of the formats that OpenCV decodes to 8 or 16 bits."""
-
-OTHER_IMAGE_SUFFIXES = frozenset(
-    f".{name}"
-    for name in ("arw", "cr2", "cr3", "dcm", "dng", "exr", "hdr", "heic", "heif", "jxl", "nef", "orf", "psd", "raf")
-    + ("rw2", "svg", "tga")
-)
-"""Lower-case suffixes of formats that hold images and are not read, such as those of phones and cameras."""
-
-LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
-"""Suffixes of formats with lossy compression, which label maps never use."""
-
 _HEADER_BYTES = 1 << 16
 """Beginning of a PNG or JPEG in which the header is looked for first."""
 
@@ -214,7 +197,7 @@ def image_from_bytes(path: Path, content: bytes, max_pixels: int = MAX_PIXELS) -
         UserError: as `read_image`.
     """
     if not content:
-        raise _empty_file(path)
+        raise UnreadableFileError(f"{path}: the file is empty: replace or remove it")
     return ImageFile(path, _check_header(path, read_header(content), max_pixels), content, max_pixels)
 
 
@@ -241,10 +224,8 @@ def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> Im
     if header is None:
         raise UnreadableFileError(f"{path}: broken or not an image: replace or remove the file")
     if header.problem is not None:
-        raise UserError(
-            f"{path}: {header.format} with {header.problem}: it would be read wrongly: convert it to 8 or 16 bits, "
-            "channels interleaved"
-        )
+        remedy = "it would be read wrongly: convert it to 8 or 16 bits, channels interleaved"
+        raise UserError(f"{path}: {header.format} with {header.problem}: {remedy}")
     # Bits are 1 to 16 where the format has several types
     if header.dtype not in {f"uint{bits}" for bits in range(1, 17)}:
         raise _wrong_dtype(path, header.dtype)
@@ -329,12 +310,8 @@ def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:
     except OSError as error:
         raise UnreadableFileError(f"{path}: {error.strerror or error}: use a file that can be read") from error
     if not content:
-        raise _empty_file(path)
+        raise UnreadableFileError(f"{path}: the file is empty: replace or remove it")
     return content
-
-
-def _empty_file(path: Path) -> UserError:
-    return UnreadableFileError(f"{path}: the file is empty: replace or remove it")
 
 
 def _check_pixels(path: Path, height: int, width: int, max_pixels: int) -> None:

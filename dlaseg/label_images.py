@@ -10,7 +10,8 @@ from PIL import Image
 
 from dlaseg.errors import UserError
 from dlaseg.image_header import pnm_maximum, read_header, upright
-from dlaseg.images import LOSSY_SUFFIXES, open_verified, read_checked_bytes
+from dlaseg.image_suffixes import LOSSY_SUFFIXES
+from dlaseg.images import open_verified, read_checked_bytes
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import decode_png, is_png
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"text", "version", "memory", "png", "processor"},
+    {"text", "version", "memory", "png", "processor", "image_suffixes"},
     {"errors"},
     {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file"},
     {"labels", "images", "run_folder", "scores_file"},

@@ -103,7 +103,11 @@ def _evaluate_predictions(args: Namespace) -> int:
     from dlaseg.memory import keep_freed_memory
 
     _check_benchmark(args, "--predictions")
-    for option, given in (("--scales", args.scales), ("--flip", args.flip), ("--padding", args.padding != "mirror")):
+    for option, given in (
+        *(("--scales", args.scales), ("--flip", args.flip), ("--padding", args.padding != "mirror")),
+        *(("--device", args.device != "auto"), ("--backend", args.backend)),
+        ("--precision", args.precision != "float32"),
+    ):
         if given:
             raise UserError(f"{option}: of a network; --predictions are scored as they are: leave it out")
     keep_freed_memory()  # the same few megabytes for every image
@@ -120,6 +124,9 @@ def _submit(args: Namespace) -> int:
     from dlaseg.evaluation.cityscapes.submission import IMAGES, submit
 
     _check_benchmark(args, "--submission")
+    for option, given in (("--measures", args.measures), ("--output", args.output)):
+        if given is not None and given != []:
+            raise UserError(f"{option}: of scores; --submission writes label maps alone: leave it out")
     archive, count = submit(
         args.weights,
         args.root,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dlaseg.data.transforms import CenterCrop
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, read_image
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
+from dlaseg.images import read_image
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
         with gr.Tab("Image"):
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
-                    file = gr.Image(type="filepath", sources=["upload", "clipboard", "webcam"], label="Image",
-                                    height=260, elem_id="image")  # fmt: skip
+                    # Without a mode, the file comes as it was uploaded
+                    file = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"],
+                                    label="Image", height=260, elem_id="image")  # fmt: skip
                     gr.Examples([str(example) for example in draw_examples(folder)], file, label="Drawn examples")
                     with gr.Accordion("More", open=False):
                         scales = gr.CheckboxGroup(SCALES, value=[1.0], label="Scales", info="averaged: slower, better")

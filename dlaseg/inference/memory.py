@@ -4,7 +4,9 @@ Where memory is overcommitted, as on Linux, an allocation succeeds and the proce
 what the network needs is estimated before it runs.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from dlaseg.errors import UserError
@@ -37,6 +39,8 @@ IN_FLIGHT_PER_PIXEL = 96
 
 _SIDE = 256  # of an image that is not worth a measurement, pixels
 
+_LARGEST_MULTIPLE = 256  # pixels; SIDES are multiples of it
+
 _LARGEST_MARGIN = 512  # pixels; more only where the image is made smaller than a quarter
 
 
@@ -66,6 +70,10 @@ class MemoryBudget:
         self._averages = flip or tuple(scales) != (1.0,)
         self._largest = max(1.0, *scales) ** 2
         self._margin = min(_LARGEST_MARGIN, round(MARGIN / min(1.0, *scales, *(backend.scales or ()))))
+        # A tile begins at a multiple of this in the image at every scale, so that the network sees the same pixels
+        denominators = (Fraction(scale).limit_denominator(16).denominator for scale in scales)
+        multiple = backend.multiple * math.lcm(*denominators)
+        self._multiple = multiple if multiple <= _LARGEST_MULTIPLE else backend.multiple
         self.tiled = False
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)
@@ -155,7 +163,7 @@ class MemoryBudget:
         return tile + seams + STRIP_PER_PIXEL * rows * width
 
     def _split(self, side: int, height: int, width: int) -> Grid:
-        multiple = self._backend.multiple
+        multiple = self._multiple
         side = round_up(side, multiple)
         return Grid(
             Axis.split(height, side, multiple, self._margin),

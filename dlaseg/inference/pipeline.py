@@ -215,6 +215,11 @@ def _write_tiled(predictor: Predictor, sink: Sink, image: Tiled, kinds: Sequence
     """Predicts and writes an image in tiles; adds to the summary. A full disk raises its error."""
     path = image.source.path
     try:
+        predictor.check_gives_logits("the tiles of a large image are blended by")
+    except UserError as error:  # of this image: smaller ones are computed as a whole
+        summary.failed.append((path, f"{path}: {error}"))
+        return
+    try:
         summary.network_seconds += infer_strips(predictor, sink, image.source, image.read, image.grid, kinds)
         summary.written += 1
         summary.predicted += 1

@@ -170,16 +170,19 @@ class Predictor:
 
         Returns:
             (N, H, W) uint8 train ids, on the backend's device.
+
+        Raises:
+            UserError: a tensor of another type or shape.
         """
-        return self._tensors.labels(images)
+        return self._tensors.labels(_checked(images))
 
     def predict_with_confidence(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
-        return self._tensors.labels_with_confidence(images)
+        return self._tensors.labels_with_confidence(_checked(images))
 
     def predict_with_probabilities(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
-        return self._tensors.labels_with_probabilities(images)
+        return self._tensors.labels_with_probabilities(_checked(images))
 
     def predict_strips(
         self, read: Callable[[int, int], NDArray[np.uint8]], grid: Grid
@@ -283,3 +286,12 @@ def _to_tensors(images: NDArray[np.uint8]) -> "Tensor":
     from dlaseg.data.tensors import to_tensor
 
     return to_tensor(images)
+
+
+def _checked(images: "Tensor") -> "Tensor":
+    """The images, if they are such as `Predictor.predict` takes: floats could mean several things."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel() or str(images.dtype) != "torch.uint8":
+        raise UserError(
+            f"images of type {images.dtype} and shape {tuple(images.shape)}: use (N, 3, H, W) uint8, RGB, 0 to 255"
+        )
+    return images

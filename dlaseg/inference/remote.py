@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dlaseg.errors import UnreadableFileError, UserError
-from dlaseg.images import IMAGE_SUFFIXES, ImageFile, check_file_size, image_from_bytes
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
+from dlaseg.images import ImageFile, check_file_size, image_from_bytes
 from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.sources import Source
 

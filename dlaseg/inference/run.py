@@ -7,7 +7,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, check_max_pixels
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
+from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.choice import kept_graph
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.backends.graph import Graph

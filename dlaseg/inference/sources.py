@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, ImageFile, open_image
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+from dlaseg.images import ImageFile, open_image
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sinks import VIDEO_KINDS, Sink
 from dlaseg.inference.sources import Source
-from dlaseg.inference.video_writer import Ticks, VideoWriter
+from dlaseg.inference.video_writer import Ticks, VideoWriter, writable_rate
 from dlaseg.text import escaped
 
 IN_FLIGHT = 4
@@ -139,11 +139,12 @@ def _write_frames(
     """
     source = result.source
     frame_kinds = [kind for kind in kinds if kind not in VIDEO_KINDS]
+    rate = writable_rate(video.rate)
     writers = {
-        kind: VideoWriter(sink.path(source, kind), video.height, video.width, video.rate)
+        kind: VideoWriter(sink.path(source, kind), video.height, video.width, rate)
         for kind in set(kinds).intersection(VIDEO_KINDS)
     }
-    ticks = Ticks(video.rate)
+    ticks = Ticks(rate)
     waiting: deque[Future[None]] = deque()
 
     def encode(image: NDArray[np.uint8], labels: NDArray[np.uint8], tick: int) -> None:

@@ -55,6 +55,14 @@ class Ticks:
         return self._tick
 
 
+def writable_rate(rate: float) -> float:
+    """The nearest number of frames per second that OpenCV can write.
+
+    It writes MPEG-4, whose rates are fractions of numbers up to 65535, and makes these of decimals.
+    """
+    return next((round(rate, digits) for digits in (3, 2, 1, 0) if rate * 10**digits <= 65535), 65535.0)
+
+
 class VideoWriter:
     """Writes a video of constant rate.
 

@@ -202,7 +202,9 @@ def region_mutual_information_loss(logits: Tensor, target: Tensor, ignore_index:
     between = t @ p.mT  # (C, 9, 9)
     unexplained = t @ t.mT - between @ torch.linalg.solve(p @ p.mT + ridge, between.mT)
     # Half of the logarithm of the determinant, whose root is the product of this diagonal
-    halves = torch.linalg.cholesky(unexplained + ridge).diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (C,)
+    factor, failed = torch.linalg.cholesky_ex(unexplained + ridge)  # `cholesky` raises where other losses are NaN
+    halves = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (C,)
+    halves = torch.where(failed > 0, torch.nan, halves)
     return (halves.sum() / RMI_RADIUS**2).to(logits.dtype)
 
 

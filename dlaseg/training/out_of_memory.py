@@ -31,8 +31,9 @@ def oom_message(config: RunConfig, dist: DistributedContext) -> str:
     crop = config.augment.crop_size
     height, width = (crop, crop) if isinstance(crop, int) else crop
     changes = []
-    if images > 1:
-        splits = next(n for n in range(2, images + 1) if images % n == 0)
+    smallest = 2 if isinstance(config, Config) and config.model.decoder == "afa" else 1  # see `smallest_batch`
+    splits = next((n for n in range(2, images // smallest + 1) if images % n == 0), None)
+    if splits is not None:
         changes.append(
             f"train.grad_accum_steps {train.grad_accum_steps * splits} (micro-batches of {images // splits})"
         )

@@ -88,8 +88,8 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
         output: the run folder, for the message.
 
     Raises:
-        UserError: fewer epochs than are finished, or another number of epochs than before with a schedule that depends
-            on it.
+        UserError: fewer epochs than are finished, or as many without a validation of the last one, or another number of
+            epochs than before with a schedule that depends on it.
     """
     train, before = config.train, _original(config, checkpoint["config"])[_EPOCHS]
     finished, begun = checkpoint["epoch"], checkpoint["progress"]["batches"]
@@ -101,6 +101,12 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
         raise UserError(
             f"{difference}: the run in {output} has already trained for {finished} epochs{part}: use "
             f"{finished + bool(begun)} or more"
+        )
+    validated = any(row.get("miou", row.get("top1")) is not None for row in checkpoint["log"][-1:])
+    if train.epochs == finished and not validated:
+        raise UserError(
+            f"{difference}: the run in {output} has trained for {finished} epochs, and the last of them was not "
+            f"validated: use {finished + 1} or more"
         )
     if not depends_on_epochs(train):
         return

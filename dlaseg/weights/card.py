@@ -1,5 +1,6 @@
 """The model card of weights that are published, written from a run folder and a `scores.json`."""
 
+import logging
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dlaseg.errors import UserError
+from dlaseg.models.build import OPTIONS
 from dlaseg.run_folder import RunFolder
 from dlaseg.scores_file import read_scores
 from dlaseg.text import escaped
+from dlaseg.weights.files import model_sha256
 
 if TYPE_CHECKING:
     from dlaseg.models.base import SegmentationModel
+
+
+logger = logging.getLogger(__name__)
 
 
 def model_card(
@@ -54,10 +60,16 @@ def model_card(
         for part, value in (held_out or {}).items()
     }
     results = None if scores is None else _results(Path(scores), names)
+    is_own = results is not None and results["protocol"].get("weights_sha256") == model_sha256(model)
+    if results and not is_own:
+        logger.warning(
+            "%s: scores of weights with SHA-256 %s, which are not this model's, unless it was rounded since",
+            scores, results["protocol"].get("weights_sha256"),
+        )  # fmt: skip
     dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
     eval_results = None
-    if results and results["miou"] is not None and not score_note:
+    if results and results["miou"] is not None and is_own and not score_note:
         eval_results = [
             EvalResult(
                 task_type="image-segmentation",
@@ -82,7 +94,11 @@ def model_card(
     ]
     origins = [f"{o.source} as {o.argument} ({o.layout}; SHA-256 {o.sha256})" for o in model.metadata.origin]
     values: dict[str, Any] = {"name": name, "model": model, "classes": classes, "training": training}
-    values |= {"origins": list(map(escaped, origins))}
+    architecture = model.metadata.architecture
+    given = {option: architecture.get(option, default) for option, default in OPTIONS.items()}
+    options = [f"{option} {escaped(str(given[option]))}" for option in OPTIONS if given[option] != OPTIONS[option]]
+    values |= {"origins": list(map(escaped, origins)), "options": options}
+    values |= {"output_stride": architecture.get("stride", model.stride)}
     values |= {"results": results, "license_name": license, "percent": _percent, "source": source}
     values |= {"earlier": list(filter(None, earlier)), "license_note": license_note, "score_note": score_note}
     values |= {"held_out": parts, "held_out_miou": mean_miou(list(parts.values()))}
@@ -154,8 +170,9 @@ _TEMPLATE = """---
 # {{ name }}
 
 Semantic segmentation by Deep Layer Aggregation ([Yu et al., CVPR 2018](https://arxiv.org/abs/1707.06484)), trained with
-dlaseg: {{ model.metadata.architecture.name }}, {{ model.num_classes }} classes, output stride {{ model.stride }}, \
-{{ model.metadata.architecture.root_kernel_size }}x{{ model.metadata.architecture.root_kernel_size }} aggregation nodes.
+dlaseg: {{ model.metadata.architecture.name }}, {{ model.num_classes }} classes, output stride {{ output_stride }}, \
+{{ model.metadata.architecture.root_kernel_size }}x{{ model.metadata.architecture.root_kernel_size }} aggregation \
+nodes{% for option in options %}, {{ option }}{% endfor %}.
 
 ```python
 import dlaseg

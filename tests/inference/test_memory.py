@@ -156,6 +156,15 @@ def test_tiles_are_as_large_as_the_limit_allows(used, limit, height, width, side
     assert limited.needed(min(side, height), min(side, width)) + 20 * side * width > 0.9 * limit or side > 4096
 
 
+@pytest.mark.parametrize(("scales", "multiple"), [((1.0,), 32), ((0.75, 1.25), 128), ((0.5, 1.5), 64), ((1.1,), 32)])
+def test_tiles_begin_where_the_network_sees_the_same_pixels_at_each_scale(used, scales, multiple):
+    grid = budget(used + 2 * 10**9, scales=scales).grid(9000, 9001)
+    starts = [start for axis in (grid.rows, grid.columns) for start, _ in axis.spans]
+    assert len(starts) > 2
+    assert all(start % multiple == 0 for start in starts)
+    assert multiple == 32 or all(start * scale % 32 == 0 for start in starts for scale in scales)
+
+
 def test_scales_and_mirror_images_need_more(used):
     plain = budget(used + 2 * 10**9).grid(8000, 8000)
     averaged = budget(used + 2 * 10**9, scales=(0.5, 2.0), flip=True).grid(8000, 8000)

@@ -126,6 +126,22 @@ def test_an_array_that_is_not_an_rgb_image_is_refused(predictor, image):
         predictor(image)
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.zeros(1, 3, 4, 5),
+        torch.zeros(1, 3, 4, 5, dtype=torch.int64),
+        torch.zeros(3, 4, 5, dtype=torch.uint8),
+        torch.zeros(1, 4, 5, 3, dtype=torch.uint8),
+        torch.zeros(0, 3, 4, 5, dtype=torch.uint8),
+    ],
+)
+def test_a_batch_that_is_not_of_rgb_images_is_refused(predictor, images):
+    for predict in (predictor.predict, predictor.predict_with_confidence, predictor.predict_with_probabilities):
+        with pytest.raises(UserError, match=r"use \(N, 3, H, W\) uint8, RGB, 0 to 255$"):
+            predict(images)
+
+
 def test_refuses_a_network_of_other_channels():
     with pytest.raises(UserError, match="1 input channels"):
         Predictor(create_model("dla46_c", 2, in_channels=1), device="cpu")

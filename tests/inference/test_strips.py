@@ -184,6 +184,22 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_half_file(network, tiled, t
     assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["infer.json"]
 
 
+def test_an_image_that_needs_tiles_fails_alone_where_a_file_gives_labels_alone(network, tiled, tmp_path, monkeypatch):
+    for name in "ab":
+        save(tmp_path / f"in/{name}.png")
+    small = save(tmp_path / "in/c.png", noise(40, 50))
+
+    def refuse(self, what):
+        raise UserError(f"{what} logits, and this file gives labels alone: use another")
+
+    monkeypatch.setattr(Predictor, "check_gives_logits", refuse)
+    summary = infer(network, tmp_path / "in", tmp_path / "out", ["ids"], device="cpu")
+    assert [path.name for path, _ in summary.failed] == ["a.png", "b.png"]
+    assert all(message.startswith(f"{path}: the tiles of a large image") for path, message in summary.failed)
+    assert summary.written == 1
+    assert (tmp_path / "out/ids" / small.name).exists()
+
+
 def test_a_broken_large_image_is_named_and_the_others_are_done(network, tiled, tmp_path):
     path = save(tmp_path / "in/a.png")
     content = bytearray(path.read_bytes())

@@ -19,7 +19,7 @@ from dlaseg.inference.captures import AHEAD, Video
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
 from dlaseg.inference.settings import Settings
-from dlaseg.inference.video_writer import Ticks
+from dlaseg.inference.video_writer import Ticks, VideoWriter, writable_rate
 from dlaseg.label_images import read_label_image
 
 
@@ -337,6 +337,14 @@ def test_a_name_that_is_not_utf8(network, tmp_path):
     copy.write_bytes((out / "color" / path.name).read_bytes())
     assert len(read_video(copy)[0]) == 2
     assert len(list((out / "ids/caf\udce9").iterdir())) == 2
+
+
+@pytest.mark.parametrize("rate", [238.674, 119.837, 90.123456, 29.97002997, 25, 0.1, 999.9, 70000])
+def test_any_rate_can_be_written(tmp_path, rate):
+    writer = VideoWriter(tmp_path / "a.mp4", 16, 16, writable_rate(rate))
+    writer.write(np.zeros((16, 16, 3), np.uint8), 0)
+    writer.close()
+    assert writable_rate(rate) == pytest.approx(min(rate, 65535), rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from dlaseg import (
 from dlaseg.metadata import Origin
 from dlaseg.weights import download as hub
 from dlaseg.weights.card import model_card
+from dlaseg.weights.files import model_sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -330,6 +331,9 @@ def test_the_card_of_a_run_without_a_validation_split_says_where_its_images_came
 
 
 def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, run, scores, tmp_path):
+    content = json.loads(scores.read_text())
+    content["protocol"]["weights_sha256"] = model_sha256(model)
+    scores.write_text(json.dumps(content))
     save_pretrained(model, tmp_path / "m", run, scores, "cc-by-4.0")
     card = ModelCard.load(tmp_path / "m" / "README.md")
     assert card.data.license == "cc-by-4.0"
@@ -349,6 +353,19 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
     assert "dlaseg train --config 'my leaves.yaml'" in lines
     assert "2 epochs:" in lines
     assert "\n\n\n" not in card.text
+
+
+def test_scores_of_other_weights_are_told_and_given_to_no_leader_board(model, run, scores, tmp_path, caplog):
+    save_pretrained(model, tmp_path / "m", run, scores, "mit")
+    assert "scores of weights with SHA-256" in caplog.text
+    assert ModelCard.load(tmp_path / "m" / "README.md").data.eval_results is None
+
+
+def test_the_card_tells_the_arguments_of_the_network(tmp_path):
+    model = create_model("dla46_c", 3, stride=4, decoder="afa", head="ocr", scales=[0.5, 1.0])
+    text = " ".join(model_card(model).text.split())
+    expected = "output stride 4, 3x3 aggregation nodes, decoder afa, head ocr, scales [0.5, 1.0]."
+    assert f"dla46_c, 3 classes, {expected}" in text
 
 
 def test_the_card_tells_held_out_scores_earlier_runs_and_no_folders_of_the_machine(model, run, scores, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
 from dlaseg.data.names import escape_name
-from dlaseg.images import OTHER_IMAGE_SUFFIXES
+from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 EXAMPLES = 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from dlaseg.data.convert.documents import shown
 from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
 
 
 class ImageFolder:

@@ -19,7 +19,7 @@ from dlaseg.data.convert.run_lengths import place
 from dlaseg.data.convert.shapes import draw_ellipse, draw_polygons, draw_rectangle
 from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
 
 SPECIAL: dict[str, str | None] = {"__ignore__": None, "_background_": "background"}
 """Labels with a meaning of their own in LabelMe's scripts, and the classes that they stand for; None is ignored."""

@@ -23,7 +23,7 @@ from dlaseg.data.convert.image_files import ImageFolder
 from dlaseg.data.convert.run_lengths import mask_of_brush
 from dlaseg.data.convert.shapes import draw_ellipse, draw_polygons, draw_rectangle
 from dlaseg.errors import UserError
-from dlaseg.images import IMAGE_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES
 
 
 class Task(Entry):

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from dlaseg.data.pairs import SplitFiles
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import MissingSplitError, UserError
-from dlaseg.images import IMAGE_SUFFIXES, LOSSY_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 from dlaseg.labels import LabelMap
 
 _SUFFIXES = {"images": IMAGE_SUFFIXES, "labels": IMAGE_SUFFIXES - LOSSY_SUFFIXES}

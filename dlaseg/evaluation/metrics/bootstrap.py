@@ -21,8 +21,8 @@ RESAMPLES = 2000
 
 
 FEWEST_IMAGES = 6
-"""Fewer images have no interval: even if one network were better on all of 5, a sign test would have p = 2 / 2^5 > 5 %,
-while their bootstrap interval would exclude 0."""
+"""A class that occurs in fewer images has no interval: even if one network were better on all of 5, a sign test would
+have p = 2 / 2^5 > 5 %, while their bootstrap interval would exclude 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +116,23 @@ def resample(images: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
-    """95 % interval of the mIoU; None for too few images, and where no image has a pixel that counts."""
-    return _interval(mean_over_present(_resampled_iou(counts)), counts)
+    """95 % interval of the mIoU; None for too few images in which a class occurs."""
+    return _interval(mean_over_present(_resampled_iou(counts)), _images_with_each(counts)[-1])
 
 
 def class_intervals(counts: ImageCounts) -> list[tuple[float, float] | None]:
     """95 % interval of each class's IoU, over the resamples in which the class occurs.
 
-    None for too few images, and for a class that occurs in no resample.
+    None for a class that occurs in too few images.
     """
-    return [_interval(values, counts) for values in _resampled_iou(counts).T]
+    images = _images_with_each(counts)
+    return [_interval(values, n) for values, n in zip(_resampled_iou(counts).T, images[:-1], strict=True)]
+
+
+def _images_with_each(*networks: ImageCounts) -> list[int]:
+    """In how many images each class occurs, in ground truth or prediction; the last number is of any class."""
+    occurs = np.any([(counts.support > 0) | (counts.predicted > 0) for counts in networks], axis=0)  # (n, C)
+    return [*occurs.sum(0).tolist(), int(occurs.any(1).sum())]
 
 
 def _resampled_iou(counts: ImageCounts) -> NDArray[np.float64]:
@@ -149,8 +156,8 @@ class Difference:
         name: a class, or `mean`.
         first: IoU of the first network; None for a class that occurs in neither ground truth nor prediction.
         second: IoU of the second network; the same.
-        interval: 95 % interval of second - first over resamples that both networks share; None as above, and for too
-            few images.
+        interval: 95 % interval of second - first over resamples that both networks share; None as above, and for a
+            class that occurs in too few images.
     """
 
     name: str
@@ -193,22 +200,24 @@ def compare(classes: Sequence[str], first: ImageCounts, second: ImageCounts) -> 
 
     whole = np.ones((1, len(first.names)), np.int64)
     differences = with_mean(_resampled_iou(second)) - with_mean(_resampled_iou(first))
-    columns = zip(
+    rows = zip(
         (*classes, "mean"),
         with_mean(first.iou(whole))[0],
         with_mean(second.iou(whole))[0],
         differences.T,
+        _images_with_each(first, second),
         strict=True,
     )
     return [
-        Difference(name, none_if_nan(a), none_if_nan(b), _interval(values, first)) for name, a, b, values in columns
+        Difference(name, none_if_nan(a), none_if_nan(b), _interval(values, images))
+        for name, a, b, values, images in rows
     ]
 
 
-def _interval(values: NDArray[np.float64], counts: ImageCounts) -> tuple[float, float] | None:
+def _interval(values: NDArray[np.float64], images: int) -> tuple[float, float] | None:
     """The central 95 % of the values that are not NaN; None if there are none, or too few images."""
     values = values[~np.isnan(values)]
-    if not values.size or len(counts.names) < FEWEST_IMAGES:
+    if not values.size or images < FEWEST_IMAGES:
         return None
     low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)

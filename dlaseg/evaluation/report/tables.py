@@ -79,11 +79,14 @@ def difference_table(rows: Sequence[Difference]) -> str:
                 difference += f"  {low:+.2f} to {high:+.2f}{verdict}"
         lines.append(f"{name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
     significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
+    few = sum(row.interval is None and row.first is not None and row.second is not None for row in rows)
     conclusion = (
         f"{significant} of {compared} differences are statistically significant (95 % bootstrap interval excludes 0)"
         if compared
         else f"no test of statistical significance: it takes {FEWEST_IMAGES} images"
     )
+    if few and compared:
+        conclusion += f"; {few} are not tested: their classes occur in fewer than {FEWEST_IMAGES} images"
     return "\n".join([*lines, "", conclusion])
 
 

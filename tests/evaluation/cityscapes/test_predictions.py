@@ -134,7 +134,9 @@ def test_scores_do_not_need_the_pictures(root, predictions, tmp_path, picture, c
     assert (first.name in caplog.text) is (picture != "missing")
 
 
-@pytest.mark.parametrize("option", ["--scales 0.5 1", "--flip", "--padding stretch"])
+@pytest.mark.parametrize(
+    "option", ["--scales 0.5 1", "--flip", "--padding stretch", "--device cpu", "--backend torch", "--precision auto"]
+)
 def test_what_only_a_network_has_is_refused(root, predictions, tmp_path, capsys, option):
     words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
     assert main([*words, "--output", str(tmp_path / "out"), *option.split()]) == 2

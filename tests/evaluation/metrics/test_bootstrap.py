@@ -108,6 +108,17 @@ def test_few_images_have_no_interval_and_no_significance(images, enough):
     assert f"{100 * (rows[0].second - rows[0].first):+.2f}" in table  # the difference is shown all the same
 
 
+def test_a_class_in_few_images_is_not_tested():
+    matrices = [random_matrices(20, share=share, seed=seed) for seed, share in enumerate((0.7, 0.9))]
+    for each in matrices:
+        each[5:, 3], each[5:, :, 3] = 0, 0  # the last class is in five images
+    matrices[1] += np.eye(4, dtype=np.int64) * (matrices[0].sum(2) - matrices[1].sum(2))[:, None]  # one ground truth
+    rows = compare(list("abcd"), *map(counts, matrices))
+    assert [row.interval is None for row in rows] == [False, False, False, True, False]
+    assert class_intervals(counts(matrices[0]))[3] is None
+    assert difference_table(rows).endswith("1 are not tested: their classes occur in fewer than 6 images")
+
+
 def test_a_network_that_is_better_on_every_image_is_significantly_better():
     matrices = random_matrices(share=0.4)
     right = matrices * np.eye(4, dtype=np.int64)
