@@ -155,3 +155,20 @@ def test_a_file_name_that_is_not_utf8_is_accepted():
 
 def test_there_are_texts_in_every_section():
     assert {section for section, _ in TEXTS} >= {DataConfig, PretrainDataConfig, ModelConfig, TrainConfig}
+
+
+@pytest.mark.parametrize(
+    ("batch", "accum", "crop", "scales", "use"),
+    [(1, 1, 32, [], 2), (4, 4, 32, [], 8), (1, 1, 64, [0.5, 1.0], 2), (2, 2, 96, [0.25, 1.0], 4)],
+)
+def test_batch_norm_of_a_single_value_is_refused(batch, accum, crop, scales, use):
+    def config(batch_size: int) -> Config:
+        return Config(
+            model=ModelConfig(scales=scales),
+            augment=AugmentConfig(crop_size=(crop, crop)),
+            train=TrainConfig(batch_size=batch_size, grad_accum_steps=accum),
+        )
+
+    with pytest.raises(UserError, match=rf"batch_size {batch}.*: batch norm needs more than one value: use {use}$"):
+        config(batch)
+    config(use)

@@ -1,6 +1,7 @@
 """Checks of config values; each raises a `UserError` that names field, value and rule."""
 
 import dataclasses
+import math
 import os
 import re
 from typing import Any
@@ -84,10 +85,25 @@ def check_crop_size(height: int, width: int) -> None:
         )
 
 
-def check_batch_norm(batch_size: int, height: int, width: int) -> None:
-    """Batch norm of the deepest level sees more than one value per channel."""
-    if batch_size == 1 and height * width <= 32 * 32:
-        raise UserError("train.batch_size 1 with a crop of 32 x 32: batch norm needs more than one value: use 2")
+def check_batch_norm(batch_size: int, grad_accum_steps: int, height: int, width: int, scale: float = 1.0) -> None:
+    """Batch norm of the deepest level, at stride 32, sees more than one value per channel.
+
+    Args:
+        batch_size: of all processes together, whose batch norm is synchronised where each has one image.
+        grad_accum_steps: micro-batches that a batch is split into.
+        height: of the crops.
+        width: of the crops.
+        scale: the smallest at which the network sees them.
+    """
+    values = batch_size // grad_accum_steps * math.ceil(height * scale / 32) * math.ceil(width * scale / 32)
+    if values != 1:
+        return
+    split = f" in {grad_accum_steps} micro-batches" if grad_accum_steps > 1 else ""
+    scaled = f" at scale {scale:g}" if scale != 1 else ""
+    raise UserError(
+        f"train.batch_size {batch_size}{split} with a crop of {height} x {width}{scaled}: batch norm needs more than "
+        f"one value: use {2 * grad_accum_steps}"
+    )
 
 
 def above_zero(section: str, config: object, name: str, high: float) -> None:

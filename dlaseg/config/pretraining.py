@@ -123,4 +123,5 @@ class PretrainConfig(ConfigSection):
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        check_batch_norm(self.train.batch_size, self.augment.crop_size, self.augment.crop_size)
+        crop = self.augment.crop_size
+        check_batch_norm(self.train.batch_size, self.train.grad_accum_steps, crop, crop)

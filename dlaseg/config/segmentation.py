@@ -261,4 +261,5 @@ class Config(ConfigSection):
 
     def __post_init__(self) -> None:
         check_name(self.name)
-        check_batch_norm(self.train.batch_size, *self.augment.crop_size)
+        train, smallest = self.train, min(self.model.scales, default=1.0)
+        check_batch_norm(train.batch_size, train.grad_accum_steps, *self.augment.crop_size, min(1.0, smallest))

@@ -1,5 +1,6 @@
 """Scores a predictor on a split: whole images at their native size, one confusion matrix."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.inference.predictor import Predictor
 from dlaseg.memory import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def evaluate(
             f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes"
         )
     dataset.require_labels()
-    confusion = ConfusionMatrix(label_map.num_classes)
+    confusion, tiled = ConfusionMatrix(label_map.num_classes), predictor.memory.tiled
     loader = loader or whole_image_loader(dataset, workers)
     progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
     for index, (image, target) in enumerate(progress):
@@ -91,6 +94,12 @@ def evaluate(
                 f"{dataset.pairs[index].image}: {image.shape[2]} x {image.shape[3]} pixels: not enough memory on "
                 f"{predictor.backend.device}: use another device, or leave the image out with a list of names"
             ) from error
+        if predictor.memory.tiled and not tiled:
+            tiled = True
+            logger.warning(
+                "%s: computed in tiles, for lack of memory: scores may differ from those of whole images, and with "
+                "attention or rendered scales they do", dataset.pairs[index].image,
+            )  # fmt: skip
         counts = count_pixels(target, labels, label_map.num_classes)
         confusion.matrix += counts
         if on_image is not None:

@@ -111,6 +111,7 @@ def score(
         "model": dict(predictor.metadata.architecture),
         "weights_sha256": exported_sha256(file),
         **({"padding": padding} if padding != "mirror" else {}),
+        **({"tiled": True} if predictor.memory.tiled else {}),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }
     results = build_results(

@@ -94,8 +94,11 @@ def infer(
     check_cameras(sources)
     network = open_network(weights) if isinstance(weights, str | Path) else weights
     weights_sha256 = network_sha256(network)
-    saved = None if overwrite else read_settings(LocalFolder(output))
-    recorded = None if saved is None else saved.max_memory
+    previous = read_settings(LocalFolder(output))
+    saved = None if overwrite else previous
+    recorded = None if previous is None else previous.max_memory
+    if overwrite and recorded != max_memory:
+        recorded = None
     backend = choose_backend(backend, network, weights_sha256, sources, saved)
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
     settings = Settings(
@@ -124,6 +127,8 @@ def infer(
     for result in segment_videos(predictor, sink, todo, overwrite, max_pixels or MAX_PIXELS):
         summary.predicted += result.frames
         summary.network_seconds += result.network_seconds
+        if predictor.memory.tiled:
+            on_tiled()
         if result.problem is None:
             summary.written += 1
         else:

@@ -20,6 +20,7 @@ from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.report.tables import scores_table
 from dlaseg.evaluation.scoring import score
 from dlaseg.files import sha256
+from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
@@ -198,6 +199,19 @@ def test_too_little_memory_for_tiles_is_one_line_that_names_the_image(model, dat
     monkeypatch.setattr(predictor.memory, "grid", refuse)
     with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: 48 x 64 pixels: not enough memory"):
         evaluate(predictor, dataset)
+
+
+def test_scores_of_images_in_tiles_are_told_once_and_recorded(model, dataset, monkeypatch, tmp_path, caplog):
+    save_model(model, tmp_path / "w.safetensors")
+    assert "tiled" not in score(tmp_path / "w.safetensors", dataset, tmp_path / "whole", workers=0)["protocol"]
+    assert "tiles" not in caplog.text
+
+    def grid(self, height, width, *_, **__):
+        self.tiled = True
+
+    monkeypatch.setattr(MemoryBudget, "grid", grid)
+    assert score(tmp_path / "w.safetensors", dataset, tmp_path / "tiled", workers=0)["protocol"]["tiled"] is True
+    assert caplog.text.count("computed in tiles, for lack of memory") == 1
 
 
 def test_classes_that_differ_are_refused(dataset):

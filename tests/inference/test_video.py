@@ -16,6 +16,7 @@ from video_files import frame_image, number_of, read_video, retime, turn, write_
 from dlaseg import UserError
 from dlaseg.cli import main
 from dlaseg.inference.captures import AHEAD, Video
+from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
 from dlaseg.inference.settings import Settings
@@ -162,6 +163,23 @@ def test_results_of_two_inputs_never_mix(network, tmp_path):
     assert "its frames would be written beside the results of " in messages[root / "a.mp4"]
     assert "would both be b.mp4: use --keep-suffix" in messages[root / "b.mp4"]
     assert infer(network, root, tmp_path / "kept", keep_suffix=True, device="cpu") == InferSummary(written=4)
+
+
+def test_the_limit_of_tiles_is_recorded_with_the_results_of_videos(network, tmp_path, monkeypatch):
+    path, limit = write_video(tmp_path / "clip.avi"), 64 * 10**9
+    grid = MemoryBudget.grid
+
+    def tiled(self, *arguments, **options):
+        self.tiled = True
+        return grid(self, *arguments, **options)
+
+    monkeypatch.setattr(MemoryBudget, "grid", tiled)
+    assert infer(network, path, tmp_path / "out", ["ids"], device="cpu", max_memory=limit).written == 1
+    assert json.loads((tmp_path / "out/infer.json").read_text())["max_memory"] == limit
+    with pytest.raises(UserError, match=r"max_memory"):
+        infer(network, path, tmp_path / "out", ["color"], device="cpu", max_memory=limit // 2)
+    again = infer(network, path, tmp_path / "out", ["ids"], device="cpu", max_memory=limit, overwrite=True)
+    assert (again.written, again.failed) == (1, [])
 
 
 @pytest.mark.parametrize(("suffix", "fourcc"), [(".avi", "MJPG"), (".mkv", "mp4v")])

@@ -604,6 +604,14 @@ def test_channels_last_logits_give_the_same(terms):
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "ohem", "focal", "dice", "lovasz", "binary_cross_entropy", "rmi"])
+def test_a_logit_that_is_not_a_number_makes_the_loss_so(name):
+    logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    logits[0, 1, 2, 3] = torch.nan
+    loss, target = PixelLoss([LossConfig(name)], 4), torch.arange(32 * 32).view(1, 32, 32) % 3
+    assert torch.isnan(loss(TrainingOutputs(logits), target.to(torch.uint8), loss.normalizers(target.to(torch.uint8))))
+
+
 @pytest.fixture
 def deterministic():
     """Switches to deterministic algorithms when called."""
