@@ -70,6 +70,9 @@ def create_model(
 ) -> DLASeg:
     """Makes a segmentation network.
 
+    Its input is (N, 3, H, W) float, RGB from 0 to 1 minus `model.metadata.mean`, divided by `model.metadata.std`; for a
+    training loop of your own, set the label map, too: `docs/training.md`.
+
     Args:
         name: one of `list_models()`.
         num_classes: channels of the logits.

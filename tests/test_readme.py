@@ -98,6 +98,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "--data.val_share 0.1": Run(
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/photos", {"...": EXAMPLE}
     ),
+    "dlaseg eval ... --images 'photos/{name}.jpg' --labels 'masks/{name}_mask.png' --list runs/NAME/val.txt": Run(
+        EVAL, {"...": "runs/photos --dataset folder --root masks", "NAME": "photos"}
+    ),
     "dlaseg train --config configs/cityscapes_dla34.yaml --data.root DIR": Run(
         f"{SEGMENTATION} --model.backbone_weights null", {"DIR": "scenes"}
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlaseg.errors import UserError
-from dlaseg.metadata import ModelMetadata, Origin
+from dlaseg.metadata import MAX_ORIGINS, ModelMetadata, Origin
 from dlaseg.models.build import OPTIONS
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
@@ -69,9 +69,10 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
         notes.append(
             f"the head is randomly initialised: {model.num_classes} classes rather than {recognized.num_classes}"
         )
-    metadata = model.metadata
+    metadata, earlier = model.metadata, tuple[Origin, ...]()
     if is_ours(checkpoint):
         saved = _saved_metadata(checkpoint, recognized)
+        earlier = saved.origin
         if recognized.in_channels == model.backbone.in_channels:
             metadata = replace(metadata, mean=saved.mean, std=saved.std)
         if same_classes and saved.label_map is not None:
@@ -80,7 +81,7 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
         notes.append("the file has no mean and std, ImageNet's are assumed: set others in model.metadata")
     model.load_state_dict(state)
     origin = _log(checkpoint, recognized, "weights", source, notes)
-    model.metadata = replace(metadata, origin=(origin,))
+    model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
     return origin
 
 
@@ -110,16 +111,17 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
             reason = f"{classes} classes rather than {recognized.num_classes}"
             reason = reason if recognized.classifier else "the file has none"
             notes.append(f"the classifier is randomly initialised: {reason}")
-    metadata = model.metadata
+    metadata, earlier = model.metadata, tuple[Origin, ...]()
     if is_ours(checkpoint):
         saved = _saved_metadata(checkpoint, recognized)
+        earlier = saved.origin
         if recognized.in_channels == backbone.in_channels:
             metadata = replace(metadata, mean=saved.mean, std=saved.std)
         if saved.class_names and len(saved.class_names) == len(metadata.class_names):
             metadata = replace(metadata, class_names=saved.class_names)
     backbone.load_state_dict(state)
     origin = _log(checkpoint, recognized, argument, source, notes)
-    model.metadata = replace(metadata, origin=(origin,))
+    model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
     return origin
 
 

@@ -128,6 +128,10 @@ def test_a_name_works_in_a_config(here, argument, model, caplog):
     assert f"{argument} camvid: dlaseg's segmentation layout" in caplog.text
     (origin,) = dlaseg.load_model(result.weights).metadata.origin
     assert (origin.argument, origin.source) == (argument, "camvid")
+    converted = result.weights.parent / "converted.safetensors"
+    assert main(["weights", "convert", str(result.weights), str(converted), "--precision", "float16"]) == 0
+    origins = dlaseg.load_model(converted).metadata.origin  # what they were trained from stays known
+    assert [each.source for each in origins] == [result.weights.name, "camvid"]
 
 
 def architecture_of(model):
