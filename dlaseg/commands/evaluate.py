@@ -8,6 +8,7 @@ from pathlib import Path
 from dlaseg.commands.parsing import (
     add_backend_argument,
     add_dataset_arguments,
+    add_max_memory_argument,
     add_max_pixels_argument,
     add_precision_argument,
     command_parser,
@@ -46,6 +47,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     add_backend_argument(parser, None)
     add_precision_argument(parser)
     add_max_pixels_argument(parser)
+    add_max_memory_argument(parser)
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
         raise UserError("WEIGHTS and --predictions: pass exactly one of them")
@@ -79,6 +81,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         args.on_missing_class,
         args.backend,
         args.padding,
+        args.max_memory,
     )
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
@@ -106,7 +109,7 @@ def _evaluate_predictions(args: Namespace) -> int:
     for option, given in (
         *(("--scales", args.scales), ("--flip", args.flip), ("--padding", args.padding != "mirror")),
         *(("--device", args.device != "auto"), ("--backend", args.backend)),
-        ("--precision", args.precision != "float32"),
+        *(("--precision", args.precision != "float32"), ("--max-memory", args.max_memory is not None)),
     ):
         if given:
             raise UserError(f"{option}: of a network; --predictions are scored as they are: leave it out")
@@ -139,6 +142,7 @@ def _submit(args: Namespace) -> int:
         args.max_pixels,
         args.backend,
         args.padding,
+        args.max_memory,
     )
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""

@@ -44,6 +44,7 @@ def score(
     on_missing_class: OnMissingClass | None = None,
     backend: str | None = None,
     padding: str = "mirror",
+    max_memory: int | None = None,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -63,6 +64,7 @@ def score(
             they have been checked.
         backend: see `Predictor`.
         padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
+        max_memory: see `Predictor`; scores of images in tiles may differ.
 
     Returns:
         The content of `scores.json`.
@@ -82,7 +84,7 @@ def score(
         counts = Counts.zero()
     file = resolve(weights)
     network = stretch(open_network(file)) if padding == "stretch" else file
-    predictor = Predictor(network, backend, device=device, precision=precision, scales=scales, flip=flip)
+    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
     image_counts: list[NDArray[np.int64]] = []
     # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
     if on_missing_class is not None and has_own_classes(dataset):

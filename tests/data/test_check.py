@@ -333,6 +333,26 @@ def test_a_fault_of_the_classes_is_said_as_training_says_it(root):
     assert found.remedy == "the label maps are stored as colors, so list each color once"
 
 
+def test_soft_edges_are_found_whatever_the_ids(root):
+    (root / "classes.yaml").write_text("classes: [sky, road, car]")
+    values = np.zeros(256, np.uint8)
+    values[[0, 10, 20, 255]] = 0, 1, 2, 255
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: values[labels])
+    for name in "abc":
+        rewrite(
+            root / f"labels/train/{name}.png",
+            lambda labels: cv2.blur(cv2.circle(np.ascontiguousarray(labels), (30, 20), 12, 255, -1), (3, 3)),
+        )
+    assert kinds(root)["interpolated"] == "error"
+    assert "unknown_values" not in kinds(root)
+
+
+def test_classes_of_one_color_are_found(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("[200, 0, 0]", "[90, 90, 90]"))
+    assert kinds(root) == {"same_color": "warning"}
+
+
 def test_files_that_are_left_out_and_lossy_label_maps_are_named(root):
     shutil.copy(root / "images/train/b.png", root / "images/train/z.heic")
     Image.open(root / "labels/train/b.png").save(root / "labels/train/b.jpg")

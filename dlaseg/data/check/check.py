@@ -24,7 +24,7 @@ from dlaseg.data.check.findings import (
 )
 from dlaseg.data.check.splits import split_findings
 from dlaseg.data.datasets import DEFAULT_SPLITS, check_pool, dataset_entry, find_split
-from dlaseg.data.label_check import has_own_classes, ignored_foreground, missing_classes, too_few_classes
+from dlaseg.data.label_check import SHOWN, has_own_classes, ignored_foreground, missing_classes, too_few_classes
 from dlaseg.data.label_counts import LabelCounts
 from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
 from dlaseg.data.patterns import files_below
@@ -181,6 +181,7 @@ def check_dataset(
         if dataset.split not in shifted:  # which is why a class has no pixel
             labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
             findings += _class_findings(labelled, counts, [other for other in counted if other[0] is not dataset])
+    findings += [each for each in [_one_color(dataset) for dataset, _ in counted[:1]] if each is not None]
     if not counted:
         raise UserError(f"{findings[0].message}: {findings[0].remedy}")
     findings += split_findings(facts)
@@ -258,6 +259,17 @@ def _class_findings(
             remedy = remedy or f"add images that show them{own}"
             yield Finding(kind, severity, dataset.split, what, remedy, 1, ())  # type: ignore[arg-type]
             return
+
+
+def _one_color(dataset: SegmentationDataset) -> Finding | None:
+    """Classes that pictures do not tell apart."""
+    label_map = dataset.label_map
+    same = [name for name, color in zip(label_map.names, label_map.palette, strict=True)
+            if label_map.palette.count(color) > 1]  # fmt: skip
+    if not same or not has_own_classes(dataset):
+        return None
+    message = f"classes of one color: {', '.join(same[:SHOWN])}: pictures do not tell them apart"
+    return Finding("same_color", "warning", dataset.split, message, "list another color for each", 1, ())
 
 
 def _channels(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

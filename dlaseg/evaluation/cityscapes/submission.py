@@ -37,6 +37,7 @@ def submit(
     max_pixels: int = MAX_PIXELS,
     backend: str | None = None,
     padding: str = "mirror",
+    max_memory: int | None = None,
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
@@ -52,6 +53,7 @@ def submit(
         max_pixels: larger images are refused, see `read_image`.
         backend: see `Predictor`.
         padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
+        max_memory: see `Predictor`.
 
     Returns:
         The zip file and the number of images in it.
@@ -62,7 +64,7 @@ def submit(
     check_max_pixels(max_pixels)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     network = stretch(open_network(weights)) if padding == "stretch" else weights
-    predictor = Predictor(network, backend, device=device, precision=precision, scales=scales, flip=flip)
+    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
     labels = cityscapes_labels()
     if predictor.label_map.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")

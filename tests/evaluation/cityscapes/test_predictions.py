@@ -135,7 +135,16 @@ def test_scores_do_not_need_the_pictures(root, predictions, tmp_path, picture, c
 
 
 @pytest.mark.parametrize(
-    "option", ["--scales 0.5 1", "--flip", "--padding stretch", "--device cpu", "--backend torch", "--precision auto"]
+    "option",
+    [
+        "--scales 0.5 1",
+        "--flip",
+        "--padding stretch",
+        "--device cpu",
+        "--backend torch",
+        "--precision auto",
+        "--max-memory 9GB",
+    ],
 )
 def test_what_only_a_network_has_is_refused(root, predictions, tmp_path, capsys, option):
     words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]

@@ -73,14 +73,14 @@ def open_page(browser, page_file):
     """Opens the page; in the end nothing may have been complained of or asked for."""
     contexts, problems = [], []
 
-    def open_(width=1280, height=900, **options):
+    def open_(width=1280, height=900, file=page_file, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: request.url.startswith(("file:", "data:")) or problems.append(request.url))
-        page.goto(page_file.as_uri())
+        page.goto(file.as_uri())
         if options.get("java_script_enabled", True):
             page.wait_for_selector("#stage[data-shown]")
         return page
@@ -199,6 +199,17 @@ def test_layers_are_painted_from_the_labels(open_page):
     assert color(page, 0, 0) == [0, 0, 0, 255]
     choose(page, "layer", "none")
     assert color(page, *wrong)[3] == 0
+
+
+def test_what_is_ignored_is_white_beside_a_black_class(open_page, page_file, tmp_path):
+    of_a_class = "#{:02x}{:02x}{:02x}".format(*PALETTE[1])
+    (tmp_path / "black.html").write_text(page_file.read_text(encoding="utf-8").replace(of_a_class, "#000000"), "utf-8")
+    page = open_page(file=tmp_path / "black.html")
+    choose(page, "layer", "target")
+    assert color(page, 10, 50) == [0, 0, 0, 255]
+    assert color(page, 2, 20) == [255, 255, 255, 255]
+    background = "getComputedStyle(document.querySelector('#key i')).backgroundColor"
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
 
 
 def test_classes_can_be_switched_off_and_on(open_page):

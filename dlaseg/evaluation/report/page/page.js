@@ -99,6 +99,7 @@ if (data.images.length) {
   const classScores = boxes.map((box) => box.closest("label").querySelector(".number"));
   const thumbs = all('input[name="image"]');
   const palette = data.classes.map(({ color }) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
+  const empty = palette.some((color) => Math.max(...color) < 32) ? 255 : 0;  // what is ignored is black, or white beside a black class
   let image = null, target = null, prediction = null, position = null;  // position: row and column of the cursor
 
   const inflate = async (text) => {
@@ -117,7 +118,7 @@ if (data.images.length) {
       addToKey("ignored", "ignored");
     } else if (layer !== "none") {
       key.append("Class colours. ");
-      addToKey("ignored", layer === "target" ? "ignored" : "no class");
+      addToKey(empty ? "empty" : "ignored", layer === "target" ? "ignored" : "no class");
     }
   };
   const paint = () => {
@@ -136,7 +137,9 @@ if (data.images.length) {
           else { red = 214; green = 39; blue = 40; }
         } else {
           const id = layer === "target" ? t : p;
-          if (id !== IGNORED) { if (shown[id]) [red, green, blue] = palette[id]; else alpha = 0; }
+          if (id === IGNORED) red = green = blue = empty;
+          else if (shown[id]) [red, green, blue] = palette[id];
+          else alpha = 0;
         }
         out.set([red, green, blue, alpha], 4 * i);
       }
