@@ -134,37 +134,35 @@ def test_fewer_epochs_than_are_finished_are_refused(config, tmp_path):
     assert "has already trained for 2 epochs: use 2 or more" in refused_resume(poly, tmp_path / "poly")
 
 
-def test_a_run_does_not_end_at_an_epoch_that_was_not_validated(config, tmp_path, monkeypatch):
-    save = trainer.save
+def interrupted(config: Config, output: Path, monkeypatch, when: Callable[[TrainState], bool]) -> None:
+    """A run that ends right after the first checkpoint of such a state."""
 
-    def saves(run):
-        save(run)
-        if run.state.epoch == 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "save", saves)
-        with pytest.raises(KeyboardInterrupt):
-            run(with_train(config, epochs=4, eval_every=3), tmp_path / "run")
-    message = refused_resume(with_train(config, epochs=1, eval_every=3), tmp_path / "run")
-    assert message.endswith("has trained for 1 epochs, and the last of them was not validated: use 2 or more")
-
-
-def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(config, tmp_path, monkeypatch):
     class Interrupted(BaseException):
-        """Raised in the middle of the second epoch."""
+        pass
 
     save = trainer.save
 
     def saves(run):
         save(run)
-        if run.state.step == 3:
+        if when(run.state):
             raise Interrupted
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "save", saves)
         with pytest.raises(Interrupted):
-            run(with_train(config, epochs=4, checkpoint_minutes=0), tmp_path / "run")
+            run(config, output)
+
+
+def test_a_run_does_not_end_at_an_epoch_that_was_not_validated(config, tmp_path, monkeypatch):
+    config = with_train(config, eval_every=3)
+    interrupted(with_train(config, epochs=4), tmp_path / "run", monkeypatch, lambda state: state.epoch == 1)
+    message = refused_resume(with_train(config, epochs=1), tmp_path / "run")
+    assert message.endswith("has trained for 1 epochs, and the last of them was not validated: use 2 or more")
+
+
+def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(config, tmp_path, monkeypatch):
+    begun = with_train(config, epochs=4, checkpoint_minutes=0)
+    interrupted(begun, tmp_path / "run", monkeypatch, lambda state: state.step == 3)  # within the second epoch
     message = refused_resume(with_train(config, epochs=1), tmp_path / "run")
     assert message.endswith("has already trained for 1 epochs and a part of the next: use 2 or more")
     state = run(with_train(config, epochs=2), tmp_path / "run", resume=True)
