@@ -25,7 +25,7 @@ def parse_classes(content: Any) -> dict[str, Any]:
     if isinstance(content, list):
         raise UserError("a list without a key: write 'classes:' above the list")
     try:
-        if isinstance(content, str):
+        if isinstance(content, str):  # names on lines of their own; its characters are no keys
             raise TypeError
         unknown = set(content) - {"classes", "ignore"}
         if "names" in unknown and "classes" not in content:

@@ -79,7 +79,7 @@ def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
     elif mode == "1":
         labels = labels.astype(np.uint8)
     return LabelImage(
-        labels.astype(labels.dtype.newbyteorder("=")),
+        labels.astype(labels.dtype.newbyteorder("="), copy=False),
         None if palette is None else np.array(palette, np.uint8).reshape(-1, 3),
     )
 

@@ -44,14 +44,11 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
     try:
         files = SplitFiles.find(image_pattern, label_pattern, label_map, with_labels)
     except MissingSplitError as error:
-        pool, (image_pool, label_pool) = (
-            image_pattern.folder.parent,
-            (_without_split(path) for path in (images, labels)),
-        )
+        pool = image_pattern.folder.parent
         if images.endswith("/{split}") and pool.is_dir() and any(map(_is_image, pool.iterdir())):
             raise MissingSplitError(
                 f"{error}; there are images in {pool}, though: if they are in no split, set images (--images) to "
-                f"{image_pool} and labels (--labels) to {label_pool}"
+                f"{images.replace('/{split}', '')} and labels (--labels) to {labels.replace('/{split}', '')}"
             ) from error
         raise
     if files.labels is None:
@@ -72,10 +69,6 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
     if "{split}" in labels and "{split}" not in images:
         return replace(files, images={name: files.images[name] for name in common})
     return files
-
-
-def _without_split(path: str) -> str:
-    return path.replace("/{split}", "")
 
 
 def _is_image(path: Path) -> bool:
