@@ -144,7 +144,7 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
     if unread := [path for path in found if path.suffix.lower() not in suffixes]:
         formats = ", ".join(sorted({path.suffix.lower() for path in unread}))
         logger.warning(
-            "%s: %d files left out, since %s is not read: convert them to JPEG or PNG", input, len(unread), formats
+            "%s: %s is not read, files left out: %d: convert them to JPEG or PNG", input, formats, len(unread)
         )
     if not sources:
         raise UserError(f"{input}: contains no {what}, also not below it: their names end in {known}")

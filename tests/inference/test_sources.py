@@ -73,7 +73,7 @@ def test_photos_in_formats_that_are_not_read_are_told(tmp_path, caplog):
         touch(tmp_path / name)
     assert relatives(find_images(tmp_path)) == ["a.jpg"]
     (message,) = caplog.messages
-    assert message.endswith(": 2 files left out, since .dng, .heic is not read: convert them to JPEG or PNG")
+    assert message.endswith(": .dng, .heic is not read, files left out: 2: convert them to JPEG or PNG")
 
 
 def test_a_loop_of_links_ends(tmp_path):
