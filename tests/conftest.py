@@ -1,6 +1,7 @@
 import os
 import tempfile
 
+import dlaseg_testing
 import pytest
 from hypothesis import settings
 
@@ -18,3 +19,10 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="dlaseg-tests-")
         os.environ["DLASEG_CACHE"] = folder.name
         config.add_cleanup(folder.cleanup)
+
+
+@pytest.fixture(scope="module")
+def tiny_variant():
+    """Tests of training have a network that takes a step in a fraction of the time."""
+    with dlaseg_testing.tiny_variant():
+        yield

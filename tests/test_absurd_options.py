@@ -5,6 +5,8 @@ from dlaseg_testing import tiny_config, train_arguments, with_train, write_camvi
 
 from dlaseg.cli import main
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 BOMB = "&a [x, x, x, x, x, x, x, x, x, x]" + "".join(f", &a{i} [{', '.join(['*a'] * 10)}]" for i in range(3))
 DOUBLING = "[&a0 [x, x]" + "".join(f", &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]" for i in range(9)) + "]"
 

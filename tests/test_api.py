@@ -16,6 +16,8 @@ from dlaseg.config.files import to_yaml
 from dlaseg.training.state import TrainState
 from dlaseg.training.train import TrainResult
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:

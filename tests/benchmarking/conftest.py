@@ -8,6 +8,11 @@ from dlaseg import create_model, save_model
 from dlaseg.data.sets.camvid import camvid_labels
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tiny(tiny_variant):
+    pass
+
+
 @pytest.fixture(autouse=True)
 def _plain_process(monkeypatch):
     """One thread, which is fastest for small networks; the allocator keeps its settings."""

@@ -135,7 +135,7 @@ def test_a_record_is_measured_and_nothing_is_written(config, folder, monkeypatch
     assert all(0 < each.data_wait < 1 for each in found.rounds)
     assert found.peak_memory > 2**20
     shown = (found.model, found.images, found.batch_size, found.workers, found.precision, found.batches)
-    assert shown == ("dla46_c", "2 x 3 x 32 x 64", 2, workers, "float32", batches)
+    assert shown == (dlaseg_testing.TINY, "2 x 3 x 32 x 64", 2, workers, "float32", batches)
 
 
 def test_a_classifier_is_measured_too(folder, tmp_path_factory):
@@ -146,7 +146,7 @@ def test_a_classifier_is_measured_too(folder, tmp_path_factory):
             Image.new("RGB", (40, 36), name).save(root / split / name / "0.png")
     config = PretrainConfig(
         data=PretrainDataConfig(root=str(root), workers=0),
-        model=PretrainModelConfig(name="dla46_c"),
+        model=PretrainModelConfig(name=dlaseg_testing.TINY),
         augment=PretrainAugmentConfig(crop_size=32, resize=32),
     )
     found = measure(Classification(dlaseg_testing.with_train(config, batch_size=2, device="cpu")), 1, rounds=1)

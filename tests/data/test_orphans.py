@@ -16,6 +16,8 @@ from dlaseg.data.sets.camvid import camvid_labels
 from dlaseg.factory import create_model
 from dlaseg.weights.files import save_model
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 PATIENCE = 60  # seconds, of a loaded machine
 
 

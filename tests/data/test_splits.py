@@ -13,6 +13,8 @@ from dlaseg.data.splits import check_no_common_image, divide
 from dlaseg.errors import UserError
 from dlaseg.training.segmentation import Segmentation
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 
 def pool(count: int, prefix: str = "") -> SegmentationDataset:
     pairs = tuple(Pair(f"{prefix}{i:03}", Path(f"{i:03}.png")) for i in range(count))

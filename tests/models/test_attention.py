@@ -29,6 +29,8 @@ from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.loading import load_weights
 from dlaseg.weights.recognition import recognize
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 
 def randomized(module):
     """In eval mode, with norms that change something."""

@@ -6,7 +6,8 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.errors import UserError
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import AuxiliaryOutput, SegmentationModel, TrainingOutputs
+from dlaseg.models.dla import VARIANTS
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, initial_state
 from dlaseg.training.step import step_function
 from dlaseg.training.trainer import fit
+
+TINY = "tiny"
+"""A variant that only tests know, with the fixture `tiny_variant`: as deep as can be seen, a quarter of the width."""
 
 CPU = torch.device("cpu")
 SINGLE_PROCESS = DistributedContext(0, 1, CPU)
@@ -59,12 +64,22 @@ def write_camvid(root: Path, train: int = 5, val: int = 2) -> Path:
     return root
 
 
+@contextmanager
+def tiny_variant() -> Iterator[None]:
+    """`TINY` is among the variants."""
+    VARIANTS[TINY] = ((1, 1, 2, 1), (8, 16, 16, 16, 32, 64), VARIANTS["dla46_c"][2], False)
+    try:
+        yield
+    finally:
+        del VARIANTS[TINY]
+
+
 def tiny_config(root: Path) -> Config:
-    """Three epochs of two steps on the images of `write_camvid`."""
+    """Three epochs of two steps on the images of `write_camvid`; wants `tiny_variant`."""
     return Config(
         name="tiny",
         data=DataConfig(dataset="camvid", root=str(root), workers=0),
-        model=ModelConfig(name="dla46_c", stride=4),
+        model=ModelConfig(name=TINY, stride=4),
         augment=AugmentConfig(scale=(0.8, 1.25), crop_size=(32, 64), rotation=5, jitter=0.2),
         train=TrainConfig(
             epochs=3, batch_size=2, lr=0.05, warmup_steps=2, eval_every=1, precision="float32", device="cpu"
@@ -170,10 +185,15 @@ _SERVER.set_forkserver_preload(["dlaseg_testing", "torch._dynamo", "torch.utils.
 
 
 def start_process(target: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function of an importable module in a child process."""
-    process = _SERVER.Process(target=target, args=arguments)
+    """Calls a function of an importable module in a child process, which knows `TINY`."""
+    process = _SERVER.Process(target=_call, args=(target, *arguments))
     process.start()
     return process
+
+
+def _call(target: Callable[..., Any], *arguments: Any) -> None:
+    with tiny_variant():
+        target(*arguments)
 
 
 def run_command(words: list[str], errors: Path, environment: dict[str, str] | None = None) -> None:

@@ -2,6 +2,11 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _tiny(tiny_variant):
+    pass
+
+
 @pytest.fixture(autouse=True)
 def _plain_process(monkeypatch):
     """One thread, which is fastest for small networks; the allocator keeps its settings."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import CPU, SINGLE_PROCESS, assert_same_tensors, log_rows, no_report
+from dlaseg_testing import CPU, SINGLE_PROCESS, TINY, assert_same_tensors, log_rows, no_report
 from PIL import Image
 from safetensors import safe_open
 from torch.nn import functional as F
@@ -53,7 +53,7 @@ def tiny_config(root: Path, **train: object) -> PretrainConfig:
     return PretrainConfig(
         name="tiny",
         data=PretrainDataConfig(str(root), workers=0),
-        model=PretrainModelConfig("dla46_c"),
+        model=PretrainModelConfig(TINY),
         augment=PretrainAugmentConfig(crop_size=32, resize=36, jitter=0.2),
         train=BaseTrainConfig(**{**learning, **train}),
     )
@@ -74,7 +74,7 @@ def run(config: PretrainConfig, output: Path, resume: bool = False) -> trainer.T
     return fit(Classification(config), output, resume, report=no_report)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
     """An uninterrupted run of three epochs, its folder and last state; read only."""
     output = tmp_path_factory.mktemp("straight") / "run"
@@ -110,7 +110,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     for before, after in zip(log_rows(whole), log_rows(tmp_path / "run"), strict=True):
         assert all(before[name] == after[name] for name in ("epoch", "step", "loss", "lr", "top1", "top5"))
     best, resumed = (
-        create_backbone("dla46_c", 2, weights=folder / "best.safetensors") for folder in (whole, tmp_path / "run")
+        create_backbone(TINY, 2, weights=folder / "best.safetensors") for folder in (whole, tmp_path / "run")
     )
     assert_same_tensors(best.state_dict(), resumed.state_dict())
 
@@ -190,7 +190,7 @@ def test_the_best_weights_are_those_of_the_best_top1(config, root, tmp_path, mon
     monkeypatch.setattr(classification, "evaluate_classifier", evaluate)
     state = run(config, tmp_path)
     assert state.best("top1") == 0.4
-    best = create_backbone("dla46_c", 2, weights=tmp_path / "best.safetensors")
+    best = create_backbone(TINY, 2, weights=tmp_path / "best.safetensors")
     assert_same_tensors(best.state_dict(), seen[1])
 
 
@@ -208,20 +208,18 @@ def test_a_run_can_start_from_a_classifier_and_that_is_another_run(straight, con
     task = Classification(config)
     model = task.make_model(task.open_splits()[0])
     task.load_weights(model)
-    assert_same_tensors(
-        model.state_dict(), create_backbone("dla46_c", 2, weights=output / "best.safetensors").state_dict()
-    )
+    assert_same_tensors(model.state_dict(), create_backbone(TINY, 2, weights=output / "best.safetensors").state_dict())
     with pytest.raises(UserError, match=r"^model\.weights .* \(the run has None\)"):
         run(config, output, resume=True)
 
 
 def test_a_step_is_plain_cross_entropy_of_normalised_images(config):
     task, state = new_state(config)
-    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 1, 0])
-    twin = create_backbone("dla46_c", 2)
+    twin = create_backbone(TINY, 2)
     twin.load_state_dict(state.model.state_dict())
-    twin.train().to(memory_format=torch.channels_last)  # four values a channel: batch norm magnifies any rounding
+    twin.train().to(memory_format=torch.channels_last)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (twin.metadata.mean, twin.metadata.std))
     inputs = ((images / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
     expected = F.cross_entropy(twin(inputs), targets)

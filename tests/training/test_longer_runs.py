@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dlaseg_testing import (
+    TINY,
     TwoHeadsTask,
     assert_same_tensors,
     log_rows,
@@ -114,7 +115,7 @@ def test_a_schedule_that_depends_on_the_length_refuses_another_with_both_rates(c
 def test_the_new_run_that_the_refusal_proposes_starts(config, tmp_path):
     config = with_train(config, schedule="poly")
     start = tmp_path / "start.safetensors"
-    save_model(create_model("dla46_c", 11, 4), start)
+    save_model(create_model(TINY, 11, 4), start)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone_weights=str(start)))
     fit(Segmentation(config), tmp_path / "run", report=no_report)
     words = refused_resume(with_train(config, epochs=2), tmp_path / "run").split("its weights: ")[1].split()

@@ -9,6 +9,7 @@ import torch
 from dlaseg_testing import (
     CPU,
     SINGLE_PROCESS,
+    TINY,
     assert_same_tensors,
     log_rows,
     make_batch,
@@ -356,11 +357,11 @@ def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog
     from dlaseg.weights.files import save_model
 
     torch.manual_seed(5)
-    other = create_model("dla46_c", 3, 4)
+    other = create_model(TINY, 3, 4)
     save_model(other, tmp_path / "other.safetensors")
     config = dataclasses.replace(
         with_train(config, epochs=1, lr=0.0, weight_decay=0.0, momentum=0.0),
-        model=ModelConfig("dla46_c", 4, weights=str(tmp_path / "other.safetensors")),
+        model=ModelConfig(TINY, 4, weights=str(tmp_path / "other.safetensors")),
     )
     with caplog.at_level("INFO"):
         state = fit(Segmentation(config), tmp_path / "run", report=no_report)

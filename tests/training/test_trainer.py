@@ -7,6 +7,7 @@ import pytest
 import torch
 import yaml
 from dlaseg_testing import (
+    TINY,
     assert_same_tensors,
     log_rows,
     make_batch,
@@ -362,7 +363,7 @@ def test_a_step_after_a_validation_is_taken_in_training_mode(config):
 def started(tmp_path_factory, root):
     """Weights of a network of the run's kind, with a mean and classes of its own."""
     torch.manual_seed(9)
-    model = create_model("dla46_c", 11, 4)
+    model = create_model(TINY, 11, 4)
     model.metadata = replace(model.metadata, mean=(0.25, 0.5, 0.75))
     path = tmp_path_factory.mktemp("started") / "start.safetensors"
     save_model(model, path)
@@ -384,7 +385,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
         kept = torch.equal(dict(state.model.named_parameters())[name], tensor)
         assert kept == (kind == "weights" or name.startswith("backbone.")), name
     digest = sha256(path)
-    assert f"{kind} {path}: dlaseg's segmentation layout, dla46_c, 11 classes, stride 4, 3x3 nodes" in caplog.text
+    assert f"{kind} {path}: dlaseg's segmentation layout, tiny, 11 classes, stride 4, 3x3 nodes" in caplog.text
     assert digest in caplog.text
     best = load_model(tmp_path / "best.safetensors")
     assert [(origin.argument, origin.sha256) for origin in best.metadata.origin] == [(kind, digest)]

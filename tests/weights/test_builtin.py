@@ -37,6 +37,8 @@ from dlaseg.weights.download import resolve
 from dlaseg.weights.entries import decode_metadata
 from dlaseg.weights.files import model_sha256
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 ROOT = Path(__file__).resolve().parents[2]
 BOX = builtin.FOLDER
 FILES = builtin.builtin_files()

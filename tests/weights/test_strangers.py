@@ -22,6 +22,8 @@ from dlaseg.weights.inspection import inspect_weights
 from dlaseg.weights.loading import load_backbone_weights, load_weights
 from dlaseg.weights.recognition import recognize
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 LABELS = LabelMap.numbered(3).to_dict()
 MODEL = {"name": "dla46_c", "num_classes": 3, "stride": 8, "root_kernel_size": 1, "in_channels": 3}
 CLASSIFIER = {"name": "dla46_c", "num_classes": 2, "root_kernel_size": 1, "in_channels": 3}
