@@ -53,8 +53,11 @@ def model_input(network, images, input):
 @pytest.mark.parametrize(
     ("suffix", "input", "output"),
     [
-        *((".onnx", *kind) for kind in KINDS),
-        *((suffix, *kind) for suffix in (".xml", ".pt2") for kind in (KINDS[0], KINDS[4])),
+        (".onnx", *KINDS[0]),
+        (".xml", *KINDS[4]),
+        (".pt2", *KINDS[0]),
+        *(pytest.param(".onnx", *kind, marks=pytest.mark.slow) for kind in KINDS[1:]),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((".xml", *KINDS[0]), (".pt2", *KINDS[4]))),
     ],
 )
 def test_a_file_gives_what_pytorch_gives_without_dlaseg(network, exported, suffix, input, output):

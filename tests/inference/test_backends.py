@@ -254,14 +254,14 @@ def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
         make_backend(name, model, "cpu", "float32")
 
 
-def test_infer_converts_no_network_for_a_few_images(weights, tmp_path, monkeypatch):
+def test_infer_converts_no_network_for_a_few_images(network, tmp_path, monkeypatch):
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run, "FEW", 3)
     for count, expected in ((2, "torch"), (3, "openvino"), (2, "openvino")):  # at last, it is converted already
         for index in range(count):
             Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / f"{index}.png")
         images = [tmp_path / f"{index}.png" for index in range(count)]
-        infer(weights, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
+        infer(network, images, tmp_path / "out", backend="auto", device="cpu", overwrite=True)
         assert read_settings(LocalFolder(tmp_path / "out")).backend == expected
 
 

@@ -310,7 +310,7 @@ def test_few_images_are_in_memory_at_a_time(weights, tmp_path, monkeypatch, smal
     assert max(ahead) > 1  # and it does read ahead
 
 
-def test_small_images_are_computed_side_by_side(weights, tmp_path, monkeypatch):
+def test_small_images_are_computed_side_by_side(network, tmp_path, monkeypatch):
     together = threading.Barrier(2, timeout=60)
     segment = Predictor.segment
 
@@ -323,7 +323,7 @@ def test_small_images_are_computed_side_by_side(weights, tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        predictor = Predictor(weights, "openvino", "cpu")
+        predictor = Predictor(network, "openvino", "cpu")
         expected = {path.stem: predictor(path) for path in tmp_path.glob("*.png")}
         monkeypatch.setattr(Predictor, "segment", wait)
         sink = Sink(tmp_path / "out", predictor.label_map, ["ids"], ids="train")

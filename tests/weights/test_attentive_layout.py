@@ -256,8 +256,24 @@ def image(height=128, width=128):
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("norm", ["batch", "inplace"])
-@pytest.mark.parametrize(("ocr", "rendering"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("ocr", "rendering", "norm"),
+    [
+        (False, False, "batch"),
+        (True, True, "inplace"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (False, False, "inplace"),
+                (False, True, "batch"),
+                (False, True, "inplace"),
+                (True, False, "batch"),
+                (True, False, "inplace"),
+                (True, True, "batch"),
+            )
+        ),
+    ],
+)
 @torch.no_grad()
 def test_a_published_network_computes_what_it_did(ocr, rendering, norm, tmp_path, caplog):
     name = "dla46_c" if rendering else "dla34"

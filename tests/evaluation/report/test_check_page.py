@@ -84,8 +84,14 @@ def test_pixels_of_no_class_are_magenta(open_page):
     assert blue > 200
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 360),
+        ("dark", 1280),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("light", 1280), ("dark", 360))),
+    ],
+)
 def test_the_page_is_accessible_and_not_wider_than_the_window(open_page, scheme, width):
     page = open_page(width=width, color_scheme=scheme)
     result = Axe().run(page)

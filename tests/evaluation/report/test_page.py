@@ -322,8 +322,17 @@ def test_full_size_shows_one_css_pixel_per_pixel(open_page):
     assert page.locator("#stage").bounding_box()["width"] == before
 
 
-@pytest.mark.parametrize("width", [1280, 390, 320])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [
+        ("light", 320),
+        ("dark", 1280),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("light", 390), ("light", 1280), ("dark", 320), ("dark", 390))
+        ),
+    ],
+)
 def test_nothing_overflows_and_axe_finds_no_violation(open_page, width, scheme):
     page = open_page(width, 800, color_scheme=scheme, bypass_csp=True)  # for the checker's own script
     assert page.evaluate("document.documentElement.scrollWidth") <= width
