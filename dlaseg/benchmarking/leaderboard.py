@@ -116,6 +116,8 @@ def board_markdown(scores: Sequence[Score]) -> str:
         header = ["weights", "network", "protocol", "mIoU, %", "95 % interval", "pixel acc., %"]
         table = markdown_table(header, [_cells(row) for row in rows], left=3)
         blocks += [dataset if images is None else f"{dataset}, images: {images}", table]
+        if any(_is_trained_on(row) for row in rows):
+            blocks.append("\\* trained on images of this split: not to be compared with the others")
     messages = [(score.weights, score.message) for score in scores if score.message is not None]
     failed = [text if text.startswith(weights) else f"{weights}: {text}" for weights, text in messages]
     return "\n\n".join([*blocks, *dict.fromkeys(failed)])
@@ -134,7 +136,11 @@ def _cells(row: Score) -> list[str]:
     interval = row.results["miou_interval"]
     ends = "-" if interval is None else " to ".join(map(_percent, interval))
     percents = [_percent(row.results["miou"]), ends, _percent(row.results["pixel_accuracy"])]
-    return [row.weights, network, row.protocol.name, *percents]
+    return [f"{row.weights} \\*" if _is_trained_on(row) else row.weights, network, row.protocol.name, *percents]
+
+
+def _is_trained_on(row: Score) -> bool:
+    return row.results is not None and "trained_on" in row.results["protocol"]
 
 
 def _percent(share: float | None) -> str:
@@ -153,7 +159,7 @@ def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
                 | {"protocol": row.protocol.name, "backend": results.get("protocol", {}).get("backend")}
                 | {"precision": row.protocol.precision, "scales": _scales(row), "flip": row.protocol.flip}
                 | {"miou": results.get("miou"), "miou_low": low, "miou_high": high}
-                | {"pixel_accuracy": results.get("pixel_accuracy")}
+                | {"pixel_accuracy": results.get("pixel_accuracy"), "trained_on": _is_trained_on(row)}
                 | {"report": None if row.report is None else str(row.report), "message": row.message}
             )
     return rows

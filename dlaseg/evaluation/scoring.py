@@ -1,5 +1,6 @@
 """From a weights file to `scores.json` and `report.html`."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,12 +24,15 @@ from dlaseg.evaluation.metrics.confusion import class_counts
 from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
+from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.files import write_json
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.network import open_network, stretch
 from dlaseg.inference.predictor import Predictor
 from dlaseg.run_folder import LOG
 from dlaseg.weights.download import resolve
+
+logger = logging.getLogger(__name__)
 
 
 def score(
@@ -101,6 +105,12 @@ def score(
             label_ids = dataset.label_map.decode(scored.prediction)
             counts += count_image(dataset.label_file(scored.index), label_ids, with_instances, dataset.max_pixels)
 
+    trained_on = images_of_training(file, dataset)
+    if trained_on is not None:
+        split = f"{dataset.name} {dataset.split}"
+        logger.warning(
+            "%s: %s %s: the scores are too high: score a split that was held out", weights, split, trained_on
+        )
     confusion = evaluate(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol = {
         "dataset": dataset.name,
@@ -114,6 +124,7 @@ def score(
         "weights_sha256": exported_sha256(file),
         **({"padding": padding} if padding != "mirror" else {}),
         **({"tiled": True} if predictor.memory.tiled else {}),
+        **({"trained_on": True} if trained_on is not None else {}),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }
     results = build_results(

@@ -1,0 +1,87 @@
+"""A score on images of the training is told as one."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import dlaseg_testing
+import pytest
+
+import dlaseg
+from dlaseg.benchmarking.accuracy import Protocol, Score
+from dlaseg.benchmarking.leaderboard import board_markdown, board_rows
+from dlaseg.data.datasets import open_dataset
+from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.trained_on import images_of_training
+from dlaseg.weights.builtin import builtin_files
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return dlaseg_testing.write_camvid(tmp_path_factory.mktemp("camvid"))
+
+
+@pytest.fixture(scope="module")
+def run(root, tiny_variant) -> Path:
+    """The folder of a run on all but one of the images of train."""
+    folder = root.with_name("run")
+    names = root.with_name("some.txt")
+    names.write_text("0\n1\n2\n3\n")
+    config = dlaseg_testing.with_train(dlaseg_testing.tiny_config(root), epochs=1, warmup_steps=0)
+    config.data.train_list = str(names)
+    dlaseg.train(config, folder, report=dlaseg_testing.no_report)
+    return folder
+
+
+def test_images_of_the_run_are_told_and_others_are_not(run, root, tmp_path, caplog):
+    train, val = (open_dataset("camvid", root, split) for split in ("train", "val"))
+    results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
+    assert results["protocol"]["trained_on"] is True
+    assert "camvid train has 4 images of the training, by the names in" in caplog.text
+    assert "trained on images of this split" in (tmp_path / "seen/report.html").read_text()
+    caplog.clear()
+    # train and val have images of the same names, the last one of train was not listed
+    for dataset in (val, replace(train, pairs=train.pairs[4:])):
+        results = score(run / "best.safetensors", dataset, tmp_path / "new", workers=0)
+        assert "trained_on" not in results["protocol"]
+    assert "trained on images of this split" not in (tmp_path / "new/report.html").read_text()
+    assert "of the training" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("split", "known"),
+    [("train", True), ("train+val", True), ("val", False), ("train-easy", True), ("training", False)],
+)
+def test_parts_of_a_split_and_several_splits_are_known(run, root, split, known):
+    dataset = replace(open_dataset("camvid", root, "train"), split=split)
+    assert (images_of_training(run / "best.safetensors", dataset) is not None) is known
+    assert images_of_training(run / "best.safetensors", replace(dataset, name="folder")) is None
+
+
+@pytest.mark.parametrize(("split", "known"), [("train", True), ("val", True), ("val-few", True), ("test", False)])
+@pytest.mark.parametrize("name", ["camvid", "camvid-int8"])
+def test_weights_of_the_package_say_what_they_were_trained_on(root, name, split, known):
+    dataset = replace(open_dataset("camvid", root, "val"), split=split)
+    assert images_of_training(builtin_files()[name], dataset) == ("was among the training data" if known else None)
+    assert images_of_training(builtin_files()[name], replace(dataset, name="folder")) is None
+
+
+def test_of_a_file_that_stands_alone_nothing_is_known(run, root, tmp_path):
+    (tmp_path / "w.safetensors").write_bytes((run / "best.safetensors").read_bytes())
+    assert images_of_training(tmp_path / "w.safetensors", open_dataset("camvid", root, "train")) is None
+
+
+def test_leader_boards_mark_the_row(run, root, tmp_path):
+    train = open_dataset("camvid", root, "train")
+    results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
+    other = {**results, "protocol": {key: value for key, value in results["protocol"].items() if key != "trained_on"}}
+    rows = [
+        Score(name, "camvid train", Protocol(), "0" * 64, each) for name, each in (("seen", results), ("unseen", other))
+    ]
+    board = board_markdown(rows)
+    assert "| seen \\* " in board
+    assert "| unseen " in board
+    assert board.endswith("\\* trained on images of this split: not to be compared with the others")
+    assert [row["trained_on"] for row in board_rows(rows)] == [True, False]
+    assert "\\*" not in board_markdown(rows[1:])
