@@ -101,6 +101,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg eval ... --images 'photos/{name}.jpg' --labels 'masks/{name}_mask.png' --list runs/NAME/val.txt": Run(
         EVAL, {"...": "runs/photos --dataset folder --root masks", "NAME": "photos"}
     ),
+    "dlaseg train --config configs/folder_example.yaml --data.root DIR --model.backbone_weights camvid": Run(
+        f"{SEGMENTATION} --output runs/from_camvid", {"DIR": "masks"}
+    ),
     "dlaseg train --config configs/cityscapes_dla34.yaml --data.root DIR": Run(
         f"{SEGMENTATION} --model.backbone_weights null", {"DIR": "scenes"}
     ),
