@@ -14,6 +14,7 @@ from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
 from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.files import sha256
 from dlaseg.inference.backends.choice import BACKENDS
 from dlaseg.inference.backends.exported import exported_sha256
@@ -112,7 +113,8 @@ def score_all(
 
     The scores of each are kept in `output/scores/KEY`, and are read from there as long as the key stays the same. It is
     a hash of the bytes of the weights file, of every image and label map, of the classes and the protocol, and of the
-    versions of dlaseg and of what computes, and the kind of device.
+    versions of dlaseg and of what computes, the kind of device, and whether the images are known as those of the
+    training.
 
     Args:
         weights: files, folders or hub names.
@@ -140,7 +142,8 @@ def score_all(
         try:
             path = resolve(file)
             digest = _file_hash(path, exported_sha256)
-            folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type)
+            seen = images_of_training(path, dataset) is not None
+            folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type, seen)
             cached = _read(folder)
             if cached is None:
                 score(
@@ -186,8 +189,8 @@ def _file_hash(path: Path, hash_of: Callable[[Path], str] = sha256) -> str:
         raise UserError(f"{error.filename or path}: {error.strerror or error}: use a file that can be read") from error
 
 
-def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str) -> str:
+def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str, trained_on: bool) -> str:
     """Name of the folder of a score."""
     versions = {name: package_version(name) for name in ("dlaseg", *BACKENDS)}
-    content = to_json([weights_sha256, identity, asdict(protocol), device, versions])
+    content = to_json([weights_sha256, identity, asdict(protocol), device, trained_on, versions])
     return hashlib.sha256(content.encode()).hexdigest()[:32]

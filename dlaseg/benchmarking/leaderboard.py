@@ -140,6 +140,7 @@ def _cells(row: Score) -> list[str]:
 
 
 def _is_trained_on(row: Score) -> bool:
+    """Whether it is known that the network was trained on images of the split; if not, it may have been."""
     return row.results is not None and "trained_on" in row.results["protocol"]
 
 
@@ -159,7 +160,7 @@ def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
                 | {"protocol": row.protocol.name, "backend": results.get("protocol", {}).get("backend")}
                 | {"precision": row.protocol.precision, "scales": _scales(row), "flip": row.protocol.flip}
                 | {"miou": results.get("miou"), "miou_low": low, "miou_high": high}
-                | {"pixel_accuracy": results.get("pixel_accuracy"), "trained_on": _is_trained_on(row)}
+                | {"pixel_accuracy": results.get("pixel_accuracy"), "trained_on": True if _is_trained_on(row) else None}
                 | {"report": None if row.report is None else str(row.report), "message": row.message}
             )
     return rows

@@ -40,7 +40,9 @@ def _names_of_training(folder: Path, dataset: SegmentationDataset) -> set[str]:
 
 
 def _share(trained: str, split: str) -> bool:
-    """Whether `train+val` has a split such as `val`, or `val-part`; `all` is of data without splits."""
-    return split.startswith("all") or any(
-        one == other or one.startswith(f"{other}-") for one in split.split("+") for other in trained.split("+")
+    """Whether `train+val` has a split such as `val`, or `val-part`; `all` is that of data without splits."""
+    return any(
+        one == other or one.startswith(f"{other}-")
+        for one in split.split("+")
+        for other in (*trained.split("+"), "all")
     )

@@ -7,7 +7,7 @@ import dlaseg_testing
 import pytest
 
 import dlaseg
-from dlaseg.benchmarking.accuracy import Protocol, Score
+from dlaseg.benchmarking.accuracy import Protocol, Score, score_all
 from dlaseg.benchmarking.leaderboard import board_markdown, board_rows
 from dlaseg.data.datasets import open_dataset
 from dlaseg.evaluation.scoring import score
@@ -51,7 +51,7 @@ def test_images_of_the_run_are_told_and_others_are_not(run, root, tmp_path, capl
 
 @pytest.mark.parametrize(
     ("split", "known"),
-    [("train", True), ("train+val", True), ("val", False), ("train-easy", True), ("training", False)],
+    [("train", True), ("train+val", True), ("val", False), ("train-easy", True), ("training", False), ("all", True)],
 )
 def test_parts_of_a_split_and_several_splits_are_known(run, root, split, known):
     dataset = replace(open_dataset("camvid", root, "train"), split=split)
@@ -72,6 +72,15 @@ def test_of_a_file_that_stands_alone_nothing_is_known(run, root, tmp_path):
     assert images_of_training(tmp_path / "w.safetensors", open_dataset("camvid", root, "train")) is None
 
 
+def test_a_leader_board_takes_no_scores_of_a_copy_that_did_not_know(run, root, tmp_path):
+    copy, output, train = tmp_path / "w.safetensors", tmp_path / "board", open_dataset("camvid", root, "train")
+    copy.write_bytes((run / "best.safetensors").read_bytes())
+    for weights, known in ((copy, False), (run / "best.safetensors", True), (copy, False)):
+        (row,) = score_all([str(weights)], [train], [Protocol()], output, workers=0)
+        assert ("trained_on" in row.results["protocol"]) is known
+    assert row.cached
+
+
 def test_leader_boards_mark_the_row(run, root, tmp_path):
     train = open_dataset("camvid", root, "train")
     results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
@@ -83,5 +92,5 @@ def test_leader_boards_mark_the_row(run, root, tmp_path):
     assert "| seen \\* " in board
     assert "| unseen " in board
     assert board.endswith("\\* trained on images of this split: not to be compared with the others")
-    assert [row["trained_on"] for row in board_rows(rows)] == [True, False]
+    assert [row["trained_on"] for row in board_rows(rows)] == [True, None]
     assert "\\*" not in board_markdown(rows[1:])

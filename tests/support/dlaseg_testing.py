@@ -30,7 +30,7 @@ from dlaseg.training.step import step_function
 from dlaseg.training.trainer import fit
 
 TINY = "tiny"
-"""A variant that only tests know, with the fixture `tiny_variant`: as deep as can be seen, a quarter of the width."""
+"""A variant that only tests know, with the fixture `tiny_variant`: a quarter of the width of dla46_c."""
 
 CPU = torch.device("cpu")
 SINGLE_PROCESS = DistributedContext(0, 1, CPU)

@@ -187,7 +187,7 @@ def test_a_backbone_without_a_classifier_takes_a_classifiers_levels(timm34):
             torch.testing.assert_close(ours, level, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dla34", "dla60x_c"])
+@pytest.mark.parametrize("name", ["dla34", pytest.param("dla102", marks=pytest.mark.slow)])
 def test_1x1_nodes_become_3x3_nodes_that_compute_the_same(name, tmp_path):
     save_file(theirs(name).state_dict(), tmp_path / "w.safetensors")
     wide = create_backbone(name, CLASSES, root_kernel_size=3, weights=tmp_path / "w.safetensors")
