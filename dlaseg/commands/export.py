@@ -29,13 +29,13 @@ def export(arguments: Sequence[str]) -> int:
                         "(default: drawn street scenes; with --int8, of the split)")  # fmt: skip
     parser.add_argument("--int8", action="store_true", help="compute convolutions in int8 (.xml only); needs a "
                         "labelled split, --dataset and --root, to score it on")  # fmt: skip
-    parser.add_argument("--max-drop", type=float, default=0.3, help="with --int8: points of mIoU that may be lost; "
-                        "layers that lose most stay in float32")  # fmt: skip
+    parser.add_argument("--max-drop", type=float, help="with --int8: points of mIoU that may be lost; layers that lose "
+                        "most stay in float32 (default: 0.3)")  # fmt: skip
     parser.add_argument("--calibrate", type=Path, nargs="+", default=[], help="with --int8: images and folders that "
                         "ranges are taken from (default: the split train)")  # fmt: skip
     add_dataset_arguments(parser, "--root", required=False)
     parser.add_argument("--split", help="with --int8: split to score on (default: val)")
-    parser.add_argument("--workers", type=int, default=1, help="with --int8: processes that read images")
+    parser.add_argument("--workers", type=int, help="with --int8: processes that read images (default: 1)")
     args = parser.parse_args(arguments)
     if args.engine is not None and args.layout == "file":
         raise UserError(f"--engine {args.engine}: only --layout triton needs it: the suffix of FILE says the format")
@@ -65,9 +65,10 @@ def _export_triton(args: Namespace) -> int:
 
 def _export_file(args: Namespace) -> int:
     """`dlaseg export` without --int8."""
-    for option in ("dataset", "root", "calibrate", "split", "list", "images", "labels", "classes"):
-        if getattr(args, option):
-            raise UserError(f"--{option}: only --int8 needs it: add --int8, or leave --{option} out")
+    for name in ("max_drop", "calibrate", "dataset", "root", "split", "list", "images", "labels", "classes", "workers"):
+        if getattr(args, name) not in (None, []):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: only --int8 needs it: add --int8, or leave {option} out")
 
     from dlaseg.export.export import export as run
 
@@ -85,7 +86,8 @@ def _export_int8(args: Namespace) -> int:
 
     if args.dataset is None or args.root is None:
         raise UserError("--int8: needs a labelled split to score the file on: give --dataset and --root")
-    check_workers("--workers", args.workers)
+    workers = 1 if args.workers is None else args.workers
+    check_workers("--workers", workers)
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     if args.calibrate:
         calibration = [source.path for source in find_all(args.calibrate)]
@@ -93,9 +95,9 @@ def _export_int8(args: Namespace) -> int:
         args.list = None  # of the split that is scored
         (training,) = open_splits(args, "--split", None, ["train"])
         calibration = [pair.image for pair in training.pairs]
+    max_drop = 0.3 if args.max_drop is None else args.max_drop
     exported = export_int8(
-        args.weights, args.file, calibration, dataset, args.max_drop, args.input, args.output, args.compare_images,
-        args.workers,
+        args.weights, args.file, calibration, dataset, max_drop, args.input, args.output, args.compare_images, workers,
     )  # fmt: skip
     for comparison in exported.comparisons:
         print(f"{comparison}, of float32 PyTorch")

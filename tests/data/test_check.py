@@ -155,6 +155,16 @@ def binary(root):
         rewrite(file, lambda labels: np.where(labels == 20, 255, 0).astype(np.uint8))
 
 
+def binary_among_ids(root):
+    for file in (root / "labels/train").iterdir():
+        rewrite(file, lambda labels: np.where(labels == 255, 0, labels).astype(np.uint8))
+    empty_but_for_void(root)
+
+
+def empty_but_for_void(root):
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 20, 255, 0).astype(np.uint8))
+
+
 def missing_class(root):
     for file in (root / "labels/val").iterdir():
         rewrite(file, lambda labels: np.where(labels == 20, 10, labels).astype(np.uint8))
@@ -198,6 +208,8 @@ FAULTS = {
     palette: {"misread": "error"},
     all_ignored: {"all_ignored": "warning"},
     binary: {"ignored_by_default": "error"},
+    binary_among_ids: {"binary_masks": "warning"},
+    empty_but_for_void: {},  # the other label maps have void pixels, too
     missing_class: {"missing_class": "warning"},
     same_image: {"same_image": "error"},
     near_image: {"near_image": "warning"},

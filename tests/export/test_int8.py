@@ -139,6 +139,8 @@ SPLIT = ["--dataset", "camvid", "--root", "ROOT"]
             "max_drop -1.0: points of mIoU",
         ),
         (["m.xml", "--dataset", "camvid"], "--dataset: only --int8 needs it"),
+        (["m.xml", "--max-drop", "0"], "--max-drop: only --int8 needs it"),
+        (["m.xml", "--workers", "2"], "--workers: only --int8 needs it"),
     ],
 )
 def test_wrong_words_are_refused(root, tmp_path, words, message, capsys):
