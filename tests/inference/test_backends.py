@@ -279,7 +279,7 @@ def test_infer_continues_with_the_backend_that_it_began_with(weights, tmp_path):
 def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
     read = openvino.require("openvino", "").Core().read_model(graph_of(model).path)
     marked = openvino.mark_float32(read, openvino.TRANSPOSED)
-    names = {"precise_0", "DisablePrecisionConversion_0"}  # before and since OpenVINO 2026.3 or 2026.4
+    names = {"precise_0", "DisablePrecisionConversion_0"}  # in older and newer releases of OpenVINO
     kinds = {op.get_type_name() for op in marked.get_ops() if names & dict(op.get_rt_info()).keys()}
     assert kinds == {openvino.TRANSPOSED}
     assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
