@@ -84,10 +84,11 @@ def _export_int8(args: Namespace) -> int:
     from dlaseg.export.int8 import export_int8
     from dlaseg.inference.sources import find_all
 
+    args.max_drop = 0.3 if args.max_drop is None else args.max_drop
+    args.workers = 1 if args.workers is None else args.workers
     if args.dataset is None or args.root is None:
         raise UserError("--int8: needs a labelled split to score the file on: give --dataset and --root")
-    workers = 1 if args.workers is None else args.workers
-    check_workers("--workers", workers)
+    check_workers("--workers", args.workers)
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     if args.calibrate:
         calibration = [source.path for source in find_all(args.calibrate)]
@@ -95,9 +96,9 @@ def _export_int8(args: Namespace) -> int:
         args.list = None  # of the split that is scored
         (training,) = open_splits(args, "--split", None, ["train"])
         calibration = [pair.image for pair in training.pairs]
-    max_drop = 0.3 if args.max_drop is None else args.max_drop
     exported = export_int8(
-        args.weights, args.file, calibration, dataset, max_drop, args.input, args.output, args.compare_images, workers,
+        args.weights, args.file, calibration, dataset, args.max_drop, args.input, args.output, args.compare_images,
+        args.workers,
     )  # fmt: skip
     for comparison in exported.comparisons:
         print(f"{comparison}, of float32 PyTorch")
