@@ -184,6 +184,19 @@ def test_auto_takes_torch_where_openvino_is_not_exact(model, monkeypatch, caplog
     assert "openvino does not compute this network exactly" in caplog.text
 
 
+@pytest.mark.parametrize(("factor", "is_refused"), [(1.01, False), (1.2, True), (np.nan, True)])
+def test_an_engine_that_computes_wrongly_is_refused(model, monkeypatch, factor, is_refused):
+    run = OpenVINOBackend.run
+    monkeypatch.setattr(OpenVINOBackend, "run", lambda *args: factor * run(*args))
+    if not is_refused:
+        assert make_backend("openvino", model, "cpu", "float32").name == "openvino"
+        return
+    with pytest.raises(
+        UserError, match=r"backend openvino: its logits differ from torch's by .*: use the backend torch"
+    ):
+        make_backend("openvino", model, "cpu", "float32")
+
+
 def test_a_gpu_is_looked_for_by_torch_unless_no_driver_has_made_its_file(tmp_path, monkeypatch):
     assert choice._has_no_gpu(tmp_path) == (sys.platform == "linux")
     (tmp_path / "nvidiactl").touch()
@@ -317,7 +330,7 @@ def test_a_network_compiled_for_one_size_computes_the_same(model, backend, monke
 def test_many_sizes_share_one_compiled_network(model, monkeypatch):
     monkeypatch.setattr(openvino, "LARGE", 40 * 40)
     monkeypatch.setattr(openvino, "MOST_COMPILED", 3)
-    backend = make_backend("openvino", model, "cpu", "float32")
+    backend = OpenVINOBackend(graph_of(model))
     compile, shapes = backend._compile, []
     monkeypatch.setattr(backend, "_compile", lambda key: shapes.append(key.shape) or compile(key))
     for size in [(8, 8), (8, 9), (40, 41), (40, 41), (41, 40), (40, 41), (50, 50), (8, 8)]:
@@ -349,7 +362,7 @@ def test_images_side_by_side_give_the_same(model, monkeypatch, large):
 
 def test_a_large_image_is_computed_alone(model, monkeypatch):
     monkeypatch.setattr(openvino, "SMALL", 40 * 50)
-    backend = make_backend("openvino", model, "cpu", "float32")
+    backend = OpenVINOBackend(graph_of(model))
     backend.streams = 2
     for width in (50, 51):
         backend.run(pixels(1, 40, width))
