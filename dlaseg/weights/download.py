@@ -93,7 +93,7 @@ def _download(name: str, revision: str | None, argument: str, file: str = FILE) 
             f"{name}: no such file here, and no repository that you may read at {constants.ENDPOINT}/{name}: timm's "
             "are timm/dla34.in1k, timm/dla60.in1k, ..."
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:  # RuntimeError: of old releases
         address = f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}/{file}"
         raise UserError(
             f"{name}: {file} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had from the hub: download "

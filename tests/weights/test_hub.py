@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from dlaseg import (
@@ -177,6 +178,17 @@ def test_an_unreachable_hub_is_reported(cache, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # its pauses between tries
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/timm/dla34.in1k/resolve/main/model.safetensors elsewhere"):
+        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+
+
+def test_a_client_that_old_releases_closed_is_reported(cache, monkeypatch):
+    """Some releases of huggingface_hub 1 try again with a client that they closed."""
+
+    def closed(*arguments, local_files_only=False, **options):
+        raise LocalEntryNotFoundError("none") if local_files_only else RuntimeError("the client has been closed")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", closed)
+    with pytest.raises(UserError, match=r"neither in the cache .* nor to be had from the hub"):
         create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
 
 
