@@ -256,6 +256,7 @@ def member(rank, pipe):
         check, world_size, store, arguments = order
         options = {"rank": rank, "world_size": world_size, "timeout": timedelta(seconds=PATIENCE / 2)}
         distributed.init_process_group("gloo", init_method=f"file://{store}", **options)
+        distributed.barrier()  # whoever fails at once would leave before the other one has connected
         torch.manual_seed(0)
         try:
             globals()[check](rank, world_size, *arguments)
