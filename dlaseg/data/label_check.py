@@ -1,4 +1,4 @@
-"""Finds label maps that were misread: foreground that is ignored by default, or classes that have no pixel."""
+"""Finds label maps that were misread: foreground that is ignored, or classes that have no pixel."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from dlaseg.data.datasets import DATASETS
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.data.statistics import SplitStatistics
 from dlaseg.errors import UserError
-from dlaseg.labels import IGNORE_INDEX
+from dlaseg.labels import IGNORE_INDEX, LabelMap
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,9 @@ def check_labels(
     on_missing_class: OnMissingClass = "stop",
     option: str | None = None,
 ) -> None:
-    """Stops at label maps that look misread; logs a warning for any other class without a pixel.
+    """Stops at label maps that look misread; logs a warning for what may be right.
 
+    Worth a warning is another class without a pixel, and masks of 0 and 255 among label maps of ids.
     A built-in data set never stops: its ids are fixed, and a part of it may lack classes, which is then worth a
     warning for training alone.
 
@@ -54,6 +55,8 @@ def check_labels(
         problem = missing_classes(dataset, statistics)
     if problem is not None:
         logger.warning("%s", problem)
+    if own_classes and (masks := binary_masks(dataset.label_map, statistics)) is not None:
+        logger.warning("%s: %s", _where(dataset), masks)
 
 
 def has_own_classes(dataset: SegmentationDataset) -> bool:
@@ -94,6 +97,19 @@ def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -
     """The message about classes without a pixel; None if there are none."""
     missing = _missing(statistics)
     return f"{_where(dataset)}: {_described(dataset, missing)}" if missing else None
+
+
+def binary_masks(label_map: LabelMap, statistics: SplitStatistics) -> str | None:
+    """The message about masks of 0 and 255 among label maps of ids: what is ignored there may be a class; else None."""
+    beside = statistics.beside_ignored
+    if IGNORE_INDEX not in label_map.ignored or len(beside) != 1 or not statistics.without_ignored - beside:
+        return None
+    (train_id,) = beside
+    return (
+        f"some label maps hold {label_map.names[train_id]!r} and {IGNORE_INDEX} alone, while those that show other "
+        f"classes have no {IGNORE_INDEX}: if {IGNORE_INDEX} is a class in these, store its id instead: {IGNORE_INDEX} "
+        "is ignored"
+    )
 
 
 def _where(dataset: SegmentationDataset) -> str:

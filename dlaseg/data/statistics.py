@@ -22,6 +22,8 @@ class SplitStatistics:
         images: number of images that contain each class.
         image_pixels: for each class, all pixels that are not ignored in the images that contain the class.
         ignored: ignored pixels.
+        beside_ignored: classes of the label maps that have ignored pixels.
+        without_ignored: classes of the label maps that have none.
     """
 
     split: str
@@ -31,6 +33,8 @@ class SplitStatistics:
     images: tuple[int, ...]
     image_pixels: tuple[int, ...]
     ignored: int
+    beside_ignored: frozenset[int] = frozenset()
+    without_ignored: frozenset[int] = frozenset()
 
 
 def statistics(
@@ -55,12 +59,14 @@ def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> Spli
     pixels, images, image_pixels = Counter[int](), Counter[int](), Counter[int]()
     groups = Counter(pair.name.rpartition("/")[0] or "." for pair in dataset.pairs)
     sizes: Counter[tuple[int, int]] = Counter()
+    beside_ignored, without_ignored = set[int](), set[int]()
     for counts in counted:
         scored = counts.height * counts.width - counts.pixels.get(IGNORE_INDEX, 0)
         pixels.update(counts.pixels)
         images.update(counts.pixels.keys())
         image_pixels.update(dict.fromkeys(counts.pixels, scored))
         sizes[counts.height, counts.width] += 1
+        (beside_ignored if IGNORE_INDEX in counts.pixels else without_ignored).update(counts.pixels)
     train_ids = range(dataset.label_map.num_classes)
     return SplitStatistics(
         dataset.split,
@@ -70,6 +76,8 @@ def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> Spli
         tuple(images[label] for label in train_ids),
         tuple(image_pixels[label] for label in train_ids),
         pixels[IGNORE_INDEX],
+        frozenset(beside_ignored - {IGNORE_INDEX}),
+        frozenset(without_ignored),
     )
 
 

@@ -153,6 +153,24 @@ def test_pixels_of_255_are_void_if_every_class_has_pixels(write, tmp_path, caplo
     assert caplog.messages == []
 
 
+def test_masks_of_0_and_255_among_label_maps_of_ids_are_a_warning(write, capsys, tmp_path, caplog):
+    root = write(TWO, leaf=1)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, :9] = 255
+    Image.fromarray(mask).save(root / "labels/train/0.png")
+    with caplog.at_level(logging.WARNING):
+        assert main(training(root, tmp_path / "run", "--dry-run")) == 0
+    (message,) = caplog.messages
+    assert message.startswith(f"{root}/labels/train (split train): some label maps hold 'background' and 255 alone, ")
+    assert message.endswith(": if 255 is a class in these, store its id instead: 255 is ignored")
+    caplog.clear()
+    mask[20:, 20:] = 1  # void beside all classes is no mask
+    Image.fromarray(mask).save(root / "labels/train/0.png")
+    with caplog.at_level(logging.WARNING):
+        assert main(training(root, tmp_path / "run", "--dry-run")) == 0
+    assert caplog.messages == []
+
+
 def test_many_missing_classes_are_counted(write, capsys, tmp_path):
     root = write(f"classes: [{', '.join(f'c{i}' for i in range(40))}]\n", leaf=255)
     line, _ = refused(capsys, *training(root, tmp_path / "run"))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts, read_pair
 from dlaseg.data.check.findings import (
     Finding,
+    binary_mask_findings,
     file_findings,
     label_findings,
     pairing_findings,
@@ -174,6 +175,7 @@ def check_dataset(
         labels_read = [each.label for each in facts[split] if isinstance(each.label, LabelFacts)]
         each_label = (LabelCounts(*label.size, label.pixels) for label in labels_read)
         counted.append((dataset, summed(dataset, each_label)))
+        of_labels += binary_mask_findings(split, files.label_map, counted[-1][1], facts[split])
         if "shifted" in {each.kind for each in of_labels}:
             shifted.add(split)
         findings += of_labels

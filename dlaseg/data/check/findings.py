@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
+from dlaseg.data.label_check import binary_masks
 from dlaseg.data.names import escape_name
+from dlaseg.data.statistics import SplitStatistics
 from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 
@@ -183,24 +185,18 @@ def label_findings(split: str, label_map: LabelMap, facts: Sequence[PairFacts]) 
             "all_ignored", "warning", split, _label_files(void), "label maps all of whose pixels are ignored",
             "leave these images out: nothing is learnt or scored there",
         )  # fmt: skip
-    yield from _binary_masks(split, label_map, [label for label in labels if set(label[1].pixels) != {IGNORE_INDEX}])
 
 
-def _binary_masks(split: str, label_map: LabelMap, labels: Sequence[tuple[PairFacts, LabelFacts]]) -> Iterator[Finding]:
-    """Masks of 0 and 255 among label maps of ids: what is ignored there may be a class."""
-    if IGNORE_INDEX not in label_map.ignored:
-        return
-    with_void = [(each, label) for each, label in labels if label.pixels.get(IGNORE_INDEX)]
-    beside = {train_id for _, label in with_void for train_id in label.pixels} - {IGNORE_INDEX}
-    elsewhere = {train_id for _, label in labels if IGNORE_INDEX not in label.pixels for train_id in label.pixels}
-    if len(beside) == 1 and elsewhere - beside:
-        (train_id,) = beside
-        yield finding(
-            "binary_masks", "warning", split, _label_files(each for each, _ in with_void),
-            f"label maps of {label_map.names[train_id]!r} and {IGNORE_INDEX} alone; label maps that show other classes "
-            f"have no {IGNORE_INDEX}",
-            f"if {IGNORE_INDEX} is a class in these, store its id instead: {IGNORE_INDEX} is ignored",
-        )  # fmt: skip
+def binary_mask_findings(
+    split: str, label_map: LabelMap, statistics: SplitStatistics, facts: Sequence[PairFacts]
+) -> Iterator[Finding]:
+    """Masks of 0 and 255 among label maps of ids."""
+    message = binary_masks(label_map, statistics)
+    if message is not None:
+        masks = [each for each in facts if isinstance(each.label, LabelFacts)
+                 and len(each.label.pixels) > 1 and IGNORE_INDEX in each.label.pixels]  # fmt: skip
+        what, _, remedy = message.partition(": ")
+        yield finding("binary_masks", "warning", split, _label_files(masks), what, remedy)
 
 
 def _unknown_values(
