@@ -147,7 +147,7 @@ def score_all(
             cached = _read(folder)
             if cached is None:
                 score(
-                    path, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
+                    file, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
                     "stop", protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
                 )  # fmt: skip
             results = cached or _read(folder)

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def computed(monkeypatch):
     calls, score = [], accuracy.score
 
     def count(path, dataset, *arguments, **options):
-        calls.append((path.name, dataset.name, arguments[3:]))
+        calls.append((Path(path).name, dataset.name, arguments[3:]))
         return score(path, dataset, *arguments, **options)
 
     monkeypatch.setattr(accuracy, "score", count)

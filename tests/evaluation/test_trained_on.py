@@ -81,6 +81,13 @@ def test_a_leader_board_takes_no_scores_of_a_copy_that_did_not_know(run, root, t
     assert row.cached
 
 
+def test_a_leader_board_warns_with_the_name_that_was_given(tmp_path, caplog):
+    dlaseg_testing.write_camvid(tmp_path / "data", train=1)
+    val = open_dataset("camvid", tmp_path / "data", "val")
+    score_all(["camvid"], [val], [Protocol()], tmp_path / "board", workers=0, device="cpu")
+    assert [message.partition(":")[0] for message in caplog.messages] == ["camvid"]
+
+
 def test_leader_boards_mark_the_row(run, root, tmp_path):
     train = open_dataset("camvid", root, "train")
     results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
