@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dlaseg.errors import UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
@@ -104,8 +105,8 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
 
     A folder is walked recursively, in sorted order, also through symbolic links. Hidden files and folders (a leading
     dot), files with other suffixes, and links back to a folder that contains them are skipped; of images in formats
-    that are not read, a warning tells. A dangling link with an image's suffix is listed, so that reading it reports the
-    missing image.
+    that are not read, and of videos that are not listed, a warning tells. A dangling link with an image's suffix is
+    listed, so that reading it reports the missing image.
 
     Args:
         input: a file or a folder.
@@ -137,18 +138,32 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
     if input.resolve() == excluded:
         raise UserError(f"{input}: input and output are one folder: give another output, such as {input / 'results'}")
     try:
-        found = list(_walk(input, (), excluded, suffixes | OTHER_IMAGE_SUFFIXES))
+        found = list(_walk(input, (), excluded, IMAGE_SUFFIXES | VIDEO_SUFFIXES | OTHER_IMAGE_SUFFIXES))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
     sources = [source(path, path.relative_to(input)) for path in found if path.suffix.lower() in suffixes]
-    if unread := [path for path in found if path.suffix.lower() not in suffixes]:
-        formats = ", ".join(sorted({path.suffix.lower() for path in unread}))
-        logger.warning(
-            "%s: %s is not read, files left out: %d: convert them to JPEG or PNG", input, formats, len(unread)
-        )
+    tell_left_out(input, [path for path in found if path.suffix.lower() not in suffixes])
     if not sources:
         raise UserError(f"{input}: contains no {what}, also not below it: their names end in {known}")
     return sources
+
+
+def tell_left_out(input: Path | str, files: Iterable[PurePath]) -> None:
+    """Warns of files that may hold what the user wanted to be read.
+
+    Args:
+        input: the folder, or its URL.
+        files: those of it that are not read; other suffixes than those of images and videos count for nothing.
+    """
+    counts = Counter(file.suffix.lower() for file in files)
+    for suffixes, remedy in (
+        (OTHER_IMAGE_SUFFIXES, "convert them to JPEG or PNG"),
+        (VIDEO_SUFFIXES, "`dlaseg infer` reads videos, without --engine ray"),
+    ):
+        if left_out := {suffix: count for suffix, count in sorted(counts.items()) if suffix in suffixes}:
+            logger.warning(
+                "%s: %s is not read, files left out: %d: %s", input, ", ".join(left_out), sum(left_out.values()), remedy
+            )
 
 
 def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None, suffixes: frozenset[str]) -> Iterator[Path]:

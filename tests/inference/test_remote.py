@@ -63,6 +63,16 @@ def test_images_are_found_as_in_a_local_folder(root):
     assert (single.relative, str(single.path)) == (Path("c.JPG"), f"{root}/a/c.JPG")
 
 
+def test_files_that_are_left_out_are_told(root, tmp_path, caplog):
+    (tmp_path / "in/a/clip.mp4").touch()
+    (tmp_path / "in/photo.heic").touch()
+    assert len(find_remote_images(root, RemoteFolder(f"{root}/out"))) == 3
+    assert caplog.messages == [
+        f"{root}: .heic is not read, files left out: 1: convert them to JPEG or PNG",
+        f"{root}: .mp4 is not read, files left out: 1: `dlaseg infer` reads videos, without --engine ray",
+    ]
+
+
 def test_a_file_that_is_gone_is_reported_by_its_url(root, tmp_path):
     sources = find_remote_images(root, RemoteFolder(f"{root}/out"))
     (tmp_path / "in/b.png").unlink()

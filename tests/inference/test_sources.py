@@ -76,6 +76,16 @@ def test_photos_in_formats_that_are_not_read_are_told(tmp_path, caplog):
     assert message.endswith(": .dng, .heic is not read, files left out: 2: convert them to JPEG or PNG")
 
 
+def test_videos_that_are_not_read_are_told(tmp_path, caplog):
+    for name in ("a.jpg", "b.MP4", "c/d.mov", ".e.mp4"):
+        touch(tmp_path / name)
+    assert relatives(find_images(tmp_path, videos=True)) == ["a.jpg", "b.MP4", "c/d.mov"]
+    assert caplog.messages == []
+    assert relatives(find_images(tmp_path)) == ["a.jpg"]
+    reason = ": .mov, .mp4 is not read, files left out: 2: `dlaseg infer` reads videos, without --engine ray"
+    assert caplog.messages == [f"{tmp_path}{reason}"]
+
+
 def test_a_loop_of_links_ends(tmp_path):
     touch(tmp_path / "sub" / "a.png")
     (tmp_path / "sub" / "up").symlink_to(tmp_path)
