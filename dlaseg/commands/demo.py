@@ -1,5 +1,6 @@
 """`dlaseg demo`."""
 
+import signal
 from collections.abc import Sequence
 
 from dlaseg.commands.parsing import command_parser, size_in_bytes
@@ -30,7 +31,11 @@ def demo(arguments: Sequence[str]) -> int:
         _ = open_network(weights).metadata  # what is wrong with them is said now
     from dlaseg.demo.page import served
 
-    with served(names, args.host, args.port, args.max_upload) as (page, address):
-        print(f"{address}  (Ctrl-C ends it)", flush=True)
-        page.block_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the uploads are removed
+    try:
+        with served(names, args.host, args.port, args.max_upload) as (page, address):
+            print(f"{address}  (Ctrl-C ends it)", flush=True)
+            page.block_thread()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0

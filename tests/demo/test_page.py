@@ -1,10 +1,16 @@
 """`dlaseg demo` end to end, in a real browser, from a server on this machine."""
 
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Event
 
+import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
@@ -169,6 +175,27 @@ def test_a_video_is_segmented_and_its_frames_are_counted(open_page, tmp_path, mo
     page.wait_for_function("document.body.innerText.includes('5/10 frame')", timeout=60_000)
     seen.set()
     page.wait_for_function("document.querySelectorAll('video').length > 1", timeout=60_000)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"from dlaseg.cli import main; raise SystemExit(main(['demo', '--port', '{port}']))"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = server.stdout.readline().split()[0]
+            files = {"files": (photo.name, photo.read_bytes())}
+            httpx.post(f"{address}gradio_api/upload", files=files).raise_for_status()
+            uploads = list(tmp_path.rglob("street.png"))
+            server.send_signal(stop)
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+    assert uploads
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_wrong_use_is_one_line(port, address, capsys):
