@@ -56,7 +56,7 @@ def check_labels(
     if problem is not None:
         logger.warning("%s", problem)
     if own_classes and (masks := binary_masks(dataset.label_map, statistics)) is not None:
-        logger.warning("%s: %s", _where(dataset), masks)
+        logger.warning("%s: %s: %s", _where(dataset), *masks)
 
 
 def has_own_classes(dataset: SegmentationDataset) -> bool:
@@ -99,16 +99,16 @@ def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -
     return f"{_where(dataset)}: {_described(dataset, missing)}" if missing else None
 
 
-def binary_masks(label_map: LabelMap, statistics: SplitStatistics) -> str | None:
-    """The message about masks of 0 and 255 among label maps of ids: what is ignored there may be a class; else None."""
+def binary_masks(label_map: LabelMap, statistics: SplitStatistics) -> tuple[str, str] | None:
+    """What says that masks of 0 and 255 are among label maps of ids, and what to do; None if nothing says so."""
     beside = statistics.beside_ignored
     if IGNORE_INDEX not in label_map.ignored or len(beside) != 1 or not statistics.without_ignored - beside:
         return None
     (train_id,) = beside
     return (
         f"some label maps hold {label_map.names[train_id]!r} and {IGNORE_INDEX} alone, while those that show other "
-        f"classes have no {IGNORE_INDEX}: if {IGNORE_INDEX} is a class in these, store its id instead: {IGNORE_INDEX} "
-        "is ignored"
+        f"classes have no {IGNORE_INDEX}",
+        f"if {IGNORE_INDEX} is a class in these, store its id instead: {IGNORE_INDEX} is ignored",
     )
 
 

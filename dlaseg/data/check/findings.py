@@ -191,12 +191,11 @@ def binary_mask_findings(
     split: str, label_map: LabelMap, statistics: SplitStatistics, facts: Sequence[PairFacts]
 ) -> Iterator[Finding]:
     """Masks of 0 and 255 among label maps of ids."""
-    message = binary_masks(label_map, statistics)
-    if message is not None:
+    signs = binary_masks(label_map, statistics)
+    if signs is not None:
         masks = [each for each in facts if isinstance(each.label, LabelFacts)
                  and len(each.label.pixels) > 1 and IGNORE_INDEX in each.label.pixels]  # fmt: skip
-        what, _, remedy = message.partition(": ")
-        yield finding("binary_masks", "warning", split, _label_files(masks), what, remedy)
+        yield finding("binary_masks", "warning", split, _label_files(masks), *signs)
 
 
 def _unknown_values(
