@@ -282,6 +282,13 @@ def test_the_line_for_binary_masks_mends_them(root):
     assert check(root).findings == ()
 
 
+def test_sign_and_remedy_of_masks_among_ids_are_told_apart(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("name: sky", 'name: "sky: all"'))
+    found = finding(root, binary_among_ids)
+    assert found.message.startswith("some label maps hold 'sky: all' and 255 alone, while ")
+    assert found.remedy == "if 255 is a class in these, store its id instead: 255 is ignored"
+
+
 def test_the_line_for_shifted_ids_mends_them(root):
     found = finding(root, shifted)
     assert found.remedy.startswith("in the classes file: classes: [")
