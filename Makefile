@@ -1,8 +1,9 @@
 # Each target sets up .venv from the system's python3 first, if that is not done yet.
 PYTHON := .venv/bin/python
 DEMO := runs/demo
-# Small networks gain nothing from a second thread, two processes do
-TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile
+# Small networks gain nothing from a second thread, two processes do. By itself, xdist leaves the files with few tests for
+# the end, which here are long ones: one process would wait.
+TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .venv/installed: setup.cfg pyproject.toml
 	python3 -m venv .venv

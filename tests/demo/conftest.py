@@ -3,8 +3,6 @@ import socket
 import pytest
 from browsers import browser
 
-from dlaseg.demo.page import served
-
 __all__ = ["browser"]
 
 
@@ -17,6 +15,8 @@ def port():
 
 @pytest.fixture(scope="module")
 def served_page(port):
+    from dlaseg.demo.page import served  # imports Gradio, which takes seconds in every process that collects tests
+
     with served(["camvid", "camvid-int8"], "127.0.0.1", port, 1_000_000) as page_and_address:
         yield page_and_address
 
