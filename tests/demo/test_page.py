@@ -183,7 +183,9 @@ def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    code = f"from dlaseg.cli import main; raise SystemExit(main(['demo', '--port', '{port}']))"
+    # As in a terminal; a shell's background jobs, of which these tests may be one, ignore SIGINT
+    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{terminal}; from dlaseg.cli import main; raise SystemExit(main(['demo', '--port', '{port}']))"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
