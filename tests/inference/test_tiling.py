@@ -74,7 +74,7 @@ def test_a_network_that_sees_less_than_the_overlap_gives_the_identical_label_map
     predictor.backend.arrays = arrays  # or tensors
     image = noise(height, width)
     whole = predictor(image)
-    assert len(np.unique(whole)) > 1 or height * width < 1000
+    assert len(np.unique(whole)) > 1 or min(height, width) < 64
     np.testing.assert_array_equal(in_tiles(predictor, side)(image), whole)
 
 
