@@ -25,10 +25,10 @@ from PIL import (
     TiffImagePlugin,
     WebPImagePlugin,
 )
-from PIL.Image import DecompressionBombError, Image
+from PIL.Image import DecompressionBombError, Exif, Image
 from PIL.ImageFile import ImageFile
 
-from dlaseg.png import chunks
+from dlaseg.png import chunks, find_exif
 
 PILLOW_ERRORS = (
     *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, KeyError, TypeError),
@@ -65,7 +65,7 @@ _ORIENTATION = 0x0112  # EXIF's tag; from 5 on, height and width are exchanged
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
 _TIFF_FIELDS = {
     **{254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation"},
-    **{277: "samples", 284: "planar", 339: "kind"},
+    **{277: "samples", 284: "planar", 338: "alpha", 339: "kind"},  # 338 is 1 or 2 if a further sample is alpha
 }
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # numbers of the TIFF specification, and of BigTIFF
 
@@ -85,6 +85,7 @@ class ImageHeader:
         orientation: of a TIFF, as EXIF counts: 1 is upright.
         has_alpha: of a TIFF of RGB, whether there are more than three channels.
         problem: why OpenCV gives other pixels than are meant; None for a file that it reads correctly.
+        label_problem: of a TIFF, why it is no label map; None if it may be one.
     """
 
     format: str
@@ -96,6 +97,7 @@ class ImageHeader:
     orientation: int = 1
     has_alpha: bool = False
     problem: str | None = None
+    label_problem: str | None = None
 
     @property
     def pixels(self) -> int:
@@ -158,14 +160,18 @@ def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
     """Height and width after the EXIF orientation is applied.
 
     Args:
-        content: of the file, or its beginning.
+        content: of the file, or its beginning; of a PNG, its end, too.
         header: of the file.
     """
     try:
-        with open_with_pillow(content) as picture:
-            _keep_exif_alone(picture)
-            # The method of the class PNG would decode the pixels to find an orientation behind them
-            orientation = Image.getexif(picture).get(_ORIENTATION)
+        if header.format == "PNG":  # Pillow would decode the pixels to find an orientation behind them
+            exif = Exif()
+            exif.load(b"Exif\0\0" + (find_exif(content) or b""))
+            orientation = exif.get(_ORIENTATION)
+        else:
+            with open_with_pillow(content) as picture:
+                _keep_exif_alone(picture)
+                orientation = picture.getexif().get(_ORIENTATION)
     except PILLOW_ERRORS:
         orientation = None
     exchanged = orientation in (5, 6, 7, 8)
@@ -250,20 +256,48 @@ def _tiff_header(content: bytes) -> ImageHeader:
         for number, page in enumerate(directories)
         if number == 0 or ("height" in page and "width" in page and not page.get("subfile", 0) & 5)
     )
-    dtype = f"{_TIFF_KINDS.get(directories[0].get('kind', 1), 'unknown')}{directories[0].get('bits', 1)}"
-    orientation = directories[0].get("orientation", 1)
-    has_alpha = directories[0].get("photometric") == 2 and directories[0].get("samples", 1) > 3
-    problem = next(filter(None, map(_tiff_problem, directories)), None)
-    return ImageHeader("TIFF", pages[0][1], pages[0][2], len(pages), pages, dtype, orientation, has_alpha, problem)
+    first_page = directories[0]
+    return ImageHeader(
+        "TIFF",
+        *pages[0][1:],
+        frames=len(pages),
+        pages=pages,
+        dtype=_tiff_dtype(first_page),
+        orientation=first_page.get("orientation", 1),
+        has_alpha=first_page.get("photometric") == 2 and first_page.get("samples", 1) > 3,
+        problem=next(filter(None, map(_tiff_problem, directories)), None),
+        label_problem=_tiff_label_problem(first_page),
+    )
+
+
+def _tiff_dtype(directory: dict[str, int]) -> str:
+    return f"{_TIFF_KINDS.get(directory.get('kind', 1), 'unknown')}{directory.get('bits', 1)}"
+
+
+def _tiff_label_problem(directory: dict[str, int]) -> str | None:
+    photometric, samples = directory.get("photometric"), directory.get("samples", 1)
+    if photometric == 0:
+        return "in which 0 is white; programs disagree on its values"
+    if samples > (4 if photometric == 2 else 2 if directory.get("alpha") else 1):
+        return f"of {samples} channels; label maps have one, or RGB"
+    if directory.get("kind", 1) == 1 and directory.get("bits", 1) not in (1, 2, 4, 8, 12, 16):
+        return f"with pixels of type {_tiff_dtype(directory)}; labels are 8- or 16-bit ids, or RGB"
+    return None
 
 
 def _tiff_problem(directory: dict[str, int]) -> str | None:
-    bits = directory.get("bits", 1)
+    bits, samples, is_grey = directory.get("bits", 1), directory.get("samples", 1), directory.get("photometric", 1) < 2
+    if bits == 8 and samples > 2 and is_grey:
+        return f"8 bits and {samples} channels that are not marked as colours"
+    # OpenCV multiplies alpha into grey; it does not decode a fourth channel that is no alpha
+    has_alpha = bool(directory.get("alpha"))
+    if bits == 8 and directory.get("planar") == 2 and ((is_grey and has_alpha) or (samples > 3 and not has_alpha)):
+        return f"8 bits whose {samples} channels are stored one after the other"
     if directory.get("kind", 1) == 1 and bits < 16 and bits not in (1, 2, 4, 8):
         return f"pixels of {bits} bits"
     if bits == 16 and directory.get("photometric") == 0:
         return "16 bits in which 0 is white"
-    if bits == 16 and directory.get("planar") == 2 and directory.get("samples", 1) > 1:
+    if bits == 16 and directory.get("planar") == 2 and samples > 1:
         return "16 bits whose channels are stored one after the other"
     return None
 

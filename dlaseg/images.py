@@ -17,7 +17,7 @@ from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
 from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright, upright_size
 from dlaseg.memory import MAX_PIXELS
-from dlaseg.png import chunks, decode_png, is_png
+from dlaseg.png import chunks, decode_png, is_png, read_end
 
 # Our error message names the file; OpenCV's log would only repeat the error without it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -217,14 +217,15 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     if header is None:
         content = _read_bytes(path, max_pixels)
         header = read_header(content)
-    return upright_size(content, _check_header(path, header, max_pixels))
+    header = _check_header(path, header, max_pixels)
+    return upright_size(content + read_end(path) if is_png(content) else content, header)
 
 
 def _check_header(path: Path, header: ImageHeader | None, max_pixels: int) -> ImageHeader:
     if header is None:
         raise UnreadableFileError(f"{path}: broken or not an image: replace or remove the file")
     if header.problem is not None:
-        remedy = "it would be read wrongly: convert it to 8 or 16 bits, channels interleaved"
+        remedy = "it would be read wrongly: convert it to grey or RGB of 8 or 16 bits, channels interleaved"
         raise UserError(f"{path}: {header.format} with {header.problem}: {remedy}")
     # Bits are 1 to 16 where the format has several types
     if header.dtype not in {f"uint{bits}" for bits in range(1, 17)}:

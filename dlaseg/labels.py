@@ -155,8 +155,8 @@ class LabelMap:
     def encode_palette(self, indices: NDArray[np.integer], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Maps a label map that is stored with a palette to train ids, by its indices.
 
-        A program that reduces RGB to a palette numbers the colours as it likes. So where every colour that occurs is
-        listed, the colours must give the same train ids as the indices.
+        A program that reduces RGB to a palette numbers the colours as it likes. So the listed colours must give the
+        same train ids as the indices. One that differs may be chance where others are not listed: black, say.
 
         Args:
             indices: (H, W).
@@ -172,15 +172,17 @@ class LabelMap:
         if not used.size or used[-1] >= len(palette) or not self._has_distinct_colors:
             return self.encode(indices)
         by_color = _map_values(_pack_rgb(palette[used]), self._color_table)
-        if by_color.min() < 0:
-            return self.encode(indices)
         by_id = _map_values(used, self._id_table)
+        all_listed = by_color.min() >= 0
         if by_id.min() < 0:
             try:
                 return self.encode(indices)
             except UserError as error:
+                if not all_listed:
+                    raise
                 raise UserError(f"{error}; all its colors are listed, so saving it as RGB would do") from error
-        if (differing := used[by_id != by_color]).size:
+        differing = used[(by_color >= 0) & (by_id != by_color)]
+        if differing.size > (0 if all_listed else 1):
             row, column = np.argwhere(np.isin(indices, differing))[0].tolist()
             index = indices[row, column]
             entry = np.searchsorted(used, index)

@@ -1,5 +1,6 @@
 """PNG, the usual format: its chunks, a fast decoder, and an encoder that takes an image strip by strip."""
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -60,6 +61,23 @@ def decode_png(content: bytes) -> NDArray[Any] | None:
     except Exception:  # the decoder raises nothing more specific
         return None
     return pixels[:, :, 0] if mode == "mono" else pixels
+
+
+def find_exif(part: bytes) -> bytes | None:
+    """The EXIF of a PNG, if it lies in this part of the file; it may stand before the pixels or behind them."""
+    for found in re.finditer(b"eXIf", part):
+        start = found.start()
+        end = start + 4 + int.from_bytes(part[max(0, start - 4) : start], "big")
+        if part[end : end + 4] == zlib.crc32(part[start:end]).to_bytes(4, "big"):  # no pixels that look like it
+            return part[start + 4 : end]
+    return None
+
+
+def read_end(path: Path) -> bytes:
+    """The end of a file, where a PNG may have its EXIF."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        return file.read()
 
 
 def is_complete_and_plain(path: Path) -> bool:

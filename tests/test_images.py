@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from dlaseg import UserError
+from dlaseg.errors import UnreadableFileError
 from dlaseg.images import open_image, read_image, read_size, write_png
 from dlaseg.label_images import read_label_image
 from dlaseg.png import decode_png
@@ -420,12 +421,33 @@ def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
         ({258: 12, 262: 1}, "pixels of 12 bits"),
         ({258: 16, 262: 0}, "16 bits in which 0 is white"),
         ({258: 16, 262: 2, 277: 3, 284: 2}, "16 bits whose channels are stored one after the other"),
+        ({258: 8, 262: 1, 277: 4}, "8 bits and 4 channels that are not marked as colours"),
+        ({258: 8, 262: 1, 277: 2, 284: 2, 338: 2}, "8 bits whose 2 channels are stored one after the other"),
+        ({258: 8, 262: 2, 277: 4, 284: 2}, "8 bits whose 4 channels are stored one after the other"),
     ],
 )
 def test_a_tiff_that_opencv_reads_wrongly_is_refused(tmp_path, tags, problem):
     path = tiff(tmp_path / "a.tif", bytes(6 * 8 * 6), {256: 8, 257: 6, **tags})
-    with pytest.raises(UserError, match=rf"TIFF with {problem}: it would be read wrongly: convert it to 8 or 16 bits"):
+    with pytest.raises(UserError, match=rf"TIFF with {problem}: it would be read wrongly: convert it to grey or RGB"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "problem"),
+    [
+        ({258: 1, 262: 0}, "in which 0 is white; programs disagree on its values"),  # tifffile stores bool so
+        ({258: 8, 262: 0}, "in which 0 is white; programs disagree on its values"),
+        ({258: 8, 262: 1, 277: 5}, "of 5 channels; label maps have one, or RGB"),
+        ({258: 8, 262: 1, 277: 2}, "of 2 channels; label maps have one, or RGB"),
+        ({258: 8, 262: 2, 277: 5}, "of 5 channels; label maps have one, or RGB"),
+        ({258: 3, 262: 1}, "with pixels of type uint3; labels are 8- or 16-bit ids, or RGB"),
+    ],
+)
+def test_a_tiff_that_is_no_label_map_is_refused(tmp_path, tags, problem):
+    path = tiff(tmp_path / "a.tif", bytes(6 * 8 * 6), {256: 8, 257: 6, **tags})
+    with pytest.raises(UserError, match=rf"a\.tif: a TIFF {problem}: save label maps as PNG$") as caught:
+        read_label_image(path)
+    assert not isinstance(caught.value, UnreadableFileError)  # or it could be skipped as broken
 
 
 @pytest.mark.parametrize("kind", ["P5", "P6"])
@@ -582,6 +604,19 @@ def test_a_png_that_says_an_orientation_is_turned_in_one_way_as_image_and_as_lab
         assert np.array_equal(read_label_image(path), expected)
         assert np.array_equal(read_image(path)[:, :, 0], expected)
         assert read_size(path) == expected.shape
+
+
+@pytest.mark.parametrize("height", [40, 400])
+def test_an_orientation_behind_the_pixels_of_a_png_is_applied(tmp_path, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, 300), np.uint8)  # of 400 rows, they are 120 kB
+    content = png([row.tobytes() for row in pixels], 300, height, 8, 0, b"")
+    exif = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
+    path = tmp_path / "a.png"
+    path.write_bytes(content[:-12] + exif + content[-12:])
+    assert np.array_equal(read_image(path)[:, :, 0], np.rot90(pixels, -1))
+    assert read_size(path) == (300, height)
+    path.write_bytes(content[:-12] + exif[:-1] + b"\0" + content[-12:])  # a wrong checksum: it may be pixels
+    assert read_size(path) == (height, 300)
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "jpg", "avif"])

@@ -378,12 +378,17 @@ def test_a_palette_whose_listed_colors_mean_other_classes_is_refused():
         ROADS.encode_palette(np.array([[1]], np.uint8), palette(RED, WHITE))
 
 
+def test_two_colors_of_other_classes_are_no_chance_though_others_are_not_listed():
+    with pytest.raises(UserError, match=r"^row 0, column 1: palette index 1 is class 'road' .* is class 'sky'"):
+        ROADS.encode_palette(np.array([[0, 1, 2]], np.uint8), palette((1, 2, 3), SKY, RED))
+
+
 @pytest.mark.parametrize(
     ("colors", "indices"),
     [
         (palette((0, 0, 0), RED, SKY), [0, 1, 2]),  # they agree
         (palette(RED, (0, 0, 0), SKY), [2, 2]),  # what differs does not occur
-        (palette(RED, (0, 0, 0), (1, 2, 3)), [0, 1, 2]),  # a colour that is not listed
+        (palette(RED, (1, 2, 3), (2, 3, 4)), [0, 1, 2]),  # one that differs, beside colours that are not listed
         (palette(RED, (0, 0, 0)), [0, 1, 2]),  # an index without a colour
     ],
 )

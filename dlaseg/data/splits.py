@@ -1,13 +1,22 @@
 """Training and validation images: a pool that is divided into both, and the check that they have no image in common."""
 
 import hashlib
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import replace
+from filecmp import cmp
+from pathlib import Path
 
 from dlaseg.data.names import abbreviated
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+MOST_COPIES = 0.1
+"""Share of the validation images from which on copies of training images are an error."""
 
 
 def divide(
@@ -71,3 +80,45 @@ def check_no_common_image(training: SegmentationDataset, validation: Segmentatio
             f"{abbreviated([pair.name for pair in common])}): a score on images that were trained on is too high: "
             "divide the images by data.val_share 0.1 or by lists, data.train_list and data.val_list"
         )
+
+
+def check_no_copies(training: SegmentationDataset, validation: SegmentationDataset) -> None:
+    """Looks for validation images whose files equal a training image's, byte by byte; logs a warning of a few.
+
+    Raises:
+        UserError: more than a tenth of the validation images are copies.
+    """
+    sizes = {_size(pair.image) for pair in validation.pairs}
+    beginnings: dict[bytes, list[Path]] = defaultdict(list)
+    for pair in training.pairs:
+        if _size(pair.image) in sizes:
+            beginnings[_beginning(pair.image)].append(pair.image)
+    sizes = {_size(path) for paths in beginnings.values() for path in paths}
+    copies = [
+        (pair, same)
+        for pair in validation.pairs
+        if _size(pair.image) in sizes
+        for same in beginnings.get(_beginning(pair.image), ())
+        if cmp(pair.image, same, shallow=False)
+    ]
+    if not copies:
+        return
+    pair, same = copies[0]
+    count = len({pair.image for pair, _ in copies})
+    message = (
+        f"{pair.image}: a copy of the training image {same} ({count} of {len(validation)} validation images are "
+        "copies: a score on images that were trained on is too high): remove them from one split, `dlaseg data check` "
+        "lists them"
+    )
+    if count > MOST_COPIES * len(validation):
+        raise UserError(message)
+    logger.warning("%s", message)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)

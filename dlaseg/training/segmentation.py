@@ -16,7 +16,7 @@ from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.label_check import check_labels
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
-from dlaseg.data.splits import check_no_common_image, divide
+from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
 from dlaseg.data.statistics import SplitStatistics, statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
@@ -87,11 +87,13 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
         Raises:
             UserError: a file that cannot be read, an image and a label map of different sizes, a label outside the
-                label map, or label maps that look misread, see `count_labels` and `check_labels`.
+                label map, label maps that look misread, see `count_labels` and `check_labels`, or a validation split of
+                copies of training images.
         """
         data = self.config.data
 
         def check() -> SplitStatistics:
+            check_no_copies(training, validation)
             counted = read_counts(output / LABEL_COUNTS, training.label_map)
             train_statistics = statistics(training, counted, skip_unreadable=data.on_error == "skip")
             val_statistics = statistics(validation, counted)

@@ -9,8 +9,9 @@ from dlaseg.config.segmentation import DataConfig
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.pairs import Pair, SegmentationDataset
 from dlaseg.data.sets.camvid import camvid_labels
-from dlaseg.data.splits import check_no_common_image, divide
+from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
 from dlaseg.errors import UserError
+from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
@@ -165,6 +166,37 @@ def test_an_image_that_both_splits_link_to_is_refused(tmp_path):
         check_no_common_image(training, validation)
 
 
-def test_images_of_the_same_name_in_two_splits_are_two_images(tmp_path):
+def test_images_of_the_same_name_in_two_splits_are_two_images(tmp_path, caplog):
     root = write_camvid(tmp_path, train=3, val=2)
-    check_no_common_image(*(open_dataset("camvid", root, split) for split in ("train", "val")))
+    for check in (check_no_common_image, check_no_copies):
+        check(*(open_dataset("camvid", root, split) for split in ("train", "val")))
+    assert caplog.messages == []
+
+
+def with_copies(tmp_path, images: int):
+    """Splits of 20 and 20 images, the first of which are copies of the first training image."""
+    root = write_camvid(tmp_path, train=20, val=20)
+    splits = [open_dataset("camvid", root, split) for split in ("train", "val")]
+    content = splits[0].pairs[0].image.read_bytes()
+    other = splits[0].pairs[1].image  # of that size, and begins alike
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for pair in splits[1].pairs[:images]:
+        pair.image.write_bytes(content)
+    return splits
+
+
+def test_copies_of_training_images_are_told(tmp_path, caplog):
+    training, validation = with_copies(tmp_path, images=2)
+    check_no_copies(training, validation)
+    (message,) = caplog.messages
+    first, same = validation.pairs[0].image, training.pairs[0].image
+    assert message.startswith(f"{first}: a copy of the training image {same} (2 of 20 validation images are copies: ")
+
+
+def test_a_validation_split_of_copies_is_refused_before_training(config, tmp_path):
+    with pytest.raises(UserError, match=r"\(3 of 20 validation images are copies: .*: remove them from one split"):
+        check_no_copies(*with_copies(tmp_path, images=3))
+    config.data.val_share = 0.3  # the images of this pool are all black
+    task = Segmentation(config)
+    with pytest.raises(UserError, match="3 of 3 validation images are copies"):
+        task.check_data(*task.open_splits(), tmp_path, DistributedContext(0, 1, None))
