@@ -83,6 +83,7 @@ class ImageHeader:
             and masks are no pages.
         dtype: of a pixel's values, as numpy calls it, where the format has several.
         orientation: of a TIFF, as EXIF counts: 1 is upright.
+        has_palette: of a TIFF, whether its pixels are indices: a palette of grey pixels does not count.
         has_alpha: of a TIFF of RGB, whether there are more than three channels.
         problem: why OpenCV gives other pixels than are meant; None for a file that it reads correctly.
         label_problem: of a TIFF, why it is no label map; None if it may be one.
@@ -95,6 +96,7 @@ class ImageHeader:
     pages: tuple[tuple[int, int, int], ...] = ()
     dtype: str = "uint8"
     orientation: int = 1
+    has_palette: bool = False
     has_alpha: bool = False
     problem: str | None = None
     label_problem: str | None = None
@@ -264,6 +266,7 @@ def _tiff_header(content: bytes) -> ImageHeader:
         pages=pages,
         dtype=_tiff_dtype(first_page),
         orientation=first_page.get("orientation", 1),
+        has_palette=first_page.get("photometric") == 3,
         has_alpha=first_page.get("photometric") == 2 and first_page.get("samples", 1) > 3,
         problem=next(filter(None, map(_tiff_problem, directories)), None),
         label_problem=_tiff_label_problem(first_page),

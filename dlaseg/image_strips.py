@@ -31,8 +31,11 @@ _COMPRESSIONS = {None, "lzw", "deflate", "packbits"}
 
 _DRIVERS = {"PNG": "PNG", "TIFF": "GTiff"}
 
-# Scanlines in order, and a cache for the blocks of some rows, MB
-_OPTIONS = {"GDAL_CACHEMAX": 64, "GDAL_PNG_WHOLE_IMAGE_OPTIM": False, "GDAL_NUM_THREADS": 1}
+# Scanlines in order; a cache for the blocks of some rows, MB; no file beside (.aux.xml) that changes the colours
+_OPTIONS = {
+    **{"GDAL_CACHEMAX": 64, "GDAL_PNG_WHOLE_IMAGE_OPTIM": False, "GDAL_NUM_THREADS": 1},
+    **{"GDAL_PAM_ENABLED": False},
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def open_strips(path: Path, least: int, max_pixels: int | None) -> StripImage | 
             return None
         driver = _DRIVERS[header.format]
         with _open(path, driver) as dataset:
-            known = _is_known(dataset)
+            known = _is_known(dataset, header)
     except ImportError as error:
         if header.pixels > MAX_PIXELS and not limited:
             raise UserError(
@@ -129,7 +132,7 @@ def open_strips(path: Path, least: int, max_pixels: int | None) -> StripImage | 
     return StripImage(path, header.height, header.width, driver) if known else None
 
 
-def _is_known(dataset: Any) -> bool:
+def _is_known(dataset: Any, header: ImageHeader) -> bool:
     """Whether rasterio gives the values that `read_image` gives."""
     colors = {color.name for color in dataset.colorinterp}
     bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "8")  # fewer bits are not scaled up
@@ -139,6 +142,8 @@ def _is_known(dataset: Any) -> bool:
         return True
     # The alpha of a TIFF is multiplied into the colours by OpenCV
     compression = dataset.compression.name if dataset.compression else None
+    if colors == {"palette"} and not header.has_palette:
+        return False
     return "alpha" not in colors and dataset.photometric is None and compression in _COMPRESSIONS
 
 

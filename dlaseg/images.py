@@ -17,7 +17,7 @@ from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
 from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright, upright_size
 from dlaseg.memory import MAX_PIXELS
-from dlaseg.png import chunks, decode_png, is_png, read_end
+from dlaseg.png import chunks, decode_png, encode_png, is_png, read_end
 
 # Our error message names the file; OpenCV's log would only repeat the error without it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -285,16 +285,6 @@ def write_png(path: Path, image: NDArray[np.integer]) -> None:
         image: see `encode_png`.
     """
     write_bytes(path, encode_png(image))
-
-
-def encode_png(image: NDArray[np.integer]) -> bytes:
-    """The content of a PNG.
-
-    Args:
-        image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
-    """
-    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
-    return content.tobytes()
 
 
 def _read_bytes(path: Path, max_pixels: int, most: int = -1) -> bytes:

@@ -1,4 +1,4 @@
-"""PNG, the usual format: its chunks, a fast decoder, and an encoder that takes an image strip by strip."""
+"""PNG, the usual format: its chunks, a fast decoder, an encoder, and one that takes an image strip by strip."""
 
 import re
 import struct
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import kornia_rs
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ _DECODERS = {
     (16, 0): (kornia_rs.io.decode_image_png_u16, "mono"),
     (8, 2): (kornia_rs.io.decode_image_png_u8, "rgb"),
 }
+
+_LONGEST = 1_000_000  # pixels of a side that OpenCV's libpng takes
 
 # Chunks that hold an orientation or an animation: the fast decoder ignores them.
 _SPECIAL_CHUNKS = (b"eXIf", b"acTL")
@@ -97,6 +100,19 @@ def is_complete_and_plain(path: Path) -> bool:
             if kind == b"IEND":
                 return end <= size
     return False
+
+
+def encode_png(image: NDArray[np.integer]) -> bytes:
+    """The content of a PNG.
+
+    Args:
+        image: (H, W) uint8 or uint16, or (H, W, 3) uint8 RGB.
+    """
+    if max(image.shape[:2]) > _LONGEST:
+        height, width = image.shape[:2]
+        return PngEncoder(height, width, image.dtype, 1 if image.ndim == 2 else 3).encode(image)
+    _, content = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image)
+    return content.tobytes()
 
 
 class PngEncoder:

@@ -36,13 +36,15 @@ def save(path, picture, **options):
     return path
 
 
-def save_tiff(path, pixels, **options):
+def save_tiff(path, pixels, colors=None, **options):
     pixels = pixels if pixels.ndim == 3 else pixels[..., None]
     size = {"height": pixels.shape[0], "width": pixels.shape[1], "count": pixels.shape[2], "dtype": pixels.dtype}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no place on the earth
         with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
             file.write(pixels.transpose(2, 0, 1))
+            if colors is not None:
+                file.write_colormap(1, colors)
     return path
 
 
@@ -82,6 +84,7 @@ UNSUITABLE = {
     "frames.png": lambda path: save(path, RGB, save_all=True, append_images=[Image.fromarray(scene(1))]),
     "pages.tif": lambda path: save(path, RGB, save_all=True, append_images=[Image.fromarray(scene(1))]),
     "alpha.tif": lambda path: save(path, np.dstack((RGB, GREY))),
+    "palette that does not count.tif": lambda path: save_tiff(path, GREY, {i: (255 - i, i, 9) for i in range(256)}),
     "white is zero.tif": lambda path: save_tiff(path, GREY, photometric="MINISWHITE"),
     "lossy.tif": lambda path: save_tiff(path, RGB, photometric="YCBCR", compress="jpeg", **BLOCKS),
     "five.tif": lambda path: save_tiff(path, np.dstack((RGB, RGB[..., :2]))),
@@ -105,6 +108,17 @@ def test_strips_have_the_pixels_of_the_whole_image(tmp_path, name):
     np.testing.assert_array_equal(np.concatenate(strips), expected)
     if name in ("deep.tif", "deep.png"):
         np.testing.assert_array_equal(expected, (DEEP.astype(np.uint32) * 255 + 32767) // 65535)
+
+
+def test_a_file_beside_the_image_does_not_change_its_colors(tmp_path):
+    path = tmp_path / "a.tif"
+    save_tiff(path, GREY)
+    entries = "".join(f'<Entry c1="{255 - i}" c2="{i}" c3="9" c4="255"/>' for i in range(256))
+    band = f"<ColorInterp>Palette</ColorInterp><ColorTable>{entries}</ColorTable>"
+    text = f'<PAMDataset><PAMRasterBand band="1">{band}</PAMRasterBand></PAMDataset>'
+    (tmp_path / "a.tif.aux.xml").write_text(text)
+    with open_strips(path, 0, None).open() as reader:
+        np.testing.assert_array_equal(reader.read(0, HEIGHT), read_image(path))
 
 
 @pytest.mark.parametrize("name", UNSUITABLE)

@@ -635,3 +635,10 @@ def test_a_comment_does_not_slow_a_png_down():
     rows = [row.tobytes() for row in ids()]
     content = png(rows, 56, 40, 8, 0, chunk(b"tEXt", b"Software\0eXIf") + chunk(b"gAMA", struct.pack(">I", 45455)))
     assert np.array_equal(decode_png(content), ids())
+
+
+@pytest.mark.parametrize("shape", [(1, 1_000_001), (1_000_001, 1, 3)])
+def test_a_side_longer_than_libpng_takes_is_written(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 9, shape, np.uint8)
+    write_png(tmp_path / "a.png", pixels)
+    assert np.array_equal(decode_png((tmp_path / "a.png").read_bytes()), pixels)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
-from dlaseg.images import encode_png, read_image
+from dlaseg.images import read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
+from dlaseg.png import encode_png
 from dlaseg.visualize import overlay
 
 LARGEST_SIDE = 1280

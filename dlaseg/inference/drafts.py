@@ -14,10 +14,11 @@ from tqdm import tqdm
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
 from dlaseg.files import replacing
-from dlaseg.images import encode_png, read_image
+from dlaseg.images import read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sources import find_all
 from dlaseg.labels import LabelMap
+from dlaseg.png import encode_png
 
 
 @dataclass(frozen=True)

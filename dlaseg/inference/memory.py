@@ -90,6 +90,10 @@ class MemoryBudget:
             self._budget = None if free is None else free // 2
             self.max_memory = None if free is None else used + free // 2
 
+    def pixels(self, height: int, width: int) -> int:
+        """Pixels that the network computes for an image: it is padded, which makes a thin one many times as large."""
+        return round_up(height, self._backend.multiple) * round_up(width, self._backend.multiple)
+
     def needed(self, height: int, width: int, score_bytes: int = 0) -> float:
         """Bytes that the network needs for an image, with a margin.
 
@@ -103,7 +107,7 @@ class MemoryBudget:
         per_pixel, fixed = self._measured
         if self._averages:  # logits at the scaled size and at the image's, probabilities, sums
             score_bytes += 4 * self._num_classes * round(self._largest + 4)
-        return (FACTOR * per_pixel * self._largest + score_bytes) * height * width + fixed
+        return (FACTOR * per_pixel * self._largest + score_bytes) * self.pixels(height, width) + fixed
 
     def grid(
         self, height: int, width: int, whole_bytes: float = 0, tiled_bytes: float = 0, score_bytes: int = 0
@@ -120,7 +124,7 @@ class MemoryBudget:
         Raises:
             UserError: too little memory even for the smallest tiles.
         """
-        pixels = height * width
+        pixels = self.pixels(height, width)
         if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
             return None
         enough = ENOUGH_PER_PIXEL * unknown_per_pixel(self._backend) / UNKNOWN_PER_PIXEL

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.images import encode_png
 from dlaseg.inference.contours import contours
 from dlaseg.inference.folders import Folder, LocalFolder
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
+from dlaseg.png import encode_png
 from dlaseg.visualize import overlay
 
 SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}

@@ -89,15 +89,15 @@ def budget(limit, backend=None, scales=(1.0,), flip=False):
 
 def test_the_estimate_counts_the_tensors_that_live_at_the_same_time():
     # Of the ones and their sums, those that are alive at the same time do not depend on the image
-    assert budget(None).needed(300, 300) == FACTOR * PER_PIXEL * 300 * 300 + 2 * 7 * 4
+    assert budget(None).needed(320, 320) == FACTOR * PER_PIXEL * 320 * 320 + 2 * 7 * 4
 
 
 @pytest.mark.parametrize(
     ("free", "height", "width", "measured"),
     [
         (0, 256, 256, False),  # the image that would be measured
-        (ENOUGH_PER_PIXEL * 1000 * 2000, 1000, 2000, False),
-        (ENOUGH_PER_PIXEL * 1000 * 2000 - 1, 1000, 2000, True),
+        (ENOUGH_PER_PIXEL * 1024 * 2048, 1024, 2048, False),
+        (ENOUGH_PER_PIXEL * 1024 * 2048 - 1, 1024, 2048, True),
     ],
 )
 def test_only_an_image_that_might_not_fit_costs_a_measurement(used, free, height, width, measured):
@@ -163,6 +163,12 @@ def test_tiles_begin_where_the_network_sees_the_same_pixels_at_each_scale(used, 
     assert len(starts) > 2
     assert all(start % multiple == 0 for start in starts)
     assert multiple == 32 or all(start * scale % 32 == 0 for start in starts for scale in scales)
+
+
+def test_a_thin_image_needs_what_a_padded_one_does(used):
+    needed = int(budget(None).needed(32, 150_016))
+    assert budget(None).needed(1, 150_000) == pytest.approx(needed)
+    assert budget(used + needed // 2).grid(1, 150_000) is not None
 
 
 def test_scales_and_mirror_images_need_more(used):
