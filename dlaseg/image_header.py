@@ -60,7 +60,7 @@ _FLOAT_FORMATS = re.compile(rb"P[Ff]\s|#\?R(ADIANCE|GBE)|v/1\x01")
 # Type, width, height and largest value; comments may stand between them
 _PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)")
 
-_ORIENTATION = 0x0112  # EXIF's tag; from 5 on, height and width are exchanged
+_ORIENTATION = 0x0112  # EXIF's tag
 
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
 _TIFF_FIELDS = {
@@ -158,8 +158,8 @@ def _keep_exif_alone(picture: Image) -> None:
         picture.info.pop(other, None)
 
 
-def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
-    """Height and width after the EXIF orientation is applied.
+def exif_orientation(content: bytes, header: ImageHeader) -> int:
+    """The EXIF orientation that `upright` applies: 1 is upright; from 5 on, height and width are exchanged.
 
     Args:
         content: of the file, or its beginning; of a PNG, its end, too.
@@ -176,7 +176,12 @@ def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
                 orientation = picture.getexif().get(_ORIENTATION)
     except PILLOW_ERRORS:
         orientation = None
-    exchanged = orientation in (5, 6, 7, 8)
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def upright_size(content: bytes, header: ImageHeader) -> tuple[int, int]:
+    """Height and width after the EXIF orientation is applied; arguments as of `exif_orientation`."""
+    exchanged = exif_orientation(content, header) > 4
     return (header.width, header.height) if exchanged else (header.height, header.width)
 
 

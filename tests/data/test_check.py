@@ -109,6 +109,13 @@ def wrong_suffix(root):
     (root / "images/train/b.png").rename(root / "images/train/b.bmp")
 
 
+def turned_image(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(root / "images/train/b.png") as picture:
+        picture.save(root / "images/train/b.png", exif=exif)
+
+
 def unknown_value(root):
     rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 20, 7, labels).astype(np.uint8))
 
@@ -200,6 +207,7 @@ FAULTS = {
     empty_label: {"unreadable_label": "error"},
     jpeg_label: {"unreadable_label": "error"},
     wrong_suffix: {"wrong_suffix": "warning"},
+    turned_image: {"turned_image": "warning"},
     unknown_value: {"unknown_values": "error"},
     unknown_color: {"unknown_values": "error"},
     interpolated: {"interpolated": "error"},

@@ -13,7 +13,7 @@ from PIL import Image
 from dlaseg.data.label_counts import count_train_ids
 from dlaseg.data.pairs import Pair, SegmentationDataset
 from dlaseg.errors import UserError
-from dlaseg.image_header import read_header
+from dlaseg.image_header import exif_orientation, read_header
 from dlaseg.images import open_image
 from dlaseg.label_images import LabelImage, read_label_file
 from dlaseg.labels import IGNORE_INDEX, LabelMap
@@ -36,6 +36,7 @@ class ImageFacts:
         sums: of the values of each channel, 0 to 255.
         squares: of the squared values.
         format: of the content, such as JPEG, if the suffix says another one; else None.
+        turned: whether an EXIF orientation turns or mirrors it and leaves its size as it is.
     """
 
     size: tuple[int, int]
@@ -44,6 +45,7 @@ class ImageFacts:
     sums: tuple[float, ...]
     squares: tuple[float, ...]
     format: str | None
+    turned: bool
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _image_facts(path: Path, max_pixels: int) -> ImageFacts:
         tuple((mean * count).tolist()),
         tuple(((deviation**2 + mean**2) * count).tolist()),
         _other_format(path, file.header.format),
+        exif_orientation(file.content, file.header) in range(2, 9 if height == width else 5),
     )
 
 

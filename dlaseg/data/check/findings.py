@@ -151,6 +151,14 @@ def file_findings(split: str, facts: Sequence[PairFacts]) -> Iterator[Finding]:
             "wrong_suffix", "warning", split, (path for path, _ in wrong if path is not None),
             f"the content is {formats}, the suffix says another format", "rename the files",
         )  # fmt: skip
+    pairs = [(each.pair.image, each.image) for each in facts if each.pair.label is not None]
+    if turned := [path for path, each in pairs if isinstance(each, ImageFacts) and each.turned]:
+        yield finding(
+            "turned_image", "warning", split, turned,
+            "an EXIF orientation turns or mirrors these images and leaves their size, which therefore does not tell "
+            "whether their label maps are turned as well",
+            "make sure that the label maps are of the image as it is displayed",
+        )  # fmt: skip
 
 
 def _by_reason(messages: Iterable[tuple[Path | None, str]]) -> dict[str, list[Path]]:
