@@ -2,7 +2,9 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterable
+from functools import partial
 from pathlib import Path
 
 from dlaseg.errors import UserError
@@ -82,3 +84,21 @@ def read_names(path: Path) -> dict[str, int]:
     if not names:
         raise UserError(f"{path}: lists no image: write one image name per line")
     return names
+
+
+def near_name(names: Iterable[str], others: Iterable[str]) -> tuple[str, str, str] | None:
+    """The first of the names that is one of the others but for case or the form of its accents.
+
+    Returns:
+        The name, the other one, and what they differ in; None if there is none.
+    """
+    names, others = list(names), list(others)
+    for difference, normalized in (
+        ("upper and lower case", str.casefold),
+        ("how its accents are stored (Unicode NFC or NFD)", partial(unicodedata.normalize, "NFC")),
+    ):
+        similar = {normalized(name): name for name in others}
+        for name in names:
+            if normalized(name) in similar:
+                return name, similar[normalized(name)], difference
+    return None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.names import read_names
+from dlaseg.data.names import near_name, read_names
 from dlaseg.data.patterns import FilePattern, lossy_labels, same_name
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.images import read_image
@@ -201,7 +201,12 @@ class SplitFiles:
             ("label map without an image", self.labels, self.images, self.image_pattern),
         ):
             if unmatched := files.keys() - others.keys():
-                name = min(unmatched)
+                name, near = min(unmatched), near_name(sorted(unmatched), others)
+                if near is not None:
+                    raise UserError(
+                        f"{files[near[0]]}: {kind} ({len(unmatched)} in all): rename it: {others[near[1]]} differs in "
+                        f"{near[2]} alone"
+                    )
                 if files is self.images and (lossy := pattern.lossy_file(name)):
                     raise lossy_labels(lossy)
                 expected = pattern.path_of(name, next((file.suffix for file in others.values()), ".png"))

@@ -1,17 +1,15 @@
 """What is wrong, from the facts of all pairs."""
 
 import json
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
 from dlaseg.data.label_check import binary_masks
-from dlaseg.data.names import escape_name
+from dlaseg.data.names import escape_name, near_name
 from dlaseg.data.statistics import SplitStatistics
 from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
 from dlaseg.labels import IGNORE_INDEX, LabelMap
@@ -111,14 +109,8 @@ def pairing_findings(
         if not unmatched:
             continue
         remedy = f"add the {other}, such as {expected[unmatched[0]]}, or remove the file"
-        for difference, normalized in (
-            ("upper and lower case", str.casefold),
-            ("how its accents are stored (Unicode NFC or NFD)", partial(unicodedata.normalize, "NFC")),
-        ):
-            similar = {normalized(name): name for name in others}
-            near = next((similar[normalized(name)] for name in unmatched if normalized(name) in similar), None)
-            if near is not None:
-                remedy = f"rename it: {others[near].name} differs in {difference} alone"
+        if (near := near_name(unmatched, others)) is not None:
+            remedy = f"rename it: {others[near[1]].name} differs in {near[2]} alone"
         yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)
     by_case = defaultdict(list)
     for name in images:

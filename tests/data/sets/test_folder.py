@@ -195,6 +195,24 @@ def test_the_file_that_is_missing_is_named(root):
     assert f", {root / 'photos/4.jpg'}, or remove" in message
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "difference"),
+    [
+        ("b\u00e4um", "ba\u0308um", r"how its accents are stored \(Unicode NFC or NFD\)"),
+        ("a", "A", "upper and lower case"),
+    ],
+)
+def test_a_label_map_of_nearly_the_same_name_is_named(tmp_path, image, label, difference):
+    for folder, name in (("images", image), ("labels", label)):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        for each in (name, "other"):
+            Image.new("L", (8, 8)).save(tmp_path / folder / "train" / f"{each}.png")
+    (tmp_path / "classes.yaml").write_text("classes: [background, leaf]")
+    message = rf"without a label map \(1 in all\): rename it: .*{label}\.png differs in {difference} alone$"
+    with pytest.raises(UserError, match=message):
+        open_dataset("folder", tmp_path, "train").require_labels()
+
+
 def test_two_files_of_one_name_are_refused(root):
     put(root, "a/1.png", "a/1.jpg", "labels/train/1.png")
     assert refused(root, "a/{name}.*").startswith(
