@@ -7,7 +7,7 @@ is PASCAL VOC's with classes of one's own. CVAT exports it again, and `dlaseg da
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -19,6 +19,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sources import find_all
 from dlaseg.labels import LabelMap
 from dlaseg.png import encode_png
+from dlaseg.text import printable
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str
         The drafts, the least sure first.
 
     Raises:
-        UserError: the file exists or is no .zip, no image, one that cannot be read, two of a name, or classes whose
-            names or colours CVAT could not tell apart.
+        UserError: the file exists or is no .zip, no image, one that cannot be read, two of a name, names that CVAT's
+            lists cannot hold, or classes whose colours CVAT could not tell apart.
     """
     output = Path(output)
     if output.suffix != ".zip" or output.exists():
@@ -56,26 +57,45 @@ def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str
     predictor.check_gives_logits("how sure a draft is comes from")
     label_map = predictor.label_map
     labelmap = _labelmap(label_map)
-    drafts: dict[str, Draft] = {}
+    images = _named_images(inputs)
+    drafts = []
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         file.writestr("labelmap.txt", labelmap)
-        for source in tqdm(find_all([Path(each) for each in inputs]), unit="image", disable=None):
-            name = PurePosixPath(source.relative.with_suffix("").as_posix())
-            if str(name) in drafts:
-                raise UserError(f"{source.path}: another image is called {name}, too: rename one of them")
-            labels, confidence = predictor.predict_with_confidence(to_tensor(read_image(source.path))[None])
+        for name, path in tqdm(images.items(), unit="image", disable=None):
+            labels, confidence = predictor.predict_with_confidence(to_tensor(read_image(path))[None])
             colors = label_map.colorize(labels[0].cpu().numpy())
             file.writestr(f"SegmentationClass/{name}.png", encode_png(colors))
-            drafts[str(name)] = Draft(str(name), float(confidence.mean()))
-        file.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in drafts))
-    return sorted(drafts.values(), key=lambda draft: draft.confidence)
+            drafts.append(Draft(name, float(confidence.mean())))
+        file.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in images))
+    return sorted(drafts, key=lambda draft: draft.confidence)
+
+
+def _named_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
+    """The images by their names in CVAT, which lists one a line.
+
+    Raises:
+        UserError: no image, two of a name, or a name that is no line of the list.
+    """
+    images: dict[str, Path] = {}
+    for source in find_all([Path(each) for each in inputs]):
+        name = source.relative.with_suffix("").as_posix()
+        if name in images:
+            raise UserError(f"{source.path}: another image is called {name}, too: rename one of them")
+        # CVAT strips the lines, and skips those that begin with #
+        if name.startswith("#") or name.strip() != name or name.splitlines() != [name] or printable(name) != name:
+            raise UserError(
+                f"{source.path}: CVAT's lists hold names in UTF-8 without a line break, spaces at the ends or # in "
+                "front: rename the image or its folder"
+            )
+        images[name] = source.path
+    return images
 
 
 def _labelmap(label_map: LabelMap) -> str:
     """The classes, a line each.
 
     Raises:
-        UserError: two classes of one colour, or a name with a colon.
+        UserError: two classes of one colour, or a name with a colon or a # at its begin.
     """
     by_color: dict[tuple[int, ...], str] = {}
     lines = ["# label:color_rgb:parts:actions"]
@@ -87,6 +107,8 @@ def _labelmap(label_map: LabelMap) -> str:
             )
         if ":" in name:
             raise UserError(f"class {name!r}: a colon ends a name in CVAT's file: rename the class")
+        if name.lstrip().startswith("#"):
+            raise UserError(f"class {name!r}: # begins a comment in CVAT's file: rename the class")
         by_color[color] = name
         lines.append(f"{name}:{','.join(map(str, color))}::")
     return "\n".join(lines) + "\n"

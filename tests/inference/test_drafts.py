@@ -74,11 +74,23 @@ def test_what_cannot_be_drafted_is_one_line_and_leaves_nothing(photos, predictor
         write_drafts(predictor, [tmp_path / "in"], tmp_path / "d.zip")
 
 
+@pytest.mark.parametrize("name", ["#1", "#day/1", "a\nb", "a\u2028b", "1\r", " 1", "1 ", "caf\udce9"])
+def test_names_that_the_lists_of_cvat_cannot_hold_are_refused_before_anything_is_predicted(predictor, tmp_path, name):
+    for each in ("0", name):
+        (tmp_path / f"in/{each}.png").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"in/{each}.png").write_bytes(b"is not read")
+    with pytest.raises(UserError, match=r"png: CVAT's lists hold names .*: rename the image") as caught:
+        write_drafts(predictor, [tmp_path / "in"], tmp_path / "d.zip")
+    assert len(str(caught.value).splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
         ([{"name": "a", "color": [1, 2, 3]}, {"name": "b", "color": [1, 2, 3]}], "have one colour"),
         (["a:b", "c"], "a colon"),
+        (["a", "#c"], "class '#c': # begins a comment"),
     ],
 )
 def test_classes_that_the_format_cannot_hold_are_refused(photos, predictor, tmp_path, monkeypatch, classes, message):

@@ -51,11 +51,13 @@ class AnnotatedObject:
         label: name of its class; None for pixels that are ignored.
         draw: draws it.
         source: file and id of the annotation, for messages.
+        lowest: whether it lies below all objects that are not, also where large ones are drawn before small ones.
     """
 
     label: str | None
     draw: Draw
     source: str
+    lowest: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The classes of a converted data set: ids without gaps, whatever ids the annotations have."""
 
+import unicodedata
 from collections.abc import Iterable
 
 import yaml
@@ -22,8 +23,8 @@ class Classes:
         ids: by name.
 
     Raises:
-        UserError: an empty, long or unprintable name, names that differ only in case or spaces, one class alone, or too
-            many classes.
+        UserError: an empty, long or unprintable name, names that differ only in case, spaces or Unicode form, one class
+            alone, or too many classes.
     """
 
     def __init__(self, listed: Iterable[dict[str, Color | None]], with_background: bool):
@@ -33,12 +34,13 @@ class Classes:
                 colors[name] = colors.get(name) or color
         known: dict[str, str] = {}
         for name in colors:
-            key = name.strip().casefold()
+            key = " ".join(unicodedata.normalize("NFKC", name).split()).casefold()
             if not key or len(name) > 100 or not name.isprintable():
                 raise UserError(f"class name {shown(name)}: use 1 to 100 printable characters: rename the class")
             if key in known:
                 raise UserError(
-                    f"classes {shown(known[key])} and {shown(name)} differ only in case or spaces: rename one of them"
+                    f"classes {shown(known[key])} and {shown(name)} differ only in case, spaces or Unicode form: "
+                    "rename one of them"
                 )
             known[key] = name
         names = list(colors)

@@ -64,13 +64,13 @@ def _object(annotation: Annotation, label: str | None, where: str, skipped: Skip
         return None
     if isinstance(shape, Mapping):
         lengths = check(RunLengths, shape, f"{where}: segmentation")
-        return AnnotatedObject(label, partial(_draw_runs, lengths), where)
+        return AnnotatedObject(label, partial(_draw_runs, lengths), where, lowest=label is None)
     parts = check(list[list[FiniteFloat]], shape, f"{where}: segmentation")
     for part in parts:
         if len(part) % 2:
             raise UserError(f"{where}: segmentation: a polygon of {len(part)} numbers: use pairs of x and y")
     corners = [np.array(part, np.float64).reshape(-1, 2) for part in parts]  # half the memory of lists
-    return AnnotatedObject(label, partial(draw_polygons, corners), where)
+    return AnnotatedObject(label, partial(draw_polygons, corners), where, lowest=label is None)
 
 
 def _draw_runs(lengths: RunLengths, height: int, width: int) -> Patch:

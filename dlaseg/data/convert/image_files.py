@@ -1,14 +1,15 @@
 """Finds the images that annotations name: a name chooses among the files below a folder, and never leads out of it."""
 
 import posixpath
+import unicodedata
 from collections import defaultdict
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dlaseg.data.convert.documents import shown
 from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
-from dlaseg.image_suffixes import IMAGE_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 
 
 class ImageFolder:
@@ -32,7 +33,8 @@ class ImageFolder:
         """Finds an image.
 
         An image fits if its path and the name agree as far as both go, from the right: `cam1/7.png` fits the name
-        `data/cam1/7.png`, and `images/cam1/7.png` the name `cam1/7.png`, but `cam2/7.png` fits neither.
+        `data/cam1/7.png`, and `images/cam1/7.png` the name `cam1/7.png`, but `cam2/7.png` fits neither. An accent that
+        is a character of its own in one of them only, as in names of macOS, makes no difference.
 
         Args:
             names: paths as an annotation file holds them, also absolute ones, with `..`, or of Windows; the first that
@@ -42,17 +44,16 @@ class ImageFolder:
             The file, and its path as far as it agrees with the name.
 
         Raises:
-            UserError: no image fits, or several do.
+            UserError: no image fits, or several do, or one in a format that is not read.
         """
         for name in names:
-            words = tuple(
-                word for word in posixpath.normpath(name.replace("\\", "/")).split("/") if word not in ("", "..")
-            ) or (".",)
-            fits = [path for path in self._by_name.get(words[-1], ()) if _agree(path.parts, words)]
+            words = _words(name)
+            fits = [path for path in self._by_name.get(_composed(words[-1]), ()) if _agree(path.parts, words)]
             longest = max((_common(path.parts, words) for path in fits), default=0)
             fits = [path for path in fits if _common(path.parts, words) == longest]
+            as_written = [path for path in fits if path.parts[-longest:] == words[-longest:]]
             exact = [path for path in fits if path.parts == words]
-            fits = exact or fits
+            fits = exact or as_written or fits
             if len(fits) > 1:
                 raise UserError(
                     f"image {shown(name)}: both {self.root / fits[0]} and {self.root / fits[1]} fit: rename one, or "
@@ -60,6 +61,15 @@ class ImageFolder:
                 )
             if fits:
                 return self.root / fits[0], Path(*fits[0].parts[-longest:])
+        for name in names:
+            *folders, last = _words(name)
+            stem = (*folders, PurePosixPath(last).stem)
+            for path in self._unread:
+                if _agree(path.with_suffix("").parts, stem):
+                    raise UserError(
+                        f"image {shown(name)}: {self.root / path} has a format that is not read: convert it to JPEG or "
+                        "PNG, and write the new name in the annotations"
+                    )
         raise UserError(f"image {shown(names[0])}: no such image below {self.root}: {self._remedy}")
 
     @cached_property
@@ -67,13 +77,34 @@ class ImageFolder:
         """Paths below the folder, by file name."""
         files = defaultdict(list)
         for path in images_below(self.root):
-            files[path.name].append(path.relative_to(self.root))
+            files[_composed(path.name)].append(path.relative_to(self.root))
         return dict(files)
 
+    @cached_property
+    def _unread(self) -> list[Path]:
+        """Paths below the folder of images in formats that are not read."""
+        return [path.relative_to(self.root) for path in images_below(self.root, OTHER_IMAGE_SUFFIXES)]
 
-def images_below(folder: Path) -> list[Path]:
-    """The images in a folder and its subfolders."""
-    return [path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+def images_below(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The images in a folder and its subfolders.
+
+    Args:
+        folder: is searched.
+        suffixes: lower-case suffixes of the formats.
+    """
+    return [path for path in files_below(folder) if path.suffix.lower() in suffixes]
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The folders and the file of a path as an annotation file holds it."""
+    words = posixpath.normpath(name.replace("\\", "/")).split("/")
+    return tuple(word for word in words if word not in ("", "..")) or (".",)
+
+
+def _composed(name: str) -> str:
+    """Unicode's form NFC: accented letters as one character."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _common(path: tuple[str, ...], words: tuple[str, ...]) -> int:
@@ -82,4 +113,4 @@ def _common(path: tuple[str, ...], words: tuple[str, ...]) -> int:
 
 def _agree(path: tuple[str, ...], words: tuple[str, ...]) -> bool:
     length = _common(path, words)
-    return path[-length:] == words[-length:]
+    return [*map(_composed, path[-length:])] == [*map(_composed, words[-length:])]

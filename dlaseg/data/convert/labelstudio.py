@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -45,10 +46,17 @@ class Annotation(Entry):
 
 
 class Result(Entry):
-    """A region, or the label of the region that has the same id."""
+    """A region, or the label of the region that has the same id.
+
+    Attributes:
+        to_name: name of the image's tag in the labelling interface, often but not always a key of the task's data.
+        item_index: number of the image, where one tag shows several.
+    """
 
     id: str | None = None
     type: str
+    to_name: str | None = None
+    item_index: int | None = None
     value: dict[str, Any] = Field(default_factory=dict)
     original_width: int | None = None
     original_height: int | None = None
@@ -90,6 +98,21 @@ class Brush(Entry):
 Region = Polygon | Rectangle | Ellipse | Brush
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """The regions of a task.
+
+    Attributes:
+        objects: in the order of the file.
+        size: height and width of the image as the regions say; None if there is none.
+        tags: names of the image tags that they lie on.
+    """
+
+    objects: list[AnnotatedObject]
+    size: tuple[int, int] | None
+    tags: set[str]
+
+
 def read(source: Source) -> Annotations:
     """Reads a JSON export; regions are drawn in the order of the file.
 
@@ -102,7 +125,7 @@ def read(source: Source) -> Annotations:
     tasks = check(list[Any], read_json(source.path), str(source.path))
     folder = ImageFolder(source.images or source.path.parent)
     labels: set[str] = set()
-    images = []
+    annotated: list[tuple[str, Task, Drawing]] = []
     for index, entry in enumerate(tasks):
         where = f"{source.path}: task {id_of(entry) if isinstance(entry, Mapping) and 'id' in entry else index}"
         if isinstance(entry, Mapping) and "annotations" not in entry:
@@ -112,11 +135,15 @@ def read(source: Source) -> Annotations:
         if annotation is None:
             source.skipped.add("a task without annotation", where)
             continue
-        objects, size = _objects(annotation, where, source)
-        labels.update(drawn.label for drawn in objects if drawn.label is not None)
+        annotated.append((where, task, _drawing(annotation, where, source)))
+    # One labelling interface for all tasks, so that a task without regions has the tags of the others
+    tags = {tag for _, _, drawing in annotated for tag in drawing.tags}
+    images = []
+    for where, task, drawing in annotated:
+        labels.update(drawn.label for drawn in drawing.objects if drawn.label is not None)
         with located(where):
-            file, name = folder.find(*_image_names(task))
-        images.append(AnnotatedImage(name, file, objects, where, size, source.split or "train"))
+            file, name = folder.find(*_image_names(task, tags))
+        images.append(AnnotatedImage(name, file, drawing.objects, where, drawing.size, source.split or "train"))
     return Annotations(dict.fromkeys(sorted(labels)), images)
 
 
@@ -133,19 +160,35 @@ def _choose(task: Task, where: str, source: Source) -> Annotation | None:
     return ranked[-1] if ranked else None
 
 
-def _image_names(task: Task) -> tuple[str, ...]:
+def _image_names(task: Task, tags: set[str]) -> tuple[str, ...]:
     """The names under which a task's image may be stored.
 
+    Args:
+        task: with one image, or with several of which one has the name of the only tag.
+        tags: names of the image tags that regions lie on, in all tasks.
+
     Raises:
-        UserError: the data hold no path or URL of an image.
+        UserError: the data hold no path or URL of an image, or several of which no tag chooses one.
     """
-    for value in task.data.values():
-        path = _path_of_url(value) if isinstance(value, str) else ""
-        name = PurePosixPath(path).name
-        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
-            # Uploads get eight hexadecimal digits before their names
-            return path, name, re.sub(r"^[0-9a-f]{8}-", "", name)
-    raise UserError(f"data {shown(task.data)}: no path or URL of an image in a known format: correct the task")
+    images = [
+        (key, path)
+        for key, value in task.data.items()
+        for url in (value if isinstance(value, list) else [value])
+        if isinstance(url, str) and PurePosixPath(path := _path_of_url(url)).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not images:
+        raise UserError(f"data {shown(task.data)}: no path or URL of an image in a known format: correct the task")
+    if len(tags) == 1:
+        images = [(key, path) for key, path in images if key in tags] or images
+    if len(images) > 1 or len([tag for tag in tags if task.data.get(tag)]) > 1:
+        raise UserError(
+            f"data {shown(task.data)}: several images, and to_name of the regions, {shown(sorted(tags))}, is not the "
+            "key of one: keep only the annotated image in the data, or make a task of each image"
+        )
+    path = images[0][1]
+    name = PurePosixPath(path).name
+    # Uploads get eight hexadecimal digits before their names
+    return path, name, re.sub(r"^[0-9a-f]{8}-", "", name)
 
 
 def _path_of_url(url: str) -> str:
@@ -158,10 +201,8 @@ def _path_of_url(url: str) -> str:
     return served or unquote(parts.path)
 
 
-def _objects(
-    annotation: Annotation, where: str, source: Source
-) -> tuple[list[AnnotatedObject], tuple[int, int] | None]:
-    """The regions of an annotation in their order, and the size of the image as they say."""
+def _drawing(annotation: Annotation, where: str, source: Source) -> Drawing:
+    """The regions of an annotation."""
     results = []
     labels: dict[str, list[str]] = {}
     for index, entry in enumerate(annotation.result):
@@ -171,7 +212,7 @@ def _objects(
         if isinstance(result.value.get(result.type), list) and result.type.endswith("labels"):
             labels.setdefault(key, []).extend(check(list[str], result.value[result.type], place))
         results.append((key, result, place))
-    objects, size, drawn = [], None, set()
+    objects, size, drawn, tags = [], None, set(), set[str]()
     for key, result, place in results:
         region = _region(result, place)
         if region is None:
@@ -187,13 +228,17 @@ def _objects(
             raise UserError(f"{place}: no original_width and original_height: export the file again")
         size = (result.original_height, result.original_width)
         objects.append(AnnotatedObject(names.pop(), partial(_draw, region, size), place))
-    return objects, size
+        if result.to_name is not None:
+            tags.add(result.to_name)
+    return Drawing(objects, size, tags)
 
 
 def _region(result: Result, place: str) -> Region | None:
     """The shape of a region; None for results without area, such as key points and choices."""
     if result.image_rotation:
         raise UserError(f"{place}: image_rotation {result.image_rotation:g}: annotate the image without turning it")
+    if result.item_index:
+        raise UserError(f"{place}: item_index {result.item_index}: a task of several images: make a task of each image")
     fields = result.value.keys()
     if "keypoint" in result.type or "vector" in result.type:
         return None

@@ -114,6 +114,8 @@ def read(source: Source) -> Annotations:
             if name not in labels and not labelmap.is_file():
                 source.skipped.add("an image without a label map", where)
                 continue
+            if name not in labels:
+                source.skipped.add("a missing label map, so its image has no objects", where)
             objects = LabelImage(labels[name], classes) if name in labels else ()
             path = Path(name).with_name(files[name].name)
             images.append(AnnotatedImage(path, files[name], objects, where, None, split))

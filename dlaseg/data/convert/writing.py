@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.convert.annotations import AnnotatedImage, Patch, Skipped, check_size, located
+from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Patch, Skipped, check_size, located
 from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
 from dlaseg.images import read_image, write_png
@@ -65,7 +65,7 @@ class FolderWriter:
         self._by_area = by_area
         self._link = link
         self._skipped = skipped
-        self._written: dict[tuple[str, object], AnnotatedImage] = {}
+        self._written: dict[object, AnnotatedImage] = {}
 
     def write(self, image: AnnotatedImage, unlabelled: int, ignored: int) -> None:
         """Writes an image and its label map.
@@ -76,28 +76,49 @@ class FolderWriter:
             ignored: id of pixels that are ignored.
 
         Raises:
-            UserError: a second image of the same name, a broken image or annotation, or sizes that differ.
+            UserError: an image that is there already, or one of the same name; a broken image or annotation, or sizes
+                that differ.
         """
         self._check_new(image)
         if image.split not in self.splits:
             self.splits.append(image.split)
-        target = self.root / "images" / image.split / image.name
+        target, labels_target = self._places(image)
         height, width = self._place_image(image, target)
         with located(image.source):
             if image.size is not None:
                 check_size(*image.size, height, width)
         labels = self._draw(image, height, width, unlabelled, ignored)
-        write_png(self.root / "labels" / image.split / image.name.with_suffix(".png"), labels)
+        write_png(labels_target, labels)
 
     def _check_new(self, image: AnnotatedImage) -> None:
-        """Refuses a second image of the same file, or of the same name but for its suffix and case."""
-        for key in (image.name.with_suffix("").as_posix().casefold(), image.image):
+        """Refuses a second image of the same file or name in its split, and one that is in a training split as well."""
+        file = image.image.resolve() if isinstance(image.image, Path) else image.source
+        other = self._written.setdefault(file, image)
+        if other.split.startswith("train") != image.split.startswith("train"):
+            raise UserError(
+                f"{image.source}: {file} is in split {other.split} already ({other.source}): a score on images that "
+                "are trained on is too high: list each image in one split"
+            )
+        for key in (file, image.name.with_suffix("").as_posix().casefold()):
             other = self._written.setdefault((image.split, key), image)
             if other is not image:
                 raise UserError(
                     f"{image.source}: {image.name} has the file or the name of {other.name} of {other.source}, in the "
                     f"same split {image.split}: list each image once, and give different images different names"
                 )
+        for place in self._places(image):
+            if taken := [path for path in place.parents if path.is_file()] or [place] * place.exists():
+                raise UserError(
+                    f"{image.source}: {image.name}: {taken[0].relative_to(self.root)} is a file or folder of another "
+                    "image already: rename one of them"
+                )
+
+    def _places(self, image: AnnotatedImage) -> tuple[Path, Path]:
+        """The files that are written: image and label map."""
+        return (
+            self.root / "images" / image.split / image.name,
+            self.root / "labels" / image.split / image.name.with_suffix(".png"),
+        )
 
     def _place_image(self, image: AnnotatedImage, target: Path) -> tuple[int, int]:
         """Copies, links or extracts the image; returns height and width as it is displayed."""
@@ -118,21 +139,23 @@ class FolderWriter:
 
     def _draw(self, image: AnnotatedImage, height: int, width: int, unlabelled: int, ignored: int) -> NDArray[np.uint8]:
         labels = np.full((height, width), unlabelled, np.uint8)
-        for patch, label, source in self._patches(image, height, width):
+        for patch, drawn in self._patches(image, height, width):
             if not patch.area:
-                self._skipped.add("a shape that covers the centre of no pixel", source)
+                self._skipped.add("a shape that covers the centre of no pixel", drawn.source)
                 continue
             self.drawn += 1
-            patch.paint(labels, ignored if label is None else self._ids[label])
+            patch.paint(labels, ignored if drawn.label is None else self._ids[drawn.label])
         return labels
 
-    def _patches(self, image: AnnotatedImage, height: int, width: int) -> Iterable[tuple[Patch, str | None, str]]:
-        """The objects in drawing order, each with its class and its source."""
+    def _patches(self, image: AnnotatedImage, height: int, width: int) -> Iterable[tuple[Patch, AnnotatedObject]]:
+        """The objects in drawing order."""
 
-        def patches() -> Iterator[tuple[Patch, str | None, str]]:
+        def patches() -> Iterator[tuple[Patch, AnnotatedObject]]:
             for drawn in image.objects:
                 with located(drawn.source):
                     patch = drawn.draw(height, width)
-                yield patch, drawn.label, drawn.source
+                yield patch, drawn
 
-        return sorted(patches(), key=lambda entry: -entry[0].area) if self._by_area else patches()
+        if not self._by_area:
+            return patches()
+        return sorted(patches(), key=lambda entry: (not entry[1].lowest, -entry[0].area))

@@ -21,6 +21,7 @@ from dlaseg.data.convert.documents import Entry, check, read_text, shown
 from dlaseg.data.convert.image_files import ImageFolder, images_below
 from dlaseg.data.convert.shapes import draw_polygons
 from dlaseg.errors import UserError
+from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
 from dlaseg.yaml_file import read_yaml
 
 TOLERANCE = 0.01
@@ -79,6 +80,28 @@ class LabelFile:
             yield AnnotatedObject(self.names[int(label)], partial(_draw, corners), where)
 
 
+class TextFiles:
+    """The text files in the folders where those of images are expected."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[Path, dict[Path, Path]] = {}
+        self._used: set[Path] = set()
+
+    def find(self, expected: Path) -> Path:
+        """The file, whose suffix may be in upper case; `expected` itself where there is none."""
+        if expected.parent not in self._by_name:
+            files = sorted(expected.parent.iterdir()) if expected.parent.is_dir() else []
+            texts = [file for file in files if file.suffix.lower() == ".txt" and file.name[0] != "."]
+            self._by_name[expected.parent] = {file.with_suffix(".txt"): file for file in texts}
+        file = self._by_name[expected.parent].get(expected, expected)
+        self._used.add(file)
+        return file
+
+    def unused(self) -> list[Path]:
+        """The files that belong to no image."""
+        return [file for files in self._by_name.values() for file in files.values() if file not in self._used]
+
+
 def read(source: Source) -> Annotations:
     """Reads the data set that a `data.yaml`, or the folder that holds it, describes.
 
@@ -95,22 +118,26 @@ def read(source: Source) -> Annotations:
             raise UserError(f"{path}: names {number} {shown(name)}: a name is text: put it in quotes")
         names[number] = str(name)
     root = Path(os.path.normpath((source.images or path.parent).absolute()))
-    images = []
+    images, texts = [], TextFiles()
     for split in ("train", "val", "test"):
         places = getattr(data, split)
+        where = f"{path}: {split}"
         files = [
-            file for place in _listed(places) for file in _find_images(root, data.path or "", place, f"{path}: {split}")
+            file
+            for place in _listed(places)
+            for file in _find_images(root, data.path or "", place, where, source.skipped)
         ]
-        labels = [_label_file(file, root) for file, _ in files]
+        labels = [texts.find(_label_file(file, root)) for file, _ in files]
         if files and not any(label.is_file() for label in labels):
-            raise UserError(
-                f"{labels[0]}: no such file, and none for any other image of {path}: {split}: add the labels"
-            )
+            raise UserError(f"{labels[0]}: no such file, and none for any other image of {where}: add the labels")
         for (file, name), label in zip(files, labels, strict=True):
-            objects = LabelFile(label, names, source.skipped)
-            images.append(AnnotatedImage(name, file, objects, f"{path}: {split}", None, split))
+            if not label.is_file():
+                source.skipped.add("a missing text file, so its image has no objects", str(label))
+            images.append(AnnotatedImage(name, file, LabelFile(label, names, source.skipped), where, None, split))
     if not images:
         raise UserError(f"{path}: neither train nor val nor test names a folder of images: add one")
+    for unused in texts.unused():
+        source.skipped.add("a text file that belongs to no image of train, val or test", str(unused))
     return Annotations(dict.fromkeys(names.values()), images)
 
 
@@ -118,16 +145,20 @@ def _listed(places: str | list[str] | None) -> list[str]:
     return [places] if isinstance(places, str) else places or []
 
 
-def _find_images(root: Path, base: str, place: str, where: str) -> list[tuple[Path, Path]]:
+def _find_images(root: Path, base: str, place: str, where: str, skipped: Skipped) -> list[tuple[Path, Path]]:
     """The images of a folder or of a text file that lists them, each with its name."""
     folder = _inside(root, base, place, where)
     if folder.is_file():
         index = ImageFolder(root)
         with located(f"{where}: {folder}"):
             return [index.find(line.strip()) for line in read_text(folder).splitlines() if line.strip()]
+    unread = images_below(folder, OTHER_IMAGE_SUFFIXES)
+    for path in unread:
+        skipped.add("an image of a format that is not read (convert it to JPEG or PNG)", str(path))
     named = [(path, path.relative_to(folder)) for path in images_below(folder)]
     if not named:
-        raise UserError(f"{where}: no image in {folder}: add the images, or leave the split out")
+        found = f", but {unread[0].name}, of a format that is not read" if unread else ""
+        raise UserError(f"{where}: no image in {folder}{found}: add JPEG or PNG images, or leave the split out")
     return named
 
 

@@ -121,6 +121,20 @@ def test_crowds_can_be_ignored_and_then_lie_below_the_objects(root, tmp_path):
     assert found == {"a": as_ids("22##.. 22##.. ####.. ####..")}
 
 
+def test_ignored_crowds_lie_below_the_objects_also_where_large_ones_are_drawn_first(root, tmp_path):
+    path = annotated(
+        root,
+        [
+            {"category_id": 3, "segmentation": [square(0, 0, 6, 3)]},
+            {"category_id": 18, "segmentation": {"size": [4, 6], "counts": [0, 16, 8]}, "iscrowd": 1},
+            {"category_id": 18, "segmentation": [square(3, 2, 5, 4)], "iscrowd": 1},
+            {"category_id": 18, "segmentation": [square(1, 1, 2, 2)]},
+        ],
+    )
+    found = converted("coco", [path], tmp_path / "out", "--crowd", "ignore", "--order", "area")
+    assert found == {"a": as_ids("111111 121111 111111 #####.")}
+
+
 def test_pixels_without_object_can_be_ignored(root, tmp_path):
     path = annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
     assert converted("coco", [path], tmp_path / "out", "--unlabelled", "ignore") == {
@@ -362,6 +376,27 @@ def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path,
     assert expected in line
     if case not in ("case", "unnamed", "unprintable", "surrogate", "long name", "many"):
         assert str(path) in line
+
+
+def test_an_image_that_another_file_has_in_another_split_is_refused(root, tmp_path, capsys):
+    shapes = [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}]
+    train = annotated(root, shapes)
+    val = annotated(root, shapes, "instances_val2017.json")
+    assert f"{val}: image 7: {root}/train2017/a.jpg is in split train already ({train}: image 7)" in (
+        refused(capsys, "coco", [root], tmp_path / "out")
+    )
+    save_image(root / "val2017/b.jpg", 4, 6)  # one of the same name is another image
+    annotated(root, shapes, "instances_val2017.json", images=[{"id": 7, "file_name": "b.jpg"}])
+    converted("coco", [root], tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", [("x.jpg", "x.png/y.jpg"), ("x.png/y.jpg", "x.jpg")])
+def test_a_label_map_of_the_name_of_a_folder_is_refused(root, tmp_path, capsys, names):
+    for name in names:
+        save_image(root / "train2017" / name, 4, 6)
+    path = annotated(root, [], images=[{"id": i, "file_name": name} for i, name in enumerate(names)])
+    line = refused(capsys, "coco", [path], tmp_path / "out")
+    assert f"{path}: image 1: {names[1]}: labels/train/x.png is a file or folder of another image already: " in line
 
 
 @pytest.mark.parametrize("second", ["./a.jpg", "train2017/a.jpg", "C:\\data\\train2017\\a.jpg"])

@@ -1,3 +1,5 @@
+import base64
+import json
 import sys
 from pathlib import Path
 
@@ -7,7 +9,7 @@ from PIL import Image
 
 from dlaseg.cli import main
 from dlaseg.data.convert import formats
-from dlaseg.data.convert.classes import Classes
+from dlaseg.data.convert.classes import BACKGROUND, Classes
 from dlaseg.data.convert.conversion import READERS, WITH_SPLITS, convert
 from dlaseg.data.convert.formats import FORMATS
 
@@ -106,6 +108,16 @@ def test_images_whose_label_maps_would_have_one_name_are_refused(root, tmp_path,
     assert "one/other.json" in line
 
 
+def test_an_embedded_image_of_two_splits_is_refused(root, tmp_path, capsys):
+    path = root / "one/one.json"
+    content = json.loads(path.read_text())
+    content["imageData"] = base64.b64encode((root / "one/one.jpg").read_bytes()).decode()
+    save_json(path, content)
+    (root / "one/one.jpg").unlink()
+    line = refused(capsys, "labelme", [path, path], tmp_path / "out", "--split", "train", "val")
+    assert f"{path} is in split train already" in line
+
+
 def test_wrong_inputs_and_options_are_refused(root, tmp_path, capsys):
     out = tmp_path / "out"
     assert "none: no such file or folder" in refused(capsys, "labelme", [tmp_path / "none"], out)
@@ -171,8 +183,10 @@ def test_classes_have_ids_without_gaps_and_background_first():
     assert Classes([{"b": None, "a": None}], with_background=False).ids == {"b": 0, "a": 1}
     assert Classes([{"b": None}], with_background=True).ids == {"background": 0, "b": 1}
     assert "one class, 'b'" in message(Classes, [{"b": None}], with_background=False)
-    assert "differ only in case or spaces" in message(Classes, [{"a": None}, {"A ": None}], with_background=True)
-    assert "differ only in case or spaces" in message(Classes, [{"background": None, "Background": None}], True)
+    accents, full_width = ("\xe9", "e\u0301"), ("a", "\uff41")
+    for names in (("a", "A "), ("my  leaf", "my leaf"), accents, full_width, (BACKGROUND, "Background")):
+        text = message(Classes, [{name: None} for name in names], with_background=True)
+        assert text.endswith("differ only in case, spaces or Unicode form: rename one of them")
     full = {str(i): None for i in range(255)}
     assert len(Classes([full], with_background=False).ids) == 255
     assert "256 classes" in message(Classes, [full], with_background=True)

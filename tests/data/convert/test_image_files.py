@@ -52,6 +52,30 @@ def test_the_first_name_that_fits_counts_and_two_that_fit_are_refused(folder, tm
     assert "no such folder" in message(ImageFolder, tmp_path / "none")
 
 
+COMPOSED, DECOMPOSED = "b\xe4um", "ba\u0308um"
+
+
+@pytest.mark.parametrize(("name", "stored"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_an_accent_may_be_a_character_of_its_own_in_one_of_the_names(folder, name, stored):
+    file = save_image(folder.root / f"{stored}/{stored}.png", 2, 2)
+    assert folder.find(f"photos/{name}/{name}.png") == (file, Path(f"{stored}/{stored}.png"))
+
+
+def test_of_two_images_whose_names_differ_in_the_form_of_an_accent_the_one_that_is_named_is_found(folder):
+    for name in (COMPOSED, DECOMPOSED):
+        save_image(folder.root / f"deep/{name}.png", 2, 2)
+    for name in (COMPOSED, DECOMPOSED):
+        assert folder.find(f"{name}.png") == (folder.root / f"deep/{name}.png", Path(f"{name}.png"))
+
+
+@pytest.mark.parametrize("name", ["cam1/b.heic", "x/cam1/b.jpg", "b.png"])
+def test_an_image_of_a_format_that_is_not_read_is_named(folder, name):
+    (folder.root / "cam1/b.HEIC").write_bytes(b"x")
+    text = message(folder.find, "other.png", name)
+    assert f"image '{name}': {folder.root}/cam1/b.HEIC has a format that is not read: convert it" in text
+    assert "no such image" in message(folder.find, "cam2/b.heic")
+
+
 @pytest.mark.parametrize(
     ("path", "split"),
     [

@@ -7,13 +7,13 @@ from annotation_files import as_ids, class_names, converted, refused, save_image
 SIZE = {"original_width": 10, "original_height": 4, "image_rotation": 0}
 
 
-def region(kind, label, key="r1", **value):
+def region(kind, label, key="r1", to="img", **value):
     labels = {} if label is None else {kind: [label]}
-    return {**SIZE, "id": key, "from_name": "tag", "to_name": "img", "type": kind, "value": {**value, **labels}}
+    return {**SIZE, "id": key, "from_name": "tag", "to_name": to, "type": kind, "value": {**value, **labels}}
 
 
-def polygon(label, *points, key="r1"):
-    return region("polygonlabels", label, key, points=list(points), closed=True)
+def polygon(label, *points, key="r1", to="img"):
+    return region("polygonlabels", label, key, to, points=list(points), closed=True)
 
 
 def task(*regions, image="/data/upload/3/1a2b3c4d-a.jpg", **annotation):
@@ -110,6 +110,46 @@ def test_of_images_of_one_name_the_folder_decides(root, tmp_path, capsys):
     line = refused(capsys, "labelstudio", [path], tmp_path / "other")
     assert "one/b.jpg" in line
     assert "two/b.jpg" in line
+
+
+def several_images(data, *regions):
+    return {**task(*regions), "data": data}
+
+
+ALL = ((0, 0), (100, 0), (100, 100), (0, 100))
+
+
+def test_of_several_images_the_one_that_the_regions_lie_on_is_taken_also_where_a_task_has_no_region(root, tmp_path):
+    for name in ("b", "reference"):
+        save_image(root / f"photos/{name}.jpg", 4, 10)
+    data = {"reference": "reference.jpg", "image": "a.jpg", "note": "c.jpg, as of May"}
+    tasks = [several_images(data, polygon("leaf", *ALL, to="image")), several_images({**data, "image": "b.jpg"})]
+    path = save_json(root / "export.json", tasks)
+    found = converted("labelstudio", [path], tmp_path / "out")
+    assert found == {"a": as_ids("1111111111 " * 4), "b": as_ids(".......... " * 4)}
+
+
+def test_several_images_of_a_task_are_refused_where_the_regions_do_not_choose_one(root, tmp_path, capsys):
+    save_image(root / "photos/b.jpg", 4, 10)
+    left, right = polygon("leaf", *ALL, to="img1"), polygon("stem", *ALL, key="r2", to="img2")
+    both = {"img1": "a.jpg", "img2": "b.jpg"}
+    second = {**region("polygonlabels", "leaf", points=ALL), "item_index": 1}
+    for data, regions, expected in (
+        (both, [left, right], "task 17: data {'img1': 'a.jpg', 'img2': 'b.jpg'}: several images, and to_name"),
+        ({"img1": "a.jpg", "img2": "https://b.c/photo?id=5"}, [left, right], "['img1', 'img2'], is not the key of one"),
+        ({"x": "a.jpg", "y": "b.jpg"}, [left], "['img1'], is not the key of one"),
+        (both, [], "make a task of each image"),
+        ({"images": ["a.jpg", "b.jpg"]}, [polygon("leaf", *ALL, to="images")], "several images"),
+        ({"images": ["a.jpg", "https://b.c/photo?id=5"]}, [second], "region 'r1': item_index 1: a task of several"),
+    ):
+        path = save_json(root / "export.json", [several_images(data, *regions)])
+        assert expected in refused(capsys, "labelstudio", [path], tmp_path / "out")
+
+
+def test_a_list_of_one_image_is_an_image(root, tmp_path):
+    first = {**LEFT_HALF, "item_index": 0}
+    path = save_json(root / "export.json", [several_images({"images": ["a.jpg"]}, first)])
+    assert converted("labelstudio", [path], tmp_path / "out") == {"a": as_ids("11111..... " * 4)}
 
 
 def test_the_ground_truth_counts_then_the_latest_annotation(root, tmp_path, capsys):

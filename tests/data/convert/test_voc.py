@@ -133,12 +133,15 @@ def test_an_image_of_the_challenges_lists_without_a_label_map_is_left_out_and_co
     assert "train.txt: '2007_02'" in out
 
 
-def test_an_image_that_cvat_lists_without_a_label_map_has_no_object(cvat, tmp_path):
+def test_an_image_that_cvat_lists_without_a_label_map_has_no_object_and_is_counted(cvat, tmp_path, capsys):
     save_image(tmp_path / "photos/empty.png", 2, 4)
     save_text(cvat / "ImageSets/Segmentation/default.txt", "sub/a 1", "empty")
     save_labels(cvat / "SegmentationClass/sub/a 1.png", ".1## ....")
     found = converted("voc", [cvat], tmp_path / "out", "--images", str(tmp_path / "photos"))
     assert found == {"sub/a 1": as_ids(".1## ...."), "empty": as_ids(".... ....")}
+    listed = cvat / "ImageSets/Segmentation/default.txt"
+    line = f"skipped 1: a missing label map, so its image has no objects; first: {listed}: 'empty'"
+    assert line in capsys.readouterr().out.splitlines()
     options = ["--images", str(tmp_path / "photos"), "--unlabelled", "ignore"]
     ignored = converted("voc", [cvat], tmp_path / "ignored", *options)
     assert ignored["empty"] == as_ids("#### ####")

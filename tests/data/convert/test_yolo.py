@@ -66,9 +66,54 @@ def test_boxes_are_counted_and_images_without_text_file_are_background(root, tmp
     found = converted("yolo", [root], tmp_path / "out")
     assert found["none"] == as_ids("...... ...... ...... ......")
     assert found["sub/a b"] == as_ids("222222 ...... ...... ......")
-    assert f"skipped 1: a box without polygon; first: {root / 'labels/train/sub/a b.txt'}, line 1" in (
-        capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert f"skipped 1: a box without polygon; first: {root / 'labels/train/sub/a b.txt'}, line 1" in lines
+    missing = root / "labels/train/none.txt"
+    assert f"skipped 1: a missing text file, so its image has no objects; first: {missing}" in lines
+
+
+def test_the_suffix_of_a_text_file_may_be_in_upper_case(root, tmp_path, capsys):
+    file = root / "labels/val/sub/a b.txt"
+    file.rename(file.with_suffix(".TXT"))
+    converted("yolo", [root], tmp_path / "out")
+    assert label_maps(tmp_path / "out", "val") == EXPECTED
+    assert "skipped" not in capsys.readouterr().out
+
+
+def test_images_that_are_not_read_and_text_files_without_image_are_counted(root, tmp_path, capsys):
+    for name in ("5", "6"):
+        save_text(root / f"images/train/sub/{name}.HEIC", "x")
+        save_text(root / f"labels/train/sub/{name}.txt", LEFT_HALF)
+    save_text(root / "labels/train/sub/._a b.txt", "of macOS")
+    assert converted("yolo", [root], tmp_path / "out") == EXPECTED
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped")]
+    assert lines == [
+        "skipped 2: an image of a format that is not read (convert it to JPEG or PNG); first: "
+        f"{root}/images/train/sub/5.HEIC",
+        f"skipped 2: a text file that belongs to no image of train, val or test; first: {root}/labels/train/sub/5.txt",
+    ]
+    (root / "images/train/sub/a b.jpg").unlink()
+    assert "images/train, but 5.HEIC, of a format that is not read: add" in (
+        refused(capsys, "yolo", [root], tmp_path / "none")
     )
+
+
+@pytest.mark.parametrize("place", ["images/train", "link"])
+def test_an_image_of_two_splits_is_refused(root, tmp_path, capsys, place):
+    (root / "link").symlink_to("images/train")
+    (root / "labels/link").symlink_to("train")
+    save_text(root / "link/sub/a b.txt", LEFT_HALF)
+    save_text(root / "data.yaml", "train: images/train", f"val: {place}", "names: [leaf, stem]")
+    assert (
+        f"data.yaml: val: {root}/images/train/sub/a b.jpg is in split train already ({root}/data.yaml: train): a "
+        "score on images that are trained on is too high: list each image in one split"
+    ) in refused(capsys, "yolo", [root], tmp_path / "out")
+
+
+def test_validation_images_may_be_test_images(root, tmp_path):
+    save_text(root / "data.yaml", "train: images/train", "val: images/val", "test: images/val", "names: [a, b]")
+    converted("yolo", [root], tmp_path / "out")
+    assert label_maps(tmp_path / "out", "val") == label_maps(tmp_path / "out", "test") == EXPECTED
 
 
 def test_relative_paths_are_those_of_the_working_folder(root, tmp_path, monkeypatch):
