@@ -1,6 +1,7 @@
 """`dlaseg infer`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -66,11 +67,15 @@ def infer(arguments: Sequence[str]) -> int:
         from dlaseg.memory import share_freed_memory
 
         share_freed_memory()
-        summary = run(
-            args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
-            args.precision, args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
-            args.max_memory,
-        )  # fmt: skip
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
+        try:
+            summary = run(
+                args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
+                args.precision, args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
+                args.max_memory,
+            )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGTERM, before)
     for path, frames in summary.first_frame_only:
         message = f"{path}: only the first of {frames} frames or pages: --all-frames takes all"
         print(f"dlaseg infer: {one_line(message)}", file=sys.stderr)

@@ -7,6 +7,13 @@ from typing import Protocol
 
 from dlaseg.files import write_bytes
 
+SETTINGS = "infer.json"
+"""The file beside results that says which weights and options they are from, see `dlaseg.inference.settings`."""
+
+SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
+"""Kinds of results, which are also the names of their folders, and the suffixes of their files: label ids, the classes'
+colours, the colours over the image, the probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
+
 
 class Folder(Protocol):
     """A folder of results, wherever it is. Names are relative, with `/` between their parts.
@@ -55,7 +62,7 @@ class LocalFolder:
 
     def location(self, name: str) -> str:
         """See `Folder`."""
-        return str((self.path / name).resolve())
+        return os.path.realpath(self.path / name)
 
     def exists(self, name: str) -> bool:
         """See `Folder`."""

@@ -134,7 +134,7 @@ def process(
                     _write_tiled(predictor, sink, item, kinds(item.source), summary)
                     continue
                 source, image = item
-                pixels = image.shape[0] * image.shape[1]
+                pixels = predictor.memory.pixels(*image.shape[:2])
                 ahead = IN_FLIGHT if pixels <= SMALL else 1
                 prediction = compute.submit(clock.time, predictor.segment, image, "probabilities" in kinds(source))
                 predictions.append((source, image, prediction))

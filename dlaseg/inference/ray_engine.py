@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dlaseg.errors import UserError
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.exported import OPENVINO
-from dlaseg.inference.folders import Folder
+from dlaseg.inference.folders import SETTINGS, Folder
 from dlaseg.inference.network import open_network
 from dlaseg.inference.pipeline import InferSummary
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
@@ -32,7 +32,7 @@ from dlaseg.inference.ray_worker import (
 )
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
 from dlaseg.inference.run import begin, choose_backend, network_sha256
-from dlaseg.inference.settings import SETTINGS, Settings, read_settings
+from dlaseg.inference.settings import Settings, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, find_images
 from dlaseg.memory import MAX_PIXELS

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.inference.folders import Folder
+from dlaseg.inference.folders import SETTINGS, Folder
 from dlaseg.inference.pipeline import InferSummary, process
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.settings import SETTINGS
 from dlaseg.inference.sinks import Sink
 from dlaseg.inference.sources import Source
 from dlaseg.processor import set_num_threads

@@ -13,8 +13,8 @@ from typing import Any
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES
 from dlaseg.images import ImageFile, check_file_size, image_from_bytes
-from dlaseg.inference.folders import Folder, LocalFolder
-from dlaseg.inference.sources import Source, tell_left_out
+from dlaseg.inference.folders import SETTINGS, SUFFIXES, Folder, LocalFolder
+from dlaseg.inference.sources import Source, tell_left_out, tell_results
 
 OBJECT_STORES = frozenset({"abfs", "abfss", "az", "gcs", "gs", "oci", "oss", "s3", "s3a", "tos"})
 """Protocols of stores that replace a file as a whole, when all of it has arrived."""
@@ -226,18 +226,25 @@ def find_remote_images(url: str, exclude: Folder) -> list[Source]:
         raise UserError(f"{url}: {error.strerror}: give an image or a folder that can be read") from error
     if not found:
         raise UserError(f"{url}: no such file or folder: give an image or a folder of images")
-    images, left_out = {}, []
+    names = {
+        key: PurePosixPath(key.removeprefix(f"{root}/") if key != root else posixpath.basename(key)) for key in found
+    }
+    outputs = {name.parent for name in names.values() if name.name == SETTINGS}
+    images, left_out, results = {}, [], set()
     for key, info in found.items():
-        relative = PurePosixPath(key.removeprefix(f"{root}/") if key != root else posixpath.basename(key))
+        relative = names[key]
         is_hidden = any(part.startswith(".") and part != ".." for part in relative.parts)
         if (is_hidden and key != root) or str(fs.unstrip_protocol(key)).startswith(f"{excluded}/"):
             continue
-        if relative.suffix.lower() not in IMAGE_SUFFIXES:
+        if of := [folder for folder in relative.parents if folder.name in SUFFIXES and folder.parent in outputs]:
+            results.update(of)
+        elif relative.suffix.lower() not in IMAGE_SUFFIXES:
             left_out.append(relative)
         else:
             images[key] = RemoteSource(
                 URLPath.of(fs.unstrip_protocol(key)), Path(relative), fs=fs, key=key, size=info.get("size")
             )
+    tell_results(url, len(results))
     tell_left_out(url, left_out)
     if not images:
         raise UserError(f"{url}: contains no image, also not below it: images end in {suffixes}")

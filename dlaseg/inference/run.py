@@ -1,7 +1,7 @@
 """Inference over files and folders."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.network import WeightsFile, open_network
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.settings import Settings, claim_output, read_settings
+from dlaseg.inference.settings import Claim, Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import VIDEO_SUFFIXES, Source, expand_frames, find_all
 from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
@@ -58,7 +58,7 @@ def infer(
         input: an image, a video, a folder that is walked recursively (`find_images`), or several of them; or a camera,
             `camera:0`, which ends with Ctrl-C (KeyboardInterrupt).
         output: the folder of the results (`Sink`) and of `infer.json` (`Settings`). It may lie inside the input and is
-            not walked then.
+            not walked then; nor are results of earlier runs.
         save: what to write: some of `ids`, `color`, `overlay`, `probabilities`, `contours`, see `Sink`.
         overwrite: whether existing results are replaced; those of other settings are removed first.
         backend: see `Predictor`. `auto` continues with the backend that results in the output folder are from, and is
@@ -83,8 +83,9 @@ def infer(
     if max_pixels is not None:
         check_max_pixels(max_pixels)
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
+    if os.path.lexists(output) and not output.is_dir():
+        what = "a file" if output.exists() else "a link that leads nowhere"
+        raise UserError(f"{output}: results cannot be written to {what}: the last path is the output folder: add one")
     if not output.exists() and output.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise UserError(
             f"{output}: the last path is a folder, which gets ids/, color/ and overlay/: use a folder's name, such as "
@@ -113,12 +114,11 @@ def infer(
     if not overwrite:
         check_recordings(sink, sources)
     todo, summary = begin(sink, sources, settings, overwrite)
+    claim = Claim(LocalFolder(output), settings)
+    sink.before_write = claim.check
 
     def on_tiled() -> None:
-        nonlocal settings
-        if settings.max_memory is None:
-            settings = replace(settings, max_memory=predictor.memory.max_memory)
-            settings.write(sink.folder)
+        claim.record_limit(predictor.memory.max_memory)
 
     images = [source for source in todo if not source.is_video]
     start = perf_counter()

@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import get_type_hints
 
 from dlaseg.errors import UserError
-from dlaseg.inference.folders import Folder
-from dlaseg.inference.sinks import SUFFIXES, VIDEO_SUFFIX
+from dlaseg.inference.folders import SETTINGS, SUFFIXES, Folder, LocalFolder
+from dlaseg.inference.sinks import VIDEO_SUFFIX, is_frame
 from dlaseg.text import to_json
 from dlaseg.version import __version__
-
-SETTINGS = "infer.json"
 
 
 @dataclass(frozen=True)
@@ -74,9 +72,7 @@ def claim_output(output: Folder, settings: Settings, results: Iterable[str], ove
                 "replace them with --overwrite"
             )
         replaced = set(results)
-        if others := sorted(
-            path for path in existing if replaced.isdisjoint((path, *map(str, PurePosixPath(path).parents)))
-        ):
+        if others := sorted(name for name in existing if name not in replaced and _video_folder(name) not in replaced):
             raise UserError(
                 f"{output.show(others[0])}: one of {len(others)} results of {_difference(saved, settings)} that this "
                 "run would not replace: use another output folder, or remove them"
@@ -112,6 +108,63 @@ def _existing_results(output: Folder) -> set[str]:
         if PurePosixPath(name).suffix in (suffix, VIDEO_SUFFIX)
         and not PurePosixPath(name).name.startswith(".")  # hidden: the rest of a killed run
     }
+
+
+def _video_folder(name: str) -> str | None:
+    """The folder of a result that has the name of a frame of a video."""
+    path = PurePosixPath(name)
+    return str(path.parent) if is_frame(path.name, path.parts[0]) else None
+
+
+class Claim:
+    """Notices when another run has taken over a folder: both may find it empty when they begin.
+
+    Args:
+        output: the folder, with the settings of this run, see `claim_output`.
+        settings: of this run.
+
+    Attributes:
+        settings: of this run.
+    """
+
+    def __init__(self, output: LocalFolder, settings: Settings):
+        self.settings, self._output = settings, output
+        self._checked: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """Checks that the folder is that of this run; reads its settings only if the file is not the same any more.
+
+        Raises:
+            UserError: it has other settings now, or none.
+        """
+        try:
+            status = (self._output.path / SETTINGS).stat()
+            version = status.st_ino, status.st_mtime_ns
+        except FileNotFoundError:
+            version = None
+        if version is not None and version == self._checked:
+            return
+        saved = read_settings(self._output)
+        if saved is not None and None in (saved.max_memory, self.settings.max_memory):  # one has no tiles yet
+            saved = replace(saved, max_memory=self.settings.max_memory)
+        if saved != self.settings:
+            raise UserError(
+                f"{self._output.show()}: another run writes results of {_difference(saved, self.settings)} to it: use "
+                "another output folder"
+            )
+        self._checked = version
+
+    def record_limit(self, max_memory: int | None) -> None:
+        """Writes the limit of memory to the settings, before the first results in tiles.
+
+        Raises:
+            UserError: see `check`.
+        """
+        if self.settings.max_memory is None:
+            self.settings = replace(self.settings, max_memory=max_memory)
+            self._checked = None
+            self.check()
+            self.settings.write(self._output)
 
 
 def _difference(saved: Settings | None, settings: Settings) -> str:

@@ -3,12 +3,13 @@
 import io
 import json
 import os
+import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,19 @@ from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.inference.contours import contours
-from dlaseg.inference.folders import Folder, LocalFolder
+from dlaseg.inference.folders import SUFFIXES, Folder, LocalFolder
 from dlaseg.inference.sources import Source
 from dlaseg.labels import LabelMap
 from dlaseg.png import encode_png
 from dlaseg.visualize import overlay
 
-SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
-"""Kinds of results and the suffixes of their files: label ids, the classes' colours, the colours over the image, the
-probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
-
 VIDEO_KINDS = ("color", "overlay")
 """Kinds of results that are videos if the source is one."""
 
 VIDEO_SUFFIX = ".mp4"
+
+INCOMPLETE = ".incomplete"
+"""Behind the name of a video's result: a file that exists while the result is not complete."""
 
 KINDS = ("ids", "color", "overlay")
 """The kinds that are saved by default."""
@@ -57,6 +57,9 @@ class Sink:
         keep_suffix: whether results are called `a.jpg.png`, and frames `a.gif/0000.png`.
         ids: what label maps hold, see `IDS`.
 
+    Attributes:
+        before_write: called before a result gets its name; an error that it raises keeps the old one, or none.
+
     Raises:
         UserError: nothing to save, an unknown kind, or unknown ids.
     """
@@ -80,6 +83,7 @@ class Sink:
         self._keep_suffix = keep_suffix
         self._ids = ids
         self.kinds = tuple(dict.fromkeys(save))
+        self.before_write: Callable[[], None] = lambda: None
 
     def name(self, source: Source) -> Path:
         """The path of a source's pictures, or of its video, below `OUTPUT/KIND`."""
@@ -120,10 +124,17 @@ class Sink:
                     raise UserError(f"{file}: a result would replace this input: give another output folder")
 
     def exists(self, source: Source, kind: str) -> bool:
-        """Whether a result is complete. The first frame of a video is moved to its place last."""
-        if source.is_video and source.frame is None and kind not in VIDEO_KINDS:
-            source = replace(source, frame=0)
+        """Whether a result is complete."""
+        if source.is_video and source.frame is None:
+            if self.folder.exists(self.incomplete(source, kind)):
+                return False
+            if kind not in VIDEO_KINDS:
+                source = replace(source, frame=0)
         return self.folder.exists(self.file(source, kind))
+
+    def incomplete(self, source: Source, kind: str) -> str:
+        """The name of a file that exists while the result of a video is not complete."""
+        return f"{self.file(source, kind)}{INCOMPLETE}"
 
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
@@ -140,7 +151,7 @@ class Sink:
         messages: dict[Path, str] = {}
         for name, group in named.items():
             for source in group:
-                if (length := len(os.fsencode(name.name))) > LONGEST_NAME:
+                if (length := self._longest_name(source)) > LONGEST_NAME:
                     message = f"its result's name would have {length} bytes, {LONGEST_NAME} are allowed: rename it"
                     messages[source.path] = f"{source.path}: {message}"
                 if ".." in name.parts:  # the key of an object store may have one
@@ -155,6 +166,11 @@ class Sink:
                     message = f"its frames would be written beside the results of {source.path}: use --keep-suffix"
                     messages.setdefault(video.path, f"{video.path}: {message}, or rename one")
         return messages
+
+    def _longest_name(self, source: Source) -> int:
+        """Bytes of the longest name of a file that is written for a source."""
+        name = self.incomplete if source.is_video and source.frame is None else self.file
+        return max(len(os.fsencode(PurePath(name(source, kind)).name)) for kind in self.kinds)
 
     def missing(self, source: Source) -> list[str]:
         """The kinds to be saved that do not exist yet."""
@@ -182,8 +198,10 @@ class Sink:
         """
         for kind in kinds:
             file = self.file(source, kind)
+            content = self._encode(kind, image, labels, probabilities)
             with write_errors(self.folder.show(file)):
-                self.folder.write(file, self._encode(kind, image, labels, probabilities))
+                self.before_write()
+                self.folder.write(file, content)
 
     def _encode(
         self,
@@ -210,6 +228,11 @@ class Sink:
     def at(self, output: Path) -> "Sink":
         """A sink that writes the same to another folder."""
         return Sink(output, self._label_map, self.kinds, self._keep_suffix, self._ids)
+
+
+def is_frame(name: str, kind: str) -> bool:
+    """Whether a file has the name of a frame's result in the folder of a video."""
+    return re.fullmatch(r"[0-9]{6,}" + re.escape(SUFFIXES[kind]), name) is not None
 
 
 def _npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -1,6 +1,7 @@
 """Finds images and videos: files, folders and everything below them, the frames of animations, and cameras."""
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path, PurePath
 from dlaseg.errors import UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 from dlaseg.images import ImageFile, open_image
+from dlaseg.inference.folders import SETTINGS, SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Source:
     @property
     def location(self) -> str:
         """Where the file is, whichever way it was found."""
-        return str(self.path.resolve())
+        return os.path.realpath(self.path)
 
 
 def find_all(inputs: Sequence[Path], exclude: Path | None = None, videos: bool = False) -> list[Source]:
@@ -104,9 +106,9 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
     """Lists the images of a file or a folder, and its videos.
 
     A folder is walked recursively, in sorted order, also through symbolic links. Hidden files and folders (a leading
-    dot), files with other suffixes, and links back to a folder that contains them are skipped; of images in formats
-    that are not read, and of videos that are not listed, a warning tells. A dangling link with an image's suffix is
-    listed, so that reading it reports the missing image.
+    dot), files with other suffixes, links back to a folder that contains them, and results of earlier runs are skipped;
+    of the results, of images in formats that are not read, and of videos that are not listed, a warning tells. A
+    dangling link with an image's suffix is listed, so that reading it reports the missing image.
 
     Args:
         input: a file or a folder.
@@ -134,13 +136,15 @@ def find_images(input: Path, exclude: Path | None = None, videos: bool = False) 
         return [source(input, Path(input.name))]
     if not input.is_dir():
         raise UserError(f"{input}: no such file or folder: give an image or a folder of images")
-    excluded = exclude.resolve() if exclude is not None else None
-    if input.resolve() == excluded:
+    excluded = os.path.realpath(exclude) if exclude is not None else None
+    if os.path.realpath(input) == excluded:
         raise UserError(f"{input}: input and output are one folder: give another output, such as {input / 'results'}")
+    results: list[Path] = []
     try:
-        found = list(_walk(input, (), excluded, IMAGE_SUFFIXES | VIDEO_SUFFIXES | OTHER_IMAGE_SUFFIXES))
+        found = list(_walk(input, (), excluded, IMAGE_SUFFIXES | VIDEO_SUFFIXES | OTHER_IMAGE_SUFFIXES, results))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: make the folder readable, or move it away") from error
+    tell_results(input, len(results))
     sources = [source(path, path.relative_to(input)) for path in found if path.suffix.lower() in suffixes]
     tell_left_out(input, [path for path in found if path.suffix.lower() not in suffixes])
     if not sources:
@@ -166,16 +170,40 @@ def tell_left_out(input: Path | str, files: Iterable[PurePath]) -> None:
             )
 
 
-def _walk(folder: Path, above: tuple[Path, ...], excluded: Path | None, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Yields the files of a folder that have one of the suffixes; `above` are its parent folders, links resolved."""
-    real = folder.resolve()
+def tell_results(input: Path | str, folders: int) -> None:
+    """Warns that results of earlier runs are not read.
+
+    Args:
+        input: the folder that holds them, or its URL.
+        folders: number of folders of results in it.
+    """
+    if folders:
+        reason = f"results of earlier runs, beside their {SETTINGS}, are not read, folders left out"
+        logger.warning("%s: %s: %d: give such a folder itself as input to read it", input, reason, folders)
+
+
+def _walk(
+    folder: Path, above: tuple[str, ...], excluded: str | None, suffixes: frozenset[str], results: list[Path]
+) -> Iterator[Path]:
+    """Yields the files of a folder that have one of the suffixes.
+
+    Args:
+        folder: to walk.
+        above: its parent folders, links resolved.
+        excluded: a folder that is not walked, links resolved.
+        suffixes: in lower case.
+        results: gets the folders that hold results of `infer`, which are not walked.
+    """
+    real = os.path.realpath(folder)
     # Only a link back to a parent is a loop; two links to one folder are both walked
     if real in above or real == excluded:
         return
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _walk(entry, (*above, real), excluded, suffixes)
+        if entry.name in SUFFIXES and entry.is_dir() and (folder / SETTINGS).is_file():
+            results.append(entry)
+        elif entry.is_dir():
+            yield from _walk(entry, (*above, real), excluded, suffixes, results)
         elif entry.suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
             yield entry

@@ -138,3 +138,4 @@ def _open_picture(sink: Sink, source: Source, kind: str, grid: Grid) -> Iterator
     path = sink.path(source, kind)
     with write_errors(path), replacing(path) as temporary, temporary.open("wb") as file:
         yield _Picture(sink, kind, path, file, grid)
+        sink.before_write()

@@ -4,7 +4,6 @@ Label maps must be exact, which the fast codecs are not, so a video has a folder
 """
 
 import contextlib
-import re
 import shutil
 import tempfile
 from collections import deque
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.errors import UserError
+from dlaseg.files import write_text
 from dlaseg.inference.captures import Camera, Video
 from dlaseg.inference.memory import memory_message
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.sinks import VIDEO_KINDS, Sink
+from dlaseg.inference.sinks import VIDEO_KINDS, Sink, is_frame
 from dlaseg.inference.sources import Source
 from dlaseg.inference.video_writer import Ticks, VideoWriter, writable_rate
 from dlaseg.text import escaped
@@ -80,8 +80,9 @@ def segment_videos(
     """Segments every video, frame by frame.
 
     Results are written to a hidden folder and moved to their places when the video is done. A broken or truncated video
-    has the results of the frames that can be read. Videos that are written have a constant rate: where the input's rate
-    varies, frames are repeated or left out, so that times stay as they are. Files of frames are neither.
+    has the results of the frames that can be read, and is done again by the next run. Videos that are written have a
+    constant rate: where the input's rate varies, frames are repeated or left out, so that times stay as they are. Files
+    of frames are neither.
 
     Args:
         predictor: the network.
@@ -100,8 +101,21 @@ def segment_videos(
         if source.is_video:
             kinds = sink.kinds if overwrite else sink.missing(source)
             result = VideoResult(source)
-            result.problem = _segment_video(predictor, sink, result, kinds, max_pixels)
+            result.problem = None if overwrite else _other_files(sink, source, kinds)
+            result.problem = result.problem or _segment_video(predictor, sink, result, kinds, max_pixels)
             yield result
+
+
+def _other_files(sink: Sink, source: Source, kinds: Sequence[str]) -> str | None:
+    """One line if a folder of frames holds files that are not of this video: another run had `clip/a.png`, too."""
+    for kind in kinds:
+        folder = sink.path(source, kind)
+        if kind in VIDEO_KINDS or sink.folder.exists(sink.incomplete(source, kind)) or not folder.is_dir():
+            continue
+        if any(not file.name.startswith(".") for file in folder.iterdir()):
+            remedy = "use another output folder, or --overwrite"
+            return f"{source.path}: its frames would be written to {folder}, which holds other files: {remedy}"
+    return None
 
 
 def _segment_video(
@@ -123,10 +137,11 @@ def _segment_video(
             end, interrupted = _write_frames(predictor, working, result, video, kinds)
         except (MemoryError, RuntimeError, cv2.error) as error:
             return memory_message(error, source.path, video.height, video.width)
+        problem = None if interrupted else video.problem(result.frames, end)
         if result.frames:
             for kind in kinds:
-                _move(working, sink, source, kind, result.frames)
-        return None if interrupted else video.problem(result.frames, end)
+                _move(working, sink, source, kind, result.frames, problem if source.camera is None else None)
+        return problem
 
 
 def _write_frames(
@@ -184,21 +199,23 @@ def _write_frames(
     return ticks.end, interrupted
 
 
-def _move(working: Sink, sink: Sink, source: Source, kind: str, frames: int) -> None:
-    """Moves the results of one kind to their place, the first frame last: it says that the others are there."""
+def _move(working: Sink, sink: Sink, source: Source, kind: str, frames: int, problem: str | None) -> None:
+    """Moves the results of one kind to their place; unless there is a problem, they count as complete from then on."""
     made, place = working.path(source, kind), sink.path(source, kind)
+    incomplete = Path(sink.folder.show(sink.incomplete(source, kind)))
+    sink.before_write()
+    write_text(incomplete, f"{problem or 'interrupted'}\n")
     if kind in VIDEO_KINDS:
-        place.parent.mkdir(parents=True, exist_ok=True)
         made.replace(place)
-        return
-    place.mkdir(parents=True, exist_ok=True)
-    names = [sink.path(replace(source, frame=frame), kind).name for frame in reversed(range(frames))]
-    (place / names[-1]).unlink(missing_ok=True)
-    for old in place.iterdir():  # of a longer recording
-        if re.fullmatch(r"[0-9]{6,}", old.stem) and int(old.stem) >= frames and old.suffix == Path(names[0]).suffix:
-            old.unlink()
-    for name in names:
-        (made / name).replace(place / name)
+    else:
+        place.mkdir(exist_ok=True)
+        names = [sink.path(replace(source, frame=frame), kind).name for frame in range(frames)]
+        for old in {file.name for file in place.iterdir() if is_frame(file.name, kind)}.difference(names):
+            (place / old).unlink()  # of a longer recording
+        for name in names:
+            (made / name).replace(place / name)
+    if problem is None:
+        incomplete.unlink()
 
 
 @contextmanager

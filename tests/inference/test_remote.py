@@ -73,6 +73,14 @@ def test_files_that_are_left_out_are_told(root, tmp_path, caplog):
     ]
 
 
+def test_results_of_earlier_runs_are_not_read(root, tmp_path, caplog):
+    (tmp_path / "in/out/infer.json").touch()
+    found = find_remote_images(root, RemoteFolder(f"{root}/out2"))
+    assert [source.relative.as_posix() for source in found] == ["a/c.JPG", "b.png", "outside/f.png"]
+    reason = "results of earlier runs, beside their infer.json, are not read, folders left out: 1"
+    assert caplog.messages == [f"{root}: {reason}: give such a folder itself as input to read it"]
+
+
 def test_a_file_that_is_gone_is_reported_by_its_url(root, tmp_path):
     sources = find_remote_images(root, RemoteFolder(f"{root}/out"))
     (tmp_path / "in/b.png").unlink()

@@ -133,9 +133,10 @@ def test_broken_files_are_reported_and_the_others_are_processed(weights, predict
     (root / "4 empty.png").touch()
     (root / "5 text.png").write_text("not a picture")
     (root / "6 dangling.png").symlink_to(root / "nowhere.png")
+    (root / "7 loop.png").symlink_to(root / "7 loop.png")
 
     summary = infer(weights, root, out, save=["ids"], device="cpu")
-    broken = ["2 cut.png", "3 cut.jpg", "4 empty.png", "5 text.png", "6 dangling.png"]
+    broken = ["2 cut.png", "3 cut.jpg", "4 empty.png", "5 text.png", "6 dangling.png", "7 loop.png"]
     assert [path for path, _ in summary.failed] == [root / name for name in broken]
     assert all(message.startswith(f"{path}: ") and "\n" not in message for path, message in summary.failed)
     assert (summary.written, summary.skipped) == (len(good), 0)
@@ -255,6 +256,9 @@ def test_an_output_that_is_a_file_is_refused(weights, tmp_path):
     ):
         infer(weights, path, tmp_path / "file", device="cpu")
     assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match=r"loop: results cannot be written to a link that leads nowhere: the last path"):
+        infer(weights, path, tmp_path / "loop", device="cpu")
 
 
 def test_an_image_too_large_for_the_device_is_reported_and_the_others_are_processed(weights, tmp_path, monkeypatch):

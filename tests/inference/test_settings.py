@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from video_files import write_video
 
 from dlaseg import UserError, load_model, save_model
 from dlaseg.files import sha256
 from dlaseg.inference import run
 from dlaseg.inference.folders import LocalFolder
+from dlaseg.inference.grid import Axis, Grid
+from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
-from dlaseg.inference.settings import Settings, read_settings
+from dlaseg.inference.settings import Claim, Settings, read_settings
 from dlaseg.label_images import read_label_image
 from dlaseg.weights.files import model_sha256
 
@@ -185,6 +190,46 @@ def test_an_empty_folder_of_other_settings_is_free(network, other_network, image
     (out / "ids").mkdir()
     (out / "ids/.rest.png").touch()  # of a killed run
     assert infer(other_network, images, out, ["ids"], device="cpu").written == 3
+
+
+@pytest.mark.parametrize("kind", ["ids", "strips", "video"])
+def test_a_run_ends_when_another_takes_over_its_output(network, other_network, images, tmp_path, monkeypatch, kind):
+    out, name = tmp_path / "out", "predict_strips" if kind == "strips" else "__call__"
+    predict, grid = getattr(Predictor, name), MemoryBudget.grid
+    inputs = write_video(tmp_path / "clip.mp4", frames=2) if kind == "video" else images / "0.png"
+    if kind == "strips":
+        tiles = Grid(Axis.split(20, 32, 32, 32), Axis.split(30, 32, 32, 32))
+        monkeypatch.setattr(MemoryBudget, "grid", lambda *arguments, **options: tiles)
+
+    def taken(*arguments):
+        monkeypatch.setattr(Predictor, name, predict)
+        monkeypatch.setattr(MemoryBudget, "grid", grid)
+        infer(other_network, images / "0.png", out, ["color"], device="cpu")  # begins while there is no result
+        return predict(*arguments)
+
+    monkeypatch.setattr(Predictor, name, taken)
+    with pytest.raises(UserError, match=r"out: another run writes results of other weights .* to it: use another outp"):
+        infer(network, inputs, out, ["ids"], device="cpu")
+    assert list(results(out)) == [Path("color/0.png")]
+    assert read_settings(LocalFolder(out)).weights_sha256 == model_sha256(other_network)
+
+
+def test_runs_of_the_same_settings_share_an_output(network, images, tmp_path, monkeypatch):
+    out, call, limit = tmp_path / "out", Predictor.__call__, 64 * 10**9
+
+    def shared(self, image):
+        monkeypatch.setattr(Predictor, "__call__", call)
+        infer(network, images / "2.png", out, ["ids"], device="cpu")
+        settings = read_settings(LocalFolder(out))
+        replace(settings, max_memory=limit).write(LocalFolder(out))  # that run had an image in tiles
+        return call(self, image)
+
+    monkeypatch.setattr(Predictor, "__call__", shared)
+    assert infer(network, images, out, ["ids"], device="cpu") == InferSummary(written=3)
+    claim = Claim(LocalFolder(out), replace(read_settings(LocalFolder(out)), max_memory=None))
+    claim.record_limit(limit)
+    with pytest.raises(UserError, match="max_memory 64000000000, now 32000000000"):
+        Claim(LocalFolder(out), replace(claim.settings, max_memory=None)).record_limit(limit // 2)
 
 
 def test_the_settings_are_written_first(network, images, tmp_path, monkeypatch):

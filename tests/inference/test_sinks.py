@@ -128,3 +128,6 @@ def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
     kept = Sink(tmp_path, LABELS, ["ids"], keep_suffix=True).unnameable(sources)
     assert kept.keys() == {sources[0].path, sources[1].path}
     assert "its result's name would have 259 bytes, 255 are allowed: rename it" in kept[sources[1].path]
+    longer = Sink(tmp_path, LABELS, ["ids", "contours"]).unnameable(sources)
+    assert list(longer) == [sources[1].path]
+    assert "its result's name would have 256 bytes" in longer[sources[1].path]

@@ -105,7 +105,17 @@ def test_every_link_to_a_folder_is_followed(tmp_path):
 def test_a_dangling_link_is_listed_for_the_reader_to_report(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
-    assert relatives(find_images(tmp_path)) == ["gone.png", "itself.png"]
+    assert relatives(find_all([tmp_path])) == ["gone.png", "itself.png"]
+    assert relatives(find_images(tmp_path, exclude=tmp_path / "itself.png")) == ["gone.png", "itself.png"]
+
+
+def test_results_of_earlier_runs_are_not_read_and_told_once(tmp_path, caplog):
+    for name in ("a.png", "ids/b.png", "out/ids/a.png", "out/overlay/a.png", "out/photo.png", "out/infer.json"):
+        touch(tmp_path / name)
+    assert relatives(find_images(tmp_path)) == ["a.png", "ids/b.png", "out/photo.png"]
+    reason = "results of earlier runs, beside their infer.json, are not read, folders left out: 2"
+    assert caplog.messages == [f"{tmp_path}: {reason}: give such a folder itself as input to read it"]
+    assert relatives(find_images(tmp_path / "out/ids")) == ["a.png"]
 
 
 def test_the_excluded_folder_is_not_walked(tmp_path):

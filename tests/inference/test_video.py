@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import signal
 import sys
 import threading
 import time
@@ -165,6 +166,21 @@ def test_results_of_two_inputs_never_mix(network, tmp_path):
     assert infer(network, root, tmp_path / "kept", keep_suffix=True, device="cpu") == InferSummary(written=4)
 
 
+def test_a_video_replaces_no_results_of_an_earlier_run(network, tmp_path):
+    video, out = write_video(tmp_path / "in/a.mp4", frames=5), tmp_path / "out"
+    (tmp_path / "in/a").mkdir()
+    Image.fromarray(frame_image(0)).save(tmp_path / "in/a/000003.png")
+    assert infer(network, tmp_path / "in", out, ["ids"], device="cpu").written == 1
+    before = (out / "ids/a/000003.png").read_bytes()
+    summary = infer(network, video, out, ["ids"], device="cpu")
+    reason = f"its frames would be written to {out / 'ids/a'}, which holds other files"
+    assert summary == InferSummary(failed=[(video, f"{video}: {reason}: use another output folder, or --overwrite")])
+    assert files(out) == ["ids/a/000003.png"]
+    assert (out / "ids/a/000003.png").read_bytes() == before
+    assert infer(network, video, out, ["ids"], overwrite=True, device="cpu") == InferSummary(written=1)
+    assert files(out) == frame_names("ids/a", 5)
+
+
 def test_the_limit_of_tiles_is_recorded_with_the_results_of_videos(network, tmp_path, monkeypatch):
     path, limit = write_video(tmp_path / "clip.avi"), 64 * 10**9
     grid = MemoryBudget.grid
@@ -199,6 +215,16 @@ def test_a_truncated_video_has_the_results_of_what_can_be_read(network, tmp_path
     assert summary.failed == [(path, f"{problem}replace or repair the file")]
     assert files(out / "ids/cut") == [f"{number:06}.png" for number in range(count)]
     assert len(read_video(out / "color/cut.mp4")[0]) == count
+    assert (out / "ids/cut.incomplete").read_text() == f"{problem}replace or repair the file\n"
+
+    again = infer(network, root, out, ["ids", "color"], device="cpu")
+    assert (again.written, again.skipped, again.failed) == (0, 1, summary.failed)
+    path.write_bytes(content)
+    assert infer(network, root, out, ["ids", "color"], device="cpu") == InferSummary(written=1, skipped=1)
+    assert files(out / "ids") == [*frame_names("cut", 40), *frame_names("whole", 2)]
+    assert files(out / "color") == ["cut.mp4", "whole.mp4"]
+    assert len(read_video(out / "color/cut.mp4")[0]) == 40
+    assert infer(network, root, out, ["ids", "color"], device="cpu") == InferSummary(skipped=2)
 
 
 def test_files_that_are_no_videos_fail_in_one_line_and_the_others_are_done(weights, tmp_path, capfd):
@@ -239,6 +265,22 @@ def test_an_interrupted_video_leaves_nothing_and_is_done_again(network, tmp_path
     assert len(files(out)) == 14
 
 
+def test_sigterm_is_handled_as_ctrl_c(weights, tmp_path, capsys, failing_at):
+    def unhandled(*_):
+        raise AssertionError("SIGTERM")
+
+    path, out = write_video(tmp_path / "clip.mp4"), tmp_path / "out"
+    failing_at(5, lambda: signal.raise_signal(signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, unhandled)
+    try:
+        assert main(["infer", str(weights), str(path), str(out), "--backend", "torch"]) == 130
+        assert signal.getsignal(signal.SIGTERM) is unhandled
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "dlaseg infer: interrupted; finished files are complete" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == ["infer.json"]
+
+
 def test_an_interrupted_move_is_done_again(network, tmp_path, monkeypatch):
     path, out = write_video(tmp_path / "clip.mp4", frames=4), tmp_path / "out"
     replace, moved = type(path).replace, []
@@ -254,7 +296,7 @@ def test_an_interrupted_move_is_done_again(network, tmp_path, monkeypatch):
         patch.setattr(type(path), "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             infer(network, path, out, ["ids"], device="cpu")
-    assert files(out) == ["ids/clip/000002.png", "ids/clip/000003.png"]
+    assert files(out) == ["ids/clip.incomplete", "ids/clip/000000.png", "ids/clip/000001.png"]
     assert infer(network, path, out, ["ids"], device="cpu") == InferSummary(written=1)
     assert files(out) == frame_names("ids/clip", 4)
 
@@ -266,6 +308,9 @@ def test_a_shorter_video_replaces_all_frames_of_a_longer_one(network, other_netw
     write_video(path, frames=3)
     assert infer(network, path, out, ["ids", "color"], overwrite=True, device="cpu").written == 1
     assert files(out) == ["color/clip.mp4", *frame_names("ids/clip", 3), "ids/clip/mine.png"]
+    with pytest.raises(UserError, match=r"ids/clip/mine\.png: one of 1 results of other weights"):
+        infer(other_network, path, out, ["ids", "color"], overwrite=True, device="cpu")
+    (out / "ids/clip/mine.png").unlink()
     with pytest.raises(UserError, match=r"color/clip\.mp4: one of 1 results of other weights"):
         infer(other_network, path, out, ["ids"], overwrite=True, device="cpu")
     assert infer(other_network, path, out, ["ids", "color"], overwrite=True, device="cpu").written == 1
