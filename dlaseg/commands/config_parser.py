@@ -74,7 +74,7 @@ class ConfigParser(CommandParser):
         for field in self.fields.values():
             section = field.name.rpartition(".")[0]
             if section not in groups:
-                groups[section] = self.add_argument_group(titles[section].rstrip("."))
+                groups[section] = self.add_argument_group(titles.get(section, section).rstrip("."))
             is_list = any(get_origin(kind) in (list, tuple) for kind in (field.type, *get_args(field.type)))
             groups[section].add_argument(
                 f"--{field.name}",

@@ -13,6 +13,7 @@ from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
 from dlaseg.data.names import escape_name
 from dlaseg.data.statistics import statistics
+from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
@@ -74,10 +75,12 @@ def score(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, instance maps of some images only, and as `Predictor`, `check_labels` and
-            `evaluate`.
+        UserError: an unknown measure or padding, instance maps of some images only, and as `Predictor`, `check_labels`
+            and `evaluate`.
     """
     check_measures(measures)
+    if padding not in ("mirror", "stretch"):
+        raise UserError(f"padding {padding!r}: unknown: use mirror or stretch")
     output = Path(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None

@@ -4,29 +4,53 @@ from pathlib import Path
 
 from dlaseg.data.names import read_names
 from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.inference.backends.exported import exported_sha256, is_exported, read_graph
+from dlaseg.metadata import Origin
 from dlaseg.run_folder import LOG, TRAIN_NAMES, RunFolder
-from dlaseg.weights.builtin import builtin_files, list_weights
+from dlaseg.weights.builtin import BuiltinWeights, builtin_files, list_weights
 
 
 def images_of_training(file: Path, dataset: SegmentationDataset) -> str | None:
     """Says which images of a split are known to be among those of the training; None if none are known to be.
 
-    It is known of weights that come with the package, by the names of their splits, and of those in a run folder, by
-    the names of the images that the run recorded. Of other files nothing is known.
+    It is known of weights that come with the package and of networks that started from these, by the names of their
+    splits, and of those in a run folder, by the names of the images that the run recorded. Of other files nothing is
+    known.
 
     Args:
         file: the weights.
         dataset: the split.
     """
-    if file in builtin_files().values() and file.with_suffix(".json").exists():
-        data = next(each.data for each in list_weights() if each.file == file).split()
-        if len(data) != 2 or data[0] != dataset.name or not _share(data[1], dataset.split):
-            return None
+    seen = {exported_sha256(each.file): each.name for each in _builtin_weights() if _is_data(each.data, dataset)}
+    if seen and exported_sha256(file) in seen:
         return "was among the training data"
     common = _names_of_training(file.parent, dataset) & {pair.name for pair in dataset.pairs}
-    if not common:
-        return None
-    return f"has {len(common)} images of the training, by the names in {file.parent / TRAIN_NAMES}"
+    if common:
+        return f"has {len(common)} images of the training, by the names in {file.parent / TRAIN_NAMES}"
+    started_from = [seen[each.sha256] for each in (_origin(file) if seen else ()) if each.sha256 in seen]
+    if started_from:
+        return f"was among the training data of {started_from[0]}, from which this network started"
+    return None
+
+
+def _builtin_weights() -> list[BuiltinWeights]:
+    """The weights that come with the package; none if their facts are missing."""
+    return list_weights() if all(file.with_suffix(".json").exists() for file in builtin_files().values()) else []
+
+
+def _is_data(trained: str, dataset: SegmentationDataset) -> bool:
+    """Whether training data such as `camvid train+val` have images of a split."""
+    name, _, split = trained.partition(" ")
+    return name == dataset.name and _share(split, dataset.split)
+
+
+def _origin(file: Path) -> tuple[Origin, ...]:
+    """The weights that a network started from."""
+    if is_exported(file):
+        return read_graph(file).metadata.origin
+    from dlaseg.weights.files import read_model_file  # imports torch
+
+    return read_model_file(file)[0].origin
 
 
 def _names_of_training(folder: Path, dataset: SegmentationDataset) -> set[str]:

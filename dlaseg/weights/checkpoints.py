@@ -41,6 +41,12 @@ MAX_NESTING = 16
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 """What DataParallel, torch.compile and trainers put before every name."""
 
+AVERAGED = "_ema"
+"""What timm puts behind the key of a network for that of the moving average of its tensors."""
+
+COUNT = "n_averaged"
+"""What torch's `AveragedModel` has beside the network."""
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32)
 """Types of tensors that a checkpoint of a DLA may have."""
 
@@ -56,6 +62,7 @@ class Checkpoint:
         metadata: of a safetensors file.
         wrapping: what was taken off, outermost first, such as `state_dict`, `module.`.
         beside: what else lay beside the tensors, plain values as they are, others by their type.
+        averaged: the key of a moving average of the tensors that lay beside them, such as `state_dict_ema`.
     """
 
     path: Path
@@ -64,6 +71,7 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     wrapping: tuple[str, ...] = ()
     beside: dict[str, Any] = field(default_factory=dict)
+    averaged: str | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -95,11 +103,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = _read_pickle(path, zipped=head[:2] == b"PK")
     else:
         raise UserError(f"{path}: neither a safetensors file nor a pickle of torch.save: name a weights file")
-    tensors, wrapping, beside = _unwrap(path, content)
+    tensors, wrapping, beside, averaged = _unwrap(path, content)
     if str(beside.get("format")).startswith(TRAINING_FORMAT):
         best = path.parent / BEST_WEIGHTS
         raise UserError(f"{path}: a checkpoint for --resume, not a weights file: use {best}")
-    return Checkpoint(path, container, tensors, metadata, wrapping, beside)
+    return Checkpoint(path, container, tensors, metadata, wrapping, beside, averaged)
 
 
 def _refuse_what_is_no_weights_file(path: Path, head: bytes) -> None:
@@ -205,15 +213,18 @@ def _archive_names(path: Path) -> list[str] | None:
         return None
 
 
-def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any]]:
-    """Tensors by name, what was taken off around them, and what lay beside them."""
+def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...], dict[str, Any], str | None]:
+    """Tensors by name, what was taken off around them, what lay beside them, and the key of their moving average."""
     wrapping: list[str] = []
+    averaged = None
     beside: dict[str, Any] = {}
     while isinstance(content, Mapping) and (key := _wrapper(content)) is not None:
         beside |= {_name(name): _plain(value) for name, value in content.items() if name != key}
         hyper_parameters = content.get(HYPER_PARAMETERS)
         if isinstance(hyper_parameters, Mapping):
             beside |= {f"{HYPER_PARAMETERS}.{_name(name)}": _plain(value) for name, value in hyper_parameters.items()}
+        if isinstance(content.get(f"{key}{AVERAGED}"), Mapping):
+            averaged = f"{key}{AVERAGED}"
         _wrap(path, wrapping, key)
         content = content[key]
     if not isinstance(content, Mapping) or not content:
@@ -232,10 +243,12 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
             )
         _check_tensor(path, name, value)
     tensors = {name: value.detach() for name, value in content.items()}
+    if COUNT in tensors and all(name == COUNT or name.startswith(PREFIXES[0]) for name in tensors):
+        beside[COUNT] = _describe(tensors.pop(COUNT))
     while (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None)) is not None:
         _wrap(path, wrapping, prefix)
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors, tuple(wrapping), beside
+    return tensors, tuple(wrapping), beside, averaged
 
 
 def _wrap(path: Path, wrapping: list[str], name: str) -> None:

@@ -1,6 +1,8 @@
 """One resolver of weights: a file, a folder, a name of built-in weights, or a repository on the hub -> a file."""
 
+import filecmp
 import logging
+import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -27,12 +29,19 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
             `dlaseg.list_weights()`, unless a file or such a folder in the working folder has this name; or `USER/NAME`
             of a repository on the hub that holds `model.safetensors`, with `@REVISION` for a certain branch, tag or
             commit; or `hf-hub:USER/NAME/FILE`, any other file of a repository. What was downloaded before is taken from
-            the hub's cache (HF_HOME) without the network.
+            the hub's cache (HF_HOME) without the network. If the folder `USER` exists here, `USER/NAME` is a path, and
+            the repository is `hf-hub:USER/NAME`.
         argument: the name of the argument that `source` comes from, for the message.
 
     Raises:
-        UserError: neither a file, nor a name, nor a repository that can be downloaded; says what to do.
+        UserError: neither a file, nor a name, nor a repository that can be downloaded, or a folder of two weights
+            files that differ; says what to do.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"{argument} of type {type(source).__name__}: weights are given by a file, a folder or a name: give one of "
+            "these, or load a state dict by model.load_state_dict"
+        )
     path = Path(source)
     builtin = find_builtin(source)
     if builtin is not None:
@@ -50,6 +59,11 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
         return path  # the reader refuses a missing file
+    if not str(source).startswith("hf-hub:") and path.parent.is_dir():
+        raise UserError(
+            f"{source}: no such file or folder here, where {path.parent} is a folder: correct the name, or give "
+            f"hf-hub:{source} for a repository on the hub"
+        )
     return _download(match[1], match[2], argument)
 
 
@@ -62,7 +76,10 @@ def find_builtin(source: str | Path) -> Path | None:
 
 def _in_folder(path: Path) -> Path:
     """The weights file in a folder: of a saved model or of a training run; the path itself where there is none."""
-    return next((path / name for name in (FILE, BEST_WEIGHTS) if (path / name).is_file()), path)
+    files = [path / name for name in (FILE, BEST_WEIGHTS) if (path / name).is_file()]
+    if len(files) > 1 and not filecmp.cmp(files[0], files[1], shallow=False):
+        raise UserError(f"{path}: {FILE} and {BEST_WEIGHTS} in it differ: name the file, such as {path / BEST_WEIGHTS}")
+    return files[0] if files else path
 
 
 def _is_name(source: str) -> bool:
@@ -90,12 +107,12 @@ def _download(name: str, revision: str | None, argument: str, file: str = FILE) 
         return Path(hf_hub_download(name, file, revision=revision))
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{name}: no such file here, and no repository that you may read at {constants.ENDPOINT}/{name}: timm's "
+            f"{name}: no such folder here, and no repository that you may read at {constants.ENDPOINT}/{name}: timm's "
             "are timm/dla34.in1k, timm/dla60.in1k, ..."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:  # RuntimeError: of old releases
         address = f"{constants.ENDPOINT}/{name}/resolve/{revision or 'main'}/{file}"
         raise UserError(
-            f"{name}: {file} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had from the hub: download "
-            f"{address} elsewhere, copy it here and give its path as {argument}"
+            f"{name}: no such folder here, and {file} is neither in the cache ({constants.HF_HUB_CACHE}) nor to be had "
+            f"from the hub: download {address} elsewhere, copy it here and give its path as {argument}"
         ) from error

@@ -1,6 +1,7 @@
 """Metadata of a network as entries of text, which weights files and exported files carry; does not import torch."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -58,10 +59,12 @@ def decode_metadata(path: Path, entries: Mapping[str, str], any_network: bool = 
         UserError: another format, damaged, an argument that is unknown or out of range, or classes, mean or std of
             another number.
     """
-    if entries.get("format") != FORMAT:
+    if (written := entries.get("format")) != FORMAT:
+        reads = f"{path}: weights format {written!r:.80}, this release reads {FORMAT!r} files"
+        if re.fullmatch(r"dlaseg-\d+", str(written)):
+            raise UserError(f"{reads}: update dlaseg")
         raise UserError(
-            f"{path}: weights format {entries.get('format')!r:.80}, this release reads {FORMAT!r} files, written by "
-            "dlaseg.save_model and by training: convert others by `dlaseg weights convert`"
+            f"{reads}, written by dlaseg.save_model and by training: convert others by `dlaseg weights convert`"
         )
     try:
         content = {key: _parse(key, entries[key]) for key in (*_REQUIRED, *_OPTIONAL) if key in entries}

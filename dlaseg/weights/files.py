@@ -2,18 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
 from dlaseg.metadata import ModelMetadata
+from dlaseg.models.build import Architecture, build_segmenter
+from dlaseg.models.dla import build_backbone
+from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
-from dlaseg.weights.entries import decode_metadata, encode_metadata
+from dlaseg.weights.entries import (
+    BACKBONE_ARGUMENTS,
+    OPTIONAL_ARGUMENTS,
+    SEGMENTATION_ARGUMENTS,
+    decode_metadata,
+    encode_metadata,
+)
 
 
 class Savable(Protocol):
@@ -40,8 +49,9 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
 
     Raises:
         UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that
-            name, a network that was assembled by hand, or metadata that do not fit it.
+            name, a network that was assembled by hand, one whose layers were replaced, or metadata that do not fit it.
     """
+    check_network(model)
     path = Path(path)
     if precision not in ("float32", "float16"):
         raise UserError(f"precision {precision} of a weights file: use float32 or float16")
@@ -53,8 +63,23 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
     if not metadata.architecture:
         raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
+    _check_layers(path, model)
     content = _serialize(model, _rounded if precision == "float16" else None)
     write_bytes(path, content, sync=True)  # save_file's files only their owner reads
+
+
+def check_network(model: object) -> None:
+    """Checks that an object is a network with metadata, and not a wrapper around one or its tensors.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(model, nn.Module) and isinstance(getattr(model, "metadata", None), ModelMetadata):
+        return
+    kind = type(model).__name__
+    if isinstance(getattr(getattr(model, "module", None), "metadata", None), ModelMetadata):
+        raise UserError(f"{kind}: wraps the network, which is needed itself: give model.module")
+    raise UserError(f"{kind}: not a network of dlaseg: give one that create_model or load_model returned")
 
 
 def model_sha256(model: Savable) -> str:
@@ -69,7 +94,7 @@ def read_model_file(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
         Metadata, and tensors by name on the CPU.
 
     Raises:
-        UserError: no such file, damaged, or not a segmentation network of ours.
+        UserError: no such file, damaged, not a segmentation network of ours, or numbers that `check_numbers` refuses.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; weights are a .safetensors file, such as runs/NAME/best.safetensors")
@@ -77,7 +102,28 @@ def read_model_file(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
     metadata = decode_metadata(path, checkpoint.metadata)
     if metadata.label_map is None:
         raise UserError(f"{path}: a classifier's weights: start a segmentation network from them by backbone_weights")
+    check_numbers(path, checkpoint.tensors)
     return metadata, checkpoint.tensors
+
+
+def check_numbers(path: Path, tensors: Mapping[str, Tensor], restore: Callable[[str], str] = str) -> None:
+    """Checks that a network can compute with its tensors: by a single NaN, every pixel gets class 0.
+
+    Args:
+        path: the file.
+        tensors: by our names.
+        restore: our name -> the file's, for messages.
+
+    Raises:
+        UserError: a number that is not finite in float32, or a negative variance.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{path}: {restore(name)} holds values that are not finite: use another file")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise UserError(f"{path}: {restore(name)} holds negative variances: use another file")
 
 
 def is_ours(checkpoint: Checkpoint) -> bool:
@@ -85,9 +131,42 @@ def is_ours(checkpoint: Checkpoint) -> bool:
     return checkpoint.metadata.get("format", "").startswith("dlaseg")
 
 
+def _state(model: Savable) -> dict[str, Tensor]:
+    """Tensors by name, without the parts of names that torch.compile adds."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
+
+
+def _check_layers(path: Path, model: Savable) -> None:
+    """Checks that the tensors are those of the network that the metadata describe; not of a family of the user's own.
+
+    Raises:
+        UserError: names the first one that is not.
+    """
+    metadata, architecture = model.metadata, model.metadata.architecture
+    is_segmentation = metadata.label_map is not None
+    known = SEGMENTATION_ARGUMENTS if is_segmentation else BACKBONE_ARGUMENTS
+    if architecture.keys() - OPTIONAL_ARGUMENTS != set(known):
+        return
+    with SkipInit():
+        network = build_segmenter(Architecture(**architecture)) if is_segmentation else build_backbone(**architecture)
+    found, expected = ({key: tuple(tensor.shape) for key, tensor in _state(each).items()} for each in (model, network))
+    wrong = [key for key in found | expected if found.get(key) != expected.get(key)]
+    if not wrong:
+        return
+    first, num_classes = wrong[0], metadata.num_classes
+    tensor = f"{first} of shape {found[first]}" if first in found else f"no {first}"
+    shape = f"shape {expected[first]}" if first in expected else "none"
+    message = f"{path}: {tensor}, where a {architecture['name']} of {num_classes} classes has {shape}"
+    rows = [found[key][:1] for key in wrong if key in found and expected.get(key) == (num_classes, *found[key][1:])]
+    if len(rows) == len(wrong) and len(set(rows)) == 1:  # the layers of another number of classes
+        make = "create_model" if is_segmentation else "create_backbone"
+        raise UserError(f"{message}: make it with {make}(..., num_classes={rows[0][0]})")
+    raise UserError(f"{message}: keep the layers that create_model made, or save the state_dict() by torch.save")
+
+
 def _serialize(model: Savable, convert: Callable[[str, Tensor], Tensor] | None = None) -> bytes:
     # Contiguous: channels_last is a machine's preference, not the file's business
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(model).items()}
     if convert is not None:
         tensors = {name: convert(name, tensor) for name, tensor in tensors.items()}
     return _sort_header(save(tensors, encode_metadata(model.metadata)))

@@ -13,10 +13,10 @@ from dlaseg.metadata import MAX_ORIGINS, ModelMetadata, Origin
 from dlaseg.models.build import OPTIONS
 from dlaseg.models.dla import DLA
 from dlaseg.models.segmenter import DLASeg
-from dlaseg.weights.checkpoints import Checkpoint, read_checkpoint
+from dlaseg.weights.checkpoints import AVERAGED, Checkpoint, read_checkpoint
 from dlaseg.weights.download import resolve
 from dlaseg.weights.entries import decode_metadata
-from dlaseg.weights.files import is_ours
+from dlaseg.weights.files import check_network, is_ours
 from dlaseg.weights.recognition import HEADS, Recognized, recognize
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
     Raises:
         UserError: no such weights, or of another network: names what does not fit.
     """
+    check_network(model)
     checkpoint = read_checkpoint(resolve(source, "weights (--model.weights)"))
     recognized = recognize(checkpoint, norm)
     if recognized.stride is None:
@@ -79,7 +80,7 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
             metadata = replace(metadata, label_map=saved.label_map)
     else:
         notes.append("the file has no mean and std, ImageNet's are assumed: set others in model.metadata")
-    model.load_state_dict(state)
+    _load(model, state, f"{source}: {recognized}")
     origin = _log(checkpoint, recognized, "weights", source, notes)
     model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
     return origin
@@ -98,6 +99,7 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
     Raises:
         UserError: no such weights, or of another network: names what does not fit.
     """
+    check_network(model)
     backbone = model.backbone if isinstance(model, DLASeg) else model
     checkpoint = read_checkpoint(resolve(source, f"{argument} (--model.{argument})"))
     recognized = recognize(checkpoint)
@@ -119,10 +121,25 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
             metadata = replace(metadata, mean=saved.mean, std=saved.std)
         if saved.class_names and len(saved.class_names) == len(metadata.class_names):
             metadata = replace(metadata, class_names=saved.class_names)
-    backbone.load_state_dict(state)
+    _load(backbone, state, f"{source}: {recognized}")
     origin = _log(checkpoint, recognized, argument, source, notes)
     model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
     return origin
+
+
+def _load(network: DLASeg | DLA, state: dict[str, Tensor], source: str) -> None:
+    """Loads tensors, if they are exactly those of a network, which may have been assembled by hand.
+
+    Raises:
+        UserError: names the first tensor that is not; nothing was loaded.
+    """
+    own = network.state_dict()
+    wrong = [key for key in own | state if key not in own or key not in state or own[key].shape != state[key].shape]
+    if wrong:
+        raise UserError(
+            f"{source}: {len(wrong)} tensors do not fit this model, first {wrong[0]}: make the model by create_model"
+        )
+    network.load_state_dict(state)
 
 
 def _saved_metadata(checkpoint: Checkpoint, recognized: Recognized) -> ModelMetadata:
@@ -184,6 +201,10 @@ def _log(
     """Logs what was loaded, and returns it as the network's origin."""
     name = Path(source).name if Path(source).exists() else str(source)  # no folders of this machine
     logger.info("%s %s: %s, sha256 %s", argument, source, recognized, checkpoint.sha256)
+    if checkpoint.averaged is not None:
+        averaged = checkpoint.averaged
+        used = f"{averaged.removesuffix(AVERAGED)} is used, not its moving average {averaged}"
+        notes = [*notes, f"{used}: to use that, save torch.load(FILE)[{averaged!r}] by torch.save and load the result"]
     for note in notes:
         logger.warning("%s %s: %s", argument, source, note)
     return Origin(argument, name, str(recognized), checkpoint.sha256)

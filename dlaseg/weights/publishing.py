@@ -5,11 +5,17 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, constants
 
+from dlaseg.errors import UserError
 from dlaseg.files import write_json
 from dlaseg.models.base import SegmentationModel
+from dlaseg.strict_json import read_json
 from dlaseg.weights.card import model_card
 from dlaseg.weights.download import FILE
-from dlaseg.weights.files import save_model
+from dlaseg.weights.entries import OPTIONAL_ARGUMENTS, SEGMENTATION_ARGUMENTS
+from dlaseg.weights.files import check_network, save_model
+
+CARD = "README.md"
+"""Name of the model card in a repository."""
 
 
 def save_pretrained(
@@ -23,19 +29,43 @@ def save_pretrained(
 
     Args:
         model: the network.
-        folder: made if it is not there.
+        folder: made if it is not there. Files that this function wrote before are replaced.
         run: see `dlaseg.weights.card.model_card`.
         scores: see there.
         license: see there.
 
     Raises:
-        UserError: as `save_model` and `model_card`; nothing is written then.
+        UserError: as `save_model` and `model_card`, or a card or `config.json` in the folder that something else wrote;
+            nothing is written then.
     """
+    check_network(model)
     folder = Path(folder)
+    card_path, config_path = folder / CARD, folder / constants.CONFIG_NAME
+    for path, is_own in ((card_path, _is_card(card_path)), (config_path, _is_config(config_path, model))):
+        if path.exists() and not is_own:
+            raise UserError(f"{path}: would be replaced, but dlaseg did not write it: give another folder")
     card = model_card(model, run, scores, license)
     save_model(model, folder / FILE)
-    write_json(folder / constants.CONFIG_NAME, dict(model.metadata.architecture))
-    card.save(folder / "README.md")
+    write_json(config_path, dict(model.metadata.architecture))
+    card.save(card_path)
+
+
+def _is_card(path: Path) -> bool:
+    """Whether a file begins with the data of a card of ours."""
+    if not path.is_file():
+        return False
+    data = path.read_bytes().partition(b"\n---\n")[0].splitlines()
+    return data[:1] == [b"---"] and b"library_name: dlaseg" in data
+
+
+def _is_config(path: Path, model: SegmentationModel) -> bool:
+    """Whether a file holds the arguments of a network of ours or of the model's family, and nothing else."""
+    try:
+        content = read_json(path, "a config.json")
+    except UserError:
+        return False
+    known = (set(names) - OPTIONAL_ARGUMENTS for names in (SEGMENTATION_ARGUMENTS, model.metadata.architecture))
+    return isinstance(content, dict) and content.keys() - OPTIONAL_ARGUMENTS in known
 
 
 def push_to_hub(

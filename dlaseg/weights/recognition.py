@@ -17,7 +17,7 @@ from dlaseg.models.segmenter import STRIDES
 from dlaseg.models.skip_init import SkipInit
 from dlaseg.weights.checkpoints import HYPER_PARAMETERS, Checkpoint
 from dlaseg.weights.entries import decode_metadata
-from dlaseg.weights.files import is_ours
+from dlaseg.weights.files import check_numbers, is_ours
 from dlaseg.weights.layouts import LAYOUTS
 from dlaseg.weights.norms import NORMS, norm_of, plain_norms
 
@@ -94,8 +94,8 @@ def recognize(checkpoint: Checkpoint, norm: str | None = None) -> Recognized:
             computed, and the activation is among the options.
 
     Raises:
-        UserError: not a DLA, or one with missing, unexpected, misshapen or non-finite tensors; another norm than the
-            file says.
+        UserError: not a DLA, or one with missing, unexpected or misshapen tensors, or numbers that `check_numbers`
+            refuses; another norm than the file says.
     """
     path, tensors = checkpoint.path, checkpoint.tensors
     layout = next((layout for layout in LAYOUTS if layout.detect(checkpoint)), None)
@@ -137,9 +137,8 @@ def recognize(checkpoint: Checkpoint, norm: str | None = None) -> Recognized:
             check_backbone(name, num_classes, in_channels, root_kernel_size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    for key, tensor in ({f"{prefix}{key}": tensor for key, tensor in backbone.items()} | decoder | classifier).items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise UserError(f"{path}: {layout.restore(key)} holds values that are not finite: use another file")
+    used = {f"{prefix}{key}": tensor for key, tensor in backbone.items()} | decoder | classifier
+    check_numbers(path, used, layout.restore)
     if layout.upsampling in tensors:
         _check_bilinear(path, layout.upsampling, tensors[layout.upsampling], num_classes, stride)
     return Recognized(

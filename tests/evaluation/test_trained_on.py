@@ -12,6 +12,7 @@ from dlaseg.benchmarking.leaderboard import board_markdown, board_rows
 from dlaseg.data.datasets import open_dataset
 from dlaseg.evaluation.scoring import score
 from dlaseg.evaluation.trained_on import images_of_training
+from dlaseg.factory import model_from_checkpoint
 from dlaseg.weights.builtin import builtin_files
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
@@ -101,3 +102,26 @@ def test_leader_boards_mark_the_row(run, root, tmp_path):
     assert board.endswith("\\* trained on images of this split: not to be compared with the others")
     assert [row["trained_on"] for row in board_rows(rows)] == [True, None]
     assert "\\*" not in board_markdown(rows[1:])
+
+
+def test_a_network_that_started_from_weights_of_the_package_is_told(root, tmp_path, caplog):
+    train, val, test = (replace(open_dataset("camvid", root, "val"), split=split) for split in ("train", "val", "test"))
+    again = model_from_checkpoint("camvid")  # what `dlaseg weights convert` writes
+    dlaseg.save_model(again, tmp_path / "again.safetensors")
+    tuned = dlaseg.create_model("dla46_c", 11, 4, 1, backbone_weights=tmp_path / "again.safetensors")
+    dlaseg.save_model(tuned, tmp_path / "tuned.safetensors")
+    message = "was among the training data of camvid, from which this network started"
+    for name in ("again", "tuned"):
+        file = tmp_path / f"{name}.safetensors"
+        assert images_of_training(file, train) == images_of_training(file, val) == message
+        assert images_of_training(file, test) is None
+        assert images_of_training(file, replace(val, name="folder")) is None
+    results = score(tmp_path / "again.safetensors", val, tmp_path / "scores", workers=0, device="cpu")
+    assert results["protocol"]["trained_on"] is True
+    assert f"again.safetensors: camvid val {message}: the scores are too high" in caplog.text
+
+
+def test_a_copy_of_weights_of_the_package_is_told(root, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(builtin_files()["camvid"].read_bytes())
+    assert images_of_training(copy, open_dataset("camvid", root, "val")) == "was among the training data"

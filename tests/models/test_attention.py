@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dlaseg_testing import log_rows, no_report, tiny_config, with_train, write_camvid
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ from dlaseg.training.optimizers import make_optimizer
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.trainer import fit
 from dlaseg.weights.checkpoints import read_checkpoint
+from dlaseg.weights.entries import encode_metadata
 from dlaseg.weights.loading import load_weights
 from dlaseg.weights.recognition import recognize
 
@@ -196,7 +198,7 @@ def test_a_file_says_which_decoder_it_is_of(tmp_path):
     with pytest.raises(UserError, match="this model has decoder afa: make it with decoder plain"):
         load_weights(model, tmp_path / "plain.safetensors")
     model.metadata = replace(model.metadata, architecture={**plain.metadata.architecture})
-    save_model(model, tmp_path / "wrong.safetensors")
+    save_file(model.state_dict(), tmp_path / "wrong.safetensors", encode_metadata(model.metadata))
     with pytest.raises(UserError, match="its metadata have decoder plain, its tensors decoder afa"):
         load_weights(create_model("dla46_c", 5, 4, decoder="afa"), tmp_path / "wrong.safetensors")
 

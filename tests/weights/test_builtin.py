@@ -180,6 +180,19 @@ def test_the_folder_of_a_run_stands_for_its_best_weights(here, model, tmp_path):
     assert same(dlaseg.load_model(tmp_path / "run"), model)
 
 
+def test_a_folder_of_two_weights_files_that_differ_is_refused(here, model, tmp_path):
+    best, other = tmp_path / "run/best.safetensors", tmp_path / "run/model.safetensors"
+    dlaseg.save_model(model, best)
+    other.write_bytes(best.read_bytes())
+    assert resolve(tmp_path / "run") == other  # the same weights
+    other.write_bytes(best.read_bytes()[:-1] + b"\1")
+    with pytest.raises(dlaseg.UserError) as error:
+        resolve(tmp_path / "run")
+    assert str(error.value) == (
+        f"{tmp_path / 'run'}: model.safetensors and best.safetensors in it differ: name the file, such as {best}"
+    )
+
+
 def test_a_folder_of_data_does_not_hide_a_name(here, caplog):
     with caplog.at_level(logging.INFO, "dlaseg"):
         assert resolve("camvid") == BOX / "camvid.safetensors"

@@ -46,6 +46,7 @@ class RunsCode:
         ({"model": {"state_dict": STATE, "x": [1]}}, ("model", "state_dict"), {"x": "list of 1"}),
         ({"state_dict": STATE, "state_dict_ema": STATE}, ("state_dict",), {"state_dict_ema": "dict of 2"}),
         (prefixed("module._orig_mod.model.backbone."), ("module.", "_orig_mod.", "model.", "backbone."), {}),
+        ({"n_averaged": torch.tensor(3), **prefixed("module.")}, ("module.",), {"n_averaged": "a tensor of shape ()"}),
         ({"state_dict": STATE, "acc": torch.tensor(0.5)}, ("state_dict",), {"acc": "a tensor of shape ()"}),
     ],
 )

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 from dataclasses import replace
@@ -8,9 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dlaseg import LabelMap, UserError, create_backbone, create_model, load_model, save_model
+from dlaseg import LabelMap, UserError, create_backbone, create_model, load_model, save_model, save_pretrained
+from dlaseg.factory import model_from_checkpoint
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.training.checkpoint import save_checkpoint
+from dlaseg.weights.loading import load_backbone_weights, load_weights
 
 LABELS = LabelMap(
     ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7, 8), (23,), (26,)), (0, 255), ((0, 0, 0),)
@@ -229,7 +232,9 @@ def test_a_checkpoint_of_training_is_no_weights_file(model, tmp_path):
 def test_another_format_version_is_refused_by_its_name(saved, tmp_path):
     path = rewritten(saved, tmp_path / "a.safetensors", format="dlaseg-2")
     assert "'dlaseg-2'" in refusal(path)
-    assert "'dlaseg-1'" in refusal(path)
+    assert refusal(path).endswith("this release reads 'dlaseg-1' files: update dlaseg")
+    with pytest.raises(UserError, match=r"'dlaseg-2', this release reads 'dlaseg-1' files: update dlaseg$"):
+        model_from_checkpoint(path)
 
 
 @pytest.mark.parametrize("key", ["model", "labels", "mean", "std"])
@@ -283,3 +288,104 @@ def test_a_tensor_of_another_shape_is_refused_by_its_name(saved, tmp_path):
     assert "1 tensors do not fit dla46_c, first 'head.bias'" in refusal(
         rewritten(saved, tmp_path / "a.safetensors", tensors)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("head.bias", float("nan"), "holds values that are not finite: use another file"),
+        ("head.weight", float("inf"), "holds values that are not finite: use another file"),
+        ("backbone.level2.root.bn.running_var", float("nan"), "holds values that are not finite: use another file"),
+        ("backbone.level2.root.bn.running_var", -1e-3, "holds negative variances: use another file"),
+    ],
+)
+def test_numbers_that_no_network_can_compute_with_are_refused_by_the_name_of_their_tensor(
+    model, tmp_path, name, value, message
+):
+    path = tmp_path / "a.safetensors"
+    broken = copy.deepcopy(model)
+    broken.state_dict()[name].view(-1)[0] = value
+    save_model(broken, path)  # a network that diverged in training is saved and scored, too
+    assert refusal(path) == f"{path}: {name} {message}"
+    with pytest.raises(UserError, match=f"{name} {message}"):
+        model_from_checkpoint(path)
+
+
+def test_numbers_that_are_infinite_in_float32_alone_are_refused(saved, tmp_path):
+    tensors = load_file(saved)
+    tensors["head.bias"] = torch.full((3,), 1e300, dtype=torch.float64)
+    assert "head.bias holds values that are not finite" in refusal(
+        rewritten(saved, tmp_path / "a.safetensors", tensors)
+    )
+    torch.save(tensors, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth: head\.bias holds values that are not finite"):
+        model_from_checkpoint(tmp_path / "a.pth")
+
+
+# Networks that a file of ours cannot describe
+
+
+def unsaved(model, tmp_path):
+    """The one line that says why a network is not saved; nothing is written."""
+    with pytest.raises(UserError) as error:
+        save_model(model, tmp_path / "a.safetensors")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    return str(error.value)
+
+
+def test_a_head_for_other_classes_is_refused_with_the_arguments_that_make_one(model, tmp_path):
+    changed = copy.deepcopy(model)
+    changed.head = torch.nn.Conv2d(model.head.in_channels, 5, 1)
+    assert unsaved(changed, tmp_path) == (
+        f"{tmp_path / 'a.safetensors'}: head.weight of shape (5, 64, 1, 1), where a dla46_c of 3 classes has shape "
+        "(3, 64, 1, 1): make it with create_model(..., num_classes=5)"
+    )
+    classifier = create_backbone("dla46_c", num_classes=3)
+    classifier.fc = torch.nn.Conv2d(256, 7, 1)
+    assert unsaved(classifier, tmp_path).endswith(": make it with create_backbone(..., num_classes=7)")
+
+
+def test_a_network_with_other_layers_is_refused_by_its_first_tensor(model, tmp_path):
+    changed = copy.deepcopy(model)
+    changed.extra = torch.nn.Linear(2, 2)
+    assert "extra.weight of shape (2, 2), where a dla46_c of 3 classes has none: keep" in unsaved(changed, tmp_path)
+    changed = copy.deepcopy(model)
+    changed.head = torch.nn.Conv2d(model.head.in_channels, 3, 1, bias=False)
+    assert "no head.bias, where a dla46_c of 3 classes has shape (3,): keep" in unsaved(changed, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [{}, {"decoder": "afa", "head": "ocr", "scales": [0.5, 1]}, {"activation": "leaky_relu", "in_channels": 4}],
+)
+def test_saving_draws_no_random_numbers(tmp_path, architecture):
+    model = create_model("dla46_c", 3, stride=8, **architecture)
+    before = torch.get_rng_state()
+    save_model(model, tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert load_model(tmp_path / "a.safetensors").metadata == model.metadata
+
+
+def test_wrappers_and_what_is_no_network_are_refused_with_the_network_inside(model, tmp_path):
+    for wrapper in (torch.nn.DataParallel(model), torch.optim.swa_utils.AveragedModel(model)):
+        message = f"{type(wrapper).__name__}: wraps the network, which is needed itself: give model.module"
+        assert unsaved(wrapper, tmp_path) == message
+        for load in (load_weights, load_backbone_weights):
+            with pytest.raises(UserError, match=message):
+                load(wrapper, tmp_path / "w.safetensors")
+        with pytest.raises(UserError, match=message):
+            save_pretrained(wrapper, tmp_path / "folder")
+    for other in (None, model.state_dict(), torch.nn.Linear(2, 2)):
+        assert f"{type(other).__name__}: not a network of dlaseg: give" in unsaved(other, tmp_path)
+    for source in (None, model.state_dict(), model):
+        with pytest.raises(UserError, match=f"weights of type {type(source).__name__}: weights are given by a file"):
+            load_model(source)
+
+
+def test_a_compiled_network_is_saved_like_any_other(model, saved, tmp_path):
+    compiled = copy.deepcopy(model)
+    compiled.decoder = torch.compile(compiled.decoder)
+    for number, each in enumerate((compiled, torch.compile(compiled))):
+        save_model(each, tmp_path / f"{number}.safetensors")
+        assert (tmp_path / f"{number}.safetensors").read_bytes() == saved.read_bytes()

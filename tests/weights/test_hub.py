@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
+import dlaseg_testing
 import numpy as np
 import pytest
 import timm
@@ -207,20 +208,24 @@ def test_any_file_of_a_repository_is_downloaded_by_its_name(fake_hub, cache, tim
     fake_hub.repositories["me/all"] = {"small/net.ckpt": path.read_bytes()}
     for revision in ("", "@main"):
         same(create_backbone("dla46_c", 5, weights=f"hf-hub:me/all/small/net.ckpt{revision}"), network)
-    with pytest.raises(UserError, match=r"me/all: other\.ckpt is neither in the cache .* download http"):
+    with pytest.raises(
+        UserError, match=r"me/all: no such folder here, and other\.ckpt is neither in the cache .* download http"
+    ):
         create_backbone("dla34", weights="hf-hub:me/all/other.ckpt")
     with pytest.raises(UserError, match="no such file"):
         create_backbone("dla34", weights="hf-hub:me/all/../x.ckpt")
 
 
 def test_a_repository_that_does_not_exist_is_refused(fake_hub):
-    with pytest.raises(UserError, match=r"timm/dla35\.in1k: no such file here, and no repository .*timm/dla34\.in1k"):
+    with pytest.raises(UserError, match=r"timm/dla35\.in1k: no such folder here, and no repository .*timm/dla34\.in1k"):
         create_backbone("dla34", weights="timm/dla35.in1k")
 
 
 def test_a_repository_without_weights_is_refused(fake_hub):
     fake_hub.repositories["me/empty"] = {}
-    with pytest.raises(UserError, match=r"me/empty: model\.safetensors is neither in the cache"):
+    with pytest.raises(
+        UserError, match=r"me/empty: no such folder here, and model\.safetensors is neither in the cache"
+    ):
         create_backbone("dla34", weights="me/empty")
 
 
@@ -230,6 +235,22 @@ def test_a_repository_without_weights_is_refused(fake_hub):
 def test_a_missing_file_is_no_hub_name(source, offline):
     with pytest.raises(UserError, match="no such file: name a"):
         create_backbone("dla34", weights=source)
+
+
+@pytest.mark.parametrize("source", ["runs/typo", "runs/typo@main"])
+def test_a_name_below_a_folder_that_exists_is_a_path_and_nothing_is_asked_for(source, fake_hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    with pytest.raises(UserError) as error:
+        load_model(source)
+    assert str(error.value) == (
+        f"{source}: no such file or folder here, where runs is a folder: correct the name, or give hf-hub:{source} for "
+        "a repository on the hub"
+    )
+    assert fake_hub.asked == []
+    with pytest.raises(UserError, match="runs/typo: no such folder here, and no repository"):
+        load_model(f"hf-hub:{source}")
+    assert fake_hub.asked != []
 
 
 # Models that are passed on
@@ -281,6 +302,39 @@ def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
     same(load_model(tmp_path / "m" / hub.FILE), model)
     same(create_model("dla46_c", 2, 4, 1, weights=tmp_path / "m"), model)
     assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.metadata.architecture
+
+
+def test_what_was_saved_in_a_folder_is_replaced_by_the_next_model(model, tmp_path):
+    for other in (create_model("dla46_c", 3, decoder="afa", scales=[0.5, 1]), model):
+        save_pretrained(other, tmp_path)
+    save_pretrained(model, tmp_path, license="mit")
+    same(load_model(tmp_path), model)
+    assert ModelCard.load(tmp_path / "README.md").data.license == "mit"
+    assert json.loads((tmp_path / "config.json").read_text()) == model.metadata.architecture
+
+    for _ in range(2):
+        save_pretrained(dlaseg_testing.TwoHeads(2), tmp_path / "own")  # a family of the user's own
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", "# My project\n\nlibrary_name: dlaseg\n"),
+        ("README.md", "---\nlibrary_name: timm\n---\n\nlibrary_name: dlaseg\n"),
+        ("README.md", ""),
+        ("config.json", '{"name": "dla34"}'),
+        ("config.json", "[]"),
+        ("config.json", "{"),
+    ],
+)
+def test_a_file_that_dlaseg_did_not_write_is_not_replaced(model, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError) as error:
+        save_pretrained(model, tmp_path)
+    assert str(error.value) == f"{path}: would be replaced, but dlaseg did not write it: give another folder"
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == content
 
 
 def test_the_same_weights_are_the_same_bytes(model, tmp_path):

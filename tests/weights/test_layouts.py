@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import LabelMap, UserError, create_backbone, create_model, list_models, load_model, save_model
+from dlaseg.models.dla import DLA, VARIANTS
+from dlaseg.models.segmenter import DLASeg
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.loading import load_backbone_weights, load_weights
 
@@ -541,3 +543,39 @@ def test_a_file_of_ours_whose_meaning_is_damaged_changes_nothing(ours, tmp_path)
     for load in (load_weights, load_backbone_weights):
         refused("broken or no weights file", load, other, tmp_path / "w")
     assert all(torch.equal(tensor, before[key]) for key, tensor in other.state_dict().items())
+
+
+@pytest.mark.parametrize("load", [load_weights, load_backbone_weights])
+def test_a_network_that_was_assembled_by_hand_takes_all_or_nothing(load, ours):
+    by_hand = DLASeg(DLA(*VARIANTS["dla34"], root_kernel_size=3), 3, stride=4)
+    before = {key: tensor.clone() for key, tensor in by_hand.state_dict().items()}
+    refused("tensors do not fit this model, first .*: make the model by create_model", load, by_hand, ours[1])
+    assert all(torch.equal(tensor, before[key]) for key, tensor in by_hand.state_dict().items())
+    assert by_hand.metadata.origin == ()
+    fitting = DLASeg(DLA(*VARIANTS["dla46_c"], root_kernel_size=3), 3, stride=4)
+    load(fitting, ours[1])
+    with torch.no_grad():
+        torch.testing.assert_close(fitting.eval().backbone(images(1)), ours[0].backbone(images(1)))
+
+
+def test_a_moving_average_beside_the_weights_is_told(tmp_path, caplog):
+    state = theirs("dla34").state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": {"x": torch.ones(1)}, "epoch": 3}, tmp_path / "w")
+    with caplog.at_level(logging.WARNING, "dlaseg"):
+        same(create_backbone("dla34", CLASSES, weights=tmp_path / "w"), theirs("dla34"), images(1))
+    assert caplog.messages == [
+        f"weights {tmp_path / 'w'}: state_dict is used, not its moving average state_dict_ema: to use that, save "
+        "torch.load(FILE)['state_dict_ema'] by torch.save and load the result"
+    ]
+    caplog.clear()
+    torch.save({"state_dict": state, "state_dict_ema": None}, tmp_path / "w")
+    with caplog.at_level(logging.WARNING, "dlaseg"):
+        create_backbone("dla34", CLASSES, weights=tmp_path / "w")
+    assert caplog.messages == []
+
+
+def test_the_state_of_torchs_averaged_model_loads(tmp_path):
+    averaged = torch.optim.swa_utils.AveragedModel(theirs("dla34"))
+    for content in (averaged.state_dict(), {"state_dict": averaged.state_dict()}):
+        torch.save(content, tmp_path / "w")
+        same(create_backbone("dla34", CLASSES, weights=tmp_path / "w"), theirs("dla34"), images(1))

@@ -93,12 +93,19 @@ def _model(network: "SegmentationModel | WeightsFile") -> "SegmentationModel":
 
 
 def kept_graph(network: "SegmentationModel | WeightsFile") -> Graph | None:
-    """The graph of a network that was converted before, else None."""
+    """The graph of a network that was converted before, else None.
+
+    The code of a model in memory may be the user's own, and may have changed since: its logits are compared, too.
+    """
     if isinstance(network, WeightsFile):
         return find_graph(network.key)
     from dlaseg.inference.backends.conversion import model_key
+    from dlaseg.inference.backends.torch import TorchBackend
 
-    return find_graph(model_key(network))
+    graph = find_graph(model_key(network))
+    if graph is None or graph.reference is None:
+        return None
+    return graph if is_exact(TorchBackend(network, "cpu"), np.load(graph.reference)) else None
 
 
 def graph_of(network: "SegmentationModel | WeightsFile") -> Graph:

@@ -1,0 +1,16 @@
+"""Scores are computed as the arguments say, or not at all."""
+
+import dlaseg_testing
+import pytest
+
+import dlaseg
+from dlaseg.data.datasets import open_dataset
+
+
+@pytest.mark.parametrize("padding", ["bogus", "", None, "Mirror"])
+def test_an_unknown_padding_is_refused_before_anything_is_computed(padding, tmp_path):
+    val = open_dataset("camvid", dlaseg_testing.write_camvid(tmp_path / "data", train=1, val=1), "val")
+    with pytest.raises(dlaseg.UserError) as error:
+        dlaseg.evaluate("camvid", val, tmp_path / "scores", padding=padding)
+    assert str(error.value) == f"padding {padding!r}: unknown: use mirror or stretch"
+    assert not (tmp_path / "scores").exists()

@@ -1,0 +1,46 @@
+"""A graph in the cache computes what its model computes."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from dlaseg.inference.backends import conversion
+from dlaseg.inference.backends.choice import graph_of, kept_graph
+from dlaseg.metadata import ModelMetadata
+from dlaseg.models.base import SegmentationModel
+
+
+class Own(SegmentationModel):
+    """A model whose author edits its code: `shift` is neither a tensor nor metadata."""
+
+    def __init__(self, shift: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+        self.metadata, self.stride, self.num_classes = ModelMetadata.for_segmentation(4, 3), 2, 4
+        self.shift = shift
+
+    def coarse_logits(self, x):
+        return self.conv(x).roll(self.shift, 1)
+
+
+@pytest.fixture
+def quick_conversion(tmp_path, monkeypatch):
+    """An empty cache, and graphs that compute nothing."""
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(conversion, "trace", lambda *_: None)
+    monkeypatch.setattr(conversion, "to_onnx", lambda *_: onnx.ModelProto(producer_name="test"))
+
+
+def test_a_model_whose_code_was_edited_is_converted_again(quick_conversion):
+    assert conversion.model_key(Own(0)) == conversion.model_key(Own(1))
+    first = graph_of(Own(0))
+    logits = np.load(first.reference)
+    assert kept_graph(Own(0)) == first
+    assert kept_graph(Own(1)) is None
+    edited = graph_of(Own(1))
+    assert np.array_equal(np.load(edited.reference), np.roll(logits, 1, axis=1))
+    assert kept_graph(Own(1)) == edited
+    assert kept_graph(Own(0)) is None
