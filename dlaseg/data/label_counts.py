@@ -6,6 +6,7 @@ Counting also compares the sizes of label map and image, of which only the heade
 import json
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -81,6 +82,20 @@ def write_counts(path: Path, label_map: LabelMap, counted: CountedFiles) -> None
         file: [*stamp, counts.height, counts.width, counts.pixels] for file, (stamp, counts) in sorted(counted.items())
     }
     write_text(path, json.dumps({"label_map": label_map.to_dict(), "files": files}) + "\n")
+
+
+def image_sizes(path: Path) -> dict[str, set[int]]:
+    """Sizes in bytes of images by the names of their label maps, from what `write_counts` wrote.
+
+    Several label maps may have one name, such as `masks/1/mask.png`. Empty if the file is broken, or there is none.
+    """
+    sizes: dict[str, set[int]] = defaultdict(set)
+    try:
+        for file, (_, _, image_size, *_) in json.loads(path.read_text(encoding="utf-8"))["files"].items():
+            sizes[Path(file).name].add(int(image_size))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return sizes
 
 
 def count_labels(

@@ -1,12 +1,14 @@
 """Whether a split has images that the weights were trained on: a score on them says nothing of other images."""
 
+from collections.abc import Mapping, Set
 from pathlib import Path
 
+from dlaseg.data.label_counts import image_sizes
 from dlaseg.data.names import read_names
-from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.data.pairs import Pair, SegmentationDataset
 from dlaseg.inference.backends.exported import exported_sha256, is_exported, read_graph
 from dlaseg.metadata import Origin
-from dlaseg.run_folder import LOG, TRAIN_NAMES, RunFolder
+from dlaseg.run_folder import LABEL_COUNTS, LOG, TRAIN_NAMES, RunFolder
 from dlaseg.weights.builtin import BuiltinWeights, builtin_files, list_weights
 
 
@@ -14,8 +16,8 @@ def images_of_training(file: Path, dataset: SegmentationDataset) -> str | None:
     """Says which images of a split are known to be among those of the training; None if none are known to be.
 
     It is known of weights that come with the package and of networks that started from these, by the names of their
-    splits, and of those in a run folder, by the names of the images that the run recorded. Of other files nothing is
-    known.
+    splits, and of those in a run folder, by the names and file sizes of the images that the run recorded. Of other
+    files nothing is known.
 
     Args:
         file: the weights.
@@ -24,13 +26,24 @@ def images_of_training(file: Path, dataset: SegmentationDataset) -> str | None:
     seen = {exported_sha256(each.file): each.name for each in _builtin_weights() if _is_data(each.data, dataset)}
     if seen and exported_sha256(file) in seen:
         return "was among the training data"
-    common = _names_of_training(file.parent, dataset) & {pair.name for pair in dataset.pairs}
+    names, sizes = _names_of_training(file.parent, dataset), image_sizes(file.parent / LABEL_COUNTS)
+    common = sum(pair.name in names and not _is_another(pair, sizes) for pair in dataset.pairs)
     if common:
-        return f"has {len(common)} images of the training, by the names in {file.parent / TRAIN_NAMES}"
+        images = "1 image" if common == 1 else f"{common} images"
+        return f"has {images} of the training, by the names in {file.parent / TRAIN_NAMES}"
     started_from = [seen[each.sha256] for each in (_origin(file) if seen else ()) if each.sha256 in seen]
     if started_from:
         return f"was among the training data of {started_from[0]}, from which this network started"
     return None
+
+
+def _is_another(pair: Pair, sizes: Mapping[str, Set[int]]) -> bool:
+    """Whether an image has another size in bytes than the one of the run: other data may have the same names."""
+    known = None if pair.label is None else sizes.get(pair.label.name)
+    try:
+        return known is not None and pair.image.stat().st_size not in known
+    except OSError:
+        return False
 
 
 def _builtin_weights() -> list[BuiltinWeights]:

@@ -1,5 +1,6 @@
 """A score on images of the training is told as one."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_images_of_the_run_are_told_and_others_are_not(run, root, tmp_path, capl
         assert "trained_on" not in results["protocol"]
     assert "trained on images of this split" not in (tmp_path / "new/report.html").read_text()
     assert "of the training" not in caplog.text
+
+
+def test_other_images_of_the_same_names_are_not_those_of_the_training(run, root, tmp_path):
+    shutil.copytree(root, tmp_path / "other")
+    train = open_dataset("camvid", tmp_path / "other", "train")
+    assert "has 4 images" in images_of_training(run / "best.safetensors", train)  # copies are the same
+    for pair in train.pairs[:3]:
+        with pair.image.open("ab") as image:
+            image.write(b"other")
+    assert "has 1 image of" in images_of_training(run / "best.safetensors", train)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dlaseg.inference.backends import conversion
-from dlaseg.inference.backends.choice import graph_of, kept_graph
+from dlaseg.inference.backends.choice import graph_of, kept_graph, make_backend
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 
@@ -44,3 +44,10 @@ def test_a_model_whose_code_was_edited_is_converted_again(quick_conversion):
     assert np.array_equal(np.load(edited.reference), np.roll(logits, 1, axis=1))
     assert kept_graph(Own(1)) == edited
     assert kept_graph(Own(0)) is None
+
+
+def test_auto_goes_on_with_torch_where_a_graph_cannot_be_kept(quick_conversion, tmp_path, caplog):
+    (tmp_path / "cache").touch()
+    assert make_backend("auto", Own(0), "cpu", "float32").name == "torch"
+    assert "cannot be written" in caplog.text
+    assert "set DLASEG_CACHE" in caplog.text

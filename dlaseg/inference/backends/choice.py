@@ -167,7 +167,11 @@ def _fastest(network: "SegmentationModel | WeightsFile", device: str, precision:
     needed = ["openvino"] if graph else ["openvino", "onnxscript"]
     if not all(map(importlib.util.find_spec, needed)):
         return _torch(network, device, precision)
-    graph = graph or graph_of(network)
+    try:
+        graph = graph or graph_of(network)
+    except UserError as error:  # it cannot be kept, say
+        logger.warning("torch runs the network, since it cannot be converted for openvino: %s", error)
+        return _torch(network, device, precision)
     assert graph.reference is not None
     faster = OpenVINOBackend(graph, "cpu", precision)
     if is_exact(faster, np.load(graph.reference)):
