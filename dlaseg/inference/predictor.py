@@ -16,10 +16,11 @@ from dlaseg.errors import UserError
 from dlaseg.inference.argmax import argmax_logits
 from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
+from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
-from dlaseg.inference.network import blend_scales, open_network
+from dlaseg.inference.network import WeightsFile, blend_scales, open_network
 from dlaseg.inference.tiling import blend_tiles
 
 if TYPE_CHECKING:
@@ -92,6 +93,10 @@ class Predictor:
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
         network = open_network(weights) if isinstance(weights, str | Path) else weights
+        if not isinstance(network, WeightsFile | Graph):
+            from dlaseg.weights.files import check_network  # imports torch, as the network did
+
+            check_network(network)
         blended = None if scales is None else blend_scales(network, scales)
         self.backend = make_backend(backend, blended or network, device, precision)
         self.metadata = self.backend.metadata

@@ -152,6 +152,19 @@ def test_an_unknown_backend_is_refused_and_the_known_ones_are_listed(model):
         Predictor(model, backend="tensorflow")
 
 
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (nn.DataParallel, "DataParallel: wraps the network, which is needed itself: give model.module"),
+        (nn.Module.state_dict, "OrderedDict: not a network of dlaseg: give one that create_model"),
+        (lambda model: None, "NoneType: not a network of dlaseg"),
+    ],
+)
+def test_what_is_no_network_is_refused(model, wrap, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Predictor(wrap(model))
+
+
 def test_refuses_missing_weights(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         Predictor(tmp_path / "none.safetensors")
