@@ -118,11 +118,16 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg eval WEIGHTS --dataset cityscapes --root DIR --split val": Run(
         EVAL, {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors", "DIR": "scenes"}
     ),
-    "dlaseg eval WEIGHTS ... --scales 0.75 1 1.25 --flip": Run(
-        EVAL, {"WEIGHTS": "runs/camvid_dla46_c/best.safetensors", "...": "--dataset camvid --root camvid"}
+    "dlaseg eval WEIGHTS ... --scales 0.75 1 1.25 --flip --output DIR2": Run(
+        EVAL,
+        {
+            "WEIGHTS": "runs/camvid_dla46_c/best.safetensors",
+            "...": "--dataset camvid --root camvid",
+            "DIR2": "averaged_scores",
+        },
     ),
     "dlaseg compare A/scores.json B/scores.json": Run(
-        "", {"A": "runs/camvid_dla46_c", "B": "runs/camvid_dla46_c/camvid-val"}
+        "", {"A": "runs/camvid_dla46_c", "B": "averaged_scores"}
     ),
     "dlaseg eval --predictions FOLDER --dataset cityscapes --root DIR": Run(
         "--workers 1", {"FOLDER": "predictions", "DIR": "scenes"}

@@ -9,10 +9,13 @@ from typing import Any
 from tqdm import tqdm
 
 from dlaseg.benchmarking.candidates import is_exported
+from dlaseg.benchmarking.dataset_names import distinct_names
 from dlaseg.benchmarking.machine import package_version
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
+from dlaseg.evaluation.cityscapes.predictions import instance_file
+from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.scoring import score
 from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.files import sha256
@@ -82,7 +85,7 @@ class Score:
 
     Attributes:
         weights: as the user gave them.
-        dataset: name and split.
+        dataset: name and split; and where it is from, if another data set of the leader board has these, too.
         protocol: how images were predicted.
         weights_sha256: of the file; None if it cannot be read.
         results: content of `scores.json`; None if scoring failed.
@@ -114,11 +117,11 @@ def score_all(
     The scores of each are kept in `output/scores/KEY`, and are read from there as long as the key stays the same. It is
     a hash of the bytes of the weights file, of every image and label map, of the classes and the protocol, and of the
     versions of dlaseg and of what computes, the kind of device, and whether the images are known as those of the
-    training.
+    training. A data set that is given twice, even at two places, is scored once.
 
     Args:
         weights: files, folders or hub names.
-        datasets: splits.
+        datasets: splits, see `distinct_names`.
         protocols: how images are predicted.
         output: folder of the scores.
         workers: see `score`.
@@ -133,12 +136,15 @@ def score_all(
     for name, given in (("weights", weights), ("data sets", datasets), ("protocols", protocols)):
         if not given:
             raise UserError(f"no {name}: a leader board needs weights, data sets and protocols")
-    identities = [dataset_identity(dataset) for dataset in datasets]
+    distinct: dict[str, SegmentationDataset] = {}
+    for dataset in datasets:
+        distinct.setdefault(dataset_identity(dataset), dataset)
+    names = dict(zip(distinct, distinct_names(list(distinct.values())), strict=True))
     rows = []
     files = dict.fromkeys(weights)
-    cells = [(w, d, i, p) for d, i in zip(datasets, identities, strict=True) for w in files for p in protocols]
+    cells = [(w, d, i, p) for i, d in distinct.items() for w in files for p in protocols]
     for file, dataset, identity, protocol in tqdm(cells, "score", leave=False, disable=None):
-        where, digest = f"{dataset.name} {dataset.split}", None
+        where, digest = names[identity], None
         try:
             path = resolve(file)
             digest = _file_hash(path, exported_sha256)
@@ -168,6 +174,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def dataset_identity(dataset: SegmentationDataset) -> str:
     """SHA-256 of everything in a split that scores depend on: names and bytes of all files, and the classes.
 
+    The files of the benchmark Cityscapes are also the instance maps beside the label maps, or that there are none.
+
     Bytes are read, since size and time of a file stay as they are when some tools change its pixels. That takes a
     second per gigabyte, and far less than to score.
 
@@ -177,8 +185,13 @@ def dataset_identity(dataset: SegmentationDataset) -> str:
     dataset.require_labels()
     digest = hashlib.sha256(to_json([dataset.name, dataset.split, dataset.label_map.to_dict()]).encode())
     for index, pair in enumerate(tqdm(dataset.pairs, f"hash {dataset.name}", leave=False, disable=None)):
-        for path in (pair.image, dataset.label_file(index)):
-            digest.update(f"\n{pair.name} {_file_hash(path)}".encode("utf-8", ESCAPE))
+        label = dataset.label_file(index)
+        hashes = [_file_hash(pair.image), _file_hash(label)]
+        if dataset.benchmark == BENCHMARK:
+            instances = instance_file(label)
+            hashes.append(_file_hash(instances) if instances.exists() else "no instance map")
+        for each in hashes:
+            digest.update(f"\n{pair.name} {each}".encode("utf-8", ESCAPE))
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dlaseg.benchmarking.accuracy import Protocol, Score, parse_protocol
+from dlaseg.benchmarking.dataset_names import SourcedDataset
 from dlaseg.benchmarking.tables import csv_table, markdown_table
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.pairs import SegmentationDataset
@@ -36,13 +37,14 @@ class Entries:
     protocols: Sequence[str] = ()
 
     def open_datasets(self) -> list[SegmentationDataset]:
-        """Opens the splits.
+        """Opens the splits; each knows where it is from.
 
         Raises:
             UserError: as `open_dataset`.
         """
-        return [
-            open_dataset(
+        opened: list[SegmentationDataset] = []
+        for entry in self.datasets:
+            dataset = open_dataset(
                 entry["dataset"],
                 entry["root"],
                 entry.get("split", "val"),
@@ -51,8 +53,8 @@ class Entries:
                 entry.get("classes"),
                 entry.get("list"),
             )
-            for entry in self.datasets
-        ]
+            opened.append(SourcedDataset(**vars(dataset), source=entry))
+        return opened
 
     def parse_protocols(self) -> list[Protocol]:
         """The protocols, each once; that of `dlaseg eval` if none is named."""

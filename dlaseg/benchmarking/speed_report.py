@@ -1,5 +1,6 @@
 """The speed benchmark for people and for programs: Markdown, CSV, JSON, and a plot."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -169,7 +170,7 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             if miou is not None:
                 charts.setdefault(dataset, {})[row.candidate.name] = (row.images_per_second, miou)
     return {
-        f"speed-accuracy-{dataset.replace(' ', '-').replace('/', '-')}.svg": point_chart(
+        f"speed-accuracy-{re.sub('[ /]', '-', re.sub('[()]', '', dataset))}.svg": point_chart(
             f"mIoU on {dataset}", "images per second", points, percent="y"
         )
         for dataset, points in charts.items()

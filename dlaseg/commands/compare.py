@@ -1,5 +1,6 @@
 """`dlaseg compare`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from dlaseg.scores_file import WHAT, read_scores
 if TYPE_CHECKING:
     from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 
+logger = logging.getLogger(__name__)
+
 
 def compare(arguments: Sequence[str]) -> int:
     """Compare two scores.json of the same images class by class, and test statistical significance."""
@@ -19,6 +22,7 @@ def compare(arguments: Sequence[str]) -> int:
     parser.add_argument("second", type=Path, help="another one, of the same split")
     args = parser.parse_args(arguments)
 
+    from dlaseg.evaluation.earlier_scores import protocol_differences
     from dlaseg.evaluation.metrics.bootstrap import compare as differences
     from dlaseg.evaluation.report.tables import difference_table
 
@@ -31,8 +35,29 @@ def compare(arguments: Sequence[str]) -> int:
             )
     if list(a["classes"]) != list(b["classes"]):
         raise UserError(f"{args.first} and {args.second} have different classes: score both on the same classes")
+    for file, scores in ((args.first, a), (args.second, b)):
+        _warn_of_scores(file, scores["protocol"])
+    if unequal := protocol_differences(a["protocol"], b["protocol"]):
+        logger.warning(
+            "%s and %s: predicted in different ways (%s), so the networks alone do not explain a difference: score "
+            "both with the same options", args.first, args.second, "; ".join(unequal),
+        )  # fmt: skip
     print(difference_table(differences(list(a["classes"]), first, second)))
     return 0
+
+
+def _warn_of_scores(file: Path, protocol: dict[str, Any]) -> None:
+    """Says why scores are not those of the network on new images, computed as a whole."""
+    if protocol.get("trained_on"):
+        logger.warning(
+            "%s: the network was trained on images of this split, so its scores are too high: score both on a split "
+            "that was held out", file,
+        )  # fmt: skip
+    if protocol.get("tiled"):
+        logger.warning(
+            "%s: images were computed in tiles, which changes the scores of some networks: score again with a larger "
+            "--max-memory", file,
+        )  # fmt: skip
 
 
 def _read(path: Path) -> "tuple[dict[str, Any], ImageCounts]":

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlaseg.commands.parsing import (
     add_backend_argument,
@@ -16,6 +17,9 @@ from dlaseg.commands.parsing import (
 )
 from dlaseg.config.checks import check_workers
 from dlaseg.errors import UserError
+
+if TYPE_CHECKING:
+    from dlaseg.data.pairs import SegmentationDataset
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -39,8 +43,10 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "server to this folder, and a zip file beside it; cityscapes only")  # fmt: skip
     parser.add_argument("--measures", nargs="+", default=[], help="additional measures: boundary (Boundary IoU) and, "
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html (default: "
-                        "DATASET-SPLIT beside the weights file; for a name NAME-DATASET-SPLIT here)")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="folder for scores.json and report.html, which are replaced "
+                        "(default: DATASET-SPLIT beside best.safetensors or model.safetensors, NAME-DATASET-SPLIT "
+                        "beside another weights file, for a name NAME-DATASET-SPLIT here; scores of other weights, "
+                        "images or options are not replaced there)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -66,11 +72,12 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     check_max_pixels(args.max_pixels)
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
-    output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
+    dataset = replace(dataset, max_pixels=args.max_pixels)
+    output = args.output or _default_output(args, dataset)
     workers = 1 if args.workers is None else args.workers
     results = score(
         args.weights,
-        replace(dataset, max_pixels=args.max_pixels),
+        dataset,
         output,
         args.scales,
         args.flip,
@@ -87,16 +94,42 @@ def evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _default_output(args: Namespace, dataset: "SegmentationDataset") -> Path:
+    """The folder of the scores without `--output`, in which those of something else are not replaced."""
+    from dlaseg.evaluation.earlier_scores import check_earlier_scores
+    from dlaseg.weights.download import resolve
+
+    output = _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
+    if (output / "scores.json").exists():
+        check_earlier_scores(
+            output / "scores.json",
+            resolve(args.weights),
+            dataset,
+            args.scales,
+            args.flip,
+            args.precision,
+            args.padding,
+        )
+    return output
+
+
 def _output_folder(weights: str, name: str) -> Path:
-    """The folder `name` beside a weights file; for a name, in the working folder."""
-    from dlaseg.weights.download import find_builtin
+    """The folder `name` beside the weights file of a run or of a saved model.
+
+    The folder beside another file, of which there may be several, begins with its name, as that in the working folder
+    for a name of weights.
+    """
+    from dlaseg.run_folder import BEST_WEIGHTS
+    from dlaseg.weights.download import FILE, find_builtin
 
     path = Path(weights)
     if find_builtin(weights) is not None:
         return Path(f"{weights}-{name}")
     if path.is_dir():
         return path / name
-    return path.parent / name if path.exists() else Path(f"{path.name}-{name}")
+    if not path.exists():
+        return Path(f"{path.name}-{name}")
+    return path.parent / (name if path.name in (FILE, BEST_WEIGHTS) else f"{path.stem}-{name}")
 
 
 def _evaluate_predictions(args: Namespace) -> int:

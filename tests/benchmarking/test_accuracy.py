@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from PIL import Image
 from dlaseg import open_dataset
 from dlaseg.benchmarking import accuracy
 from dlaseg.benchmarking.accuracy import Protocol, dataset_identity, parse_protocol, score_all
-from dlaseg.benchmarking.leaderboard import read_board, read_entries, single_pass_scores
+from dlaseg.benchmarking.dataset_names import distinct_names
+from dlaseg.benchmarking.leaderboard import Entries, read_board, read_entries, single_pass_scores
 from dlaseg.cli import main
 from dlaseg.errors import UserError
 
@@ -107,6 +109,69 @@ def test_the_identity_of_a_data_set_is_its_content(tmp_path, camvid, dataset):
     image.write_bytes(image.read_bytes() + b"\0")
     identities.add(dataset_identity(open_dataset("camvid", moved, "val")))
     assert len(identities - {identity}) == 5
+
+
+@pytest.mark.parametrize("benchmark", ["cityscapes", None])
+def test_the_identity_of_the_benchmark_has_the_instance_maps(camvid, dataset, benchmark):
+    labels = [pair.label.rename(pair.label.with_name(f"{pair.label.stem}_labelIds.png")) for pair in dataset.pairs]
+    pairs = [replace(pair, label=label) for pair, label in zip(dataset.pairs, labels, strict=True)]
+    dataset = replace(dataset, pairs=tuple(pairs), benchmark=benchmark)
+    instances = labels[0].with_name(labels[0].name.replace("labelIds", "instanceIds"))
+    identities = [dataset_identity(dataset)]
+    for content in (b"one", b"two"):
+        instances.write_bytes(content)
+        identities.append(dataset_identity(dataset))
+    instances.unlink()
+    assert dataset_identity(dataset) == identities[0]
+    assert len(set(identities)) == (1 if benchmark is None else 3)
+
+
+def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_weights_file, capsys):
+    sites = [write_camvid(tmp_path / site, train=1, val=count) for site, count in (("site_a", 1), ("site_b", 2))]
+    words = ["--weights", str(weights_file), str(other_weights_file), "--workers", "0", "--device", "cpu"]
+    words += ["--output", str(tmp_path / "board"), "--datasets", *(f"camvid:{site}" for site in sites)]
+    assert main(["benchmark", "accuracy", *words]) == 0
+    shown = capsys.readouterr().out
+    assert (tmp_path / "board/leaderboard.md").read_text().strip() in shown
+    headings = [line for line in shown.splitlines() if line.startswith("camvid")]
+    assert headings == ["camvid val (site_a), images: 1", "camvid val (site_b), images: 2"]
+    rows = read_board(tmp_path / "board/leaderboard.json")
+    assert [row["dataset"] for row in rows] == 2 * ["camvid val (site_a)"] + 2 * ["camvid val (site_b)"]
+    table = csv.DictReader((tmp_path / "board/leaderboard.csv").read_text().splitlines())
+    assert [row["dataset"] for row in table] == [row["dataset"] for row in rows]
+    found = single_pass_scores(rows)
+    assert {name: len(scores) for name, scores in found.items()} == {"camvid val (site_a)": 2, "camvid val (site_b)": 2}
+
+
+def test_a_data_set_that_is_given_twice_is_scored_once(tmp_path, camvid, dataset, weights_file, computed):
+    copy = shutil.copytree(camvid, tmp_path / "copy")
+    datasets = [dataset, dataset, open_dataset("camvid", copy, "val")]
+    rows = score_all([str(weights_file)], datasets, [Protocol()], tmp_path / "board", workers=0, device="cpu")
+    assert [row.dataset for row in rows] == ["camvid val"]
+    assert len(computed) == 1
+
+
+def test_names_of_data_sets_have_the_shortest_end_that_differs(tmp_path, folder):
+    entries = [
+        *({"root": root} for root in ("site_a", "x/site_b", "y/site_b")),
+        *({"root": "site_a", "split": "train", "list": name} for name in ("l/some.txt", "m/some.txt")),
+        *({"root": root, "split": "train", "list": name} for root in ("c", "site_a") for name in ("1.txt", "l/1.txt")),
+    ]
+    for root in {entry["root"] for entry in entries}:
+        write_camvid(tmp_path / root, train=1, val=1)
+    for name in {entry["list"] for entry in entries if "list" in entry}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("0\n")
+    opened = Entries(datasets=[{"dataset": "camvid", **entry} for entry in entries]).open_datasets()
+    here = tmp_path.name
+    assert distinct_names(opened) == [
+        *(f"camvid val ({root})" for root in (f"{here}/site_a", "x/site_b", "y/site_b")),
+        *(f"camvid train-some ({name})" for name in ("l/some.txt", "m/some.txt")),
+        *(f"camvid train-1 ({root}, {at}/1.txt)" for root in ("c", "site_a") for at in (here, "l")),
+    ]
+    assert distinct_names(opened[:1]) == ["camvid val"]
+    plain = open_dataset("camvid", "c", "val")
+    assert distinct_names([plain, plain]) == ["camvid val (1)", "camvid val (2)"]
 
 
 def test_a_file_that_is_gone_is_named(camvid, dataset):

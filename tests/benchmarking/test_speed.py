@@ -282,6 +282,14 @@ def test_a_point_has_the_backend_and_precision_of_its_score(images, clock, fakes
     assert not shown or f"1  dla46_c {runs[0]} {runs[1]}" in charts["speed-accuracy-camvid-val.svg"]
 
 
+def test_each_data_set_of_one_name_has_a_plot(images, clock, fakes):
+    found = measured(images, clock)
+    found = replace(found, rows=[replace(found.rows[1], weights_sha256="a")])
+    row = {"weights_sha256": "a", "backend": "torch", "precision": "float32", "scales": [1.0], "flip": False}
+    board = [{**row, "dataset": f"folder val ({root})", "miou": 0.5} for root in ("x/site", "y/site")]
+    assert list(plots(found, board)) == [f"speed-accuracy-folder-val-{root}-site.svg" for root in "xy"]
+
+
 def test_the_command_measures_from_file_to_file_and_writes_tables(tmp_path, capsys, small_matrix):
     words = ["dla46_c", "--stride", "8", "--num-classes", "6", "--size", "64", "96", "--count", "2", "--rounds", "1"]
     output = tmp_path / "out"

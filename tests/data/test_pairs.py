@@ -152,7 +152,7 @@ def test_eval_and_stats_take_a_list(root, names, capsys, tmp_path):
     assert capsys.readouterr().out.split()[:3] == ["val-some", "images", "2"]
     words += ["--workers", "0", "--device", "cpu"]
     assert main(["eval", str(tmp_path / "w.safetensors"), "--root", str(root), *words]) == 0
-    protocol = json.loads((tmp_path / "camvid-val-some/scores.json").read_text())["protocol"]
+    protocol = json.loads((tmp_path / "w-camvid-val-some/scores.json").read_text())["protocol"]
     assert (protocol["split"], protocol["images"]) == ("val-some", 2)
 
 

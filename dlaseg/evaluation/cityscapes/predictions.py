@@ -90,6 +90,7 @@ def score_predictions(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        _warn_of_train_ids(predictions, total.confusion.sum(0))
         benchmark = scores(total, with_instances)
         names, classes, matrix = class_scores(benchmark)
         protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
@@ -104,6 +105,21 @@ def score_predictions(
     write_report(output / "report.html", results, labels.palette, gallery)
     write_json(output / "scores.json", results)
     return results
+
+
+def _warn_of_train_ids(predictions: Path, pixels: NDArray[np.int64]) -> None:
+    """Warns if predictions have the ids of a network's output; label ids from 0 to 6 are of no class that is scored.
+
+    Args:
+        predictions: their folder.
+        pixels: (34,), predicted pixels of each id.
+    """
+    ids = np.flatnonzero(pixels)
+    if ids.min() < 7 and ids.max() < 19:
+        logger.warning(
+            "%s: ids %d to %d alone, which look like train ids: label ids of classes are 7 to 33: map the predictions "
+            "to label ids if so", predictions, ids.min(), ids.max(),
+        )  # fmt: skip
 
 
 def ground_truth(root: Path, split: str) -> list[Path]:
@@ -165,7 +181,7 @@ def has_instances(truths: Sequence[Path]) -> bool:
     Raises:
         UserError: some have one, others have not.
     """
-    missing = [file for file in map(_instance_file, truths) if not file.exists()]
+    missing = [file for file in map(instance_file, truths) if not file.exists()]
     if missing and len(missing) < len(truths):
         raise UserError(
             f"{missing[0]}: missing, like {len(missing)} of {len(truths)} instance maps: add them, or remove all "
@@ -188,7 +204,8 @@ def count_image(
     return _count(truth, prediction, *_read_truth(truth, with_instances, max_pixels))
 
 
-def _instance_file(truth: Path) -> Path:
+def instance_file(truth: Path) -> Path:
+    """The instance map beside a ground truth, which need not exist."""
     return truth.with_name(truth.name.replace("labelIds", "instanceIds"))
 
 
@@ -196,7 +213,7 @@ def _read_truth(
     truth: Path, with_instances: bool, max_pixels: int
 ) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
     """Label ids, and instance ids if wanted."""
-    return read_ids(truth, max_pixels), read_ids(_instance_file(truth), max_pixels) if with_instances else None
+    return read_ids(truth, max_pixels), read_ids(instance_file(truth), max_pixels) if with_instances else None
 
 
 def _count(

@@ -175,6 +175,21 @@ def test_a_palette_is_read_as_its_indices_and_16_bits_as_they_are(root, predicti
     assert score(predictions, root, tmp_path / "other")["confusion_matrix"] == plain["confusion_matrix"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [((0, 7, 13, 18), "ids 0 to 18 alone"), ((6,), "ids 6 to 6 alone"), ((0, 7, 26), None), ((7, 18), None)],
+)
+def test_predictions_that_look_like_train_ids_are_told(root, predictions, tmp_path, capsys, ids, shown):
+    for path, number in zip(sorted(predictions.rglob("*.png")), [*ids, *ids, *ids, *ids], strict=False):
+        Image.fromarray(np.full((64, 128), number, np.uint8)).save(path)
+    score(predictions, root, tmp_path / "o")
+    lines = capsys.readouterr().err.splitlines()
+    expected = (
+        f"{predictions}: {shown}, which look like train ids: label ids of classes are 7 to 33: map the predictions "
+    )
+    assert lines == ([] if shown is None else [f"{expected}to label ids if so"])
+
+
 def refusal(capsys, predictions, root, output, *more):
     words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root", str(root)]
     assert main([*words, "--output", str(output), *more]) == 2

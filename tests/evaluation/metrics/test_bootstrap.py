@@ -256,3 +256,31 @@ def test_files_that_cannot_be_compared_are_refused(files, capsys, change, messag
 def test_a_missing_file_is_refused(files, capsys):
     assert main(["compare", str(files[0]), "nowhere.json"]) == 2
     assert "nowhere.json: not a scores.json of dlaseg eval (No such file or directory): use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("protocols", "message"),
+    [
+        (({"trained_on": True}, {}), "{0}: the network was trained on images of this split, so its scores are too"),
+        (({}, {"tiled": True}), "{1}: images were computed in tiles, which changes the scores of some networks"),
+        (
+            ({"scales": [0.75, 1], "flip": True, "precision": "float32"}, {"scales": [1.0], "flip": False}),
+            "{0} and {1}: predicted in different ways (scales 0.75 1 and 1; flip true and false), so",
+        ),
+        (({"precision": "float32"}, {"precision": "bfloat16"}), "(precision float32 and bfloat16), so the networks"),
+        (({"scales": [1], "padding": "stretch"}, {"scales": [1]}), "(padding stretch and mirror), so the networks"),
+        (({"scales": [1, 2.0], "backend": "torch"}, {"scales": [2, 1], "backend": "openvino"}), None),
+        (({"precision": "float32", "flip": False}, {"predictions": "folder"}), None),
+    ],
+)
+def test_the_command_says_what_else_may_explain_a_difference(files, capsys, protocols, message):
+    for path, protocol in zip(files, protocols, strict=True):
+        content = json.loads(path.read_text())
+        content["protocol"].update(protocol)
+        path.write_text(json.dumps(content))
+    assert main(["compare", *map(str, files)]) == 0
+    printed = capsys.readouterr()
+    assert "second is better" in printed.out
+    lines = printed.err.splitlines()
+    assert len(lines) == (message is not None)
+    assert message is None or message.format(*files) in lines[0]
