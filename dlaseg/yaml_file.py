@@ -1,5 +1,6 @@
 """Reads YAML: plain values only, each key once, and no file that grows or nests without end."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ MAX_VALUES = 100_000
 MAX_DIGITS = 300
 """Longest integer; no float is larger, and Python does not write those of thousands of digits as text."""
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+_MISLEADING = re.compile(r"[-+]?0[0-9_]+$|.*:")
+"""Numbers of YAML 1.1 in base 8, 010, and in base 60, 1:30."""
+
 
 class RefusedYAML(yaml.MarkedYAMLError):
-    """Correct YAML that is refused: a key that occurs twice, or too many or too deeply nested values."""
+    """Correct YAML that is refused: a key that occurs twice, a misleading number, or too many or too deep values."""
 
 
 def read_yaml(path: Path, what: str = "a YAML file") -> Any:
@@ -58,7 +64,8 @@ def parse_yaml(text: str) -> Any:
     """Parses YAML of plain values: dicts, lists, strings, numbers, booleans, dates and None.
 
     Raises:
-        RefusedYAML: a key that occurs twice in a mapping, more than `MAX_VALUES` values, or nesting beyond `MAX_DEPTH`.
+        RefusedYAML: a key that occurs twice in a mapping, more than `MAX_VALUES` values, nesting beyond `MAX_DEPTH`, or
+            a number in base 8 or 60.
         yaml.YAMLError: anything else that cannot be parsed.
     """
     try:
@@ -96,6 +103,10 @@ class _Loader(yaml.SafeLoader):
         _check_limits(depth, self.values, node.start_mark)
         if len(node.value) > MAX_DIGITS and node.tag == "tag:yaml.org,2002:int":
             problem = f"an integer of more than {MAX_DIGITS} digits: put text in quotes"
+            raise RefusedYAML(problem=problem, problem_mark=node.start_mark)
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _MISLEADING.match(node.value):
+            meaning = f"{node.value:.20} means {self.construct_object(node)!s:.20} in YAML"
+            problem = f"{meaning}: write the number that is meant, or put text in quotes"
             raise RefusedYAML(problem=problem, problem_mark=node.start_mark)
         if isinstance(node, yaml.MappingNode):
             self.check_keys(node)

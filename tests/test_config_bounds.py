@@ -5,10 +5,12 @@ import os
 
 import pytest
 
+from dlaseg.config import checks
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
+from dlaseg.models import rendering
 
 KINDS = pytest.mark.parametrize("kind", [Config, PretrainConfig])
 
@@ -131,6 +133,17 @@ def test_a_number_at_its_upper_bound_is_accepted(name, value):
 def test_other_absurd_values_are_refused_in_one_line(make, message):
     with pytest.raises(UserError, match=f"^{message}"):
         make()
+
+
+@pytest.mark.parametrize("scale", [-1e308, 0.2, 4.1, float("nan"), float("inf"), 10**4000])
+def test_scales_that_the_network_does_not_take_are_refused_before_any_size_is_computed(scale):
+    with pytest.raises(UserError, match=r"^model\.scales \S+: use numbers from 0\.25 to 4$"):
+        Config(model=ModelConfig(scales=[1.0, scale]))
+
+
+def test_a_config_takes_the_scales_that_the_network_takes():
+    assert (checks.SMALLEST_SCALE, checks.LARGEST_SCALE) == (rendering.SMALLEST_SCALE, rendering.LARGEST_SCALE)
+    assert ModelConfig(scales=[0.25, 4.0]).scales == [0.25, 4.0]
 
 
 TEXTS = [

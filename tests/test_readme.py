@@ -136,7 +136,7 @@ COMMANDS: dict[str, Run | Skip] = {
         f"{SEGMENTATION} --data.val_share 0.5 --output runs/share", {"--config ...": EXAMPLE}
     ),
     "dlaseg data convert --from coco A.json B.json OUT --split train val --images PHOTOS": Run(
-        "", {"A.json": "coco.json", "B.json": "coco.json", "OUT": "converted", "PHOTOS": "masks/photos"}
+        "", {"A.json": "coco0.json", "B.json": "coco1.json", "OUT": "converted", "PHOTOS": "masks/photos"}
     ),
     "pip install 'dlaseg[demo]'": Skip("the tests' extra has it"),
     "dlaseg demo": Skip("serves until it is interrupted; tests/demo/ opens the page"),
@@ -314,8 +314,13 @@ def workspace(tmp_path_factory) -> Iterator[Path]:
     (folder / "list.yaml").write_text(entries, encoding="utf-8")
     write_video(folder / "clip.mp4", frames=3)
     shape = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9]]}
-    coco = {"images": [{"id": 1, "file_name": "0.jpg"}], "annotations": [shape], "categories": [{"id": 1, "name": "a"}]}
-    (folder / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
+    for image in range(2):
+        coco = {
+            "images": [{"id": 1, "file_name": f"{image}.jpg"}],
+            "annotations": [shape],
+            "categories": [{"id": 1, "name": "a"}],
+        }
+        (folder / f"coco{image}.json").write_text(json.dumps(coco), encoding="utf-8")
     config, _ = ConfigParser(Config, prog="dlaseg train").parse(shlex.split(SEGMENTATION))
     config.data.dataset, config.name = "folder", "small"
     (folder / "small.yaml").write_text(to_yaml(config), encoding="utf-8")

@@ -30,7 +30,7 @@ def refused(tmp_path):
 
 
 def test_plain_values_are_read_as_pyyaml_reads_them(tmp_path):
-    text = "a: [1, 1.5, x, null, no, {b: c}]\n'1': {}\n1: ü\n"
+    text = "a: [1, 1.5, x, null, no, {b: c}]\n'1': {}\n1: ü\nb: ['010', '1:30', 0, 0x10, 1_000, 0.5, 00.5, 12:ab]"
     (tmp_path / "a.yaml").write_text(text, encoding="utf-8-sig")  # some editors write a byte order mark
     assert read_yaml(tmp_path / "a.yaml") == yaml.safe_load(text)
     assert parse_yaml("") is None
@@ -95,6 +95,11 @@ def test_aliases_that_repeat_each_other_are_refused(refused):
         (b"a: 2024-99-99", ": not YAML (a value cannot be read: "),
         (b"a: !!bool 3", ": not YAML (a value cannot be read: "),
         (b"a: " + b"9" * 5000, ", line 1, column 4: an integer of more than 300 digits: put text in quotes"),
+        (b"a: 010", ", line 1, column 4: 010 means 8 in YAML: write the number that is meant, or put text in quotes"),
+        (b"a: [-010]", ", line 1, column 5: -010 means -8 in YAML: "),
+        (b"a: 1:30", ", line 1, column 4: 1:30 means 90 in YAML: "),
+        (b"a: 1:30.5", ", line 1, column 4: 1:30.5 means 90.5 in YAML: "),
+        (b"010: a", ", line 1, column 1: 010 means 8 in YAML: "),
         (b"#" * MAX_BYTES + b"\n", ": more than 1 MiB, which is not a YAML file of dlaseg"),
     ],
 )

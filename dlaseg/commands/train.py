@@ -38,11 +38,15 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
         dry_run(make_task(config), output, args.resume, allow_trackers=args.allow_trackers)
         return 0
 
+    from dlaseg.training.checkpoint import LAST
     from dlaseg.training.distributed import is_main_process
     from dlaseg.training.train import train as run
 
     result = run(config, output, args.resume, allow_trackers=args.allow_trackers)
     if not is_main_process():
+        return 0
+    if result.score is None:
+        print(f"no val {result.title}, so no best weights; the last ones are in {output / LAST}, for --resume")
         return 0
     print(f"best val {result.title} {result.score:.4f}  {result.weights}")
     if (page := output / "report.html").exists():

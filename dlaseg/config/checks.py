@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from dlaseg.errors import UserError, nearest
@@ -19,6 +20,9 @@ LARGEST_FACTOR = 1_000_000.0
 
 MOST_TERMS = 20
 """Terms of a loss, and trackers."""
+
+SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
+"""Of the image, for a network that blends several."""
 
 LARGEST_SEED = (1 << 64) - 1
 """What PyTorch takes as a seed."""
@@ -83,6 +87,13 @@ def check_crop_size(height: int, width: int) -> None:
             f"augment.crop_size {height} x {width}: height and width must be multiples of 32, so that no part of a "
             f"crop is padding: use {fit[0]} x {fit[1]}"
         )
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """The scales of a network are not so small or large that an image has no pixel or fits no memory."""
+    for scale in scales:
+        if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+            raise UserError(f"model.scales {_short(scale)}: use numbers from {SMALLEST_SCALE:g} to {LARGEST_SCALE:g}")
 
 
 def check_batch_norm(batch_size: int, grad_accum_steps: int, height: int, width: int, scale: float = 1.0) -> None:

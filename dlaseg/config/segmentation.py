@@ -17,6 +17,7 @@ from dlaseg.config.checks import (
     check_batch_norm,
     check_crop_size,
     check_name,
+    check_scales,
     check_texts,
     check_workers,
     within,
@@ -53,7 +54,8 @@ class DataConfig(ConfigSection):
             next image instead, and counts and logs it. Wrong content always stops, and so does validation: its score
             covers the whole split.
         on_missing_class: for dataset folder: what to do before the first epoch if a class has no pixel while 255 has,
-            which is ignored by default, or if fewer than two classes have pixels: stop ends the run; warn goes on.
+            which is ignored by default, or if fewer than two classes have pixels: stop ends the run; warn goes on. For
+            any dataset, what to do if no pixel of the validation split is labelled.
         on_changed_files: what --resume does if images came or went since: stop refuses; go continues with the present
             ones.
     """
@@ -122,6 +124,7 @@ class ModelConfig(ConfigSection):
 
     def __post_init__(self) -> None:
         check_texts("model", self)
+        check_scales(self.scales)
         if self.weights is not None and self.backbone_weights is not None:
             raise UserError(
                 f"model.weights {self.weights} and model.backbone_weights {self.backbone_weights}: one would overwrite "

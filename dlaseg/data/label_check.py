@@ -20,6 +20,8 @@ OnMissingClass = Literal["stop", "warn"]
 SHOWN = 10
 """Most classes that a message names."""
 
+_LIST_IGNORED = "list an ignored value that is a class as that class in the classes file"
+
 
 def check_labels(
     dataset: SegmentationDataset,
@@ -59,6 +61,34 @@ def check_labels(
         logger.warning("%s: %s: %s", _where(dataset), *masks)
 
 
+def check_scored(
+    dataset: SegmentationDataset, statistics: SplitStatistics, on_missing_class: OnMissingClass, option: str
+) -> None:
+    """Stops at a validation split without a pixel that is scored, also of a built-in data set.
+
+    Args:
+        dataset: the split.
+        statistics: of the split.
+        on_missing_class: `warn` logs what `stop` raises.
+        option: the option that sets `on_missing_class`, for the message.
+
+    Raises:
+        UserError: no class has a pixel.
+    """
+    if any(statistics.pixels):
+        return
+    remedy = "validate on images that show classes"
+    if statistics.ignored and has_own_classes(dataset):
+        remedy = f"{_LIST_IGNORED}, or {remedy}"
+    problem = (
+        f"{_where(dataset)}: no class has a pixel{_and_ignored(dataset, statistics)}: a run without a score has no "
+        f"best weights: {remedy}"
+    )
+    if on_missing_class == "stop":
+        raise UserError(f"{problem}; {option} warn continues anyway")
+    logger.warning("%s", problem)
+
+
 def has_own_classes(dataset: SegmentationDataset) -> bool:
     """Whether a file of the user defines the classes."""
     entry = DATASETS.get(dataset.name)
@@ -83,14 +113,11 @@ def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -
     present = [label for label, count in enumerate(statistics.pixels) if count]
     if len(present) > 1:
         return None
-    label_map = dataset.label_map
     only = f"only class {_class(dataset, present[0])} has pixels" if present else "no class has a pixel"
     remedy = "add label maps that show other classes"
     if statistics.ignored:
-        ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
-        only += f", and {_share(statistics)} of the pixels are ignored ({ignored})"
-        remedy = f"list an ignored value that is a class as that class in the classes file, or {remedy}"
-    return f"{_where(dataset)}: {only}: training needs two classes: {remedy}"
+        remedy = f"{_LIST_IGNORED}, or {remedy}"
+    return f"{_where(dataset)}: {only}{_and_ignored(dataset, statistics)}: training needs two classes: {remedy}"
 
 
 def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
@@ -134,6 +161,15 @@ def _described(dataset: SegmentationDataset, missing: Sequence[int]) -> str:
 def _class(dataset: SegmentationDataset, label: int) -> str:
     ids = dataset.label_map.ids[label]
     return f"{dataset.label_map.names[label]!r} (id {' or '.join(map(str, ids))})"
+
+
+def _and_ignored(dataset: SegmentationDataset, statistics: SplitStatistics) -> str:
+    """The share of the ignored pixels and what they hold; empty if there are none."""
+    if not statistics.ignored:
+        return ""
+    label_map = dataset.label_map
+    ignored = ", ".join(map(str, (*label_map.ignored, *map(list, label_map.ignored_colors))))
+    return f", and {_share(statistics)} of the pixels are ignored ({ignored})"
 
 
 def _share(statistics: SplitStatistics) -> str:

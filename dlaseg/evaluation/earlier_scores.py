@@ -77,8 +77,8 @@ def check_earlier_scores(
     except (UserError, ValueError):
         return  # no scores, which anything may replace
     texts = []
-    # Those of a run may have been trained further since; their folder has no scores of another file
-    if weights.name not in (BEST_WEIGHTS, FILE) and earlier["protocol"].get("weights_sha256") != exported_sha256(weights):
+    same_weights = earlier["protocol"].get("weights_sha256") == exported_sha256(weights)
+    if not same_weights and weights.name not in (BEST_WEIGHTS, FILE):  # a run's may have been trained further since
         texts.append("other weights")
     now = {"scales": scales or _own_scales(weights), "flip": flip, "padding": padding}
     if precision != "auto":

@@ -76,6 +76,10 @@ class Classification(Task[ClassificationDataset, DLA]):
         """Paths below the folder of the split."""
         return [os.fsdecode(file) for file in split.files]
 
+    def classes(self, split: ClassificationDataset) -> dict[str, Any]:
+        """The names of the class folders."""
+        return {"classes": [{"name": name} for name in split.class_names]}
+
     def make_model(self, training: ClassificationDataset) -> DLA:
         """The config's classifier, randomly initialised, with the data set's class names."""
         model_config, names = self.config.model, tuple(training.class_names)

@@ -15,6 +15,7 @@ from dlaseg.training.checkpoint import has_checkpoint, load_latest
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.batch_norm import synchronize
 from dlaseg.training.distributed import DistributedContext
+from dlaseg.training.recorded_classes import check_classes
 from dlaseg.training.recorded_files import check_files, recorded_names
 from dlaseg.training.run_folder import check_epochs, check_output, check_same_config
 from dlaseg.training.schedules import check_warmup
@@ -62,8 +63,8 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
         resume: whether to resume from a checkpoint in the run folder, if there is one.
 
     Raises:
-        UserError: the folder or its checkpoint belongs to another run, invalid data, images that came or went, or
-            weights that do not fit.
+        UserError: the folder or its checkpoint belongs to another run, invalid data, other classes, images that came or
+            went, or weights that do not fit.
     """
 
     def read_checkpoint() -> tuple[dict[str, Any] | None, Collection[str] | None]:
@@ -82,6 +83,8 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
         if checkpoint is None:
             return False
         batches = len(training) // task.config.train.batch_size
+        if "classes" in checkpoint:  # not in checkpoints of earlier commits
+            check_classes(task.config, checkpoint["classes"], task.classes(training), output)
         check_epochs(task.config, checkpoint, batches, output)
         same = checkpoint["step"] == checkpoint["epoch"] * batches + checkpoint["progress"]["batches"]
         proceed = task.config.data.on_changed_files == "go"

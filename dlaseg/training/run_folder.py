@@ -13,7 +13,7 @@ from dlaseg.data.loading import Key
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
-from dlaseg.run_folder import BEST_WEIGHTS, CONFIG
+from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LABEL_COUNTS, LOG, TRAIN_NAMES, VAL_NAMES
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.schedules import depends_on_epochs, learning_rate
 from dlaseg.training.task import RunConfig
@@ -27,16 +27,25 @@ _FREE_TO_CHANGE = (
 )
 _EPOCHS = "train.epochs"
 
+# Besides config.yaml, which comes first, and checkpoints
+_WRITTEN = (TRAIN_NAMES, VAL_NAMES, ENVIRONMENT, LABEL_COUNTS, LOG, BEST_WEIGHTS, "scores.json", "report.html")
+
 
 def check_output(config: RunConfig, output: Path, resume: bool) -> None:
-    """Checks that a run does not overwrite another run, and that a resumed run has the same config.
+    """Checks that a run overwrites neither another run nor other files, and that a resumed run has the same config.
 
     Raises:
-        UserError: names the folder, or the fields that differ.
+        UserError: names the folder, its files, or the fields that differ.
     """
     saved_config = output / CONFIG
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file, and the run folder cannot replace it: use another --output")
+    others = [name for name in _WRITTEN if (output / name).exists()]
+    if others and not (saved_config.exists() or has_checkpoint(output)):
+        raise UserError(
+            f"{output}: has {', '.join(others)} but no {CONFIG}: it is no run, and training would overwrite them: use "
+            "another --output"
+        )
     if not resume:
         if saved_config.exists() or has_checkpoint(output):
             raise UserError(f"{output}: already holds a run: continue it with --resume, or use another --output")
@@ -113,13 +122,19 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
     step = finished * batches + min(begun, batches)
     rates = (learning_rate(replace(train, epochs=epochs), step, batches) for epochs in (before, train.epochs))
     old, new = (f"{rate:.3g}" for rate in rates)
-    keep = " --model.backbone_weights null" if getattr(config.model, "backbone_weights", None) else ""
     raise UserError(
         f"{difference}: schedule {train.schedule} depends on the number of epochs: the next learning rate would be "
         f"{new} instead of {old}, and the epochs so far were trained with other rates than in a run of "
-        f"{train.epochs}: start a new run from its weights: --model.weights {output / BEST_WEIGHTS}{keep} and another "
-        "--output"
+        f"{train.epochs}: {new_run(config, output)}"
     )
+
+
+def new_run(config: RunConfig, output: Path) -> str:
+    """The remedy for a run that cannot be resumed as wanted: a new one from its weights, if it has some."""
+    keep = " --model.backbone_weights null" if getattr(config.model, "backbone_weights", None) else ""
+    weights = output / BEST_WEIGHTS
+    start = f" from its weights: --model.weights {weights}{keep} and" if weights.exists() else " in"
+    return f"start a new run{start} another --output"
 
 
 def _original(config: RunConfig, saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dlaseg.config.segmentation import Config
 from dlaseg.data.class_uniform import ClassUniformDraw, samples_per_class, split_centroids
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
-from dlaseg.data.label_check import check_labels
+from dlaseg.data.label_check import check_labels, check_scored
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
@@ -78,6 +78,10 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """The names of the pairs."""
         return [pair.name for pair in split.pairs]
 
+    def classes(self, split: SegmentationDataset) -> dict[str, Any]:
+        """The label map."""
+        return split.label_map.to_dict()
+
     def check_data(
         self, training: SegmentationDataset, validation: SegmentationDataset, output: Path, dist: DistributedContext
     ) -> None:
@@ -88,9 +92,9 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         Raises:
             UserError: a file that cannot be read, an image and a label map of different sizes, a label outside the
                 label map, label maps that look misread, see `count_labels` and `check_labels`, or a validation split of
-                copies of training images.
+                copies of training images or without a pixel that is scored.
         """
-        data = self.config.data
+        data, option = self.config.data, "--data.on_missing_class"
 
         def check() -> SplitStatistics:
             check_no_copies(training, validation)
@@ -99,7 +103,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             val_statistics = statistics(validation, counted)
             self._counted = training.label_map, counted
             for split, found, for_training in ((training, train_statistics, True), (validation, val_statistics, False)):
-                check_labels(split, found, for_training, data.on_missing_class, "--data.on_missing_class")
+                check_labels(split, found, for_training, data.on_missing_class, option)
+            check_scored(validation, val_statistics, data.on_missing_class, option)
             return train_statistics
 
         self._statistics = dist.run_on_rank0(check)

@@ -156,14 +156,15 @@ def check_snapshot(saved: Mapping[str, Any], output: Path) -> None:
     ):
         wrong = wrong or ["unreadable"]
     if wrong:
-        raise _unfit(output, f"{wrong[0]} is missing or wrong")
+        raise unfit(output, f"{wrong[0]} is missing or wrong")
 
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-def _unfit(output: Path, reason: str) -> UserError:
+def unfit(output: Path, reason: str) -> UserError:
+    """The error about a checkpoint that cannot be continued."""
     return UserError(f"{output}: its checkpoint is not one of this run ({reason}): start again with another --output")
 
 
@@ -178,7 +179,7 @@ def restore(state: TrainState, saved: dict[str, Any], output: Path = Path()) -> 
     except torch.OutOfMemoryError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise _unfit(output, f"{type(error).__name__}: {error}") from error
+        raise unfit(output, f"{type(error).__name__}: {error}") from error
 
 
 def _restore(state: TrainState, saved: dict[str, Any]) -> None:

@@ -85,6 +85,10 @@ class Task(ABC, Generic[Data, Network]):
     def names(self, split: Data) -> list[str]:
         """The names of a split's images, in its order; they do not depend on where the data set is."""
 
+    @abstractmethod
+    def classes(self, split: Data) -> dict[str, Any]:
+        """The classes as the content of a classes file, for checkpoints: only dicts, lists, strings and numbers."""
+
     def check_data(self, training: Data, validation: Data, output: Path, dist: DistributedContext) -> None:
         """Checks the content of both splits before `criterion` is called; writes nothing. By default, no check.
 

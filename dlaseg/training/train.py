@@ -8,9 +8,11 @@ from typing import Any
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.reading import checked, read_config
 from dlaseg.config.segmentation import Config
+from dlaseg.errors import UserError
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.training import trainer
 from dlaseg.training.classification import Classification
+from dlaseg.training.distributed import is_main_process
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.task import Task
 
@@ -21,18 +23,18 @@ class TrainResult:
 
     Attributes:
         folder: the run folder.
-        weights: the weights with the best score.
+        weights: the weights with the best score; None without a score.
         metric: what was validated, as the log calls it: `miou`, or `top1` of a classifier.
         title: the same for people: `mIoU` or `top-1`.
-        score: the best value of it, 0 to 1.
+        score: the best value of it, 0 to 1; None if no validation gave one.
         log: rows of log.jsonl, one per epoch: `epoch`, `loss`, `lr`, the scores, and more.
     """
 
     folder: Path
-    weights: Path
+    weights: Path | None
     metric: str
     title: str
-    score: float
+    score: float | None
     log: list[dict[str, Any]]
 
 
@@ -53,14 +55,22 @@ def train(
         allow_trackers: whether trackers of your own, which the config names as MODULE:NAME, are imported.
 
     Raises:
-        UserError: a field of the wrong type, and as `fit`.
+        UserError: a field of the wrong type, the best weights are gone, and as `fit`.
         Stopped: as `fit`.
     """
     task = make_task(read_config(Path(config)) if isinstance(config, str | Path) else checked(config))
     folder = Path("runs") / task.config.name if output is None else Path(output)
     state = trainer.fit(task, folder, resume, report, allow_trackers)
     metric, title = next(iter(task.metrics.items()))
-    return TrainResult(folder, folder / BEST_WEIGHTS, metric, title, state.best(metric), state.log)
+    score, weights = state.best(metric), folder / BEST_WEIGHTS
+    if score < 0:
+        return TrainResult(folder, None, metric, title, None, state.log)
+    if is_main_process() and not weights.exists():
+        raise UserError(
+            f"{weights}: no such file, although the run has a best val {title} of {score:.4f}: restore it, or start a "
+            "new run in another --output"
+        )
+    return TrainResult(folder, weights, metric, title, score, state.log)
 
 
 def make_task(config: Config | PretrainConfig) -> Task[Any, Any]:

@@ -98,8 +98,8 @@ def train(
             trackers = stack.enter_context(open_trackers(tracker_kinds, output, state.step))
             if run.changed:
                 save(run)  # first: until the names are recorded, the next resume sees that the images have changed
+            write_text(output / CONFIG, to_yaml(config))  # by which `check_output` knows a run, however it ends
             record_files(output, task.names(run.training), task.names(run.validation))
-            write_text(output / CONFIG, to_yaml(config))
             origin = [asdict(entry) for entry in state.model.metadata.origin]
             write_json(output / ENVIRONMENT, environment() | {"weights": origin, "job": torchrun_job_id()})
             task.on_fit_start(output)
@@ -195,7 +195,8 @@ def epoch_row(run: Run) -> dict[str, Any]:
 def save(run: Run) -> None:
     """Writes the checkpoint in rank 0."""
     if run.dist.is_main:
-        save_checkpoint(run.output, snapshot(run.state) | {"config": flat_config(run.task.config)})
+        content = {"config": flat_config(run.task.config), "classes": run.task.classes(run.training)}
+        save_checkpoint(run.output, snapshot(run.state) | content)
 
 
 def handle_nonfinite_step(run: Run, result: StepResult) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dlaseg_testing import write_camvid
 from PIL import Image
 
 from dlaseg import create_model, load_model, save_model
@@ -135,6 +136,45 @@ def test_validation_label_maps_are_checked_as_well(write, capsys, tmp_path):
     root = write(TWO, leaf=1, val_leaf=255)
     line, _ = refused(capsys, *training(root, tmp_path / "run"))
     assert line.startswith(f"dlaseg train: {root}/labels/val (split val): 255 fills 23.4 % ")
+
+
+def ignore_all(root, folder):
+    for file in (root / folder).iterdir():
+        Image.fromarray(np.full_like(np.array(Image.open(file)), 255)).save(file)
+
+
+def test_a_validation_split_without_a_scored_pixel_stops_training(write, capsys, tmp_path):
+    root = write(TWO + "ignore: [255]\n", leaf=1)
+    ignore_all(root, "labels/val")
+    message = (
+        f"{root}/labels/val (split val): no class has a pixel, and 100 % of the pixels are ignored (255): a run "
+        "without a score has no best weights: list an ignored value that is a class as that class in the classes file, "
+        "or validate on images that show classes"
+    )
+    run = tmp_path / "run"
+    line, _ = refused(capsys, *training(root, run))
+    assert line == f"dlaseg train: {message}; --data.on_missing_class warn continues anyway"
+    assert not run.exists()
+
+
+def test_a_run_without_a_score_says_so_and_names_its_checkpoint(write, capsys, tmp_path, caplog):
+    root, run = write(TWO + "ignore: [255]\n", leaf=1), tmp_path / "run"
+    ignore_all(root, "labels/val")
+    with caplog.at_level(logging.WARNING):
+        assert main(training(root, run, "--data.on_missing_class", "warn")) == 0
+    assert any("a run without a score has no best weights" in message for message in caplog.messages)
+    last = f"no val mIoU, so no best weights; the last ones are in {run / 'last.ckpt'}, for --resume"
+    assert capsys.readouterr().out.splitlines()[-1] == last
+    assert (run / "last.ckpt").exists()
+    assert not (run / "best.safetensors").exists()
+
+
+def test_a_built_in_validation_split_without_a_scored_pixel_stops_training_too(capsys, tmp_path):
+    root = write_camvid(tmp_path / "data", train=2, val=1)
+    Image.fromarray(np.full((48, 64), 11, np.uint8)).save(root / "valannot/0.png")
+    words = [word.replace("folder", "camvid") for word in training(root, tmp_path / "run")]
+    line, _ = refused(capsys, *words)
+    assert ": a run without a score has no best weights: validate on images that show classes; --data.on_mis" in line
 
 
 def test_a_listed_void_and_a_missing_class_are_a_warning(write, capsys, tmp_path, caplog):

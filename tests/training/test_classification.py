@@ -151,6 +151,19 @@ def test_a_resumed_run_notices_images_that_came(root, tmp_path):
     assert run(longer, tmp_path / "run", resume=True).step == 6
 
 
+def test_a_resumed_run_notices_another_class_folder_and_refuses_it_in_any_case(root, tmp_path):
+    shutil.copytree(root, tmp_path / "images")
+    run(tiny_config(tmp_path / "images", epochs=1), tmp_path / "run")
+    for split in ("train", "val"):
+        (tmp_path / f"images/{split}/red").rename(tmp_path / f"images/{split}/a")
+    longer = tiny_config(tmp_path / "images", epochs=2)
+    longer.data.on_changed_files = "go"
+    with pytest.raises(
+        UserError, match=r"^class 0 'a' \(the run has 'blue'\): the run in .*: restore the class folders"
+    ):
+        run(longer, tmp_path / "run", resume=True)
+
+
 def test_a_run_leaves_every_file_of_the_run_folder(straight):
     output, _ = straight
     names = {"events" if path.name.startswith("events") else path.name for path in output.iterdir()}

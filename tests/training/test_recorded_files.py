@@ -20,6 +20,7 @@ from dlaseg_testing import (
 
 from dlaseg.benchmarking.dry_run import dry_run
 from dlaseg.cli import main
+from dlaseg.config.files import to_yaml
 from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import open_dataset
 from dlaseg.files import write_text
@@ -215,6 +216,7 @@ def test_images_in_another_place_are_the_same(config, root, tmp_path, monkeypatc
 
 def test_a_run_without_a_checkpoint_begins_with_the_present_images(config, root, tmp_path):
     record_files(tmp_path / "run", ["a"], ["b"])
+    (tmp_path / "run/config.yaml").write_text(to_yaml(with_train(config, epochs=1)))
     run(with_train(config, epochs=1), tmp_path / "run", resume=True)
     assert lines(tmp_path / "run/train.txt") == [*"012345"]
 

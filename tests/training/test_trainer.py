@@ -13,6 +13,7 @@ from dlaseg_testing import (
     make_batch,
     make_step,
     new_state,
+    no_report,
     run,
     tiny_config,
     with_train,
@@ -33,6 +34,7 @@ from dlaseg.training.run_folder import check_output
 from dlaseg.training.schedules import poly
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.task import Validation
+from dlaseg.training.train import train
 from dlaseg.training.trainer import fit
 from dlaseg.weights.files import save_model
 
@@ -252,6 +254,18 @@ def test_a_resume_of_a_finished_run_trains_no_further(straight, config, tmp_path
     assert_same_tensors(state.model.state_dict(), load_checkpoint(output / "last.ckpt")["model"])
 
 
+def test_a_finished_run_without_its_best_weights_does_not_claim_them(straight, config, tmp_path):
+    _, output, state = straight
+    for name in ("config.yaml", "last.ckpt"):
+        (tmp_path / name).write_bytes((output / name).read_bytes())
+    with pytest.raises(UserError) as caught:
+        train(config, tmp_path, resume=True, report=no_report)
+    assert str(caught.value) == (
+        f"{tmp_path / 'best.safetensors'}: no such file, although the run has a best val mIoU of "
+        f"{state.best('miou'):.4f}: restore it, or start a new run in another --output"
+    )
+
+
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, tmp_path):
     _, output, _ = straight
     for name in ("config.yaml", "log.jsonl"):
@@ -272,6 +286,34 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):
     with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         run(config, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "name", ["train.txt", "val.txt", "scores.json", "report.html", "log.jsonl", "environment.json", "best.safetensors"]
+)
+def test_files_that_are_no_runs_are_not_overwritten(config, tmp_path, name, resume):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError) as caught:
+        run(config, tmp_path, resume)
+    assert str(caught.value) == (
+        f"{tmp_path}: has {name} but no config.yaml: it is no run, and training would overwrite them: use another "
+        "--output"
+    )
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+@pytest.mark.parametrize("function", ["write_text", "record_files", "write_json"])
+def test_a_start_that_was_killed_at_any_file_can_be_resumed(config, tmp_path, monkeypatch, function):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    config = with_train(config, epochs=1, warmup_steps=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, function, killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path)
+    assert run(config, tmp_path, resume=True).epoch == 1
 
 
 def test_a_file_in_the_place_of_the_run_folder_is_refused(config, tmp_path):
