@@ -3,12 +3,14 @@
 import os
 import re
 import tempfile
+from abc import ABCMeta
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.component_meta import ComponentMeta
 
 from dlaseg.demo.segmenting import Networks, Segmented, legend, picture, pixel, pixels, save, swatches, times
 from dlaseg.errors import UserError
@@ -35,7 +37,29 @@ CSS = """
 #tip[hidden] { display: none; }
 """
 
+FOLDERS = re.compile(r"(?<![\w:./])/(?:[^\s/]+/)+")
+"""The folders of an absolute path; not those of a relative one or of an address."""
+
 POINTER = Path(__file__).with_name("pointer.js")
+
+
+class _ComponentMeta(ComponentMeta):
+    """Gradio's, but for writing a `page.pyi` beside this file."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], attributes: dict[str, Any]) -> type:
+        return ABCMeta.__new__(cls, name, bases, attributes)
+
+
+class Image(gr.Image, metaclass=_ComponentMeta):
+    """Gives the file as it was uploaded: Gradio's opens it with Pillow, and shows what that says of a broken one.
+
+    The browser finds its part by the name of the class.
+    """
+
+    def preprocess(self, payload: Any) -> Any:
+        """The path of an upload."""
+        is_file = payload is not None and payload.path is not None and not (payload.url or "").startswith("data:")
+        return payload.path if is_file else super().preprocess(payload)
 
 
 def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
@@ -79,13 +103,16 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
 
     def segment_video(file: str | None, name: str, backend: str, progress: gr.Progress = progress_bar) -> str | None:
         if file is None:
-            raise gr.Error("choose a video first")
+            raise gr.Error("choose a video first", print_exception=False)
         progress(0, "segmenting the frames")
         output = Path(tempfile.mkdtemp(dir=folder))
         summary = _guarded(infer, name, file, output, save=["overlay"], backend=backend)
-        if summary.failed:
-            raise gr.Error(summary.failed[0][1])
-        return str(next((output / "overlay").iterdir()))
+        overlays = list(output.glob("overlay/*.mp4"))
+        if summary.failed and not overlays:
+            raise gr.Error(_without_folders(summary.failed[0][1]), print_exception=False)
+        if summary.failed:  # behind the frames that could be read
+            gr.Warning(_without_folders(summary.failed[0][1]))
+        return str(overlays[0])
 
     with gr.Blocks(title="dlaseg", analytics_enabled=False, fill_width=True) as page:
         first_result, second_result = gr.State(), gr.State()
@@ -99,9 +126,8 @@ def build(weights: Sequence[str], folder: Path) -> gr.Blocks:
         with gr.Tab("Image"):
             with gr.Row():
                 with gr.Column(scale=1, min_width=280):
-                    # Without a mode, the file comes as it was uploaded
-                    file = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"],
-                                    label="Image", height=260, elem_id="image")  # fmt: skip
+                    file = Image(type="filepath", image_mode=None, sources=["upload", "clipboard", "webcam"],
+                                 label="Image", height=260, elem_id="image")  # fmt: skip
                     gr.Examples([str(example) for example in draw_examples(folder)], file, label="Drawn examples")
                     with gr.Accordion("More", open=False):
                         scales = gr.CheckboxGroup(SCALES, value=[1.0], label="Scales", info="averaged: slower, better")
@@ -146,7 +172,11 @@ def _guarded(function: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return function(*arguments, **options)
     except UserError as error:
-        raise gr.Error(re.sub(r"/\S+/", "", str(error)), print_exception=False) from error
+        raise gr.Error(_without_folders(str(error)), print_exception=False) from error
+
+
+def _without_folders(message: str) -> str:
+    return FOLDERS.sub("", message)
 
 
 def _slider(segmented: Segmented, hidden: Sequence[str] | set[str], opacity: float) -> Any:

@@ -18,7 +18,14 @@ from dlaseg.export.network import trace_network
 from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
-from dlaseg.inference.backends.exported import OPENVINO, SUFFIXES, encode_entries, exported_sha256, stride_of
+from dlaseg.inference.backends.exported import (
+    OPENVINO,
+    SUFFIXES,
+    encode_entries,
+    exported_sha256,
+    report_path,
+    stride_of,
+)
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS
 from dlaseg.inference.sources import find_images
 from dlaseg.models.base import SegmentationModel
@@ -80,19 +87,27 @@ def export(
         write_network(program, temporary, encode_entries(model, input, output), input, output)
         comparisons = compare(temporary, model, input, output, batches_of(pictures))
         require_exact(path, comparisons)
-        report = describe(temporary, model, input, output, comparisons)
-    write_json(report_path(path), report)
+        write_json(report_path(temporary), describe(temporary, model, input, output, comparisons))
     return Export(path, report_path(path), tuple(comparisons))
 
 
 def check_arguments(path: Path, input: str, output: str) -> None:
-    """Refuses another suffix, a folder of that name, and unknown inputs and outputs."""
+    """Refuses another suffix, a folder in the place of a file, weights of others, and unknown inputs and outputs."""
     if path.suffix not in SUFFIXES:
         raise UserError(
             f"{path}: exported files end in .onnx, .xml (OpenVINO) or .pt2 (torch.export): name one of them"
         )
     if path.is_dir():
         raise UserError(f"{path}: a folder has this name: name a file, such as {path / f'model{path.suffix}'}")
+    weights = path.with_suffix(".bin")
+    for file in [report_path(path), weights] if path.suffix == OPENVINO else [report_path(path)]:
+        if file.is_dir():
+            raise UserError(f"{path}: {file.name} is written beside it, and a folder has this name: use another name")
+    if path.suffix == OPENVINO and os.path.lexists(weights) and not path.exists():
+        raise UserError(
+            f"{path}: would replace {weights.name}, which may be another program's, since {path.name} does not exist: "
+            "move it, or use another name"
+        )
     for name, value, known in (("input", input, INPUTS), ("output", output, OUTPUTS)):
         if value not in known:
             raise UserError(f"{name} {value!r}: use one of {', '.join(known)}")
@@ -155,11 +170,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def report_path(path: Path) -> Path:
-    """The JSON file beside an exported file."""
-    return path.with_name(f"{path.name}.json")
 
 
 def describe(

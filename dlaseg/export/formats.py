@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from dlaseg.files import sha256
 from dlaseg.inference.backends.conversion import to_onnx
-from dlaseg.inference.backends.exported import ONNX, OPENVINO, SECTION
+from dlaseg.inference.backends.exported import ONNX, OPENVINO, SECTION, WEIGHTS, onnx_weights_sha256
 from dlaseg.inference.backends.graph import openvino_core, require
 
 AXES = {
@@ -45,7 +46,7 @@ def write_network(
     _name_axes(content.graph.input[0], AXES[input])
     _name_axes(content.graph.output[0], AXES[output])
     if path.suffix == ONNX:
-        for key, value in entries.items():
+        for key, value in {**entries, WEIGHTS: onnx_weights_sha256(content)}.items():
             content.metadata_props.add(key=key, value=value)
         path.write_bytes(content.SerializeToString())
         return
@@ -58,6 +59,8 @@ def write_openvino(model: Any, path: Path, entries: Mapping[str, str]) -> None:
     for key, value in entries.items():
         model.set_rt_info(value, [SECTION, key])
     ov.save_model(model, path, compress_to_fp16=False)
+    model.set_rt_info(sha256(path.with_suffix(".bin")), [SECTION, WEIGHTS])
+    ov.save_model(model, path, compress_to_fp16=False)  # the same .bin
 
 
 def _name_axes(value: Any, names: tuple[str | None, ...]) -> None:

@@ -15,21 +15,14 @@ from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate
 from dlaseg.export.check import Comparison, batches_of, compare
-from dlaseg.export.export import (
-    check_arguments,
-    comparison_images,
-    describe,
-    report_path,
-    require_exact,
-    writing,
-)
+from dlaseg.export.export import check_arguments, comparison_images, describe, require_exact, writing
 from dlaseg.export.formats import write_network, write_openvino
 from dlaseg.export.network import trace_network
 from dlaseg.export.quantize import import_nncf, search, weight_names
 from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
-from dlaseg.inference.backends.exported import OPENVINO, encode_entries, read_graph
+from dlaseg.inference.backends.exported import OPENVINO, encode_entries, read_graph, report_path
 from dlaseg.inference.backends.graph import openvino_core, require
 from dlaseg.inference.predictor import Predictor
 from dlaseg.models.base import SegmentationModel
@@ -150,7 +143,7 @@ def export_int8(
                 "in_float32": in_float,
             },
         }
-    write_json(report_path(path), report)
+        write_json(report_path(temporary), report)
     return Int8Export(path, report_path(path), tuple(comparisons), (before, scores[-1]), seconds, size, tuple(in_float))
 
 

@@ -175,6 +175,16 @@ def test_a_file_that_differs_is_not_left(network, tmp_path, monkeypatch, copied)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"m.onnx": b"older"}
 
 
+def test_a_file_whose_report_cannot_be_written_is_not_left(network, tmp_path, monkeypatch, copied):
+    def fail(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(exports, "write_json", fail)
+    with pytest.raises(UserError, match=r"m.onnx.json: cannot be written \(No space left on device\): make room"):
+        export(network, tmp_path / "m.onnx", output="logits")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_not_finite_logits_differ(network, tmp_path, monkeypatch, copied):
     @takes_tensors
     def not_finite(self, images):
@@ -211,6 +221,9 @@ def test_files_are_compared_on_the_user_s_images(tmp_path):
     [
         ("m.tflite", {}, "m.tflite: exported files end in .onnx, .xml"),
         ("folder.onnx", {}, "a folder has this name"),
+        ("beside.onnx", {}, "beside.onnx.json is written beside it, and a folder has this name: use another name"),
+        ("beside.xml", {}, "beside.bin is written beside it, and a folder has this name: use another name"),
+        ("foreign.xml", {}, "would replace foreign.bin, which may be another program's"),
         ("m.onnx", {"input": "bgr"}, "input 'bgr': use one of pixels, normalized"),
         ("m.onnx", {"output": "mask"}, "output 'mask': use one of labels, logits, coarse_logits"),
         ("m.onnx", {"images": "nowhere"}, "nowhere"),
@@ -218,11 +231,15 @@ def test_files_are_compared_on_the_user_s_images(tmp_path):
     ],
 )
 def test_wrong_arguments_are_refused(network, tmp_path, file, options, message):
-    (tmp_path / "folder.onnx").mkdir()
-    (tmp_path / "file").touch()
+    folders, files = ("folder.onnx", "beside.onnx.json", "beside.bin"), ("file", "foreign.bin")
+    for name in folders:
+        (tmp_path / name).mkdir()
+    for name in files:
+        (tmp_path / name).write_text("of others")
     with pytest.raises(UserError, match=message):
         export(network, tmp_path / file, **options)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {*folders, *files}
+    assert (tmp_path / "foreign.bin").read_text() == "of others"
 
 
 @pytest.mark.slow  # as `make readme` does, with more options

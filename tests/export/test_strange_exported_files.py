@@ -1,15 +1,19 @@
 """Exported files from strangers: each is read, or refused by a `UserError` of one line; nothing else is opened."""
 
+import copy
 import json
 import random
+import shutil
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from dlaseg import Predictor
 from dlaseg.errors import UserError
-from dlaseg.inference.backends.exported import EXPORT, read_graph
+from dlaseg.export.export import export
+from dlaseg.inference.backends.exported import EXPORT, WEIGHTS, exported_sha256, read_graph, report_path
 
 
 def refused(path, backend=None):
@@ -143,6 +147,75 @@ def test_an_ir_without_its_weights_is_refused(exported, tmp_path):
     assert "no m.bin beside it, which holds its weights" in refused(path)
     path.with_suffix(".bin").write_bytes(source.with_suffix(".bin").read_bytes()[:100])
     assert "damaged, or no OpenVINO IR" in refused(path)
+
+
+def copy_exported(source, folder):
+    """A copy of an exported file without its report."""
+    for file in {source, source.with_suffix(".bin")} if source.suffix == ".xml" else {source}:
+        shutil.copy(file, folder / f"m{file.suffix}")
+    return folder / f"m{source.suffix}"
+
+
+def damage(path):
+    """Zeroes bytes in the middle of a file, which are weights."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="session")
+def of_other_weights(network, tmp_path_factory):
+    """An OpenVINO IR of the same architecture with other weights."""
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    return export(other, tmp_path_factory.mktemp("other") / "m.xml").path
+
+
+def test_the_weights_of_another_export_are_refused(exported, of_other_weights, tmp_path):
+    path = copy_exported(exported(".xml"), tmp_path)
+    read_graph(path)
+    shutil.copy(of_other_weights.with_suffix(".bin"), path.with_suffix(".bin"))
+    assert "the weights in m.bin are not those that were exported: copy it with all its files" in refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_damaged_weights_are_refused(exported, tmp_path, suffix):
+    path = copy_exported(exported(suffix), tmp_path)
+    read_graph(path)
+    damage(path.with_suffix(".bin") if suffix == ".xml" else path)
+    assert "are not those that were exported" in refused(path)
+
+
+def without_weights_hash(path):
+    """A file as earlier releases wrote it."""
+    if path.suffix == ".xml":
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if f"<{WEIGHTS} " not in line))
+        return
+    model = onnx.load(path)
+    entries = [entry for entry in model.metadata_props if entry.key != WEIGHTS]
+    del model.metadata_props[:]
+    model.metadata_props.extend(entries)
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_a_file_of_an_earlier_release_is_compared_with_its_report(exported, tmp_path, suffix):
+    path = copy_exported(exported(suffix), tmp_path)
+    without_weights_hash(path)
+    report_path(path).write_text(json.dumps({"sha256": exported_sha256(path)}))
+    read_graph(path)
+    damage(path.with_suffix(".bin") if suffix == ".xml" else path)
+    message = f"not the file that m{suffix}.json beside it was written for: copy or export both again"
+    assert message in refused(path)
+    for content in ("{}", "[]", "no JSON"):
+        report_path(path).write_text(content)  # of another program
+        read_graph(path)
+    report_path(path).unlink()
+    read_graph(path)
 
 
 def test_a_program_is_not_read(exported):

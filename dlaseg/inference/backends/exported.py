@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dlaseg.errors import UserError
 from dlaseg.files import sha256
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS, Graph, openvino_core, require
-from dlaseg.strict_json import InvalidJSONError, parse_json
+from dlaseg.strict_json import InvalidJSONError, parse_json, read_json
 from dlaseg.version import __version__
 from dlaseg.weights.entries import decode_metadata, encode_metadata
 
@@ -24,6 +24,10 @@ SUFFIXES = (ONNX, OPENVINO, PROGRAM)
 EXPORT = "export"
 """The entry beside those of a weights file: JSON of `input`, `output`, `stride`, `multiple` and, of a network that
 blends some, `scales`; see `Graph`."""
+
+WEIGHTS = "weights_sha256"
+"""The entry that tells damaged weights, and those of another file: the SHA-256 of the `.bin` beside an `.xml`, or see
+`onnx_weights_sha256`. Files of earlier releases have none."""
 
 SECTION = "dlaseg"
 """Where the entries are in the rt_info of an OpenVINO IR."""
@@ -82,6 +86,10 @@ def read_graph(path: Path) -> Graph:
         kind = "ONNX file" if path.suffix.lower() == ONNX else "OpenVINO IR with its .bin"
         raise UserError(f"{path}: damaged, or no {kind}: copy it or export it again") from error
     graph = graph_of_entries(path, content.entries, content.precision)
+    if content.entries.get(WEIGHTS, content.weights_sha256) != content.weights_sha256:
+        weights = "its weights" if path.suffix.lower() == ONNX else f"the weights in {path.with_suffix('.bin').name}"
+        raise UserError(f"{path}: {weights} are not those that were exported: copy it with all its files, or export it")
+    _check_report(path)
     if content.input != _input_type(graph) or content.output != _output_type(graph):
         raise UserError(
             f"{path}: takes {content.input} and gives {content.output}, its metadata say {_input_type(graph)} and "
@@ -123,11 +131,31 @@ def graph_of_entries(
     return Graph(path, metadata, stride, precision, input, output, multiple, scales, reference)
 
 
+def report_path(path: Path) -> Path:
+    """The JSON file beside an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def _check_report(path: Path) -> None:
+    """Refuses an exported file that is not the one that the report beside it, if there is one, describes."""
+    try:
+        expected = read_json(report_path(path), "the report of an export")["sha256"]
+    except (UserError, TypeError, KeyError):  # there is none, or another program's
+        return
+    if expected != exported_sha256(path):
+        report = report_path(path).name
+        raise UserError(f"{path}: not the file that {report} beside it was written for: copy or export both again")
+
+
 @dataclass(frozen=True)
 class _Content:
-    """Entries, precision, and types of the input and the output, such as `uint8 (?, ?, ?, 3)`."""
+    """Entries, the hash to compare with `WEIGHTS`, precision, and types of the input and the output.
+
+    A type is such as `uint8 (?, ?, ?, 3)`.
+    """
 
     entries: dict[str, str]
+    weights_sha256: str
     precision: str
     input: str
     output: str
@@ -162,10 +190,19 @@ def _read_onnx(path: Path) -> _Content:
     return _Content(
         # Text that is not UTF-8 comes as bytes
         {entry.key: entry.value for entry in model.metadata_props if isinstance(entry.value, str)},
+        onnx_weights_sha256(model),
         "int8" if is_quantized else "float32",
         _onnx_type(onnx, model.graph.input[0]),
         _onnx_type(onnx, model.graph.output[0]),
     )
+
+
+def onnx_weights_sha256(model: Any) -> str:
+    """The SHA-256 of the bytes of all weights of an `onnx.ModelProto`, in their order."""
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(tensor.raw_data)
+    return digest.hexdigest()
 
 
 def _onnx_type(onnx: Any, value: Any) -> str:
@@ -202,7 +239,8 @@ def _read_openvino(path: Path) -> _Content:
         entries = {str(key): str(value) for key, value in model.get_rt_info(SECTION).value.items()}
     is_quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
     types = [_openvino_type(port) for port in (model.input(), model.output())]
-    return _Content(entries, "int8" if is_quantized else "float32", *types)
+    weights = sha256(path.with_suffix(".bin"))
+    return _Content(entries, weights, "int8" if is_quantized else "float32", *types)
 
 
 def _openvino_type(port: Any) -> str:
