@@ -33,8 +33,10 @@ _DRIVERS = {"PNG": "PNG", "TIFF": "GTiff"}
 
 # Scanlines in order; a cache for the blocks of some rows, MB; no file beside (.aux.xml) that changes the colours
 _OPTIONS = {
-    **{"GDAL_CACHEMAX": 64, "GDAL_PNG_WHOLE_IMAGE_OPTIM": False, "GDAL_NUM_THREADS": 1},
-    **{"GDAL_PAM_ENABLED": False},
+    "GDAL_CACHEMAX": 64,
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,
+    "GDAL_NUM_THREADS": 1,
+    "GDAL_PAM_ENABLED": False,
 }
 
 

@@ -60,14 +60,14 @@ def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
     if path.suffix.lower() in LOSSY_SUFFIXES:
         raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
     content = read_checked_bytes(path, max_pixels)
-    header = read_header(content)
-    if header is not None and header.label_problem is not None:
-        raise UserError(f"{path}: a {header.format} {header.label_problem}: save label maps as PNG")
     if is_png(content) and content[24:25] == b"\x10" and content[25:26] != b"\0":
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
     pixels = decode_png(content)
     if pixels is not None:
         return LabelImage(pixels)
+    header = read_header(content)
+    if header is not None and header.label_problem is not None:
+        raise UserError(f"{path}: a {header.format} {header.label_problem}: save label maps as PNG")
     with open_verified(path, content) as picture:
         _check_exact(path, picture, content)
         picture = upright(picture)

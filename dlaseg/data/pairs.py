@@ -201,7 +201,7 @@ class SplitFiles:
             ("label map without an image", self.labels, self.images, self.image_pattern),
         ):
             if unmatched := files.keys() - others.keys():
-                name, near = min(unmatched), near_name(sorted(unmatched), others)
+                name, near = min(unmatched), near_name(sorted(unmatched), sorted(others.keys() - files.keys()))
                 if near is not None:
                     raise UserError(
                         f"{files[near[0]]}: {kind} ({len(unmatched)} in all): rename it: {others[near[1]]} differs in "

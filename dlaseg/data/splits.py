@@ -5,6 +5,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import replace
 from filecmp import cmp
 from pathlib import Path
@@ -88,25 +89,27 @@ def check_no_copies(training: SegmentationDataset, validation: SegmentationDatas
     Raises:
         UserError: more than a tenth of the validation images are copies.
     """
-    sizes = {_size(pair.image) for pair in validation.pairs}
-    beginnings: dict[bytes, list[Path]] = defaultdict(list)
+    by_size: dict[int, list[Path]] = defaultdict(list)
     for pair in training.pairs:
-        if _size(pair.image) in sizes:
-            beginnings[_beginning(pair.image)].append(pair.image)
-    sizes = {_size(path) for paths in beginnings.values() for path in paths}
-    copies = [
-        (pair, same)
-        for pair in validation.pairs
-        if _size(pair.image) in sizes
-        for same in beginnings.get(_beginning(pair.image), ())
-        if cmp(pair.image, same, shallow=False)
-    ]
+        with suppress(OSError):  # reading the file will say what is wrong with it
+            by_size[pair.image.stat().st_size].append(pair.image)
+    beginnings: dict[int, dict[bytes, list[Path]]] = {}
+    copies: dict[Path, Path] = {}
+    for image in (pair.image for pair in validation.pairs):
+        with suppress(OSError):
+            size = image.stat().st_size
+            if size not in by_size:
+                continue
+            if size not in beginnings:  # of files without compression, all have one size
+                beginnings[size] = _by_beginning(by_size[size])
+            candidates = beginnings[size].get(_beginning(image), ())
+            if (same := next((path for path in candidates if cmp(image, path, shallow=False)), None)) is not None:
+                copies[image] = same
     if not copies:
         return
-    pair, same = copies[0]
-    count = len({pair.image for pair, _ in copies})
+    count, (image, first) = len(copies), next(iter(copies.items()))
     message = (
-        f"{pair.image}: a copy of the training image {same} ({count} of {len(validation)} validation images are "
+        f"{image}: a copy of the training image {first} ({count} of {len(validation)} validation images are "
         "copies: a score on images that were trained on is too high): remove them from one split, `dlaseg data check` "
         "lists them"
     )
@@ -115,8 +118,12 @@ def check_no_copies(training: SegmentationDataset, validation: SegmentationDatas
     logger.warning("%s", message)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def _by_beginning(paths: Collection[Path]) -> dict[bytes, list[Path]]:
+    found: dict[bytes, list[Path]] = defaultdict(list)
+    for path in paths:
+        with suppress(OSError):
+            found[_beginning(path)].append(path)
+    return found
 
 
 def _beginning(path: Path) -> bytes:

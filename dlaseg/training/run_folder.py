@@ -43,7 +43,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
     others = [name for name in _WRITTEN if (output / name).exists()]
     if others and not (saved_config.exists() or has_checkpoint(output)):
         raise UserError(
-            f"{output}: has {', '.join(others)} but no {CONFIG}: it is no run, and training would overwrite them: use "
+            f"{output}: has {', '.join(others)} but no {CONFIG}: it is no run, so nothing in it is overwritten: use "
             "another --output"
         )
     if not resume:

@@ -193,6 +193,15 @@ def test_copies_of_training_images_are_told(tmp_path, caplog):
     assert message.startswith(f"{first}: a copy of the training image {same} (2 of 20 validation images are copies: ")
 
 
+def test_an_image_that_cannot_be_read_is_for_others_to_report(tmp_path, caplog):
+    training, validation = with_copies(tmp_path, images=2)
+    for pair in (training.pairs[5], validation.pairs[5]):
+        pair.image.unlink()
+        pair.image.symlink_to("nowhere")
+    check_no_copies(training, validation)
+    assert "(2 of 20 validation images are copies: " in caplog.text
+
+
 def test_a_validation_split_of_copies_is_refused_before_training(config, tmp_path):
     with pytest.raises(UserError, match=r"\(3 of 20 validation images are copies: .*: remove them from one split"):
         check_no_copies(*with_copies(tmp_path, images=3))

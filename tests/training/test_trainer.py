@@ -297,7 +297,7 @@ def test_files_that_are_no_runs_are_not_overwritten(config, tmp_path, name, resu
     with pytest.raises(UserError) as caught:
         run(config, tmp_path, resume)
     assert str(caught.value) == (
-        f"{tmp_path}: has {name} but no config.yaml: it is no run, and training would overwrite them: use another "
+        f"{tmp_path}: has {name} but no config.yaml: it is no run, so nothing in it is overwritten: use another "
         "--output"
     )
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]

@@ -109,7 +109,7 @@ def pairing_findings(
         if not unmatched:
             continue
         remedy = f"add the {other}, such as {expected[unmatched[0]]}, or remove the file"
-        if (near := near_name(unmatched, others)) is not None:
+        if (near := near_name(unmatched, sorted(others.keys() - files.keys()))) is not None:
             remedy = f"rename it: {others[near[1]].name} differs in {near[2]} alone"
         yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)
     by_case = defaultdict(list)

@@ -115,7 +115,7 @@ def _warn_of_train_ids(predictions: Path, pixels: NDArray[np.int64]) -> None:
         pixels: (34,), predicted pixels of each id.
     """
     ids = np.flatnonzero(pixels)
-    if ids.min() < 7 and ids.max() < 19:
+    if ids.size and ids.min() < 7 and ids.max() < 19:
         logger.warning(
             "%s: ids %d to %d alone, which look like train ids: label ids of classes are 7 to 33: map the predictions "
             "to label ids if so", predictions, ids.min(), ids.max(),

@@ -195,6 +195,15 @@ def test_the_file_that_is_missing_is_named(root):
     assert f", {root / 'photos/4.jpg'}, or remove" in message
 
 
+def test_a_label_map_that_has_its_image_is_not_the_one_of_another(tmp_path):
+    put(tmp_path, "images/train/a.png", "images/train/A.png", "labels/train/A.png")
+    (tmp_path / "classes.yaml").write_text("classes: [background, leaf]")
+    with pytest.raises(
+        UserError, match=r"images/train/a\.png: image without a label map \(1 in all\): add the missing"
+    ):
+        open_dataset("folder", tmp_path, "train").require_labels()
+
+
 @pytest.mark.parametrize(
     ("image", "label", "difference"),
     [
