@@ -43,7 +43,7 @@ lint: .venv/installed
 
 docs: .venv/installed  ## site/index.html; a warning is an error
 	$(PYTHON) -m pip install --quiet --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 benchmark: .venv/installed  ## one training step against the plain way; wants a quiet machine
 	$(PYTHON) benchmarks/training_step.py

@@ -42,7 +42,7 @@ def create_backbone(
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> backbone = create_backbone("dla46_c")
         >>> [tuple(f.shape[1:]) for f in backbone(torch.zeros(1, 3, 64, 64))][-2:]
@@ -92,7 +92,7 @@ def create_model(
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> model = create_model("dla46_c", num_classes=19)
         >>> tuple(model(torch.zeros(2, 3, 33, 50)).shape)

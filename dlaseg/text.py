@@ -18,7 +18,7 @@ ESCAPE = "dlaseg.escape"
 def printable(text: str) -> str:
     r"""The text with all bytes of file names that are not UTF-8 as escapes.
 
-    Example:
+    Examples:
         >>> print(printable("caf\udce9.png"))
         caf\xe9.png
     """
@@ -37,7 +37,7 @@ _JOINERS = "\u200c\u200d"  # format characters that Persian, Hindi and emojis ar
 def escaped(text: str) -> str:
     r"""The text with all characters that control a terminal as escapes, and as `printable`.
 
-    Example:
+    Examples:
         >>> print(escaped("\x1b[31mroad\n"))
         \x1b[31mroad\n
     """
@@ -51,7 +51,7 @@ def escaped(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The text as one `escaped` line, at most `LONGEST` characters of it.
 
-    Example:
+    Examples:
         >>> print(one_line("cannot decode:\n    \x1b[2J"))
         cannot decode: \x1b[2J
     """

@@ -370,11 +370,7 @@ def test_the_command_runs(workspace, command):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_python_code_runs(workspace, document):
     """After the commands, whose results the code uses."""
-    namespace = {
-        "dlaseg": dlaseg,
-        "model": dlaseg.load_model("runs/folder_example/best.safetensors"),
-        "transform": lambda image, target: (image, target),
-    }
+    namespace = {"model": dlaseg.load_model("runs/folder_example/best.safetensors")}
     for statement in statements()[document]:
         if statement in PYTHON_SKIPPED:
             continue

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.dataset_names import distinct_names
-from dlaseg.benchmarking.machine import package_version
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
@@ -23,6 +22,7 @@ from dlaseg.inference.backends.choice import BACKENDS
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.scores_file import read_scores
 from dlaseg.text import ESCAPE, to_json
+from dlaseg.version import package_version
 from dlaseg.weights.download import resolve
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -55,7 +55,7 @@ def parse_protocol(text: str) -> Protocol:
     Raises:
         UserError: an unknown word, or two of one kind.
 
-    Example:
+    Examples:
         >>> parse_protocol("bfloat16+scales=0.75,1,1.25+flip").name
         'bfloat16+scales=0.75,1,1.25+flip'
     """

@@ -31,7 +31,7 @@ def distinct_names(datasets: Sequence[SegmentationDataset]) -> list[str]:
     Args:
         datasets: splits, each different; those of a list file are `SourcedDataset`.
 
-    Example:
+    Examples:
         `camvid val`, `folder val (site_a)` and `folder val (site_b)`.
     """
     names = [f"{dataset.name} {dataset.split}" for dataset in datasets]

@@ -146,7 +146,7 @@ def dtype_name(tensor: torch.Tensor) -> str:
 def duration(seconds: float) -> str:
     """A time span in its two largest units.
 
-    Example:
+    Examples:
         >>> [duration(seconds) for seconds in (0.4, 59, 61, 3700, 90000)]
         ['1 s', '59 s', '1 min 1 s', '1 h 1 min', '1 d 1 h']
     """

@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from dlaseg.device import synchronize
 from dlaseg.errors import UserError
 from dlaseg.processor import cores, processor
+from dlaseg.version import package_version
 
 PACKAGES = ("dlaseg", "torch", "openvino", "onnxruntime", "torchvision", "segmentation_models_pytorch", "numpy")
 
@@ -68,14 +68,6 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "versions": {name: found for name in PACKAGES if (found := package_version(name)) is not None},
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def package_version(package: str) -> str | None:
-    """The version of an installed package; None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def matrix_product(precision: str, device: torch.device) -> tuple[Callable[[], None], int]:

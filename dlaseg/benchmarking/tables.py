@@ -15,7 +15,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
         rows: text of each cell.
         left: number of columns that are aligned to the left; the others hold numbers.
 
-    Example:
+    Examples:
         >>> print(markdown_table(["network", "ms"], [["dla34", "7"], ["dla46_c", "12"]]))
         | network |   ms |
         | ------- | ---: |

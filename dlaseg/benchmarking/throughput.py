@@ -1,7 +1,6 @@
 """Measures how fast a config trains on this machine, and whether data or network limits the speed."""
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +23,7 @@ from dlaseg.benchmarking.trial import (
 from dlaseg.device import reproducible, synchronize
 from dlaseg.errors import UserError
 from dlaseg.memory import peak_memory
+from dlaseg.processor import cores
 from dlaseg.training.distributed import distributed_context
 from dlaseg.training.run import Run, build
 from dlaseg.training.task import Task
@@ -129,7 +129,7 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
             shape_text(micro_batches[0][0]),
             run.sampler.batch_size,
             workers,
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores(),
             batches,
             speeds,
             memory(run),
@@ -189,7 +189,7 @@ def advice(speeds: Speeds, workers: int, cores: int) -> str:
         workers: loading processes.
         cores: cores for all processes.
 
-    Example:
+    Examples:
         >>> advice(Speeds(training=20, network=50, data=20, data_wait=0.6), workers=2, cores=8)
         'Data loading is the limit: the network could process 50.0 images per second and gets 20.0: use data.workers 5.'
     """

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
+
 PAUSE = 0.02
 """Seconds between two measurements: the threads of OpenMP and ONNX Runtime wait actively for about as long after their
 work, and would take the cores of the next one."""
@@ -21,7 +23,7 @@ class Stopwatch:
     Attributes:
         seconds: by phase, since the last `reset`.
 
-    Example:
+    Examples:
         >>> ticks = iter(range(10))
         >>> watch = Stopwatch(lambda: next(ticks))
         >>> with watch.phase("outer"):
@@ -66,7 +68,7 @@ def in_turns(names: Sequence[str], rounds: int, pause: Callable[[float], None] =
 
     So what slows the machine down for a while, such as heat or another program, affects all alike.
 
-    Example:
+    Examples:
         >>> " ".join(in_turns(["a", "b"], 2, pause=lambda seconds: None))
         'a b b a'
     """
@@ -79,15 +81,11 @@ def in_turns(names: Sequence[str], rounds: int, pause: Callable[[float], None] =
 def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which that share of the values lies; between two values it is interpolated.
 
-    Example:
+    Examples:
         >>> percentile([4, 1, 3, 2, 5], 50), percentile([1, 2], 95)
         (3.0, 1.95)
     """
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * percent / 100
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return float(ordered[below] + (ordered[above] - ordered[below]) * (place - below))
+    return float(np.percentile(values, percent))
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def speed_ratio(baseline: Sequence[float], seconds: Sequence[float]) -> Ratio:
         baseline: seconds of the baseline in each round.
         seconds: the same of what is compared with it.
 
-    Example:
+    Examples:
         >>> print(speed_ratio([2.0, 4.0, 2.2], [1.0, 2.0, 1.0]))
         2.00 (2.00 to 2.20)
     """

@@ -1,13 +1,14 @@
 """Data sets for classification with one folder per class, in the layout of ImageNet: root/SPLIT/CLASS/*."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.data.names import abbreviated
+from dlaseg.data.patterns import files_below
 from dlaseg.data.transforms import CenterCrop
 from dlaseg.errors import UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES
@@ -123,7 +124,7 @@ def open_class_folders(
         missing = sorted(set(other.class_names) - set(dataset.class_names))
         if missing:
             raise UserError(
-                f"{dataset.folder}: lacks the classes {_abbreviate(missing)} of {other.folder}: both need the same "
+                f"{dataset.folder}: lacks the classes {abbreviated(missing, 5)} of {other.folder}: both need the same "
                 "class folders: add or remove them"
             )
     return training, validation
@@ -131,15 +132,5 @@ def open_class_folders(
 
 def _images_below(split_folder: Path, class_name: str) -> list[str]:
     """Images in a class folder and its subfolders, as sorted paths below the split's folder; skips hidden ones."""
-    files = []
-    suffixes = tuple(IMAGE_SUFFIXES)
-    for folder, subfolders, names in os.walk(split_folder / class_name, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = Path(folder).relative_to(split_folder)
-        files += [f"{below}/{name}" for name in names if not name.startswith(".") and name.lower().endswith(suffixes)]
-    return sorted(files)
-
-
-def _abbreviate(names: Sequence[str], limit: int = 5) -> str:
-    more = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+    files = (file for file in files_below(split_folder / class_name) if file.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(str(file.relative_to(split_folder)) for file in files)

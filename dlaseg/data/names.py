@@ -17,7 +17,7 @@ def escape_name(name: str) -> str:
     So are a backslash, spaces at either end, and a # at the beginning, which a list would take for something else.
     Bytes of a file name that are not UTF-8 (surrogate escapes, see `os.fsdecode`) become themselves.
 
-    Example:
+    Examples:
         >>> print(escape_name("ulm/7"), escape_name("#1 \udcff"))
         ulm/7 \x231 \xff
     """

@@ -23,7 +23,7 @@ class FilePattern:
             in lower case.
         suffixes: lower-case suffixes of the files.
 
-    Example:
+    Examples:
         >>> masks = FilePattern(Path("masks"), "{name}/{name}_mask.*")
         >>> masks.name_of(Path("masks/a/7/a/7_mask.tif")), masks.path_of("7", ".png").as_posix()
         ('a/7', 'masks/7/7_mask.png')

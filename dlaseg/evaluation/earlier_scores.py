@@ -25,7 +25,7 @@ def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any], be
         second: another one.
         between: what stands between the two values.
 
-    Example:
+    Examples:
         >>> protocol_differences({"scales": [0.5, 1], "flip": True}, {"scales": [1.0], "flip": True})
         ['scales 0.5 1 and 1']
     """

@@ -1,7 +1,6 @@
 """The content of `scores.json`."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from dlaseg.evaluation.metrics.bootstrap import ImageCounts, miou_interval
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
 from dlaseg.evaluation.metrics.confusion import Scores
+from dlaseg.version import package_version
 
 MEASURES = ("boundary", "calibration")
 """Optional measures, which take extra time; see the modules of these names."""
@@ -60,7 +60,7 @@ def build_results(
         "absent_classes": [name for name, iou in zip(names, scores.iou, strict=True) if iou is None],
         "confusion_matrix": confusion_matrix.tolist(),
         "images": images.to_dict(),
-        "protocol": {**protocol, "versions": {name: _version(name) for name in ("dlaseg", "torch", "numpy")}},
+        "protocol": {**protocol, "versions": {name: package_version(name) for name in ("dlaseg", "torch", "numpy")}},
     }
     if cityscapes is not None:
         results[BENCHMARK] = cityscapes.to_dict()
@@ -69,10 +69,3 @@ def build_results(
     if calibration is not None:
         results["calibration"] = calibration.to_dict()
     return results
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # torch is not needed to score predictions
-        return None

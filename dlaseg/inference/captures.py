@@ -150,10 +150,7 @@ class Camera:
             found, image = self._capture.read()
             with self._changed:
                 if found:
-                    self._newest = (
-                        np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8),
-                        time.monotonic() - begin,
-                    )
+                    self._newest = _rgb(image), time.monotonic() - begin
                 else:
                     self._closed = True
                 self._changed.notify()

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from dlaseg.errors import UserError
+from dlaseg.processor import cores
 
 MOST_CPUS = 4
 """Cores of a worker by default."""
@@ -42,8 +43,7 @@ def ray_cluster(address: str | None, workers: int | None, cpus: int | None, weig
         _check_address(address)
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-            options["num_cpus"] = max(cores, (workers or 1) * (cpus or 1))
+            options["num_cpus"] = max(cores(), (workers or 1) * (cpus or 1))
             options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE + 2 * weights_size}
         try:
             with _quiet_stderr():

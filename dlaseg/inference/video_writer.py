@@ -27,7 +27,7 @@ class Ticks:
     Attributes:
         end: the time when the last frame ends, seconds.
 
-    Example:
+    Examples:
         >>> ticks = Ticks(10)
         >>> [ticks.at(seconds) for seconds in (0.5, 0.6, 0.61, 0.95)]  # the third has no place of its own
         [0, 1, 1, 4]

@@ -65,7 +65,7 @@ def network_cost(network: nn.Module, height: int, width: int, in_channels: int =
         width: of the image, pixels.
         in_channels: of the image.
 
-    Example:
+    Examples:
         >>> network_cost(build_backbone("dla46_c", num_classes=1000), 224, 224)
         Cost(parameters=1301400, macs=574269440, activations=4498024)
     """

@@ -12,7 +12,7 @@ class SkipInit(TorchFunctionMode):
 
     For networks whose every tensor is loaded, and for those on the meta device, which have no values.
 
-    Example:
+    Examples:
         >>> import torch
         >>> with torch.device("meta"), SkipInit():
         ...     layer = nn.Conv2d(3, 8, 3)

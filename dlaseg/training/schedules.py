@@ -17,7 +17,7 @@ def warm_up(step: int, warmup: int, start: float = 0.0) -> float:
     Returns:
         Greater than 0, at most 1.
 
-    Example:
+    Examples:
         >>> [round(warm_up(step, warmup=4, start=0.2), 3) for step in range(6)]
         [0.4, 0.6, 0.8, 1.0, 1.0, 1.0]
     """
@@ -37,7 +37,7 @@ def poly(step: int, total: int, warmup: int = 0, power: float = 0.9, warmup_star
     Returns:
         Greater than 0, at most 1.
 
-    Example:
+    Examples:
         >>> [round(poly(step, total=4, warmup=2, power=1), 3) for step in range(4)]
         [0.5, 0.75, 0.5, 0.25]
     """
@@ -59,7 +59,7 @@ def cosine(step: int, total: int, warmup: int = 0, warmup_start: float = 0.0) ->
     Returns:
         Greater than 0, at most 1.
 
-    Example:
+    Examples:
         >>> [round(cosine(step, total=4), 3) for step in range(4)]
         [1.0, 0.854, 0.5, 0.146]
     """
@@ -79,7 +79,7 @@ def step_decay(step: int, period: int, warmup: int = 0, factor: float = 0.1, war
     Returns:
         0 to 1.
 
-    Example:
+    Examples:
         >>> [round(step_decay(step, period=2, factor=0.5), 3) for step in range(6)]
         [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
     """

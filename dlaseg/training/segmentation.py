@@ -17,7 +17,7 @@ from dlaseg.data.label_check import check_labels, check_scored
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
-from dlaseg.data.statistics import SplitStatistics, statistics
+from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate
@@ -29,7 +29,6 @@ from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.run_folder import BEST_WEIGHTS, LABEL_COUNTS
-from dlaseg.training.class_weights import median_frequency
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.pixel_loss import PixelLoss
 from dlaseg.training.task import Task, Validation
@@ -118,7 +117,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """The config's network, randomly initialised, with the data set's label map.
 
         Raises:
-            UserError: the number of class weights differs from the number of classes.
+            UserError: the number of class weights differs from the number of classes; or losses of auxiliary outputs,
+                which the network does not have.
         """
         model_config, weights = self.config.model, self.config.train.class_weights
         classes = training.label_map.num_classes
@@ -137,6 +137,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             scales=model_config.scales,
             activation=model_config.activation,
         )
+        if self.config.train.auxiliary_losses is not None and len(model.logit_layers()) == 1:
+            raise UserError("train.auxiliary_losses: this network has no auxiliary outputs: use null")
         model.metadata = replace(model.metadata, label_map=training.label_map)
         return model
 

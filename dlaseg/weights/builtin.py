@@ -65,7 +65,7 @@ def list_weights() -> list[BuiltinWeights]:
     Returns:
         One entry per name. What it says is from the file's JSON, which was written together with it.
 
-    Example:
+    Examples:
         >>> [weights.name for weights in list_weights() if weights.precision == "float16"]
         ['camvid']
     """

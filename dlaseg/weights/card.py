@@ -137,7 +137,7 @@ _ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"])/(?:[^\s/'"]+/)*?((?:configs/)?[^\s
 def without_folders(text: str) -> str:
     """The text with each absolute path cut to its last name, and `configs/` before it: folders are a machine's own.
 
-    Example:
+    Examples:
         >>> without_folders("--config /home/me/dlaseg/configs/a.yaml --data.root=/data/camvid --output runs/a")
         '--config configs/a.yaml --data.root=camvid --output runs/a'
     """

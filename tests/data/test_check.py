@@ -14,9 +14,8 @@ from PIL import Image
 from dlaseg.cli import main
 from dlaseg.data.check.check import check_dataset
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.statistics import statistics
+from dlaseg.data.statistics import median_frequency, statistics
 from dlaseg.errors import UserError
-from dlaseg.training.class_weights import median_frequency
 
 CLASSES = """classes:
   - {name: sky, id: 0, color: [0, 0, 200]}

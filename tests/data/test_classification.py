@@ -79,6 +79,11 @@ def test_folders_behind_links_are_found(root):
     assert open_split(root, "linked").files.tolist() == open_split(root, "train").files.tolist()
 
 
+def test_a_link_to_its_own_folder_adds_no_image(root):
+    (root / "train/cat/loop").symlink_to(root / "train/cat")
+    assert len(open_split(root, "train")) == sum(map(len, FILES.values()))
+
+
 def test_a_missing_root_is_refused(tmp_path):
     line = refused(tmp_path / "nowhere", "train", "val")
     assert line.startswith(f"{tmp_path / 'nowhere'}: no such folder")

@@ -134,7 +134,7 @@ def test_images_may_be_stretched_instead_of_mirrored(model, dataset, tmp_path):
     results = score(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", padding="stretch")
     assert results["protocol"]["padding"] == "stretch"
     assert np.abs(np.array(results["confusion_matrix"]) - expected).sum() <= 4  # ties
-    assert "stretched to multiples of 128" in (tmp_path / "out/report.html").read_text()
+    assert "stretched to multiples of 128, float32 by torch." in (tmp_path / "out/report.html").read_text()
 
 
 def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, tmp_path):

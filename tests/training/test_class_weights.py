@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.statistics import SplitStatistics, statistics
-from dlaseg.training.class_weights import median_frequency
+from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics
 
 ROAD, SIDEWALK, SKY, VOID = 7, 8, 23, 0  # label ids of Cityscapes
 

@@ -29,7 +29,7 @@ from dlaseg.data.label_check import SHOWN, has_own_classes, ignored_foreground, 
 from dlaseg.data.label_counts import LabelCounts
 from dlaseg.data.pairs import Pair, SegmentationDataset, SplitFiles
 from dlaseg.data.patterns import files_below
-from dlaseg.data.statistics import SplitStatistics, statistics_table, summed
+from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics_table, summed
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.labels import LabelMap
 
@@ -92,13 +92,8 @@ class CheckResult:
         """The class weights that `median_frequency` makes of the first split; None for a class without a pixel."""
         if not self.splits:
             return ()
-        split = self.splits[0]
-        shares = [p / n if n else None for p, n in zip(split.pixels, split.image_pixels, strict=True)]
-        known = sorted(share for share in shares if share)
-        if not known:
-            return tuple(None for _ in shares)
-        middle = (known[(len(known) - 1) // 2] + known[len(known) // 2]) / 2
-        return tuple(round(middle / share, 4) if share else None for share in shares)
+        pairs = zip(median_frequency(self.splits[0]), self.splits[0].pixels, strict=True)
+        return tuple(round(weight, 4) if pixels else None for weight, pixels in pairs)
 
     def summary(self) -> str:
         """For people: the findings, then the numbers."""

@@ -1,7 +1,6 @@
 """LabelMe (https://github.com/wkentaro/labelme): a JSON file for each image."""
 
 import base64
-import io
 import posixpath
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import FiniteFloat
 
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Patch, Source, located
@@ -19,6 +17,7 @@ from dlaseg.data.convert.run_lengths import place
 from dlaseg.data.convert.shapes import draw_ellipse, draw_polygons, draw_rectangle
 from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
+from dlaseg.image_header import PILLOW_ERRORS, open_with_pillow, read_header
 from dlaseg.image_suffixes import IMAGE_SUFFIXES
 
 SPECIAL: dict[str, str | None] = {"__ignore__": None, "_background_": "background"}
@@ -142,14 +141,13 @@ def _read_mask(shape: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: height and width that the points say.
     """
     content = _from_base64(shape.mask or "", "mask")
-    # From the header, before anything is decompressed
-    found = (int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big"))
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or found != size:
+    header = read_header(content)  # before anything is decompressed
+    if header is None or header.format != "PNG" or (header.height, header.width) != size:
         raise UserError(f"mask: not a PNG of {size[0]} x {size[1]} pixels, as the points say: save it in LabelMe again")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with open_with_pillow(content) as picture:
             pixels = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError) as error:
+    except PILLOW_ERRORS as error:
         raise UserError(f"mask: a broken PNG ({' '.join(str(error).split())}): save it in LabelMe again") from error
     if pixels.ndim != 2:
         raise UserError("mask: a PNG of colours; a mask has one channel: save it in LabelMe again")

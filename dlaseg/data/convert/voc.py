@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Annotations, Source, draw_stored
 from dlaseg.data.convert.classes import BACKGROUND
@@ -20,7 +19,7 @@ from dlaseg.data.convert.documents import read_text, shown
 from dlaseg.data.convert.splits import split_name
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import UserError
-from dlaseg.label_images import read_label_image
+from dlaseg.label_images import read_label_file
 from dlaseg.labels import IGNORE_INDEX, Color
 
 NAMES = (
@@ -67,9 +66,12 @@ class LabelImage:
         Raises:
             UserError: a broken label map, or a value that is no class.
         """
-        values: NDArray[np.integer] = read_label_image(self.file)
-        if self.classes.by_color:
-            values = _colors(self.file, values)
+        stored = read_label_file(self.file)
+        values: NDArray[np.integer] = stored.pixels
+        if self.classes.by_color and stored.palette is not None:
+            table = np.zeros((256, 3), np.uint8)
+            table[: len(stored.palette)] = stored.palette
+            values = table[values]
         if values.ndim == 3:
             packed = values.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
             names = {(r << 16) + (g << 8) + b: name for (r, g, b), name in self.classes.by_color.items()}
@@ -168,14 +170,3 @@ def _read_labelmap(path: Path) -> tuple[Classes, dict[str, Color | None]]:
         if label is not None:
             colors[label] = color
     return Classes(by_id, by_color), colors
-
-
-def _colors(file: Path, values: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Of a palette image, the colours; other label maps as they are."""
-    with Image.open(file) as picture:
-        palette = picture.getpalette("RGB") if picture.mode == "P" else None
-    if palette is None:
-        return values
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(palette) // 3] = np.reshape(palette, (-1, 3))
-    return table[values]

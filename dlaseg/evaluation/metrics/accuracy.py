@@ -77,7 +77,7 @@ def rank(logits: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (N,) int64, 0 to C - 1.
 
-    Example:
+    Examples:
         >>> rank(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]), torch.tensor([2, 2])).tolist()
         [1, 2]
     """

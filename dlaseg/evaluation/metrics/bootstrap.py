@@ -110,11 +110,6 @@ _MOST_PIXELS = 1 << 40
 """Of an image; sums over a million images then fit 64 bits."""
 
 
-def resample(images: int, seed: int = 0) -> NDArray[np.int64]:
-    """How often each image occurs in each resample, (RESAMPLES, images); the same for the same arguments."""
-    return np.concatenate(list(_resamples(images, seed)))
-
-
 def miou_interval(counts: ImageCounts) -> tuple[float, float] | None:
     """95 % interval of the mIoU; None for too few images in which a class occurs."""
     return _interval(mean_over_present(_resampled_iou(counts)), _images_with_each(counts)[-1])
@@ -137,11 +132,11 @@ def _images_with_each(*networks: ImageCounts) -> list[int]:
 
 def _resampled_iou(counts: ImageCounts) -> NDArray[np.float64]:
     """(RESAMPLES, C) IoU of each class in every resample."""
-    return np.concatenate([counts.iou(repeats) for repeats in _resamples(len(counts.names))])
+    return np.concatenate([counts.iou(repeats) for repeats in resamples(len(counts.names))])
 
 
-def _resamples(images: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """The rows of `resample` in blocks of at most 32 MB."""
+def resamples(images: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """How often each image occurs in each resample, (rows, images), `RESAMPLES` rows in blocks of at most 32 MB."""
     rng, share = np.random.default_rng(seed), np.full(images, 1 / images)
     rows = max(1, (1 << 22) // images)
     for start in range(0, RESAMPLES, rows):

@@ -90,7 +90,7 @@ def contour(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
     Returns:
         (H, W) bool.
 
-    Example:
+    Examples:
         >>> contour(np.array([[1, 1, 1, 1, 2]] * 3, np.uint8), 1).astype(int).tolist()
         [[1, 1, 1, 1, 1], [1, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
     """

@@ -88,7 +88,7 @@ def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
         values: finite, at least one.
         integer: whether all ticks are whole numbers.
 
-    Example:
+    Examples:
         >>> ticks([1, 7, 30], integer=True)
         [0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
     """

@@ -31,7 +31,7 @@ def select_images(miou: Sequence[float | None]) -> dict[str, list[int]]:
         Indices under the headings `worst`, `median` and `best`, in ascending order of mIoU; a small split has all its
         images under the heading `all`. No image occurs twice.
 
-    Example:
+    Examples:
         >>> select_images([0.5, None, 0.2])
         {'all': [2, 0]}
     """

@@ -81,6 +81,13 @@ def test_masks_of_one_and_of_eight_bits(root, tmp_path, bits):
     assert converted("labelme", [root], tmp_path / "out") == {"a": as_ids("...... ..1... .11... ......")}
 
 
+def test_a_mask_beyond_the_limit_of_pillow_is_read(root, tmp_path, monkeypatch):
+    mask = shape("leaf", [[1, 1], [2, 2]], "mask", mask=png(np.ones((2, 2))))
+    save_json(root / "a.json", document([mask]))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert converted("labelme", [root], tmp_path / "out") == {"a": as_ids("...... .11... .11... ......")}
+
+
 def test_images_are_found_beside_their_file_and_where_a_path_of_windows_leads(tmp_path):
     root = tmp_path / "labelme"
     for folder in ("one", "two", "images"):

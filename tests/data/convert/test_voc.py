@@ -94,6 +94,12 @@ def test_classes_of_ones_own_by_colour_palette_or_position(cvat, tmp_path):
     assert LabelMap.from_file(tmp_path / "palette/classes.yaml").palette[2] == (250, 250, 55)
 
 
+def test_a_palette_label_map_beyond_the_limit_of_pillow_is_read(cvat, tmp_path, monkeypatch):
+    save_labels(cvat / "SegmentationClass/sub/a 1.png", ".1#2 ..#2", [0, 0, 0, 10, 200, 30, 250, 250, 55] + [0] * 756)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    assert converted("voc", [cvat], tmp_path / "out", "--images", str(tmp_path / "photos"))
+
+
 def test_the_label_ignored_of_datumaro_is_no_class(cvat, tmp_path):
     save_text(cvat / "labelmap.txt", *LABELMAP, "ignored:224,224,192::")
     save_labels(cvat / "SegmentationClass/sub/a 1.png", ".13# ....")

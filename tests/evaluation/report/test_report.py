@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals, resample
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals, resamples
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts
 from dlaseg.evaluation.report.gallery import pack_image
 from dlaseg.evaluation.report.report import confusions, training_section, write_report
@@ -72,7 +72,7 @@ def test_class_intervals_equal_the_percentiles_of_a_plain_loop():
     matrices = np.random.default_rng(0).integers(0, 50, (7, 3, 3))
     counts = ImageCounts.of([str(i) for i in range(7)], list(map(class_counts, matrices)))
     drawn = []
-    for times in resample(7):
+    for times in np.concatenate(list(resamples(7))):
         confusion = ConfusionMatrix(3)
         confusion.matrix += (matrices * times[:, None, None]).sum(0)
         drawn.append(confusion.scores().iou)
