@@ -1,7 +1,6 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from dlaseg.commands import train
 from dlaseg.commands.parsing import CommandParser
 from dlaseg.config.fields import fields_of
 from dlaseg.config.segmentation import Config
-from dlaseg.config.training import RENAMED
 from dlaseg.data.datasets import DATASETS
 from dlaseg.errors import UserError
 from dlaseg.inference.predictor import Predictor
@@ -274,30 +272,6 @@ def test_for_a_config_of_another_command_the_error_names_that(capsys, family, co
                                              ("data synthesize", "dlaseg data synthesize")])  # fmt: skip
 def test_an_error_begins_with_the_command(capsys, words, prog):
     assert refused(capsys, *words.split()).startswith(f"{prog}: ")
-
-
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_name_of_a_field_is_refused_with_the_new_one(capsys, tmp_path, old, new):
-    (tmp_path / "a.yaml").write_text(f"train: {{{old.removeprefix('train.')}: 1}}\n")
-    line = refused(capsys, "train", "--config", str(tmp_path / "a.yaml"))
-    assert line == f"dlaseg train: {tmp_path / 'a.yaml'}: {old} is now {new}: rename it\n"
-    assert refused(capsys, "train", f"--{old}", "1") == f"dlaseg train: --{old} is now --{new}: rename it\n"
-
-
-def test_an_old_name_in_a_run_folder_is_refused_until_it_is_renamed(capsys, run, data, tmp_path):
-    folder = tmp_path / "old"
-    shutil.copytree(run, folder)
-    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
-    current = {new: old for old, new in RENAMED.items()}
-    checkpoint["config"] = {current.get(name, name): value for name, value in checkpoint["config"].items()}
-    torch.save(checkpoint, folder / "last.ckpt")
-    config = (folder / "config.yaml").read_text()
-    (folder / "config.yaml").write_text(config.replace("grad_accum_steps:", "accumulate:"))
-    line = refused(capsys, *training(data, folder, "--resume"))
-    message = f"{folder / 'config.yaml'}: train.accumulate is now train.grad_accum_steps: rename it\n"
-    assert line == f"dlaseg train: {message}"
-    (folder / "config.yaml").write_text(config)
-    assert main(training(data, folder, "--resume")) == 0
 
 
 def test_an_unknown_field_in_a_file_is_refused_in_one_line(capsys, tmp_path):

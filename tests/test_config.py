@@ -13,7 +13,7 @@ from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.config.reading import check_keys, read_config, wrong_type_message
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
-from dlaseg.config.training import RENAMED, BaseTrainConfig
+from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError
 from dlaseg.training import trainer
 from dlaseg.training.state import TrainState
@@ -211,23 +211,6 @@ def test_a_section_that_is_not_a_mapping_and_a_field_without_a_value_are_refused
 def test_null_within_a_list_on_the_command_line_is_refused(parse):
     with pytest.raises(UserError, match=r"^--train\.losses: train\.losses\[0\]\.weight has no value"):
         parse("--train.losses", "[{weight: null}]")
-
-
-def test_every_renamed_field_leads_to_a_field_that_exists():
-    assert set(RENAMED.values()) <= set(field_names(Config))
-    assert not RENAMED.keys() & set(field_names(Config))
-
-
-@pytest.mark.parametrize("command", KINDS)
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_name_is_refused_with_the_new_one(parse, parse_text, tmp_path, command, old, new):
-    with pytest.raises(UserError) as caught:
-        parse_text(f"train: {{{old.split('.')[1]}: 1}}", command=command)
-    assert str(caught.value) == f"{tmp_path / 'run.yaml'}: {old} is now {new}: rename it"
-    for words in ([f"--{old}", "1"], [f"--{old}=1"]):
-        with pytest.raises(UserError) as caught:
-            parse(*words, command=command)
-        assert str(caught.value) == f"--{old} is now --{new}: rename it"
 
 
 def test_yaml_is_data_and_never_code(parse_text, tmp_path):

@@ -13,7 +13,7 @@ from dlaseg.config.fields import Field, WrongTypeError, convert, fields_of, in_w
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.reading import expectation, make_config, read_values, shown, wrong_type_message
 from dlaseg.config.segmentation import Config
-from dlaseg.config.training import NOT_FIELDS, RENAMED
+from dlaseg.config.training import NOT_FIELDS
 from dlaseg.errors import UserError
 
 
@@ -86,8 +86,6 @@ class ConfigParser(CommandParser):
 
     def unknown_option(self, name: str) -> str:
         """The message for the option `--NAME`, which does not exist."""
-        if name in RENAMED:
-            return f"--{name} is now --{RENAMED[name]}: rename it"
         if name in NOT_FIELDS:
             return f"--{name}: not a field; {NOT_FIELDS[name]}"
         if below := [field for field in self.fields.values() if field.name.startswith(f"{name}.")]:

@@ -2,16 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
-from dlaseg.config.training import RENAMED
-from dlaseg.errors import UserError
 
 
 def to_dict(config: Config | PretrainConfig) -> dict[str, Any]:
@@ -34,10 +31,3 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def refuse_old_names(fields: Iterable[str], source: Path | str) -> None:
-    """Refuses a field's former name; the error names the source, the old and the new name."""
-    for field in fields:
-        if field in RENAMED:
-            raise UserError(f"{source}: {field} is now {RENAMED[field]}: rename it")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dlaseg.config.fields import WrongTypeError, convert, fields_of, inline, is_section
-from dlaseg.config.files import flatten, refuse_old_names
+from dlaseg.config.files import flatten
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
 from dlaseg.config.training import NOT_FIELDS
@@ -145,13 +145,12 @@ def check_keys(content: Any, source: Path | str, kind: type[AnyConfig], prog: st
         prog: the program, for the message.
 
     Raises:
-        UserError: see `unknown_fields`; or an unknown or renamed field.
+        UserError: see `unknown_fields`; or an unknown field.
     """
     unknown = dict(unknown_fields(content, kind, source))
     command, other = ("pretrain", PretrainConfig) if kind is Config else ("train", Config)
     if unknown and not any(unknown_fields(content, other, source)):
         raise UserError(f"{source}: a config of another command: use {prog} {command}")
-    refuse_old_names(unknown, source)
     for name, known in unknown.items():
         if name in known:
             section, _, field = name.rpartition(".")

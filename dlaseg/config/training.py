@@ -1,21 +1,10 @@
-"""Fields of training that all tasks share, and the former names of fields."""
+"""Fields of training that all tasks share."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, ConfigSection, above_zero, check_texts, within
 from dlaseg.errors import UserError
-
-RENAMED = {
-    "train.accumulate": "train.grad_accum_steps",
-    "train.backbone_lr": "train.backbone_lr_factor",
-    "train.clip_norm": "train.clip_grad_norm",
-    "train.ema": "train.ema_decay",
-    "train.power": "train.poly_power",
-    "train.skip_limit": "train.max_nonfinite_steps",
-    "train.step_factor": "train.step_gamma",
-}
-"""Former names of fields, which are refused with the new name. Meaning and values are the same."""
 
 NOT_FIELDS = {"model.num_classes": "the data set decides: list the classes in its classes file (data.classes)"}
 """What other toolkits set in a config, and what sets it here."""

@@ -32,7 +32,7 @@ def record_files(output: Path, training: Collection[str], validation: Collection
 
 
 def recorded_names(path: Path) -> list[str] | None:
-    """The names that a run recorded in a file; None if the run began before there were such files.
+    """The names that a run recorded in a file; None without such a file.
 
     Raises:
         UserError: the file is broken.

@@ -83,8 +83,7 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
         if checkpoint is None:
             return False
         batches = len(training) // task.config.train.batch_size
-        if "classes" in checkpoint:  # not in checkpoints of earlier commits
-            check_classes(task.config, checkpoint["classes"], task.classes(training), output)
+        check_classes(task.config, checkpoint.get("classes"), task.classes(training), output)
         check_epochs(task.config, checkpoint, batches, output)
         same = checkpoint["step"] == checkpoint["epoch"] * batches + checkpoint["progress"]["batches"]
         proceed = task.config.data.on_changed_files == "go"

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dlaseg.config.files import flatten, refuse_old_names, to_dict
-from dlaseg.config.training import RENAMED
+from dlaseg.config.files import flatten, to_dict
 from dlaseg.data.loading import Key
 from dlaseg.errors import UserError
 from dlaseg.files import write_text
@@ -55,9 +54,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
             raise UserError(
                 f"{saved_config}: not the config of a run: restore it, or start again with another --output"
             )
-        fields = flatten(content)
-        refuse_old_names(fields, saved_config)
-        check_same_config(config, fields, output)
+        check_same_config(config, flatten(content), output)
 
 
 def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path) -> None:
@@ -138,10 +135,8 @@ def new_run(config: RunConfig, output: Path) -> str:
 
 
 def _original(config: RunConfig, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The config that a run started with, with the present names of its fields."""
-    # A checkpoint has the names that fields had when the run started. A field that was added later is missing there;
-    # its default keeps the earlier behaviour
-    return flat_config(type(config)()) | {RENAMED.get(name, name): value for name, value in saved.items()}
+    """The config that a run started with. What it lacks was added later, with a default that changes nothing."""
+    return flat_config(type(config)()) | dict(saved)
 
 
 def flat_config(config: RunConfig) -> dict[str, Any]:

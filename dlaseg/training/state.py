@@ -150,7 +150,7 @@ def check_snapshot(saved: Mapping[str, Any], output: Path) -> None:
     wrong = wrong or [
         name for row in rows for name, value in row.items() if value is not None and not _is_number(value)
     ]
-    unreadable = saved.get("unreadable", {})  # not in checkpoints of earlier commits
+    unreadable = saved.get("unreadable")
     if type(unreadable) is not dict or not all(
         type(index) is int and type(message) is str for index, message in unreadable.items()
     ):
@@ -197,6 +197,5 @@ def _restore(state: TrainState, saved: dict[str, Any]) -> None:
         state.average.load_state_dict(saved["average"])
     state.scaler.load_state_dict(saved["scaler"])
     state.epoch, state.step, state.skipped = saved["epoch"], saved["step"], saved["skipped"]
-    progress = {name: value for name, value in saved["progress"].items() if name != "broken"}  # of earlier commits
-    state.progress = Progress(**progress)
-    state.log, state.unreadable = saved["log"], saved.get("unreadable", {})
+    state.progress = Progress(**saved["progress"])
+    state.log, state.unreadable = saved["log"], saved["unreadable"]

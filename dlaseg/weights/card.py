@@ -111,7 +111,7 @@ def _training(path: Path) -> dict[str, Any]:
     data = run.config["data"]
     if not run.log or not all(isinstance(data.get(key), str) for key in ("dataset", "train_split", "val_split")):
         raise UserError(f"{path}: not a run folder of dlaseg train with a finished epoch: give the folder of a run")
-    val_share = data.get("val_share")  # missing in configs of earlier releases
+    val_share = data.get("val_share")
     is_share = isinstance(val_share, float)
     val_images = f"{val_share:.3g} of its images, left out of training" if is_share else data["val_split"]
     return {

@@ -221,7 +221,7 @@ def test_a_run_without_a_checkpoint_begins_with_the_present_images(config, root,
     assert lines(tmp_path / "run/train.txt") == [*"012345"]
 
 
-def test_a_run_of_an_earlier_release_resumes_and_records_its_images(config, tmp_path, monkeypatch):
+def test_a_run_that_lost_its_record_resumes_and_records_its_images(config, tmp_path, monkeypatch):
     straight = run(config, tmp_path / "straight")
     interrupted(config, tmp_path / "run", monkeypatch, step=2)
     for name in ("train.txt", "val.txt"):
