@@ -23,7 +23,7 @@ import numpy as np
 
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
-from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.export.export import report_path
 from dlaseg.export.int8 import export_int8
 from dlaseg.factory import load_model
@@ -59,8 +59,8 @@ def add(args: argparse.Namespace) -> None:
         if args.root is not None:
             dataset = open_dataset(run.config["data"]["dataset"], args.root, args.split)
             own_scores = Path(folder) / "scores.json"
-            before = score(weights, dataset, folder)["miou"]
-            score(file, dataset, folder)
+            before = evaluate(weights, dataset, folder)["miou"]
+            evaluate(file, dataset, folder)
             scored.append(summary(read_scores(own_scores)) | {"miou_before_rounding": before})
         card = model_card(
             model, args.runs, own_scores, "other", held_out, args.license, note if args.root else "", args.name

@@ -34,7 +34,7 @@ from dlaseg.config.files import to_yaml
 from dlaseg.config.reading import read_config
 from dlaseg.config.segmentation import AugmentConfig, Config
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
-from dlaseg.data.tensors import normalize
+from dlaseg.data.tensors import normalize, normalize_
 from dlaseg.device import reduced_precision, reproducible
 from dlaseg.files import write_json, write_text
 from dlaseg.inference.argmax import argmax_logits
@@ -191,7 +191,7 @@ def loss_of(network: Any, pixels: Tensor, targets: Tensor, weights: Tensor, dtyp
 
     The loss of auxiliary outputs is added by their weights.
     """
-    inputs = normalize(pixels, network.metadata.mean, network.metadata.std)
+    inputs = normalize_(pixels, network.metadata.mean, network.metadata.std)
     with torch.autocast(pixels.device.type, dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
         outputs = network.training_outputs(inputs)
     labels = targets.long()
@@ -340,7 +340,7 @@ class Trainee:
         matrix = torch.zeros(classes**2, dtype=torch.int64, device=self.device)
         for batch in indices.split(8):
             labels = images.targets[batch]
-            inputs = normalize(images.pixels[batch].float(), self.network.metadata.mean, self.network.metadata.std)
+            inputs = normalize(images.pixels[batch], self.network.metadata.mean, self.network.metadata.std)
             coarse = self.network.coarse_logits(inputs.to(memory_format=torch.channels_last))
             found = argmax_logits(coarse, self.network.stride, *labels.shape[1:])
             scored = labels != IGNORED

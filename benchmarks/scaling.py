@@ -134,8 +134,8 @@ Training in several processes averages the gradients after each step and synchro
 computes how much each process sends, and how fast training can be at most over a given link. Nothing is measured.
 
 - Synchronised batch norm is {span(shares[WORLD_SIZE])} % of what each of {WORLD_SIZE} processes sends, {span(shares[64])} % with 64 processes.
-  The rest is gradients. A process never sends more than twice the size of the gradients, so adding processes costs
-  little.
+  The rest is gradients. Of gradients, a process never sends more than twice their size, however many processes there
+  are; what it sends for batch norm grows with their number.
 - Rule of thumb for {WORLD_SIZE} processes and {IMAGES} images per process and step: each Gbit/s keeps up with {span(others)} TFLOP/s of
   training per process, with {span(compact)} for the compact variants (`_c`). A faster processor waits for the link.
 - To train faster over a slow link, use more images per process and step, or accumulate gradients

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from dlaseg.data.datasets import open_dataset
     from dlaseg.errors import UserError
     from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
-    from dlaseg.evaluation.scoring import score as evaluate
+    from dlaseg.evaluation.scoring import evaluate
     from dlaseg.factory import create_backbone, create_model, list_models, load_model
     from dlaseg.inference.predictor import Predictor
     from dlaseg.inference.run import infer
@@ -42,7 +42,7 @@ _HOMES = {
     "__version__": "dlaseg.version:__version__",
     "create_backbone": "dlaseg.factory:create_backbone",
     "create_model": "dlaseg.factory:create_model",
-    "evaluate": "dlaseg.evaluation.scoring:score",
+    "evaluate": "dlaseg.evaluation.scoring:evaluate",
     "infer": "dlaseg.inference.run:infer",
     "list_models": "dlaseg.factory:list_models",
     "list_weights": "dlaseg.weights.builtin:list_weights",

@@ -1,4 +1,4 @@
-"""Suffixes of image files: those that are read, those that are not, and those that label maps never have."""
+"""Suffixes of image files: those that are read, those that are not, those that label maps never have; and of videos."""
 
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
@@ -13,6 +13,13 @@ OTHER_IMAGE_SUFFIXES = frozenset(
     + ("rw2", "svg", "tga")
 )
 """Lower-case suffixes of formats that hold images and are not read, such as those of phones and cameras."""
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in ("3gp", "asf", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "webm")
+    + ("wmv", "y4m")
+)
+"""Lower-case suffixes of videos that OpenCV reads."""
 
 LOSSY_SUFFIXES = frozenset({".avif", ".jp2", ".jpe", ".jpeg", ".jpg", ".webp"})
 """Suffixes of formats with lossy compression, which label maps never use."""

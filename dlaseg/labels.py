@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.classes_file import Color, check_name, parse_classes
 from dlaseg.errors import UserError
+from dlaseg.label_values import check_stored, first_unknown, map_values, pack_rgb
 from dlaseg.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
@@ -33,7 +33,7 @@ class LabelMap:
         ignored_colors: colours that become 255, in label maps that are stored as colours.
         ignores_by_default: whether 255 is ignored by default: nobody listed it.
 
-    Example:
+    Examples:
         >>> labels = LabelMap(("road", "car"), ((128, 64, 128), (0, 0, 142)), ids=((7,), (26, 27)), ignored=(0,))
         >>> labels.encode(np.array([[7, 27], [26, 0]], np.uint8))
         array([[  0,   1],
@@ -88,26 +88,27 @@ class LabelMap:
         contains a colour that is not listed.
 
         Args:
-            labels: (H, W) ids, any integer type, or (H, W, 3) uint8 RGB colours.
+            labels: (H, W) ids, or (H, W, 3) RGB colours, 0 to 255; any integer type.
 
         Returns:
             (H, W) uint8, 0 to C - 1 or 255.
 
         Raises:
             UserError: an id or a colour that belongs to no class and is not ignored; names the first one and its place.
-                Or three equal channels that mean one thing as colours and another as ids.
+                Three equal channels that mean one thing as colours and another as ids. Or another shape or type.
         """
+        check_stored(labels)
         if labels.ndim != 3:
-            encoded = _map_values(labels, self._id_table)
-            if (place := _first_unknown(encoded)) is not None:
+            encoded = map_values(labels, self._id_table)
+            if (place := first_unknown(encoded)) is not None:
                 raise UserError(
                     f"label {labels[place]} at {_place(place)} belongs to no class and is not ignored: the file was "
                     "read as ids (grey values, or indices of a palette): list the id in the classes file, correct the "
                     "label map, or save it as RGB if colors are meant"
                 )
             return encoded.astype(np.uint8)
-        encoded = _map_values(_pack_rgb(labels), self._color_table)
-        place = _first_unknown(encoded)
+        encoded = map_values(pack_rgb(labels), self._color_table)
+        place = first_unknown(encoded)
         if labels.size and (labels == labels[:, :, :1]).all():
             return self._encode_grey(np.ascontiguousarray(labels[:, :, 0]), encoded, place is None)
         if place is not None:
@@ -129,8 +130,8 @@ class LabelMap:
             are_colors: whether all values are known colours.
         """
         if not are_colors:
-            by_id = _map_values(values, self._id_table)
-            if (place := _first_unknown(by_id)) is not None:
+            by_id = map_values(values, self._id_table)
+            if (place := first_unknown(by_id)) is not None:
                 value = values[place]
                 raise UserError(
                     f"value {value} in all three channels at {_place(place)}: color {[int(value)] * 3} and id {value} "
@@ -140,9 +141,9 @@ class LabelMap:
             return by_id.astype(np.uint8)
         # That 255 is ignored by default is no sign that the values are ids: black and white are common colours
         listed = {i: train_id for i, train_id in self._id_table.items() if not (i == 255 and self.ignores_by_default)}
-        by_id = _map_values(values, listed)
+        by_id = map_values(values, listed)
         differing = by_id != by_color
-        if _first_unknown(by_id) is None and differing.any():
+        if first_unknown(by_id) is None and differing.any():
             place = tuple(np.argwhere(differing)[0])
             value, as_color, as_id = values[place], self._meaning(by_color[place]), self._meaning(by_id[place])
             raise UserError(
@@ -171,8 +172,8 @@ class LabelMap:
         used = np.bincount(indices.ravel()).nonzero()[0]
         if not used.size or used[-1] >= len(palette) or not self._has_distinct_colors:
             return self.encode(indices)
-        by_color = _map_values(_pack_rgb(palette[used]), self._color_table)
-        by_id = _map_values(used, self._id_table)
+        by_color = map_values(pack_rgb(palette[used]), self._color_table)
+        by_id = map_values(used, self._id_table)
         all_listed = by_color.min() >= 0
         if by_id.min() < 0:
             try:
@@ -217,12 +218,20 @@ class LabelMap:
     def decode(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Maps train ids to stored ids: the first id of each class; 255 becomes the first ignored id.
 
+        Where the label map ignores nothing, 255 stays 255, also if that is the id of a class.
+
         Args:
-            train_ids: (H, W) uint8.
+            train_ids: (H, W) uint8, 0 to C - 1 or 255.
 
         Returns:
             (H, W) uint8, or uint16 if an id is above 255.
+
+        Raises:
+            UserError: a train id of no class.
         """
+        unknown = ((train_ids < 0) | (train_ids >= self.num_classes)) & (train_ids != IGNORE_INDEX)
+        if unknown.any():
+            raise UserError(f"train id {train_ids[unknown][0]}: train ids are 0 to {self.num_classes - 1}, or 255")
         return self._decode_table[train_ids]
 
     def colorize(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -252,13 +261,13 @@ class LabelMap:
         return cls(**parse_classes(content))
 
     @classmethod
-    def from_file(cls, path: Path) -> "LabelMap":
+    def from_file(cls, path: str | Path) -> "LabelMap":
         """Reads a classes file (YAML), see `from_dict`.
 
         Raises:
             UserError: a missing or broken file; names it.
         """
-        content = read_yaml(path, "a classes file (YAML)")
+        content = read_yaml(Path(path), "a classes file (YAML)")
         try:
             return cls.from_dict(content)
         except UserError as error:
@@ -289,7 +298,7 @@ class LabelMap:
     def _color_table(self) -> dict[int, int]:
         self.check_colors()
         colors, train_ids = zip(*self._listed_colors, strict=True)
-        return dict(zip(_pack_rgb(np.array(colors)).tolist(), train_ids, strict=True))
+        return dict(zip(pack_rgb(np.array(colors)).tolist(), train_ids, strict=True))
 
     @cached_property
     def _decode_table(self) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -306,30 +315,8 @@ class LabelMap:
         return table
 
 
-def _map_values(values: NDArray[np.integer], table: Mapping[int, int]) -> NDArray[np.int16]:
-    """Train ids of stored values, -1 for one that the table does not have."""
-    is_uint8 = values.dtype == np.uint8 and values.size > 0
-    keys, inverse = (np.arange(256), values) if is_uint8 else np.unique(values, return_inverse=True)
-    lookup = np.array([table.get(int(key), -1) for key in keys], np.int16)
-    # Indexing with NumPy would be five times as slow, since it converts the indices to 64 bits
-    return np.asarray((cv2.LUT(values, lookup) if is_uint8 else lookup[inverse]).reshape(values.shape), np.int16)
-
-
-def _first_unknown(encoded: NDArray[np.int16]) -> tuple[int, int] | None:
-    """Row and column of the first -1, if there is one."""
-    if encoded.min(initial=0) >= 0:
-        return None
-    row, column = np.argwhere(encoded < 0)[0].tolist()
-    return row, column
-
-
 def _place(place: tuple[int, int]) -> str:
     return f"row {place[0]}, column {place[1]}"
-
-
-def _pack_rgb(colors: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Packs colours (..., 3) into one integer each (...)."""
-    return colors.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
 def _check_unique(what: str, values: Sequence[Any]) -> None:

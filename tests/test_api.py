@@ -114,6 +114,7 @@ def test_a_data_set_is_a_sequence(root):
     image, target = dataset[0]
     assert (image.shape, image.dtype, target.shape, target.dtype) == ((48, 64, 3), np.uint8, (48, 64), np.uint8)
     assert len(dataset) == len(list(dataset)) == 5
+    assert hasattr(dataset, "__iter__")  # without it, type checkers refuse loops
     for mine, other in ((dataset[-1], dataset[4]), (dataset[0], dataset.read(0))):
         assert all(map(np.array_equal, mine, other))
     for index in (5, -6):

@@ -401,7 +401,7 @@ def test_scores_of_weights_on_the_hub_go_to_the_working_folder(monkeypatch, run,
         seen.append((weights, output))
         return {}
 
-    monkeypatch.setattr("dlaseg.evaluation.scoring.score", score)
+    monkeypatch.setattr("dlaseg.evaluation.scoring.evaluate", score)
     monkeypatch.setattr("dlaseg.evaluation.report.tables.scores_table", lambda results: "")
     for weights in ("user/name", str(run), str(run / "best.safetensors")):
         assert main(["eval", weights, "--dataset", "cityscapes", "--root", str(data)]) == 0

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     {"text", "version", "memory", "png", "processor", "image_suffixes"},
     {"errors"},
-    {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file"},
+    {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file", "label_values"},
     {"labels", "images", "run_folder", "scores_file"},
     {"label_images", "image_strips"},
     {"metadata", "config"},

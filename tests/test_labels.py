@@ -60,6 +60,23 @@ def test_a_negative_id_is_refused():
         LABELS.encode(np.array([[7, -1]], np.int32))
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([[7.6]]), r"shape \(1, 1\), float64: use integers"),
+        (np.zeros((2, 3, 1), np.uint8), r"shape \(2, 3, 1\), uint8: use \(H, W\) ids or \(H, W, 3\) RGB colors"),
+        (np.zeros((2, 3, 4), np.uint8), r"shape \(2, 3, 4\)"),
+        (np.zeros((5, 2, 4), np.uint8), r"shape \(5, 2, 4\)"),
+        (np.zeros(3, np.uint8), r"shape \(3,\)"),
+        (np.zeros((1, 2, 3, 3), np.uint8), r"shape \(1, 2, 3, 3\)"),
+        (np.array([[[ROAD[0], ROAD[1] - 1, ROAD[2] + 256]]]), "colors from [0-9]+ to [0-9]+: use 0 to 255"),
+    ],
+)
+def test_other_types_and_shapes_are_refused(labels, message):
+    with pytest.raises(UserError, match=f"^label map of .*{message}"):
+        LABELS.encode(labels)
+
+
 def test_an_unknown_color_is_refused_with_its_first_place():
     stored = np.full((4, 5, 3), ROAD, np.uint8)
     stored[1, 4] = (128, 64, 129)
@@ -105,6 +122,18 @@ def test_decode_writes_the_first_id():
     assert LABELS.decode(np.array([[0, 1, 2, 255]], np.uint8)).tolist() == [[7, 23, 40000, 0]]
 
 
+@pytest.mark.parametrize("train_id", [-1, 3, 254, 256])
+def test_decode_refuses_a_train_id_of_no_class(train_id):
+    with pytest.raises(UserError, match=f"^train id {train_id}: train ids are 0 to 2, or 255$"):
+        LABELS.decode(np.array([[0, train_id]]))
+
+
+def test_decode_keeps_255_where_nothing_is_ignored():
+    assert LabelMap(("a", "b"), ((0, 0, 0), (1, 1, 1)), ((3,), (255,))).decode(np.array([[0, 255]])).tolist() == [
+        [3, 255]
+    ]
+
+
 def test_decode_takes_16_bits_only_where_an_id_needs_them():
     ids = np.zeros((1, 1), np.uint8)
     assert LABELS.decode(ids).dtype == np.uint16
@@ -123,7 +152,7 @@ def test_from_dict_undoes_to_dict_through_json(labels):
 def test_from_file_undoes_to_dict_through_yaml(tmp_path):
     path = tmp_path / "classes.yaml"
     path.write_text(yaml.safe_dump(LABELS.to_dict()))
-    assert LabelMap.from_file(path) == LABELS
+    assert LabelMap.from_file(path) == LabelMap.from_file(str(path)) == LABELS
 
 
 def test_ids_colors_and_ignore_may_be_left_out():

@@ -1,6 +1,7 @@
 """Scores weights files on data sets by protocols, and computes only what has not been computed before."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from dlaseg.device import pick_device
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import instance_file
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
-from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.files import sha256
 from dlaseg.inference.backends.choice import BACKENDS
@@ -75,7 +76,9 @@ def parse_protocol(text: str) -> Protocol:
             try:
                 found[kind] = tuple(map(float, value.split(",")))
             except ValueError:
-                raise UserError(f"protocol {text!r}: {word!r}: write numbers, such as scales=0.75,1,1.25") from None
+                found[kind] = ()
+            if not found[kind] or not all(0 < scale < math.inf for scale in found[kind]):
+                raise UserError(f"protocol {text!r}: {word!r}: write numbers above 0, such as scales=0.75,1,1.25")
     return Protocol(**found)
 
 
@@ -124,14 +127,14 @@ def score_all(
         datasets: splits, see `distinct_names`.
         protocols: how images are predicted.
         output: folder of the scores.
-        workers: see `score`.
+        workers: see `evaluate`.
         device: see `Predictor`.
 
     Returns:
         A row for each, also for what cannot be scored.
 
     Raises:
-        UserError: nothing to score, or a data set whose files cannot be read.
+        UserError: nothing to score, a data set whose files cannot be read, or the output cannot be a folder.
     """
     for name, given in (("weights", weights), ("data sets", datasets), ("protocols", protocols)):
         if not given:
@@ -140,6 +143,10 @@ def score_all(
     for dataset in datasets:
         distinct.setdefault(dataset_identity(dataset), dataset)
     names = dict(zip(distinct, distinct_names(list(distinct.values())), strict=True))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be a folder ({error.strerror or error}): name another output") from error
     rows = []
     files = dict.fromkeys(weights)
     cells = [(w, d, i, p) for i, d in distinct.items() for w in files for p in protocols]
@@ -152,7 +159,7 @@ def score_all(
             folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type, seen)
             cached = _read(folder)
             if cached is None:
-                score(
+                evaluate(
                     file, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
                     "stop", protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
                 )  # fmt: skip
@@ -164,7 +171,9 @@ def score_all(
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """Scores that exist; None if there are none, or not of this release."""
+    """Scores that exist with their report; None if there are none, or not of this release."""
+    if not (folder / "report.html").is_file():
+        return None
     try:
         return read_scores(folder / "scores.json", "miou", "miou_interval", "pixel_accuracy")
     except UserError:

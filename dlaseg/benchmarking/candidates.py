@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlaseg.errors import UserError
+from dlaseg.errors import UserError, nearest
 from dlaseg.factory import list_models
+from dlaseg.inference.backends import exported
 from dlaseg.models.build import DECODERS
+from dlaseg.weights.builtin import builtin_files
 from dlaseg.weights.download import find_builtin
 
 PLAIN = "plain"
@@ -94,8 +96,26 @@ def is_named(source: str) -> bool:
 
 
 def is_exported(source: str) -> bool:
-    """Whether a file is for another engine than PyTorch: ONNX, or OpenVINO's IR."""
-    return (find_builtin(source) or Path(source)).suffix.lower() in (".onnx", ".xml")
+    """Whether a file, or the one that a name stands for, is from `dlaseg export`."""
+    return exported.is_exported(find_builtin(source) or Path(source))
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Raises a UserError for a word that is neither a network, nor weights, and for an unknown decoder."""
+    networks = list_models()
+    for model in models:
+        name, colon, decoder = model.partition(":")
+        if is_named(model) or find_builtin(model) is not None or Path(model).exists():
+            continue
+        if name in networks and colon:
+            known = list(DECODERS)
+            raise UserError(
+                f"{model}: unknown decoder {decoder!r}: did you mean {nearest(decoder, known)}? There are "
+                f"{', '.join(known)}"
+            )
+        if Path(model).name == model and not Path(model).suffix and not colon:
+            close = nearest(model, [*networks, *builtin_files()])
+            raise UserError(f"{model}: no such file, network or built-in weights: did you mean {close}?")
 
 
 def make_candidates(

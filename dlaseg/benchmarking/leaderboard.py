@@ -67,7 +67,7 @@ def dataset_entry_of(text: str, split: str) -> dict[str, str]:
     Raises:
         UserError: no colon.
 
-    Example:
+    Examples:
         >>> dataset_entry_of("camvid:/data/camvid", "val")
         {'dataset': 'camvid', 'root': '/data/camvid', 'split': 'val'}
     """
@@ -207,8 +207,10 @@ def read_board(path: Path) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tuple[str, str, str], float]]:
-    """The mIoU of what was scored at one scale and not mirrored, as the speed benchmark measures it.
+def single_pass_scores(
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[tuple[str, str, str], Mapping[str, Any]]]:
+    """The rows of what was scored at one scale and not mirrored, as the speed benchmark measures it.
 
     Args:
         rows: see `read_board`.
@@ -216,9 +218,9 @@ def single_pass_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[tupl
     Returns:
         By data set; then by SHA-256 of the weights, backend and precision.
     """
-    found: dict[str, dict[tuple[str, str, str], float]] = {}
+    found: dict[str, dict[tuple[str, str, str], Mapping[str, Any]]] = {}
     for row in rows:
         if row["miou"] is not None and row["scales"] == [1.0] and not row["flip"]:
             scores = found.setdefault(str(row["dataset"]), {})
-            scores[row["weights_sha256"], row["backend"], row["precision"]] = row["miou"]
+            scores[row["weights_sha256"], row["backend"], row["precision"]] = row
     return found

@@ -15,13 +15,16 @@ from dlaseg.benchmarking.candidates import PLAIN, Candidate, is_exported, is_nam
 from dlaseg.benchmarking.others import OnnxFile, smp_network, torchvision_network
 from dlaseg.benchmarking.timing import Stopwatch
 from dlaseg.device import pick_device
+from dlaseg.errors import UserError
 from dlaseg.factory import create_model, load_model
 from dlaseg.images import read_image, write_png
+from dlaseg.inference.backends.exported import report_path
 from dlaseg.inference.inputs import as_rgb
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel, upsample_logits
-from dlaseg.weights.download import resolve
+from dlaseg.strict_json import read_json
+from dlaseg.weights.download import find_builtin, resolve
 from dlaseg.weights.files import read_model_file, save_model
 
 IN_MEMORY = ("prepare", "network", "upsample")
@@ -209,6 +212,19 @@ def weights_of(candidate: Candidate, folder: Path) -> Path:
     path = folder / f"{candidate.source.replace(':', '_')}.safetensors"
     save_model(model_of(candidate), path)
     return path
+
+
+def exported_from(source: str) -> str | None:
+    """The `model_sha256` of the network that a file was exported from; None if no report beside the file says it."""
+    builtin = find_builtin(source)
+    try:
+        if builtin is not None:
+            content = read_json(builtin.with_suffix(".json"), "facts")["export"]
+        else:
+            content = read_json(report_path(resolve(source)), "the report of an export")
+        return str(content["weights_sha256"])
+    except (UserError, TypeError, KeyError):
+        return None
 
 
 def num_classes_of(models: Sequence[str]) -> int:

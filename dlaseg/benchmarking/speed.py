@@ -20,7 +20,16 @@ from dlaseg.benchmarking.child import in_new_process
 from dlaseg.benchmarking.costs import count_macs, count_parameters
 from dlaseg.benchmarking.files import memory_of_files, memory_of_image, write_labels
 from dlaseg.benchmarking.machine import fingerprint, matrix_product
-from dlaseg.benchmarking.networks import IN_MEMORY, PHASES, Network, Predicting, build, model_of, weights_of
+from dlaseg.benchmarking.networks import (
+    IN_MEMORY,
+    PHASES,
+    Network,
+    Predicting,
+    build,
+    exported_from,
+    model_of,
+    weights_of,
+)
 from dlaseg.benchmarking.peaks import Segmenting, peak_of_files, peak_of_image
 from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
 from dlaseg.device import pick_device, synchronize
@@ -31,6 +40,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_label_image
 from dlaseg.text import one_line
 from dlaseg.weights.download import resolve
+from dlaseg.weights.files import model_sha256
 
 Sample = dict[str, float]
 """Seconds of one image by phase."""
@@ -321,8 +331,11 @@ def _measure_files(
 
 
 def _is_same_network(candidate: Candidate, first: Candidate) -> bool:
-    """Whether labels should be equal: the same weights, or a file that, so we take it, was exported from them."""
-    return candidate.source == first.source or (candidate.family == "dlaseg" and candidate.is_exported)
+    """Whether labels should be equal: the same weights, or a file that was exported from them."""
+    if candidate.source == first.source:
+        return True
+    is_ours = candidate.family == "dlaseg" and candidate.is_exported
+    return is_ours and exported_from(candidate.source) == model_sha256(model_of(first))
 
 
 def _equal_share(expected: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any]]) -> float:

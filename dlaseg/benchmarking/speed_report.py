@@ -166,15 +166,21 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         for row in rows:
             asked, runs = row.candidate.precision, row.candidate.runs_precision
             backend = row.candidate.runs_backend or row.candidate.backend
-            miou = scores.get((row.weights_sha256 or "", backend, runs if asked == "auto" else asked))
-            if miou is not None:
-                charts.setdefault(dataset, {})[row.candidate.name] = (row.images_per_second, miou)
-    return {
-        f"speed-accuracy-{re.sub('[ /]', '-', re.sub('[()]', '', dataset))}.svg": point_chart(
-            f"mIoU on {dataset}", "images per second", points, percent="y"
-        )
-        for dataset, points in charts.items()
-    }
+            scored = scores.get((row.weights_sha256 or "", backend, runs if asked == "auto" else asked))
+            if scored is not None:
+                name = f"{row.candidate.name} *" if scored.get("trained_on") else row.candidate.name
+                charts.setdefault(dataset, {})[name] = (row.images_per_second, scored["miou"])
+    files: dict[str, str] = {}
+    for dataset, points in charts.items():
+        slug = name = re.sub("[ /]", "-", re.sub("[()]", "", dataset))
+        number = 1
+        while f"speed-accuracy-{name}.svg" in files:
+            number += 1
+            name = f"{slug}-{number}"
+        note = " (*: trained on images of this split)" if any(point.endswith(" *") for point in points) else ""
+        chart = point_chart(f"mIoU on {dataset}", f"images per second{note}", points, percent="y")
+        files[f"speed-accuracy-{name}.svg"] = chart
+    return files
 
 
 def write_speed(speed: Speed, output: Path, board: Sequence[Mapping[str, Any]] = ()) -> list[Path]:

@@ -74,7 +74,7 @@ def speed(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv, speed.json and plots (SVG)")
     args = parser.parse_args(arguments)
 
-    from dlaseg.benchmarking.candidates import PLAIN, Architecture, make_candidates
+    from dlaseg.benchmarking.candidates import PLAIN, Architecture, check_models, make_candidates
     from dlaseg.benchmarking.leaderboard import read_board
     from dlaseg.benchmarking.machine import limited_cores
     from dlaseg.benchmarking.networks import num_classes_of
@@ -86,6 +86,7 @@ def speed(arguments: Sequence[str]) -> int:
         raise UserError("--images and --size: use one of the two")
     if args.leaderboard is not None and args.output is None:
         raise UserError("--leaderboard: needs --output, the folder for the plot")
+    check_models(args.models)
     board = [] if args.leaderboard is None else read_board(args.leaderboard)
     with_files = args.files or args.images is not None
     against = [*args.against, *([PLAIN] if with_files else [])]

@@ -66,8 +66,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     if args.submission is not None:
         return _submit(args)
 
+    from dlaseg.evaluation import scoring
     from dlaseg.evaluation.report.tables import scores_table
-    from dlaseg.evaluation.scoring import score
     from dlaseg.images import check_max_pixels
 
     check_max_pixels(args.max_pixels)
@@ -75,7 +75,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     dataset = replace(dataset, max_pixels=args.max_pixels)
     output = args.output or _default_output(args, dataset)
     workers = 1 if args.workers is None else args.workers
-    results = score(
+    results = scoring.evaluate(
         args.weights,
         dataset,
         output,

@@ -81,8 +81,9 @@ class BatchShard:
 class EpochBatches(Sampler[list[Key]]):
     """Samples the batches of one epoch in an order that depends on (seed, epoch) alone; drops an incomplete last batch.
 
-    The samples of a batch do not depend on the number of processes and micro-batches: process 0 takes the first ones,
-    and so on. Iterating yields the micro-batches of one process, `shard.micro_batches` of them per batch.
+    The samples of a batch do not depend on the number of processes and micro-batches, nor do those of a micro-batch
+    depend on the number of processes, over which batch norm is synchronised: of each micro-batch, process 0 takes the
+    first ones, and so on. Iterating yields the parts of one process, `shard.micro_batches` of them per batch.
 
     Args:
         length: number of samples in the data set.
@@ -131,7 +132,7 @@ class EpochBatches(Sampler[list[Key]]):
         size = self.batch_size // (shard.world_size * shard.micro_batches)
         for batch in range(self.first, self.batches):
             for micro_batch in range(shard.micro_batches):
-                start = batch * self.batch_size + (shard.rank * shard.micro_batches + micro_batch) * size
+                start = batch * self.batch_size + (micro_batch * shard.world_size + shard.rank) * size
                 yield keys[start : start + size]
 
     def _each_image_once(self, epoch: int) -> list[Key]:

@@ -1,9 +1,9 @@
 """Images and their label maps: how the files of a split are found, matched and read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,13 @@ from dlaseg.images import read_image
 from dlaseg.label_images import LabelImage, read_label_file
 from dlaseg.labels import LabelMap
 from dlaseg.memory import MAX_PIXELS
+
+if TYPE_CHECKING:  # a `DataLoader` asks for it by its annotation alone; reading pairs needs no torch
+    from torch.utils.data import Dataset
+
+    _Dataset = Dataset[Any]
+else:
+    _Dataset = object
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class SegmentationDataset:
+class SegmentationDataset(_Dataset):
     """One split of a data set.
 
     Attributes:
@@ -47,7 +54,7 @@ class SegmentationDataset:
         transform: makes an item of the image and the target that `read` gives, for a `torch.utils.data.DataLoader`;
             None for the pair of both. The package itself reads, and transforms nothing by it.
 
-    Example:
+    Examples:
         ``DataLoader(replace(dataset, transform=crop), batch_size=8)``, with `dataclasses.replace`.
     """
 
@@ -74,6 +81,9 @@ class SegmentationDataset:
         """
         image, target = self.read(index)
         return (image, target) if self.transform is None else self.transform(image, target)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.__getitem__, range(len(self)))
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Reads a pair at its native size.

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dlaseg.errors import UserError
+
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """(..., H, W, 3) uint8 RGB to (..., 3, H, W) uint8; shares the memory where torch can."""
@@ -26,8 +28,18 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Returns:
         (N, C, H, W) float32, in the memory format of the input.
+
+    Raises:
+        UserError: another type: floats could mean several things.
     """
+    if images.dtype != torch.uint8:
+        raise UserError(f"images of type {images.dtype}: normalize takes uint8, 0 to 255: use images as they are read")
+    return normalize_(images.float(), mean, std)
+
+
+def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """As `normalize`, of (N, C, H, W) float32 from 0 to 255, which are overwritten."""
     shape = (1, -1, 1, 1)
-    offset = torch.tensor([m * 255 for m in mean], device=images.device).view(shape)
-    factor = torch.tensor([1 / (s * 255) for s in std], device=images.device).view(shape)
-    return images.float().sub_(offset).mul_(factor)
+    offset = torch.tensor([m * 255 for m in mean], device=pixels.device).view(shape)
+    factor = torch.tensor([1 / (s * 255) for s in std], device=pixels.device).view(shape)
+    return pixels.sub_(offset).mul_(factor)

@@ -128,8 +128,11 @@ def _flip(probability: float) -> list[Any]:
     return [A.HorizontalFlip(p=probability)] if probability else []
 
 
-def _reseed(compose: A.Compose, seed: np.random.SeedSequence) -> None:
-    # Compose.set_random_seed gives every transform the same stream; then, for example, only dark images were flipped.
-    seeds = seed.generate_state(len(compose.transforms))
+def _reseed(compose: A.BaseCompose, seed: np.random.SeedSequence) -> None:
+    # set_random_seed gives all transforms inside the same stream. Then, for example, only dark images were flipped, and
+    # as OneOf acts if its first number is below 0.5, what it picks drew from the lower half of its range alone.
+    seeds = seed.generate_state(len(compose.transforms)).tolist()
     for transform, transform_seed in zip(compose.transforms, seeds, strict=True):
-        transform.set_random_seed(int(transform_seed))
+        transform.set_random_seed(transform_seed)
+        if isinstance(transform, A.BaseCompose):
+            _reseed(transform, np.random.SeedSequence(transform_seed))

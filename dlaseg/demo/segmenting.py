@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.png import encode_png
 from dlaseg.visualize import overlay
+from dlaseg.weights.download import resolve
 
 LARGEST_SIDE = 1280
 """Pixels of the larger side of what the browser knows of each pixel: about what a screen shows."""
@@ -60,7 +62,7 @@ class Networks:
     """Predictors that are ready. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._predictors: dict[tuple[str, str, tuple[float, ...] | None, bool], Predictor] = {}
+        self._predictors: dict[tuple[Any, ...], Predictor] = {}
         self._lock = Lock()
 
     def segment(self, file: str | Path, weights: str, backend: str, scales: Sequence[float], flip: bool) -> Segmented:
@@ -93,7 +95,9 @@ class Networks:
         return Segmented(Path(file).stem, image, labels, confidence, predictor.label_map, seconds, used)
 
     def _predictor(self, weights: str, backend: str, scales: tuple[float, ...] | None, flip: bool) -> Predictor:
-        key = weights, backend, scales, flip
+        file = resolve(weights)
+        state = file.stat() if file.is_file() else None  # of what is replaced by another file, too
+        key = weights, backend, scales, flip, state and (state.st_mtime_ns, state.st_size, state.st_ino)
         with self._lock:
             predictor = self._predictors.pop(key, None) or Predictor(weights, backend, scales=scales, flip=flip)
             self._predictors[key] = predictor  # used last

@@ -42,7 +42,7 @@ class ScoredImage:
     confusion: NDArray[np.int64]
 
 
-def evaluate(
+def evaluate_predictor(
     predictor: Predictor,
     dataset: SegmentationDataset,
     workers: int = 0,

@@ -17,7 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
-from dlaseg.evaluation.evaluator import ScoredImage, evaluate
+from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
@@ -36,7 +36,7 @@ from dlaseg.weights.download import resolve
 logger = logging.getLogger(__name__)
 
 
-def score(
+def evaluate(
     weights: str | Path,
     dataset: SegmentationDataset,
     output: str | Path,
@@ -75,10 +75,12 @@ def score(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure or padding, instance maps of some images only, and as `Predictor`, `check_labels`
-            and `evaluate`.
+        UserError: an unknown measure or padding, no images, instance maps of some images only, and as `Predictor`,
+            `check_labels` and `evaluate_predictor`.
     """
     check_measures(measures)
+    if not dataset.pairs:
+        raise UserError(f"{dataset.name} {dataset.split}: no images: use a split that has some")
     if padding not in ("mirror", "stretch"):
         raise UserError(f"padding {padding!r}: unknown: use mirror or stretch")
     output = Path(output)
@@ -114,7 +116,7 @@ def score(
         logger.warning(
             "%s: %s %s: the scores are too high: score a split that was held out", weights, split, trained_on
         )
-    confusion = evaluate(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
+    confusion = evaluate_predictor(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol = {
         "dataset": dataset.name,
         "split": dataset.split,
@@ -151,7 +153,7 @@ def score(
             name = escape_name(pairs[scored.index].name)
             images.append(pack_image(name, scored.image, scored.target, scored.prediction))
 
-        evaluate(predictor, replace(dataset, pairs=pairs), on_image=pack)
+        evaluate_predictor(predictor, replace(dataset, pairs=pairs), on_image=pack)
     run = file.parent if (file.parent / LOG).exists() else None
     write_report(output / "report.html", results, dataset.label_map.palette, gallery, run)
     write_json(output / "scores.json", results)

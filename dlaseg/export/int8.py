@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.evaluator import evaluate_predictor
 from dlaseg.export.check import Comparison, batches_of, compare
 from dlaseg.export.export import check_arguments, comparison_images, describe, require_exact, writing
 from dlaseg.export.formats import write_network, write_openvino
@@ -156,7 +156,7 @@ def _input(image: NDArray[np.uint8], model: SegmentationModel, input: str) -> ND
 
 def _miou(path: Path, dataset: SegmentationDataset, workers: int) -> float:
     """The mIoU of an exported file, in percent."""
-    miou = evaluate(Predictor(read_graph(path), device="cpu"), dataset, workers).scores().miou
+    miou = evaluate_predictor(Predictor(read_graph(path), device="cpu"), dataset, workers).scores().miou
     if miou is None:
         raise UserError(
             f"{dataset.name} {dataset.split}: no pixel is scored, so that int8 cannot be guarded: use another"

@@ -1,7 +1,5 @@
 """What is traced: a network with the steps before and after it that an exported file does itself."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +22,7 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, model: SegmentationModel, input: str, output: str):
         super().__init__()
-        self.model = fold_batch_norm(copy.deepcopy(model).cpu().eval())
+        self.model = fold_batch_norm(model)
         self.input, self.output = input, output
         self.eval()
 

@@ -5,14 +5,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from dlaseg.errors import UserError
 from dlaseg.files import write_bytes
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SETTINGS = "infer.json"
 """The file beside results that says which weights and options they are from, see `dlaseg.inference.settings`."""
 
+FAILED = "failed.csv"
+"""Table of the files that failed on a Ray cluster, beside the results: columns `image` and `error`."""
+
 SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
 """Kinds of results, which are also the names of their folders, and the suffixes of their files: label ids, the classes'
 colours, the colours over the image, the probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
+
+
+def check_output(output: Path) -> None:
+    """Checks that a path can be the folder of results.
+
+    Raises:
+        UserError: a file, a link that leads nowhere, or the name of an image or a video.
+    """
+    if os.path.lexists(output) and not output.is_dir():
+        what = "a file" if output.exists() else "a link that leads nowhere"
+        raise UserError(f"{output}: results cannot be written to {what}: the last path is the output folder: add one")
+    if not output.exists() and output.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        raise UserError(
+            f"{output}: the last path is a folder, which gets ids/, color/ and overlay/: use a folder's name, such as "
+            f"{output.with_suffix('')}"
+        )
 
 
 class Folder(Protocol):

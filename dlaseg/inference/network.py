@@ -54,12 +54,20 @@ class WeightsFile:
         return model if self.scales is None else model.with_scales(self.scales)
 
 
-def open_network(source: str | Path) -> "Network":
-    """The network of a weights file of ours, or of a file from `dlaseg export`.
+def open_network(source: "str | Path | Network") -> "Network":
+    """The network of a weights file of ours, or of a file from `dlaseg export`; a network as it is.
 
     Raises:
-        UserError: no such file; as `read_graph`.
+        UserError: no such file; an object that is no segmentation network; as `read_graph`.
     """
+    if isinstance(source, WeightsFile | Graph):
+        return source
+    if not isinstance(source, str | Path):
+        from dlaseg.weights.files import check_network  # imports torch, as the network did
+
+        check_network(source)
+        _ = source.metadata.labels  # a classifier has none
+        return source
     path = resolve(source)
     if is_exported(path):
         return read_graph(path)

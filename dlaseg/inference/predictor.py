@@ -16,11 +16,10 @@ from dlaseg.errors import UserError
 from dlaseg.inference.argmax import argmax_logits
 from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
-from dlaseg.inference.backends.graph import Graph
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
-from dlaseg.inference.network import WeightsFile, blend_scales, open_network
+from dlaseg.inference.network import blend_scales, open_network
 from dlaseg.inference.tiling import blend_tiles
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Predictor:
         UserError: no such weights, backend, device or precision, a scale out of range, a network that does not take
             three channels, a classifier, or too little memory.
 
-    Example:
+    Examples:
         >>> from dlaseg.factory import create_model
         >>> predictor = Predictor(create_model("dla46_c", num_classes=19), device="cpu")
         >>> predictor(np.zeros((33, 50, 3), np.uint8)).shape
@@ -92,11 +91,7 @@ class Predictor:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
-        network = open_network(weights) if isinstance(weights, str | Path) else weights
-        if not isinstance(network, WeightsFile | Graph):
-            from dlaseg.weights.files import check_network  # imports torch, as the network did
-
-            check_network(network)
+        network = open_network(weights)
         blended = None if scales is None else blend_scales(network, scales)
         self.backend = make_backend(backend, blended or network, device, precision)
         self.metadata = self.backend.metadata
@@ -295,6 +290,13 @@ def _to_tensors(images: NDArray[np.uint8]) -> "Tensor":
 
 def _checked(images: "Tensor") -> "Tensor":
     """The images, if they are such as `Predictor.predict` takes: floats could mean several things."""
+    from torch import Tensor
+
+    if not isinstance(images, Tensor):
+        raise UserError(
+            f"images of type {type(images).__name__}: predict takes a tensor (N, 3, H, W) uint8; call the predictor "
+            "itself with arrays and files"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel() or str(images.dtype) != "torch.uint8":
         raise UserError(
             f"images of type {images.dtype} and shape {tuple(images.shape)}: use (N, 3, H, W) uint8, RGB, 0 to 255"

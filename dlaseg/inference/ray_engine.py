@@ -15,8 +15,10 @@ from tqdm import tqdm
 
 from dlaseg.errors import UserError
 from dlaseg.images import check_max_pixels
+from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.exported import OPENVINO
-from dlaseg.inference.folders import SETTINGS, Folder
+from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.folders import FAILED, SETTINGS, Folder
 from dlaseg.inference.network import open_network
 from dlaseg.inference.pipeline import InferSummary
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
@@ -41,9 +43,6 @@ from dlaseg.weights.download import resolve
 
 if TYPE_CHECKING:
     from dlaseg.inference.network import Network
-
-FAILED = "failed.csv"
-"""Table of the files that failed, beside the results: columns `image` and `error`."""
 
 BATCH = 16
 """Most files that a worker is given at a time: they are done again if its process dies."""
@@ -101,6 +100,8 @@ def infer(
     folder = open_folder(str(output))
     sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
     name, files, weights_sha256, network = _read_weights(weights)
+    if isinstance(network, Graph) and "probabilities" in save:
+        check_gives_logits(network, "probabilities are computed from")
     sink = Sink(folder, network.metadata.labels, save, keep_suffix, ids)
     saved = None if overwrite else read_settings(folder)
     chosen = choose_backend(backend, network, weights_sha256, sources, saved)
@@ -241,16 +242,13 @@ def _process(tasks: Sequence[Task], workers: int, context: WorkerContext, files:
 
 
 def _write_table(folder: Folder, summary: InferSummary) -> None:
-    """Writes the table of failed files; removes that of an earlier run if there are none."""
+    """Writes the table of failed files, if there are any."""
+    if not summary.failed:
+        return
+    text = io.StringIO(newline="")
+    rows = [(str(path), message.removeprefix(f"{path}: ")) for path, message in summary.failed]
+    csv.writer(text).writerows([("image", "error"), *rows])
     try:
-        if summary.failed:
-            text = io.StringIO(newline="")
-            rows = [(str(path), message.removeprefix(f"{path}: ")) for path, message in summary.failed]
-            csv.writer(text).writerows([("image", "error"), *rows])
-            folder.write(FAILED, text.getvalue().encode("utf-8", ESCAPE))
-        else:
-            folder.remove(FAILED)
-    except FileNotFoundError:
-        pass
+        folder.write(FAILED, text.getvalue().encode("utf-8", ESCAPE))
     except OSError as error:
         raise UserError(f"{folder.show(FAILED)}: cannot be written ({error.strerror}): make room") from error

@@ -13,7 +13,7 @@ from typing import Any
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES
 from dlaseg.images import ImageFile, check_file_size, image_from_bytes
-from dlaseg.inference.folders import SETTINGS, SUFFIXES, Folder, LocalFolder
+from dlaseg.inference.folders import SETTINGS, SUFFIXES, Folder, LocalFolder, check_output
 from dlaseg.inference.sources import Source, tell_left_out, tell_results
 
 OBJECT_STORES = frozenset({"abfs", "abfss", "az", "gcs", "gs", "oci", "oss", "s3", "s3a", "tos"})
@@ -96,13 +96,12 @@ def open_folder(output: str) -> Folder:
     """The folder of a path or URL.
 
     Raises:
-        UserError: a path that is a file, and as `open_url`.
+        UserError: as `check_output` and `open_url`.
     """
     path = local_path(output)
     if path is None:
         return RemoteFolder(output)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{output}: results cannot be written to a file: the last path is the output folder: add one")
+    check_output(path)
     return LocalFolder(path.absolute())
 
 

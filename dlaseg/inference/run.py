@@ -1,24 +1,22 @@
 """Inference over files and folders."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dlaseg.errors import UserError
-from dlaseg.image_suffixes import IMAGE_SUFFIXES
 from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.choice import kept_graph
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.backends.graph import Graph
-from dlaseg.inference.folders import LocalFolder
+from dlaseg.inference.folders import FAILED, Folder, LocalFolder, check_output
 from dlaseg.inference.network import WeightsFile, open_network
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.settings import Claim, Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
-from dlaseg.inference.sources import VIDEO_SUFFIXES, Source, expand_frames, find_all
+from dlaseg.inference.sources import Source, expand_frames, find_all
 from dlaseg.inference.video import check_cameras, check_recordings, segment_videos
 from dlaseg.memory import MAX_PIXELS
 
@@ -83,17 +81,10 @@ def infer(
     if max_pixels is not None:
         check_max_pixels(max_pixels)
     inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
-    if os.path.lexists(output) and not output.is_dir():
-        what = "a file" if output.exists() else "a link that leads nowhere"
-        raise UserError(f"{output}: results cannot be written to {what}: the last path is the output folder: add one")
-    if not output.exists() and output.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-        raise UserError(
-            f"{output}: the last path is a folder, which gets ids/, color/ and overlay/: use a folder's name, such as "
-            f"{output.with_suffix('')}"
-        )
+    check_output(output)
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     check_cameras(sources)
-    network = open_network(weights) if isinstance(weights, str | Path) else weights
+    network = open_network(weights)
     weights_sha256 = network_sha256(network)
     previous = read_settings(LocalFolder(output))
     saved = None if overwrite else previous
@@ -176,7 +167,7 @@ def choose_backend(
 def begin(
     sink: Sink, sources: Sequence[Source], settings: Settings, overwrite: bool
 ) -> tuple[list[Source], InferSummary]:
-    """Claims the output folder (`claim_output`) for the results of these sources.
+    """Claims the output folder (`claim_output`) for the results of these sources; removes an earlier run's failures.
 
     Returns:
         The sources that lack results, and a summary of the others: those that are skipped, and those without a name.
@@ -189,8 +180,22 @@ def begin(
     sources = [source for source in sources if source.path not in unnameable]
     results = (sink.file(source, kind) for source in sources for kind in sink.kinds)
     claim_output(sink.folder, settings, results, overwrite)
+    _remove_table(sink.folder)
     todo = [source for source in sources if overwrite or sink.missing(source)]
     return todo, InferSummary(skipped=len(sources) - len(todo), failed=list(unnameable.items()))
+
+
+def _remove_table(folder: Folder) -> None:
+    """Removes the table of files that failed in an earlier run: this run tries them again."""
+    try:
+        if folder.read(FAILED).startswith(b"image,error"):  # or it is the user's
+            folder.remove(FAILED)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{folder.show(FAILED)}: cannot be removed ({error.strerror}): make the folder writable or give another one"
+        ) from error
 
 
 def _are_few(sources: Sequence[Source]) -> bool:

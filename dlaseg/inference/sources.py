@@ -10,18 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from dlaseg.errors import UserError
-from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
+from dlaseg.image_suffixes import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dlaseg.images import ImageFile, open_image
 from dlaseg.inference.folders import SETTINGS, SUFFIXES
 
 logger = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in ("3gp", "asf", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "webm")
-    + ("wmv", "y4m")
-)
-"""Lower-case suffixes of videos that OpenCV reads."""
 
 
 @dataclass(frozen=True)

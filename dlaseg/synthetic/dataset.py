@@ -5,6 +5,7 @@ far to near, so that what stands in front hides what stands behind, in the pictu
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,18 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
+def _check_folder(path: Path) -> None:
+    exists = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not exists.is_dir():
+        raise UserError(f"{exists}: not a folder: choose another one for the data set")
+
+
 def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) -> Scene:
     """Draws one street.
 
     Args:
-        seed: any number or numbers from 0 upwards; the same ones give the same pixels.
+        seed: any number or numbers from 0 upwards; the same ones give the same labels, and pixels that may differ by a
+            level or two on another processor.
         height: pixels, 64 to 1024.
         width: pixels, 64 to 2048.
 
@@ -68,7 +76,7 @@ def draw_scene(seed: int | Sequence[int], height: int = 512, width: int = 1024) 
     Raises:
         UserError: a size or a seed is out of range.
 
-    Example:
+    Examples:
         >>> scene = draw_scene(seed=0, height=64, width=128)
         >>> scene.image.shape, scene.label_ids.shape, scene.instance_ids.dtype
         ((64, 128, 3), (64, 128), dtype('uint16'))
@@ -146,6 +154,7 @@ def synthesize(
     if not any(counts.values()):
         raise UserError("0 scenes in all: there is nothing to draw: use 1 or more in one of train, val and test")
     for name in ("leftImg8bit", "gtFine"):
+        _check_folder(root / name)
         if any(path.is_file() for path in (root / name).rglob("*")):
             raise UserError(
                 f"{root / name}: holds files already, and none is overwritten: choose another folder or remove it"

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dlaseg.errors import UserError
+
 RMI_RADIUS, RMI_POOL = 3, 4
 """Side of a region, and of the squares that are pooled before: pixels of the target."""
 
@@ -111,7 +113,7 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     Returns:
         A scalar from 0 to 1; 0 if every pixel is ignored.
     """
-    probabilities = logits[0].softmax(0)  # (C, H, W)
+    probabilities = _only_image(logits, target).softmax(0)  # (C, H, W)
     scored = target != ignore_index  # (1, H, W)
     ids = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
     truth = (target == ids) & scored  # (C, H, W)
@@ -137,7 +139,7 @@ def lovasz_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     Returns:
         A scalar from 0 to 1; 0 if every pixel is ignored.
     """
-    probabilities = logits[0].softmax(0).flatten(1)  # (C, H * W)
+    probabilities = _only_image(logits, target).softmax(0).flatten(1)  # (C, H * W)
     ids = target.flatten()  # (H * W,)
     index = (ids != ignore_index).nonzero().flatten()  # (P,), positions of the scored pixels
     sizes = ids[index].bincount(minlength=len(probabilities)).tolist()  # C
@@ -169,8 +171,9 @@ def binary_cross_entropy_sum(logits: Tensor, target: Tensor, ignore_index: int) 
     Returns:
         A scalar.
     """
+    image = _only_image(logits, target)
     truth, scored = _masks(logits, target, ignore_index)
-    return (F.binary_cross_entropy_with_logits(logits[0], truth, reduction="none") * scored).sum()
+    return (F.binary_cross_entropy_with_logits(image, truth, reduction="none") * scored).sum()
 
 
 def region_mutual_information_loss(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -190,8 +193,9 @@ def region_mutual_information_loss(logits: Tensor, target: Tensor, ignore_index:
     Returns:
         A scalar; 0 if every pixel is ignored, or if the image has no region.
     """
+    image = _only_image(logits, target)
     truth, scored = _masks(logits, target, ignore_index)
-    predicted = logits[0].sigmoid() * scored + RMI_SMALLEST
+    predicted = image.sigmoid() * scored + RMI_SMALLEST
     maps = F.avg_pool2d(torch.stack((truth, predicted)), RMI_POOL, RMI_POOL, RMI_POOL // 2)  # (2, C, h, w)
     if min(maps.shape[2:]) < RMI_RADIUS or not scored.any():
         return 0 * logits.sum()
@@ -224,7 +228,7 @@ def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     Returns:
         (P,) float; sums to 1.
 
-    Example:
+    Examples:
         >>> jaccard_increments(torch.tensor([False, True]))  # one wrong of two: 1 - 1/2, then 1 - 0/2
         tensor([0.5000, 0.5000])
     """
@@ -233,6 +237,16 @@ def jaccard_increments(truth: Tensor, dtype: torch.dtype = torch.float32) -> Ten
     union = (size + (~truth).cumsum(0)).to(dtype)
     # Both count the current pixel: for a pixel outside the class, the union before it was 1 smaller
     return torch.where(truth, 1 / union, intersection / (union * (union - 1)).clamp(min=1))
+
+
+def _only_image(logits: Tensor, target: Tensor) -> Tensor:
+    """The logits of the only image, (C, H, W); of a batch, targets would be compared with the wrong classes."""
+    if not len(logits) == len(target) == 1:
+        raise UserError(
+            f"logits {tuple(logits.shape)} and target {tuple(target.shape)}: this loss takes one image, (1, C, H, W) "
+            "and (1, H, W): use dlaseg.PixelLoss for a batch"
+        )
+    return logits[0]
 
 
 def _pixel_weights(target: Tensor, weights: Tensor | None, ignore_index: int) -> Tensor | float:

@@ -96,7 +96,7 @@ class PixelLoss:
     Raises:
         UserError: unknown loss.
 
-    Example:
+    Examples:
         >>> loss = PixelLoss([LossConfig("cross_entropy"), LossConfig("lovasz", weight=0.5)], stride=2)
         >>> logits, targets = torch.randn(4, 19, 16, 16), torch.randint(0, 19, (4, 32, 32))
         >>> normalizers = loss.normalizers(targets)

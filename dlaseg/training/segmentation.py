@@ -20,9 +20,9 @@ from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
 from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import ScoredImage, evaluate
+from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
-from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.factory import create_model
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
@@ -137,7 +137,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             scales=model_config.scales,
             activation=model_config.activation,
         )
-        if self.config.train.auxiliary_losses is not None and len(model.logit_layers()) == 1:
+        has_auxiliary = model.scales is not None or len(model.logit_layers()) > 1
+        if self.config.train.auxiliary_losses is not None and not has_auxiliary:
             raise UserError("train.auxiliary_losses: this network has no auxiliary outputs: use null")
         model.metadata = replace(model.metadata, label_map=training.label_map)
         return model
@@ -210,7 +211,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             confusion = ConfusionMatrix(labels.num_classes)
             if len(shard):
                 predictor = Predictor(model, device=str(dist.device))
-                confusion = evaluate(predictor, shard, loader=loader, on_image=on_image)
+                confusion = evaluate_predictor(predictor, shard, loader=loader, on_image=on_image)
             matrix = dist.all_reduce_sum_(torch.from_numpy(confusion.matrix).to(dist.device))
             confusion.matrix = matrix.cpu().numpy()
             if dist.is_main:
@@ -227,7 +228,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         best = output / BEST_WEIGHTS
         if best.exists():  # absent if no validation gave an mIoU
             workers, device = min(self.config.data.workers, 1), self.config.train.device
-            score(best, validation, output, workers=workers, device=device)
+            evaluate(best, validation, output, workers=workers, device=device)
 
     def criterion(self, training: SegmentationDataset, model: SegmentationModel) -> PixelLoss:
         """The config's losses; the class weights may depend on the pixels of the training split."""

@@ -120,7 +120,7 @@ def step_function(
             with contextlib.nullcontext() if i == len(micro_batches) - 1 else no_sync():
                 inputs = normalize(images.to(device, non_blocking=True), model.metadata.mean, model.metadata.std)
                 inputs = inputs.to(model_dtype).contiguous(memory_format=memory_format(device))
-                first = (dist.rank * len(micro_batches) + i) * len(images)  # its number in the whole batch
+                first = (i * dist.world_size + dist.rank) * len(images)  # its number in the whole batch
                 for dropout in dropouts:
                     dropout.draw(image_seeds(train.seed, state.step, first, len(images)))
                 with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):

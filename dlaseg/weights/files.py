@@ -48,8 +48,9 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
             wider, stay in float32. What reads the file computes in float32.
 
     Raises:
-        UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that
-            name, a network that was assembled by hand, one whose layers were replaced, or metadata that do not fit it.
+        UserError: another precision, a kernel beyond float16's range, another suffix, a folder of that name, a network
+            that was assembled by hand, one whose layers were replaced, metadata that do not fit it, or a file that
+            cannot be written.
     """
     check_network(model)
     path = Path(path)
@@ -65,7 +66,12 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
     metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
     _check_layers(path, model)
     content = _serialize(model, _rounded if precision == "float16" else None)
-    write_bytes(path, content, sync=True)  # save_file's files only their owner reads
+    try:
+        write_bytes(path, content, sync=True)  # save_file's files only their owner reads
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}): name a file in a folder that is writable and has room"
+        ) from error
 
 
 def check_network(model: object) -> None:

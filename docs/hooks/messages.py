@@ -14,6 +14,7 @@ AREAS = {
             "image_header",
             "image_strips",
             "label_images",
+            "label_values",
             "labels",
             "classes_file",
             "png",

@@ -31,13 +31,13 @@ def dataset(camvid):
 @pytest.fixture
 def computed(monkeypatch):
     """What is scored, and not read from the cache."""
-    calls, score = [], accuracy.score
+    calls, evaluate = [], accuracy.evaluate
 
     def count(path, dataset, *arguments, **options):
         calls.append((Path(path).name, dataset.name, arguments[3:]))
-        return score(path, dataset, *arguments, **options)
+        return evaluate(path, dataset, *arguments, **options)
 
-    monkeypatch.setattr(accuracy, "score", count)
+    monkeypatch.setattr(accuracy, "evaluate", count)
     return calls
 
 
@@ -78,9 +78,12 @@ def test_another_version_or_damaged_scores_are_computed_again(tmp_path, dataset,
     (first.report.parent / "scores.json").write_text("{")
     assert run()[0].results == first.results
     assert len(computed) == 2
+    first.report.unlink()
+    assert run()[0].report.is_file()
+    assert len(computed) == 3
     monkeypatch.setattr(accuracy, "package_version", lambda name: f"new {name}")
     assert not run()[0].cached
-    assert len(computed) == 3
+    assert len(computed) == 4
 
 
 def change_label(camvid):
@@ -174,6 +177,14 @@ def test_names_of_data_sets_have_the_shortest_end_that_differs(tmp_path, folder)
     assert distinct_names([plain, plain]) == ["camvid val (1)", "camvid val (2)"]
 
 
+def test_an_output_that_is_a_file_is_refused_before_scoring(tmp_path, dataset, weights_file, computed):
+    (tmp_path / "afile").touch()
+    for output in (tmp_path / "afile", tmp_path / "afile/board"):
+        with pytest.raises(UserError, match=f"{output}: cannot be a folder .*: name another output"):
+            score_all([str(weights_file)], [dataset], [Protocol()], output, workers=0, device="cpu")
+    assert computed == []
+
+
 def test_a_file_that_is_gone_is_named(camvid, dataset):
     (camvid / "val/1.png").unlink()
     with pytest.raises(UserError, match=r"1\.png: No such file or directory"):
@@ -210,7 +221,10 @@ def test_protocols_are_words_in_any_order(text, protocol):
         ("", "'' is unknown"),
         ("float32+bfloat16", "'bfloat16' is a second precision"),
         ("flip+flip", "'flip' is a second flip"),
-        ("scales=1;2", "'scales=1;2': write numbers, such as scales=0.75,1,1.25"),
+        ("scales=1;2", "'scales=1;2': write numbers above 0, such as scales=0.75,1,1.25"),
+        ("scales=nan", "'scales=nan': write numbers above 0"),
+        ("scales=1,inf", "'scales=1,inf': write numbers above 0"),
+        ("scales=0", "'scales=0': write numbers above 0"),
         ("scales", "'scales': write numbers"),
     ],
 )
@@ -242,7 +256,7 @@ def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, wei
     assert [row["weights"] for row in table] == [row["weights"] for row in rows]
     assert table[0]["miou"] == str(rows[0]["miou"])
     found = single_pass_scores(rows)
-    assert found == {"camvid val": {(row["weights_sha256"], "torch", "float32"): row["miou"] for row in rows[:2]}}
+    assert found == {"camvid val": {(row["weights_sha256"], "torch", "float32"): row for row in rows[:2]}}
     assert main(["benchmark", "accuracy", *words]) == 2
     assert "0 scored, 2 known from before, 1 failed" in capsys.readouterr().out
 

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from dlaseg.config.files import to_yaml
 from dlaseg.config.segmentation import AugmentConfig, LossConfig
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.tensors import normalize
-from dlaseg.evaluation.scoring import score
+from dlaseg.data.tensors import normalize_
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.factory import load_model
 from dlaseg.models.base import upsample_logits
 from dlaseg.models.ida import BilinearUpsample
@@ -122,7 +122,9 @@ def floats(network) -> list[torch.Tensor]:
     ("optimizer", "decoder"), [("muon", "plain"), ("adamw", "plain"), ("sgd", "plain"), ("muon", "afa")]
 )
 def test_a_step_is_that_of_dlaseg_train(script, config, optimizer, decoder, monkeypatch):
-    monkeypatch.setattr(script, "normalize", lambda *pixels: normalize(*pixels).double())
+    monkeypatch.setattr(
+        script, "normalize_", lambda pixels, *statistics: normalize_(pixels.float(), *statistics).double()
+    )
     config = with_train(config, optimizer=optimizer, class_weights=[0.5 + 0.1 * i for i in range(11)])
     if decoder == "afa":
         config = with_train(replace(config, model=replace(config.model, decoder=decoder)), attention_lr_factor=0.3)
@@ -181,7 +183,7 @@ def test_the_score_is_that_of_dlaseg_eval(script, config, tmp_path):
     images = script.Images.read(dataset, CPU)
     found = trainee.miou(images, torch.arange(2))
     trainee.save(tmp_path / "a.safetensors")
-    rows = score(tmp_path / "a.safetensors", dataset, tmp_path)["classes"]
+    rows = evaluate(tmp_path / "a.safetensors", dataset, tmp_path)["classes"]
     expected = np.mean([rows[name]["iou"] for name in ("sky", "road")])  # the two that occur
     assert found == pytest.approx(expected, abs=1e-4)
 

@@ -290,6 +290,39 @@ def test_each_data_set_of_one_name_has_a_plot(images, clock, fakes):
     assert list(plots(found, board)) == [f"speed-accuracy-folder-val-{root}-site.svg" for root in "xy"]
 
 
+def test_plots_of_names_that_are_alike_are_all_written(images, clock, fakes):
+    found = measured(images, clock)
+    found = replace(found, rows=[replace(found.rows[1], weights_sha256="a")])
+    row = {"weights_sha256": "a", "backend": "torch", "precision": "float32", "scales": [1.0], "flip": False}
+    charts = plots(found, [{**row, "dataset": name, "miou": 0.5} for name in ("site a", "site-a", "site/a")])
+    assert list(charts) == [f"speed-accuracy-site-a{end}.svg" for end in ("", "-2", "-3")]
+    assert "mIoU on site-a" in charts["speed-accuracy-site-a-2.svg"]
+
+
+@pytest.mark.parametrize(("trained_on", "marked"), [(True, True), (None, False)])
+def test_the_plot_marks_what_was_trained_on_the_split(images, clock, fakes, trained_on, marked):
+    found = measured(images, clock)
+    found = replace(found, rows=[replace(found.rows[1], weights_sha256="a")])
+    row = {"weights_sha256": "a", "backend": "torch", "precision": "float32", "scales": [1.0], "flip": False}
+    (chart,) = plots(found, [{**row, "dataset": "a", "miou": 0.5, "trained_on": trained_on}]).values()
+    assert ("1  dla46_c torch float32 *" in chart) == marked
+    assert ("*: trained on images of this split" in chart) == marked
+
+
+def test_labels_are_compared_with_files_exported_from_the_same_weights_alone(tmp_path, weights_file):
+    copy = tmp_path / "copy.xml"
+    rows = make_candidates(
+        ["camvid", "camvid-int8", str(copy), str(weights_file)], ["plain"], ["torch"], ["float32"], "cpu", ARCHITECTURE
+    )
+    plain, exported = rows[0], rows[3]
+    of_another = replace(plain, source=str(weights_file))
+    assert [speed._is_same_network(row, plain) for row in rows] == [True, True, True, False, False]
+    assert [speed._is_same_network(row, of_another) for row in rows] == [False, False, False, False, True]
+    (tmp_path / "copy.xml.json").write_text(json.dumps({"weights_sha256": networks.exported_from("camvid-int8")}))
+    assert speed._is_same_network(exported, plain)
+    assert not speed._is_same_network(exported, of_another)
+
+
 def test_the_command_measures_from_file_to_file_and_writes_tables(tmp_path, capsys, small_matrix):
     words = ["dla46_c", "--stride", "8", "--num-classes", "6", "--size", "64", "96", "--count", "2", "--rounds", "1"]
     output = tmp_path / "out"
@@ -364,6 +397,8 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
         (["dla46_c", "--count", "0"], "--count 0: use 1 to 1000 images"),
         (["dla46_c", "--leaderboard", "a.json"], "--leaderboard: needs --output"),
         (["none.safetensors"], "none.safetensors: "),
+        (["dla47"], "dla47: no such file, network or built-in weights: did you mean dla34"),
+        (["dla46_c:foo"], "dla46_c:foo: unknown decoder 'foo': did you mean afa? There are plain, afa"),
         (["dla46_c", "--backends", "fast"], "backend 'fast': unknown; use one of auto, torch"),
         (
             ["dla46_c", "--backends", "onnxruntime", "--precisions", "bfloat16"],

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.loading import EpochBatches, batches, train_loader, whole_image_loader
+from dlaseg.data.loading import BatchShard, EpochBatches, batches, train_loader, whole_image_loader
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import UserError
 
@@ -80,6 +80,14 @@ def test_every_index_occurs_at_most_once_in_an_epoch():
 def test_an_incomplete_last_batch_is_left_out():
     assert [len(batch) for batch in order(10, 4)] == [4, 4]
     assert len(EpochBatches(10, 4, 0)) == 2
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_each_micro_batch_holds_the_same_samples_whatever_the_number_of_processes(world_size):
+    alone = list(EpochBatches(25, 12, 0, BatchShard(micro_batches=2)))
+    shards = [EpochBatches(25, 12, 0, BatchShard(rank, world_size, 2)) for rank in range(world_size)]
+    together = [list(itertools.chain(*parts)) for parts in zip(*shards, strict=True)]
+    assert together == alone
 
 
 def test_keys_carry_the_epoch():

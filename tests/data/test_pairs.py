@@ -17,7 +17,7 @@ from dlaseg.data.label_counts import count_labels
 from dlaseg.data.pairs import SplitFiles
 from dlaseg.data.patterns import FilePattern
 from dlaseg.data.statistics import statistics
-from dlaseg.evaluation.evaluator import evaluate
+from dlaseg.evaluation.evaluator import evaluate_predictor
 from dlaseg.inference.predictor import Predictor
 from dlaseg.training.segmentation import Segmentation
 
@@ -127,7 +127,7 @@ def test_images_without_label_maps_are_neither_scored_nor_counted_nor_trained_on
     dataset = open_images("camvid", root, "val")
     model = create_model("dla46_c", 11, 8, 1)
     model.metadata = replace(model.metadata, label_map=dataset.label_map)
-    message = refused(evaluate, Predictor(model, device="cpu"), dataset, loader=[])
+    message = refused(evaluate_predictor, Predictor(model, device="cpu"), dataset, loader=[])
     assert message.startswith(f"{root / 'val/0.png'}: image without a label map: ")
     assert refused(statistics, dataset) == message
     entry = replace(DATASETS["camvid"], find_files=unlabelled)

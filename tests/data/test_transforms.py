@@ -13,6 +13,7 @@ from dlaseg.config.segmentation import AugmentConfig
 from dlaseg.data import transforms
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.data.transforms import Augmentation, CenterCrop, CropAugmentation
+from dlaseg.errors import UserError
 
 FILL = (124.0, 116.0, 104.0)
 
@@ -138,6 +139,19 @@ def test_strengths_span_their_ranges():
     assert 0.15 < np.mean(flipped) < 0.35
 
 
+def test_sharpening_and_blur_span_their_ranges():
+    augment = augmentation(crop_size=(32, 64), jitter=0.4)
+    image, target = np.full((32, 64, 3), 90, np.uint8), np.zeros((32, 64), np.uint8)
+    image[:, 32:] = 130
+    rows = [augment(image, target, (seed,))[0][16, :, 0].astype(int) for seed in range(400)]
+    # How far the pixel at the edge differs from its own side, per step of the edge
+    changes = np.array([(row[0] - row[31]) / (row[-1] - row[0]) for row in rows])
+    assert 0.4 < np.mean(np.abs(changes) < 0.01) < 0.65  # half of the images, and the faintest blurs
+    sharpened = changes[changes > 0.4]  # 3 times the alpha of 0.2 to 0.4, as the edge has 3 of a pixel's 8 neighbours
+    assert 0.5 < sharpened.min() < 0.7 < 1.1 < sharpened.max() < 1.3
+    assert -0.3 < changes.min() < -0.25  # 0.28 leaks over an edge at sigma 0.9, and 0.11 at 0.5
+
+
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 2.0), (0.5, 1.0)])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_image_and_label_stay_aligned(axis, scale):
@@ -221,6 +235,13 @@ def test_normalize_is_the_formula():
     result = normalize(images, mean, std)
     assert result.dtype == torch.float32
     np.testing.assert_allclose(result.numpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_normalize_refuses_floats_and_leaves_them():
+    images = torch.full((1, 3, 2, 2), 0.5)
+    with pytest.raises(UserError, match=r"^images of type torch\.float32: normalize takes uint8, 0 to 255"):
+        normalize(images, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+    assert (images == 0.5).all()
 
 
 def test_normalize_leaves_its_input_and_memory_format():

@@ -175,7 +175,7 @@ def test_ten_people_at_once_are_not_mixed_up(served_page, tmp_path):
     def ask(number):
         client = Client(address, verbose=False)
         file = handle_file(tmp_path / f"{number}.png")
-        return client.predict(file, "camvid", "none", "torch", [1.0], False, 0.6, fn_index=index)
+        return client.predict(file, "camvid", "", "torch", [1.0], False, 0.6, fn_index=index)
 
     with ThreadPoolExecutor(10) as pool:
         for number, answer in enumerate(pool.map(ask, range(10))):
@@ -222,6 +222,9 @@ def test_a_video_that_cannot_be_read_gives_a_message_without_folders_and_no_trac
     assert str(caught.value).startswith("text.mp4: ")
     with pytest.raises(AppError, match="choose a video first"):
         segment_video(None)
+    write_png(tmp_path / "picture.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(AppError, match=r"^picture.png: not a video: use one of .*, or the tab Image"):
+        segment_video(tmp_path / "picture.png")
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -253,6 +256,100 @@ def test_messages_lose_the_folders_of_the_server_and_nothing_else(message, shown
     assert _without_folders(message) == shown
 
 
+def fake_result(labels):
+    image = np.full((*labels.shape, 3), 100, np.uint8)
+    return segmenting.Segmented("a", image, labels, None, label_map_of("camvid"), (0, 0), "torch, float32")
+
+
+@pytest.fixture
+def handlers(tmp_path):
+    from dlaseg.demo.page import Handlers
+
+    return Handlers(tmp_path)
+
+
+def test_classes_of_the_second_network_alone_stay_shown(handlers):
+    first, second = (fake_result(np.full((2, 3), label, np.uint8)) for label in (0, 8))
+    shown = [name for _, name in segmenting.legend(first)]
+    _, drawn = (update["value"][1] for update in handlers.draw(first, second, shown, 0.6))
+    assert np.array_equal(drawn, segmenting.picture(second, [], 0.6))
+    drawn, _ = (update["value"][1] for update in handlers.draw(first, second, [], 0.6))
+    assert np.array_equal(drawn, first.image)
+
+
+def test_what_is_pointed_at_is_cleared_before_another_image_is_segmented(served_page):
+    page, _ = served_page
+    (segment,) = (event for event in page.fns.values() if event.name == "segment")
+    clear = page.fns[segment.trigger_after]
+    assert (clear.name, clear.queue, segment.trigger_mode) == ("clear", False, "always_last")
+    assert len(clear.targets) == 6
+    assert {"pixels", "pixel"} <= {block.elem_id for block in clear.outputs}
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (17_000, 2)])
+def test_a_picture_beyond_the_limit_of_webp_is_shown_with_fewer_pixels(shape):
+    import gradio
+
+    from dlaseg.demo.page import _slider
+
+    value = _slider(fake_result(np.zeros(shape, np.uint8)), [], 0.6)["value"]
+    assert gradio.ImageSlider().postprocess(value) is not None
+    assert max(value[0].shape) >= 8_500
+
+
+def test_weights_may_have_the_name_of_the_choice_of_no_second_ones(handlers, monkeypatch):
+    seen = []
+    result = fake_result(np.zeros((2, 3), np.uint8))
+    monkeypatch.setattr(handlers._networks, "segment", lambda file, name, *more: seen.append(name) or result)
+    for second, names in (("none", ["none", "none"]), ("", ["none"])):
+        answer = handlers.segment("a.png", "none", second, "torch", [1.0], False, 0.6)
+        assert seen == names
+        assert answer[6].count("**none**") == len(names)
+        seen.clear()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "/tmp/dlaseg-1/a.png"), "a.png: No space left on device: make room"),
+        (MemoryError(), "too little memory on the server: use a smaller file"),
+    ],
+)
+def test_a_server_without_room_says_so(handlers, monkeypatch, error, message):
+    import gradio
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("dlaseg.demo.page.save", fail)
+    monkeypatch.setattr(handlers._networks, "segment", lambda *arguments: fake_result(np.zeros((2, 3), np.uint8)))
+    with pytest.raises(gradio.Error, match=message):
+        handlers.segment("a.png", "camvid", "", "torch", [1.0], False, 0.6)
+
+
+def test_a_name_that_leads_to_this_machine_is_no_way_in(address):
+    port = address.rstrip("/").rpartition(":")[2]
+    for host, status in (("evil.example", 400), (f"evil.example:{port}", 400), (f"localhost:{port}", 200)):
+        assert httpx.get(f"{address}config", headers={"Host": host}).status_code == status
+
+
+def test_other_machines_are_offered_the_listed_weights_alone(photo, tmp_path, monkeypatch):
+    import gradio
+
+    from dlaseg.demo import page
+
+    assert [page.is_loopback(host) for host in ("127.0.0.2", "::1", "localhost", "0.0.0.0", "a.example")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+    monkeypatch.setattr(page, "draw_examples", lambda folder: [photo])
+    blocks = page.build(["camvid"], tmp_path, any_weights=False).blocks.values()
+    first, second, _ = (block for block in blocks if isinstance(block, gradio.Dropdown))
+    assert (first.preprocess("camvid"), second.preprocess("")) == ("camvid", "")
+    for dropdown in (first, second):
+        with pytest.raises(gradio.Error, match="not in the list of choices"):
+            dropdown.preprocess("/etc/passwd")
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
     with socket.socket() as probe:
@@ -279,9 +376,11 @@ def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
 def test_wrong_use_is_one_line(port, address, capsys):
     assert main(["demo", "camvidd"]) == 2
     assert main(["demo", "--port", str(port)]) == 2
+    assert main(["demo", "--host", "203.0.113.1"]) == 2
     assert main(["demo", "--port", "99999"]) == 2
     assert main(["demo", "--max-upload", "much"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert "camvidd" in errors[0]
-    assert "use another port" in errors[1]
+    assert f"--port {port} is taken: use another port" in errors[1]
+    assert "--host 203.0.113.1: not an address of this machine: use 127.0.0.1 or 0.0.0.0" in errors[2]

@@ -73,6 +73,18 @@ def test_few_networks_are_kept_and_the_last_ones(networks, photo, monkeypatch):
     assert len(few._predictors) == MOST_PREDICTORS
 
 
+def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append(words[0]) or
+                        Predictor("camvid", "torch"))  # fmt: skip
+    weights, several = tmp_path / "best.safetensors", Networks()
+    for content, count in ((b"a", 1), (b"a", 1), (b"bc", 2)):
+        if not weights.exists() or weights.read_bytes() != content:
+            weights.write_bytes(content)
+        several.segment(photo, str(weights), "torch", [], flip=False)
+        assert len(made) == count
+
+
 def test_what_cannot_be_segmented_is_a_user_error(networks, photo, tmp_path):
     (tmp_path / "no.png").write_text("no image")
     with pytest.raises(UserError, match="not an image"):

@@ -124,7 +124,7 @@ def test_broken_scores_and_those_in_the_folder_of_the_option_are_replaced(copy):
 )
 def test_the_default_folder_tells_the_weights_of_a_folder_apart(scored, tmp_path, monkeypatch, name, folder):
     seen = []
-    monkeypatch.setattr("dlaseg.evaluation.scoring.score", lambda *arguments: seen.append(arguments[2]))
+    monkeypatch.setattr("dlaseg.evaluation.scoring.evaluate", lambda *arguments: seen.append(arguments[2]))
     monkeypatch.setattr("dlaseg.evaluation.report.tables.scores_table", lambda results: "")
     (tmp_path / name).touch()
     assert evaluate(tmp_path / name, scored / "camvid") == 0

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
+import dlaseg
 from dlaseg import create_model, save_model, save_pretrained
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
-from dlaseg.evaluation.evaluator import count_pixels, evaluate
+from dlaseg.evaluation.evaluator import count_pixels, evaluate_predictor
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.report.tables import scores_table
-from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.files import sha256
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
@@ -116,22 +117,22 @@ def test_evaluate_equals_a_plain_loop_over_full_logits(model, dataset):
     with torch.no_grad():
         expected = counted(dataset, lambda index: model(pixels(model, dataset, index)).argmax(1))
     assert np.count_nonzero(expected) == 9  # the case says something about every pair of classes
-    assert agree(evaluate(predictor(model), dataset).matrix, expected)
+    assert agree(evaluate_predictor(predictor(model), dataset).matrix, expected)
 
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((1.0, 0.5), False), ((0.5, 1.5), True)])
 def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales, flip):
     expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip).argmax(1))
-    result = evaluate(predictor(model, scales, flip), dataset).matrix
+    result = evaluate_predictor(predictor(model, scales, flip), dataset).matrix
     assert agree(result, expected)
-    assert not agree(result, evaluate(predictor(model), dataset).matrix)
+    assert not agree(result, evaluate_predictor(predictor(model), dataset).matrix)
 
 
 def test_images_may_be_stretched_instead_of_mirrored(model, dataset, tmp_path):
     save_model(model, tmp_path / "w.safetensors")
     with torch.no_grad():
         expected = counted(dataset, lambda index: StretchedDLASeg(model)(pixels(model, dataset, index)).argmax(1))
-    results = score(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", padding="stretch")
+    results = evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", padding="stretch")
     assert results["protocol"]["padding"] == "stretch"
     assert np.abs(np.array(results["confusion_matrix"]) - expected).sum() <= 4  # ties
     assert "stretched to multiples of 128, float32 by torch." in (tmp_path / "out/report.html").read_text()
@@ -143,20 +144,23 @@ def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, 
     (tmp_path / "classes.yaml").write_text((dataset.pairs[0].image.parents[2] / "classes.yaml").read_text())
     seen = []
     symmetric = open_dataset("folder", tmp_path, "val")
-    evaluate(predictor(model, flip=True), symmetric, on_image=lambda scored: seen.append(scored.prediction))
+    evaluate_predictor(predictor(model, flip=True), symmetric, on_image=lambda scored: seen.append(scored.prediction))
     assert np.mean(seen[0] != seen[0][:, ::-1]) < 0.01
     assert len(np.unique(seen[0])) > 1
 
 
 def test_the_workers_change_nothing(model, dataset):
-    assert (evaluate(predictor(model), dataset, workers=1).matrix == evaluate(predictor(model), dataset).matrix).all()
+    assert (
+        evaluate_predictor(predictor(model), dataset, workers=1).matrix
+        == evaluate_predictor(predictor(model), dataset).matrix
+    ).all()
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_models_mode_is_restored_and_its_buffers_untouched(model, dataset, training):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train(training)
-    evaluate(predictor(model), dataset)
+    evaluate_predictor(predictor(model), dataset)
     after = model.training
     model.eval()
     assert after is training
@@ -165,7 +169,7 @@ def test_the_models_mode_is_restored_and_its_buffers_untouched(model, dataset, t
 
 def test_on_image_gets_every_image_with_truth_and_prediction(model, dataset):
     rows = []
-    matrix = evaluate(predictor(model), dataset, on_image=rows.append).matrix
+    matrix = evaluate_predictor(predictor(model), dataset, on_image=rows.append).matrix
     assert [row.index for row in rows] == [0, 1, 2]
     for row in rows:
         image, target = dataset.read(row.index)
@@ -185,10 +189,10 @@ def test_too_little_memory_is_one_line_that_names_the_image(model, dataset, monk
     scorer = predictor(model)
     monkeypatch.setattr(scorer, "predict", no_memory)
     with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: \d+ x \d+ pixels: not enough memory on cpu: "):
-        evaluate(scorer, dataset)
+        evaluate_predictor(scorer, dataset)
     monkeypatch.setattr(scorer, "predict", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        evaluate(scorer, dataset)
+        evaluate_predictor(scorer, dataset)
 
 
 def test_too_little_memory_for_tiles_is_one_line_that_names_the_image(model, dataset, monkeypatch):
@@ -198,19 +202,19 @@ def test_too_little_memory_for_tiles_is_one_line_that_names_the_image(model, dat
     predictor = Predictor(model, device="cpu")
     monkeypatch.setattr(predictor.memory, "grid", refuse)
     with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: 48 x 64 pixels: not enough memory"):
-        evaluate(predictor, dataset)
+        evaluate_predictor(predictor, dataset)
 
 
 def test_scores_of_images_in_tiles_are_told_once_and_recorded(model, dataset, monkeypatch, tmp_path, caplog):
     save_model(model, tmp_path / "w.safetensors")
-    assert "tiled" not in score(tmp_path / "w.safetensors", dataset, tmp_path / "whole", workers=0)["protocol"]
+    assert "tiled" not in evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "whole", workers=0)["protocol"]
     assert "tiles" not in caplog.text
 
     def grid(self, height, width, *_, **__):
         self.tiled = True
 
     monkeypatch.setattr(MemoryBudget, "grid", grid)
-    assert score(tmp_path / "w.safetensors", dataset, tmp_path / "tiled", workers=0)["protocol"]["tiled"] is True
+    assert evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "tiled", workers=0)["protocol"]["tiled"] is True
     assert caplog.text.count("computed in tiles, for lack of memory") == 1
 
 
@@ -219,7 +223,16 @@ def test_classes_that_differ_are_refused(dataset):
     with pytest.raises(
         UserError, match=r"weights have 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\)"
     ):
-        evaluate(predictor(other), dataset)
+        evaluate_predictor(predictor(other), dataset)
+
+
+def test_a_split_without_images_is_refused(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"^folder val: no images: use a split that has some$"):
+        evaluate("streets", replace(dataset, pairs=()), tmp_path / "out")
+
+
+def test_the_public_function_has_its_name():
+    assert dlaseg.evaluate.__name__ == "evaluate"
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 11.0, float("nan")])
@@ -275,14 +288,14 @@ def test_any_network_that_keeps_the_contract_is_scored(dataset):
     with torch.no_grad():
         expected = counted(dataset, lambda index: network(pixels(network, dataset, index)).argmax(1))
     assert np.count_nonzero(expected.sum(0)) == 2
-    assert agree(evaluate(predictor(network), dataset).matrix, expected)
+    assert agree(evaluate_predictor(predictor(network), dataset).matrix, expected)
 
 
 @pytest.fixture(scope="module")
 def scored(model, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scored")
     save_model(model, folder / "weights.safetensors")
-    record = score(folder / "weights.safetensors", dataset, folder / "new/out", workers=0, device="cpu")
+    record = evaluate(folder / "weights.safetensors", dataset, folder / "new/out", workers=0, device="cpu")
     return folder, scores_table(record), json.loads((folder / "new/out/scores.json").read_text())
 
 
@@ -298,7 +311,7 @@ def test_scores_json_has_the_documented_keys(scored):
 
 def test_scores_json_holds_what_evaluate_counts(scored, model, dataset):
     _, _, record = scored
-    confusion = evaluate(predictor(model), dataset)
+    confusion = evaluate_predictor(predictor(model), dataset)
     scores = confusion.scores()
     assert record["confusion_matrix"] == confusion.matrix.tolist()
     assert (record["miou"], record["pixel_accuracy"]) == (scores.miou, scores.pixel_accuracy)
@@ -330,7 +343,7 @@ def test_the_protocol_says_what_was_scored_and_how(scored, model):
 
 def test_a_folder_of_weights_is_scored_in_another_precision(scored, model, dataset, tmp_path):
     save_pretrained(model, tmp_path / "folder")
-    results = score(tmp_path / "folder", dataset, tmp_path, workers=0, device="cpu", precision="bfloat16")
+    results = evaluate(tmp_path / "folder", dataset, tmp_path, workers=0, device="cpu", precision="bfloat16")
     assert results["protocol"]["precision"] == "bfloat16"
     assert results["protocol"]["weights_sha256"] == sha256(tmp_path / "folder/model.safetensors")
     float32 = np.array(scored[2]["confusion_matrix"])
@@ -348,13 +361,15 @@ def test_the_table_has_a_line_per_class_and_a_dash_for_the_absent(scored):
 
 def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
     folder, _, record = scored
-    record_of = score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["boundary"])
+    record_of = evaluate(
+        folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["boundary"]
+    )
     found = json.loads((tmp_path / "scores.json").read_text())
     boundary = found.pop("boundary_iou")
     assert found.keys() == record.keys()
     assert all(found[key] == record[key] for key in found if key != "protocol")
     expected = BoundaryIoU(len(NAMES))
-    evaluate(predictor(model), dataset, on_image=lambda row: expected.update(row.target, row.prediction))
+    evaluate_predictor(predictor(model), dataset, on_image=lambda row: expected.update(row.target, row.prediction))
     assert boundary == {
         "dilation_ratio": 0.02,
         "mean": expected.scores()[1],
@@ -369,15 +384,15 @@ def test_boundary_iou_is_measured_on_demand(scored, dataset, model, tmp_path):
 
 def test_an_unknown_measure_is_refused(scored, dataset, tmp_path):
     with pytest.raises(UserError, match="measure 'sharpness': unknown; use one of boundary"):
-        score(scored[0] / "weights.safetensors", dataset, tmp_path / "o", device="cpu", measures=["sharpness"])
+        evaluate(scored[0] / "weights.safetensors", dataset, tmp_path / "o", device="cpu", measures=["sharpness"])
     assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((1.0, 0.5), True)])
 def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scales, flip):
     sure, plain = [], []
-    first = evaluate(predictor(model, scales, flip), dataset, on_image=sure.append, confidence=True)
-    second = evaluate(predictor(model, scales, flip), dataset, on_image=plain.append)
+    first = evaluate_predictor(predictor(model, scales, flip), dataset, on_image=sure.append, confidence=True)
+    second = evaluate_predictor(predictor(model, scales, flip), dataset, on_image=plain.append)
     assert np.array_equal(first.matrix, second.matrix)
     for row, other in zip(sure, plain, strict=True):
         assert np.array_equal(row.prediction, other.prediction)
@@ -388,7 +403,7 @@ def test_the_confidence_is_the_predicted_classs_probability(model, dataset, scal
 def test_calibration_is_measured_on_demand(scored, dataset, model, tmp_path):
     folder, _, record = scored
     table = scores_table(
-        score(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["calibration"])
+        evaluate(folder / "weights.safetensors", dataset, tmp_path, device="cpu", workers=0, measures=["calibration"])
     )
     found = json.loads((tmp_path / "scores.json").read_text())
     calibration = found.pop("calibration")
@@ -402,7 +417,7 @@ def test_a_split_without_a_scored_pixel_has_its_page_too(scored, dataset, tmp_pa
     shutil.copy(dataset.pairs[0].image.parents[2] / "classes.yaml", tmp_path / "classes.yaml")
     write_pair(tmp_path, "void", np.zeros((20, 30, 3), np.uint8), np.full((20, 30), 255, np.uint8))
     void = open_dataset("folder", tmp_path, "val")
-    record = score(scored[0] / "weights.safetensors", void, tmp_path / "out", workers=0, device="cpu")
+    record = evaluate(scored[0] / "weights.safetensors", void, tmp_path / "out", workers=0, device="cpu")
     assert record["miou"] is None
     assert "No image has a pixel that counts" in (tmp_path / "out/report.html").read_text()
     assert scores_table(record).splitlines()[0].startswith("class")

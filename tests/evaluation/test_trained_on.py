@@ -11,7 +11,7 @@ import dlaseg
 from dlaseg.benchmarking.accuracy import Protocol, Score, score_all
 from dlaseg.benchmarking.leaderboard import board_markdown, board_rows
 from dlaseg.data.datasets import open_dataset
-from dlaseg.evaluation.scoring import score
+from dlaseg.evaluation.scoring import evaluate
 from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.factory import model_from_checkpoint
 from dlaseg.weights.builtin import builtin_files
@@ -38,14 +38,14 @@ def run(root, tiny_variant) -> Path:
 
 def test_images_of_the_run_are_told_and_others_are_not(run, root, tmp_path, caplog):
     train, val = (open_dataset("camvid", root, split) for split in ("train", "val"))
-    results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
+    results = evaluate(run / "best.safetensors", train, tmp_path / "seen", workers=0)
     assert results["protocol"]["trained_on"] is True
     assert "camvid train has 4 images of the training, by the names in" in caplog.text
     assert "trained on images of this split" in (tmp_path / "seen/report.html").read_text()
     caplog.clear()
     # train and val have images of the same names, the last one of train was not listed
     for dataset in (val, replace(train, pairs=train.pairs[4:])):
-        results = score(run / "best.safetensors", dataset, tmp_path / "new", workers=0)
+        results = evaluate(run / "best.safetensors", dataset, tmp_path / "new", workers=0)
         assert "trained_on" not in results["protocol"]
     assert "trained on images of this split" not in (tmp_path / "new/report.html").read_text()
     assert "of the training" not in caplog.text
@@ -102,7 +102,7 @@ def test_a_leader_board_warns_with_the_name_that_was_given(tmp_path, caplog):
 
 def test_leader_boards_mark_the_row(run, root, tmp_path):
     train = open_dataset("camvid", root, "train")
-    results = score(run / "best.safetensors", train, tmp_path / "seen", workers=0)
+    results = evaluate(run / "best.safetensors", train, tmp_path / "seen", workers=0)
     other = {**results, "protocol": {key: value for key, value in results["protocol"].items() if key != "trained_on"}}
     rows = [
         Score(name, "camvid train", Protocol(), "0" * 64, each) for name, each in (("seen", results), ("unseen", other))
@@ -127,7 +127,7 @@ def test_a_network_that_started_from_weights_of_the_package_is_told(root, tmp_pa
         assert images_of_training(file, train) == images_of_training(file, val) == message
         assert images_of_training(file, test) is None
         assert images_of_training(file, replace(val, name="folder")) is None
-    results = score(tmp_path / "again.safetensors", val, tmp_path / "scores", workers=0, device="cpu")
+    results = evaluate(tmp_path / "again.safetensors", val, tmp_path / "scores", workers=0, device="cpu")
     assert results["protocol"]["trained_on"] is True
     assert f"again.safetensors: camvid val {message}: the scores are too high" in caplog.text
 

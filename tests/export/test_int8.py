@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from dlaseg import Predictor, open_dataset
 from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.export import int8
+from dlaseg.export.export import export
 from dlaseg.export.int8 import export_int8
 from dlaseg.export.quantize import import_nncf, rank_layers, search, weight_names
 
@@ -104,18 +106,31 @@ def test_the_search_ends_when_half_of_the_layers_are_float(exported_float):
 
 
 @pytest.fixture(scope="module")
-def exported_float(network, tmp_path_factory):
+def float_file(network, tmp_path_factory):
+    """The network in float32, as a file."""
+    return export(network, tmp_path_factory.mktemp("float") / "m.xml").path
+
+
+@pytest.fixture(scope="module")
+def exported_float(float_file):
     """The network in float32, and inputs."""
-    from dlaseg.export.export import export
-
-    path = export(network, tmp_path_factory.mktemp("float") / "m.xml").path
     rng = np.random.default_rng(0)
-    return openvino.Core().read_model(path), [rng.integers(0, 256, (1, 40, 50, 3), np.uint8) for _ in range(3)]
+    return openvino.Core().read_model(float_file), [rng.integers(0, 256, (1, 40, 50, 3), np.uint8) for _ in range(3)]
 
 
-def test_a_loss_that_cannot_be_held_leaves_nothing(network, root, tmp_path, monkeypatch):
+def test_a_loss_that_cannot_be_held_leaves_nothing(network, float_file, root, tmp_path, monkeypatch):
+    def copy_float_file(_, path, *__):
+        for suffix in (".xml", ".bin"):
+            shutil.copy(float_file.with_suffix(suffix), path.with_suffix(suffix))
+
+    def search_in_vain(candidate, _, accept):
+        assert [accept(candidate), accept(candidate)] == [False, False]
+
     scores = iter([50.0, 49.0, 49.5])
     monkeypatch.setattr(int8, "_miou", lambda *_: next(scores))
+    monkeypatch.setattr(int8, "trace_network", lambda *_: None)
+    monkeypatch.setattr(int8, "write_network", copy_float_file)
+    monkeypatch.setattr(int8, "search", search_in_vain)
     with pytest.raises(UserError, match=r"m.xml: not written: int8 loses 0.50 points of mIoU or more.*--max-drop"):
         export_int8(
             network, tmp_path / "m.xml", sorted((root / "train").iterdir()), open_dataset("camvid", root, "val")

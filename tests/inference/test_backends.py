@@ -1,6 +1,7 @@
 """Every backend computes what torch computes, for any batch and size."""
 
 import logging
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from dlaseg.inference import run
 from dlaseg.inference.backends import choice, conversion, graph, graph_cache, openvino
 from dlaseg.inference.backends.base import UNKNOWN_PER_PIXEL
 from dlaseg.inference.backends.choice import LARGEST_ERROR, graph_of, is_exact, kept_graph, make_backend
+from dlaseg.inference.backends.graph import require
 from dlaseg.inference.backends.graph_cache import noise
 from dlaseg.inference.backends.openvino import OpenVINOBackend
 from dlaseg.inference.folders import LocalFolder
@@ -265,6 +267,22 @@ def test_a_missing_package_is_named_with_its_extra(model, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"{name} is not installed: pip install 'dlaseg\[{name}\]'"):
         make_backend(name, model, "cpu", "float32")
+
+
+def test_a_broken_package_is_not_called_missing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, content in (("broken", "raise ImportError('libx.so: no such file')"), ("lacking", "import no_such_one")):
+        (tmp_path / f"{name}.py").write_text(content)
+    with pytest.raises(UserError, match=r"^broken: cannot be imported \(libx.*\): pip install --force-reinstall"):
+        require("broken", "dlaseg[broken]")
+    with pytest.raises(UserError, match=r"^lacking: cannot be imported \(No module named 'no_such_one'\): pip install"):
+        require("lacking", "dlaseg[lacking]")
+
+
+def test_engines_report_nothing(monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    require("onnxruntime", "dlaseg[onnxruntime]")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_infer_converts_no_network_for_a_few_images(network, tmp_path, monkeypatch):

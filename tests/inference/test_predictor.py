@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from dlaseg import LabelMap, UserError, create_model, device, save_model, save_pretrained
+from dlaseg import LabelMap, UserError, create_backbone, create_model, device, save_model, save_pretrained
 from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.inference.backends.torch import TorchBackend, fold_batch_norm
 from dlaseg.inference.inputs import as_rgb
@@ -142,6 +142,13 @@ def test_a_batch_that_is_not_of_rgb_images_is_refused(predictor, images):
             predict(images)
 
 
+def test_an_array_in_place_of_a_batch_is_refused(predictor):
+    with pytest.raises(
+        UserError, match=r"^images of type ndarray: predict takes a tensor \(N, 3, H, W\) uint8; call the"
+    ):
+        predictor.predict(np.zeros((1, 3, 4, 5), np.uint8))
+
+
 def test_refuses_a_network_of_other_channels():
     with pytest.raises(UserError, match="1 input channels"):
         Predictor(create_model("dla46_c", 2, in_channels=1), device="cpu")
@@ -158,11 +165,29 @@ def test_an_unknown_backend_is_refused_and_the_known_ones_are_listed(model):
         (nn.DataParallel, "DataParallel: wraps the network, which is needed itself: give model.module"),
         (nn.Module.state_dict, "OrderedDict: not a network of dlaseg: give one that create_model"),
         (lambda model: None, "NoneType: not a network of dlaseg"),
+        (lambda model: create_backbone("dla46_c", 5), "a classifier's or backbone's weights: segmentation takes a"),
     ],
 )
 def test_what_is_no_network_is_refused(model, wrap, message):
     with pytest.raises(UserError, match=f"^{message}"):
         Predictor(wrap(model))
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto", "openvino"])
+def test_a_label_map_of_another_number_of_classes_is_refused(network, backend):
+    model = copy.copy(network)
+    model.metadata = replace(model.metadata, label_map=LabelMap.numbered(4))
+    with pytest.raises(UserError, match=r"^a label map of 4 classes for a network of 6: the numbers must match$"):
+        Predictor(model, backend, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_float_type_are_computed_in_float32(network, dtype):
+    model = copy.deepcopy(network).to(dtype)
+    image = random_image(33, 50)
+    np.testing.assert_array_equal(
+        Predictor(model, device="cpu").probabilities(image), Predictor(model.float(), device="cpu").probabilities(image)
+    )
 
 
 def test_refuses_missing_weights(tmp_path):
@@ -367,7 +392,7 @@ def batch_norms(network):
 def test_no_batch_norm_is_left_in_our_networks(model, converted):
     network = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model)) if converted else model
     assert batch_norms(network) > 0
-    folded = fold_batch_norm(copy.deepcopy(network))
+    folded = fold_batch_norm(network)
     assert batch_norms(folded) == 0
     x = torch.randn(1, 3, 33, 50)
     with torch.no_grad():
@@ -423,7 +448,7 @@ class TinyNetwork(SegmentationModel):
 )
 def test_batch_norm_is_folded_only_where_it_follows_the_convolution(network, left):
     network.eval()
-    folded = fold_batch_norm(copy.deepcopy(network))
+    folded = fold_batch_norm(network)
     assert batch_norms(folded) == left
     x = torch.randn(1, 3, 31, 43)
     with torch.no_grad():

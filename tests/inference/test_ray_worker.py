@@ -14,6 +14,7 @@ from PIL import Image
 
 from dlaseg import UserError
 from dlaseg.export.export import export
+from dlaseg.inference import ray_engine
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
@@ -178,6 +179,13 @@ def test_an_openvino_file_goes_to_the_workers_with_its_numbers(network, tmp_path
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     worker = PredictorSpec(name, "openvino", "float32", 1, 0).make(files)
     np.testing.assert_array_equal(worker(image), Predictor(path)(image))
+
+
+def test_probabilities_of_a_file_of_labels_are_refused_before_a_cluster_is_started(network, tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    path = export(network, tmp_path / "model.onnx", output="labels").path
+    with pytest.raises(UserError, match=r"^probabilities are computed from logits, and this file gives labels alone: "):
+        ray_engine.infer(path, tmp_path / "a.png", tmp_path / "out", ["probabilities"])
 
 
 def node(**resources):

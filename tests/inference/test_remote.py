@@ -11,7 +11,7 @@ from PIL import Image
 
 from dlaseg import UserError
 from dlaseg.cli import main
-from dlaseg.inference.remote import RemoteFolder, URLPath, find_remote_images, is_url, local_path, open_url
+from dlaseg.inference.remote import RemoteFolder, URLPath, find_remote_images, is_url, local_path, open_folder, open_url
 from dlaseg.inference.sinks import Sink
 from dlaseg.labels import LabelMap
 
@@ -47,6 +47,12 @@ def test_what_is_a_url_and_what_a_local_path():
     assert local_path("file:///data/in") == Path("/data/in")
     assert local_path("data/in") == Path("data/in")
     assert local_path("gs://data") is None
+
+
+def test_an_output_that_looks_like_an_image_is_refused(tmp_path):
+    for output in (f"{tmp_path}/result.png", f"file://{tmp_path}/result.MP4"):
+        with pytest.raises(UserError, match=r"result\.\w+: the last path is a folder, .* such as .*result$"):
+            open_folder(output)
 
 
 def test_images_are_found_as_in_a_local_folder(root):

@@ -12,6 +12,7 @@ from PIL import Image
 from dlaseg import LabelMap, UserError
 from dlaseg.images import ImageFile, read_image
 from dlaseg.inference import pipeline
+from dlaseg.inference.folders import FAILED
 from dlaseg.inference.pipeline import BusyClock, infer_sources
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import IN_FLIGHT, InferSummary, infer
@@ -246,6 +247,27 @@ def test_an_output_that_looks_like_an_image_is_refused(weights, tmp_path):
     ):
         infer(weights, path, tmp_path / "result.PNG", device="cpu")
     assert not (tmp_path / "result.PNG").exists()
+
+
+def test_what_is_no_network_is_refused(predictor, network, tmp_path):
+    path = save(tmp_path / "a.png")
+    for wrong, message in (
+        (predictor, "Predictor: not a network of dlaseg: give one that create_model or load_model returned"),
+        (None, "NoneType: not a network of dlaseg"),
+        (torch.nn.DataParallel(network), "DataParallel: wraps the network, which is needed itself: give model.module"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            infer(wrong, path, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_failures_of_an_earlier_run_are_removed(network, tmp_path):
+    path, out = save(tmp_path / "a.png"), tmp_path / "out"
+    for overwrite in (False, True):
+        infer(network, path, out, device="cpu")
+        (out / FAILED).write_text("image,error\n")
+        infer(network, path, out, device="cpu", overwrite=overwrite)
+        assert not (out / FAILED).exists()
 
 
 def test_an_output_that_is_a_file_is_refused(weights, tmp_path):

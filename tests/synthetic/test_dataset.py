@@ -79,6 +79,15 @@ def test_files_lie_where_the_cityscapes_scripts_look(dataset):
     assert not list(dataset.rglob(".*"))
 
 
+@pytest.mark.parametrize("file", ["root", "root/gtFine", "root/leftImg8bit"])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, file):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    with pytest.raises(UserError, match=f"{tmp_path / file}: not a folder: choose another one"):
+        synthesize(tmp_path / "root", {"train": 1}, 64, 128)
+    assert len(list(tmp_path.rglob("*"))) <= 2
+
+
 def test_files_hold_what_the_scene_holds(dataset):
     scene = draw_scene((3, 1, 1), 64, 128)
     stem = dataset / "gtFine" / "val" / CITIES["val"][1] / f"{CITIES['val'][1]}_000000_000019"

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from dlaseg.training.segmentation import Segmentation
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny(tiny_variant):
@@ -15,3 +17,9 @@ def _plain_process(monkeypatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Runs end without the scores and the report of their best weights, which take a third of a small run's time."""
+    monkeypatch.setattr(Segmentation, "on_fit_end", lambda *_: None)

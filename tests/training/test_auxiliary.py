@@ -100,6 +100,25 @@ def test_auxiliary_losses_are_those_of_the_auxiliary_head_alone(config):
     assert step([(images, targets)]).loss == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "has_auxiliary"),
+    [({}, False), ({"decoder": "afa"}, True), ({"head": "ocr"}, True), ({"scales": [0.5, 1.0]}, True)],
+)
+def test_auxiliary_losses_are_refused_before_a_run_begins_if_the_network_has_no_auxiliary_outputs(
+    config, options, has_auxiliary
+):
+    config = with_train(config, auxiliary_losses=[LossConfig("dice")])
+    task = Segmentation(dataclasses.replace(config, model=dataclasses.replace(config.model, **options)))
+    training, _ = task.open_splits()
+    if not has_auxiliary:
+        with pytest.raises(UserError, match=r"^train\.auxiliary_losses: this network has no auxiliary outputs"):
+            task.make_model(training)
+        config = with_train(config, auxiliary_losses=None)
+        task = Segmentation(config)
+    outputs = task.make_model(training).eval().training_outputs(torch.zeros(1, 3, 32, 32))
+    assert bool(outputs.auxiliary) == has_auxiliary
+
+
 def test_micro_batches_give_the_update_of_the_whole_batch(config):
     config = with_train(config, losses=[LossConfig("cross_entropy"), LossConfig("ohem", 0.5)], batch_size=4)
     whole, whole_step = new_step(config)

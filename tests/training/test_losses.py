@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
-from dlaseg.training import pixel_loss
+from dlaseg.training import losses, pixel_loss
 from dlaseg.training.losses import jaccard_increments
 from dlaseg.training.pixel_loss import PixelLoss
 
@@ -34,6 +34,8 @@ SINGLE = [
     [LossConfig("binary_cross_entropy")],
     [LossConfig("rmi")],
 ]
+
+TAKES_WEIGHTS = ("cross_entropy", "focal", "ohem")
 
 SUM = [
     LossConfig("cross_entropy", weight=0.5, label_smoothing=0.05),
@@ -352,8 +354,13 @@ def test_cross_entropy_and_its_gradient_equal_torchs_on_upsampled_logits(
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@every_loss
-@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 0.1]])
+@pytest.mark.parametrize(
+    ("terms", "weights"),
+    [
+        *((terms, None) for terms in (*SINGLE, SUM)),
+        *((terms, [0.5, 2.0, 1.0, 0.1]) for terms in (*SINGLE, SUM) if terms[0].name in TAKES_WEIGHTS),
+    ],
+)
 def test_gradients_are_those_of_the_loss(terms, weights):
     coarse, target = example(size=3, height=5, width=6, dtype=torch.float64)
     assert torch.autograd.gradcheck(batch_loss(terms, target, 2, weights), coarse.requires_grad_())
@@ -717,3 +724,16 @@ def test_another_number_of_class_weights_than_classes_is_refused():
     coarse, target = example()
     with pytest.raises(UserError, match=r"3 class weights for logits of 4 classes: give one for each class"):
         batch_loss(CROSS_ENTROPY, target, 2, [1.0, 2.0, 3.0])(coarse)
+
+
+@pytest.mark.parametrize(
+    "name", ["dice_loss", "lovasz_loss", "binary_cross_entropy_sum", "region_mutual_information_loss"]
+)
+def test_a_loss_of_one_image_refuses_a_batch(name):
+    loss = getattr(losses, name)
+    for images in (CLASSES, 2):  # as many images as classes would broadcast
+        logits, target = torch.zeros(images, CLASSES, 16, 16), torch.zeros(images, 16, 16, dtype=torch.long)
+        with pytest.raises(UserError, match=r"this loss takes one image, .*: use dlaseg\.PixelLoss for a batch$"):
+            loss(logits, target, 255)
+        with pytest.raises(UserError, match=r"logits \(1, 4, 16, 16\) and target"):
+            loss(logits[:1], target, 255)

@@ -5,11 +5,11 @@ import zipfile
 
 import pytest
 import torch
-from dlaseg_testing import run, tiny_config, train_arguments, with_train, write_camvid
+from dlaseg_testing import new_state, run, tiny_config, train_arguments, with_train, write_camvid
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.training.state import check_snapshot
+from dlaseg.training.state import check_snapshot, restore
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,6 @@ def test_plain_values_of_another_kind_are_refused(original, tmp_path, change):
 @pytest.mark.parametrize(
     "change",
     [
-        put("epoch", value=None),
         lambda checkpoint: checkpoint.pop("model"),
         put("optimizer", value={}),
         put("average", value=None),
@@ -100,6 +99,15 @@ def test_plain_values_of_another_kind_are_refused(original, tmp_path, change):
         lambda checkpoint: first_momentum(checkpoint).update(momentum_buffer=torch.zeros(5)),
     ],
 )
+def test_a_state_of_something_else_is_refused(config, original, tmp_path, change):
+    checkpoint = torch.load(original / "last.ckpt", weights_only=True)
+    change(checkpoint)
+    with pytest.raises(UserError) as caught:
+        restore(new_state(config), checkpoint, tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: its checkpoint is not one of this run (")
+
+
+@pytest.mark.parametrize("change", [put("epoch", value=None), put("model", "head.bias", value=torch.zeros(5))])
 def test_a_checkpoint_of_something_else_is_refused(config, folder, capsys, change):
     checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
     change(checkpoint)

@@ -96,9 +96,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best, resumed)
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])  # AdamW is part of Muon
 def test_a_resumed_run_equals_an_uninterrupted_one_with_other_optimizers(config, tmp_path, optimizer):
-    config = with_train(config, optimizer=optimizer, lr=0.01, weight_decay=0.01)
+    config = with_train(config, optimizer=optimizer, lr=0.01, weight_decay=0.01, epochs=2)
     run(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         fit(Segmentation(config), tmp_path / "run", report=interrupt_after(1))
@@ -118,6 +119,7 @@ def test_adamw_decays_weights_apart_from_the_gradient(config):
     torch.testing.assert_close(weight.detach(), before * (1 - 0.5 * 0.1))
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(config, tmp_path, monkeypatch):
     write = trainer.write_text
 
@@ -275,6 +277,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, t
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl"}
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
     state = run(with_train(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
     assert (state.epoch, state.step, len(log_rows(tmp_path / "new"))) == (1, 2, 1)
@@ -303,6 +306,7 @@ def test_files_that_are_no_runs_are_not_overwritten(config, tmp_path, name, resu
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("function", ["write_text", "record_files", "write_json"])
 def test_a_start_that_was_killed_at_any_file_can_be_resumed(config, tmp_path, monkeypatch, function):
     def killed(*arguments):
@@ -333,6 +337,7 @@ def test_a_class_of_weight_zero_teaches_nothing(config):
     assert make_step(config)(make_batch(label=3)).loss == 0
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
 def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, monkeypatch, scores, best):
     made, seen = list(scores), []
@@ -350,17 +355,20 @@ def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, mon
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
     run(with_train(config, epochs=3, eval_every=2), tmp_path)
     assert [row["miou"] is not None for row in log_rows(tmp_path)] == [False, True, True]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_number_of_workers_changes_no_weight(straight, config, tmp_path):
     _, _, state = straight
     config.data.workers = 1
     assert_same_tensors(run(config, tmp_path).model.state_dict(), state.model.state_dict())
 
 
+@pytest.mark.usefixtures("no_page")
 def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypatch):
     drawn, draws = [], EpochBatches.__iter__
 
@@ -416,6 +424,7 @@ def starting(config: Config, **model: object) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("kind", ["weights", "backbone_weights"])
 def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started, kind, tmp_path, caplog):
     model, path = started
@@ -436,15 +445,17 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert best.metadata.label_map.names[0] == "sky"  # the data set's, not the file's
 
 
+@pytest.mark.usefixtures("no_page")
 def test_other_class_names_are_logged(config, started, tmp_path, caplog):
     run(with_train(starting(config, weights=str(started[1])), epochs=1), tmp_path)
     assert "its classes are class 0, class 1" in caplog.text
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_path):
     gone = tmp_path / "gone.safetensors"
     gone.write_bytes(started[1].read_bytes())
-    config = starting(config, backbone_weights=str(gone))
+    config = with_train(starting(config, backbone_weights=str(gone)), epochs=2)
     straight = run(config, tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
         fit(Segmentation(config), tmp_path / "resumed", report=interrupt_after(1))

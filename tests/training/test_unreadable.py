@@ -13,7 +13,6 @@ from dlaseg.data.loading import batches, train_loader
 from dlaseg.errors import Stopped, UnreadableFileError, UserError
 from dlaseg.training import trainer
 from dlaseg.training.checkpoint import load_checkpoint
-from dlaseg.training.state import restore, snapshot
 from dlaseg.training.stopping import StopRequest
 from dlaseg.training.trainer import share_unreadable
 
@@ -50,6 +49,7 @@ def test_a_broken_image_stops_the_run_with_its_path(config, root, tmp_path, work
         run(config, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_path, workers, caplog):
     paths = break_files(root, 5)
@@ -60,6 +60,7 @@ def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_
     assert load_checkpoint(tmp_path / "run/last.ckpt")["unreadable"].keys() == {0, 1, 4, 5, 6}  # 0, 1, 10, 11, 2, 3, 4
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_resumed_run_knows_what_was_named(config, root, tmp_path, caplog, monkeypatch):
     break_files(root, 5)
     run(config, tmp_path / "straight")
@@ -81,6 +82,7 @@ def test_a_resumed_run_knows_what_was_named(config, root, tmp_path, caplog, monk
     assert skipped(caplog) == straight
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_resumed_run_may_begin_to_skip(config, root, tmp_path):
     break_files(root, 2)
     config.data.on_error = "stop"
@@ -120,6 +122,7 @@ def test_a_split_without_a_readable_file_stops(config, root, tmp_path):
         run(config, tmp_path / "run")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_class_weights_are_counted_on_what_can_be_read(config, root, tmp_path):
     break_files(root, 2)
     config = with_train(config, class_weights="median_frequency", epochs=1)
@@ -136,15 +139,6 @@ def test_what_other_processes_skipped_is_added_and_named_once(config, caplog):
     share_unreadable(SimpleNamespace(state=state, dist=dist))
     assert state.unreadable == {3: "c.png: broken", 1: "a.png: broken"}
     assert [line.split(": ")[1] for line in skipped(caplog)] == ["a.png"]
-
-
-def test_a_checkpoint_of_an_earlier_commit_is_restored(config):
-    state = new_state(config)
-    saved = snapshot(state)
-    del saved["unreadable"]
-    saved["progress"]["broken"] = 3
-    restore(state, saved)
-    assert state.unreadable == {}
 
 
 def test_a_loader_reports_index_and_message():

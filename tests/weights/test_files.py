@@ -133,6 +133,19 @@ def test_a_folder_in_the_files_place_is_refused(model, tmp_path):
         save_model(model, tmp_path / "a.safetensors")
 
 
+def test_a_file_in_the_folders_place_is_refused(model, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for save in (
+        lambda: save_model(model, tmp_path / "file/a.safetensors"),
+        lambda: save_pretrained(model, tmp_path / "file"),
+    ):
+        with pytest.raises(
+            UserError, match=r"\.safetensors: cannot be written \(File exists\): name a file in a folder that is"
+        ):
+            save()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_unknown_device_is_refused_by_its_name(saved):
     with pytest.raises(UserError, match="device 'nonsense': not on this machine"):
         load_model(saved, "nonsense")
@@ -169,7 +182,7 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, tmp_path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", half_a_file)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"a\.safetensors: cannot be written \(No space left on device\): name a file"):
         save_model(model, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -38,7 +38,7 @@ def iou(true_positives: Pixels, false_negatives: Pixels, false_positives: Pixels
     Returns:
         0 to 1; NaN for a class that occurs in neither ground truth nor prediction.
 
-    Example:
+    Examples:
         >>> iou(np.array([3, 0]), np.array([1, 0]), np.array([2, 0]))
         array([0.5, nan])
     """
@@ -75,7 +75,7 @@ class ConfusionMatrix:
     Attributes:
         matrix: (C, C) int64.
 
-    Example:
+    Examples:
         >>> matrix = ConfusionMatrix(2)
         >>> matrix.update(np.array([[0, 1, 255]], np.uint8), np.array([[0, 0, 1]], np.uint8)).tolist()
         [[1, 0], [1, 0]]
@@ -102,11 +102,14 @@ class ConfusionMatrix:
             The added counts, (C, C) int64.
 
         Raises:
-            UserError: shapes that differ, or an id out of range. The matrix stays as it was.
+            UserError: shapes that differ, another type, or an id out of range. The matrix stays as it was.
         """
         truth, guess = np.asarray(target), np.asarray(prediction)
         if truth.shape != guess.shape:
             raise UserError(f"target {truth.shape} and prediction {guess.shape}: both must have the same shape")
+        for name, ids in (("target", truth), ("prediction", guess)):
+            if ids.dtype.kind not in "iub":
+                raise UserError(f"{name} of type {ids.dtype}: train ids are integers: use an integer type")
         counted = truth != IGNORE_INDEX
         truth, guess = truth[counted], guess[counted]
         for name, ids in (("target", truth), ("prediction", guess)):

@@ -13,6 +13,8 @@ from dlaseg.metadata import ModelMetadata
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dlaseg.inference.backends.graph import Graph
+
     Images = TypeVar("Images", NDArray[Any], Tensor)
 
 SMALL = 1 << 20
@@ -84,11 +86,11 @@ def unknown_per_pixel(backend: Backend) -> int:
     return round(UNKNOWN_PER_PIXEL * max(1.0, *backend.scales) ** 2) + 5 * 4 * backend.metadata.num_classes
 
 
-def check_gives_logits(backend: Backend, what: str) -> None:
+def check_gives_logits(backend: "Backend | Graph", what: str) -> None:
     """Refuses an exported file that gives labels alone.
 
     Args:
-        backend: that runs it.
+        backend: that runs it, or the file.
         what: needs logits, for the message.
 
     Raises:

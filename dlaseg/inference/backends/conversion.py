@@ -1,7 +1,6 @@
 """Models to ONNX graphs."""
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -91,7 +90,7 @@ def convert(model: SegmentationModel, key: str) -> Graph:
     """
     require("onnxscript", "dlaseg[export]")
     logger.info("converting the network to ONNX, once for these weights, which takes seconds")
-    network = CoarseLogits(fold_batch_norm(copy.deepcopy(model).cpu().eval())).eval()
+    network = CoarseLogits(fold_batch_norm(model)).eval()
     content = to_onnx(trace(network, torch.zeros(2, model.metadata.in_channels, 97, 131))).SerializeToString()
     expected = TorchBackend(model, "cpu").run(noise(model.metadata.in_channels))
     return keep_graph(key, content, encode_entries(model, "normalized", "coarse_logits"), expected)

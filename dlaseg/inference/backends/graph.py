@@ -1,6 +1,7 @@
 """Networks as graphs, which OpenVINO and ONNX Runtime run and which are exported; does not import torch."""
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -68,12 +69,15 @@ def require(package: str, requirement: str) -> ModuleType:
         requirement: what pip installs it with, such as `dlaseg[openvino]`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: it is not installed, or broken.
     """
-    # OpenVINO and NNCF report their use over the network when they are imported, and keep an identity in the home
-    # folder; without this package they do neither
+    # OpenVINO, NNCF and ONNX Runtime report their use over the network when they are imported, and keep an identity in
+    # the home folder; without this package and with this variable they do neither
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{package} is not installed: pip install '{requirement}'") from error
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise UserError(f"{package} is not installed: pip install '{requirement}'") from error
+        raise UserError(f"{package}: cannot be imported ({error}): pip install --force-reinstall {package}") from error

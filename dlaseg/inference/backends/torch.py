@@ -30,7 +30,7 @@ class TorchBackend:
             each of the few kinds of sizes that it tells apart.
 
     Raises:
-        UserError: a device or precision that this machine does not have, or no compiler.
+        UserError: a device or precision that this machine does not have, no compiler, or as `fold_batch_norm`.
     """
 
     input, output, arrays = "normalized", "coarse_logits", False
@@ -47,7 +47,7 @@ class TorchBackend:
         self._autocast = reduced_precision(precision, self._device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
         self._memory_format = memory_format(self._device)
-        folded = fold_batch_norm(copy.deepcopy(model).cpu().eval())
+        folded = fold_batch_norm(model)
         folded = folded.to(self._device).to(memory_format=self._memory_format)
         self._coarse_logits = folded.coarse_logits
         if compile:
@@ -89,21 +89,26 @@ class TorchBackend:
 
 
 def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
-    """Merges every batch norm into the convolution before it, in place.
+    """Merges every batch norm into the convolution before it, in a copy in float32 and eval mode on the CPU.
 
     A batch norm is taken to follow the convolution that its module registers right before it. That holds in DLA, but
     not in every family, so the logits of an image of noise are compared. Where they change by more than rounding, the
     model keeps its batch norms.
 
     Args:
-        model: in eval mode, on the CPU.
+        model: of any floating-point type, on any device; is not changed.
 
     Returns:
-        The model.
+        The copy.
+
+    Raises:
+        UserError: metadata of another number of classes than the logits have.
     """
+    model = copy.deepcopy(model).cpu().float().eval()
     noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = model.coarse_logits(noise)
+    model.metadata.check(expected.shape[1], model.metadata.in_channels)
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for module in list(model.modules()):
         for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):

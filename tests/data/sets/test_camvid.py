@@ -41,7 +41,7 @@ def test_camvid_has_11_classes_and_11_is_void():
     assert labels.num_classes == 11
     assert labels.names[0] == "sky"
     assert labels.names[10] == "bicyclist"
-    assert labels.encode(np.arange(12, dtype=np.uint8)).tolist() == [*range(11), 255]
+    assert labels.encode(np.arange(12, dtype=np.uint8)[None]).tolist() == [[*range(11), 255]]
     assert len(set(labels.palette)) == 11
 
 

@@ -131,6 +131,12 @@ def test_an_id_out_of_range_is_refused_and_nothing_is_added(target, prediction, 
     assert not matrix.matrix.any()
 
 
+@pytest.mark.parametrize(("target", "prediction", "name"), [([0.5], [0], "target"), ([0], [0.5], "prediction")])
+def test_floats_are_refused(target, prediction, name):
+    with pytest.raises(UserError, match=f"^{name} of type float64: train ids are integers: use an integer type$"):
+        ConfusionMatrix(2).update(np.array(target), np.array(prediction))
+
+
 def test_shapes_that_differ_are_refused_even_where_they_broadcast():
     with pytest.raises(UserError, match=r"\(1, 4\) and prediction \(4, 4\)"):
         ConfusionMatrix(2).update(np.zeros((1, 4), int), np.zeros((4, 4), int))

@@ -13,7 +13,8 @@ from dlaseg.evaluation.report.gallery import pack_image
 from dlaseg.evaluation.report.report import confusions, training_section, write_report
 from dlaseg.evaluation.results import build_results
 
-PROTOCOL = {"dataset": "folder", "split": "val", "images": 2, "scales": [1.0], "flip": False, "weights_sha256": "ab12",
+PROTOCOL = {"dataset": "folder", "split": "val", "images": 2, "scales": [1.0], "flip": False,
+            "precision": "float32", "backend": "torch", "weights_sha256": "ab12",
             "weights_origin": []}  # fmt: skip
 
 

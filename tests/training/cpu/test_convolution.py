@@ -162,7 +162,7 @@ def test_a_gradient_that_is_not_channels_last_is_taken_too():
 def test_a_training_steps_gradients_are_as_exact_as_the_plain_paths():
     """Batch norm over few pixels amplifies rounding, so both are held against double precision."""
     torch.manual_seed(0)
-    model = create_model("dla34", num_classes=5, stride=4).to(memory_format=torch.channels_last)
+    model = create_model("dla46_c", num_classes=5, stride=4).to(memory_format=torch.channels_last)
     convert(model)
     images, target = channels_last(2, 3, 64, 64), torch.randint(0, 5, (2, 64, 64))
     gradients = {}
