@@ -46,7 +46,8 @@ def page_file(tmp_path_factory):
         image = np.full((HEIGHT, WIDTH, 3), (10, 200, 10), np.uint8) if i else None
         parts.append(pack_image(name, image, target, prediction))
     protocol = {"dataset": "folder", "split": "val", "images": 14, "scales": [1.0], "flip": False,
-                "precision": "float32", "backend": "torch", "weights_sha256": "ab" * 32, "weights_origin": [], "model": {"name": "dla34", "stride": 4}}  # fmt: skip
+                "precision": "float32", "backend": "torch", "weights_sha256": "ab" * 32,
+                "weights_origin": [], "model": {"name": "dla34", "stride": 4}}  # fmt: skip
     counts = ImageCounts.of(names, images)
     results = build_results(NAMES, total.scores(), total.matrix, counts, protocol, None, boundary, calibration)
     parts.reverse()  # the farther moved, the worse
