@@ -14,7 +14,7 @@ def check_stored(labels: NDArray[Any]) -> None:
     """Checks type and shape of stored labels: a cast would make others' values wrong ones in silence."""
     what = f"label map of shape {labels.shape}, {labels.dtype}"
     if labels.dtype.kind not in "iub":
-        raise UserError(f"{what}: use integers, such as labels.astype('uint8')")
+        raise UserError(f"{what}: ids are integers: use an integer type, and resize label maps by nearest neighbours")
     if labels.ndim != 2 and (labels.ndim != 3 or labels.shape[2] != 3):
         raise UserError(f"{what}: use (H, W) ids or (H, W, 3) RGB colors")
     if labels.ndim == 3 and labels.dtype != np.uint8 and labels.size and not 0 <= labels.min() <= labels.max() <= 255:

@@ -63,7 +63,7 @@ def test_a_negative_id_is_refused():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.array([[7.6]]), r"shape \(1, 1\), float64: use integers"),
+        (np.array([[7.6]]), r"shape \(1, 1\), float64: ids are integers"),
         (np.zeros((2, 3, 1), np.uint8), r"shape \(2, 3, 1\), uint8: use \(H, W\) ids or \(H, W, 3\) RGB colors"),
         (np.zeros((2, 3, 4), np.uint8), r"shape \(2, 3, 4\)"),
         (np.zeros((5, 2, 4), np.uint8), r"shape \(5, 2, 4\)"),

@@ -9,7 +9,7 @@ import pytest
 
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, miou_interval, resample
+from dlaseg.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, miou_interval, resamples
 from dlaseg.scores_file import read_scores
 
 SCORES = {
@@ -167,4 +167,4 @@ def test_many_images_are_resampled_in_little_memory():
 
 def test_resamples_do_not_depend_on_how_many_are_drawn_at_a_time():
     expected = np.random.default_rng(3).multinomial(5000, np.full(5000, 1 / 5000), RESAMPLES)
-    assert np.array_equal(resample(5000, seed=3), expected)
+    assert np.array_equal(np.concatenate(list(resamples(5000, seed=3))), expected)

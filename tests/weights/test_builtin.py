@@ -200,7 +200,7 @@ def test_a_folder_of_data_does_not_hide_a_name(here, caplog):
     assert resolve("./camvid") == Path("camvid")  # a path is a path
 
 
-@pytest.mark.parametrize("command", ["infer camvidd x.png out", "weights inspect camvidd", "benchmark speed camvidd"])
+@pytest.mark.parametrize("command", ["infer camvidd x.png out", "weights inspect camvidd"])
 def test_a_misspelt_name_is_one_line_with_the_nearest_and_all(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     draw_image(Path("x.png"))
