@@ -350,7 +350,8 @@ def test_other_machines_are_offered_the_listed_weights_alone(photo, tmp_path, mo
             dropdown.preprocess("/etc/passwd")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+# Both end it in the same way
+@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
