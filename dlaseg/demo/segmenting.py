@@ -95,8 +95,8 @@ class Networks:
         return Segmented(Path(file).stem, image, labels, confidence, predictor.label_map, seconds, used)
 
     def _predictor(self, weights: str, backend: str, scales: tuple[float, ...] | None, flip: bool) -> Predictor:
-        file = resolve(weights)
-        state = file.stat() if file.is_file() else None  # of what is replaced by another file, too
+        # What is replaced is read again; a repository is not asked for news with every image
+        state = resolve(weights).stat() if Path(weights).exists() else None
         key = weights, backend, scales, flip, state and (state.st_mtime_ns, state.st_size, state.st_ino)
         with self._lock:
             predictor = self._predictors.pop(key, None) or Predictor(weights, backend, scales=scales, flip=flip)
