@@ -133,4 +133,4 @@ def open_class_folders(
 def _images_below(split_folder: Path, class_name: str) -> list[str]:
     """Images in a class folder and its subfolders, as sorted paths below the split's folder; skips hidden ones."""
     files = (file for file in files_below(split_folder / class_name) if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(str(file.relative_to(split_folder)) for file in files)
+    return sorted(file.relative_to(split_folder).as_posix() for file in files)
