@@ -76,20 +76,10 @@ def evaluate(arguments: Sequence[str]) -> int:
     output = args.output or _default_output(args, dataset)
     workers = 1 if args.workers is None else args.workers
     results = scoring.evaluate(
-        args.weights,
-        dataset,
-        output,
-        args.scales,
-        args.flip,
-        workers,
-        args.device,
-        args.measures,
-        args.precision,
-        args.on_missing_class,
-        args.backend,
-        args.padding,
-        args.max_memory,
-    )
+        args.weights, dataset, output, scales=args.scales, flip=args.flip, workers=workers, device=args.device,
+        measures=args.measures, precision=args.precision, on_missing_class=args.on_missing_class, backend=args.backend,
+        padding=args.padding, max_memory=args.max_memory,
+    )  # fmt: skip
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 
@@ -102,14 +92,9 @@ def _default_output(args: Namespace, dataset: "SegmentationDataset") -> Path:
     output = _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     if (output / "scores.json").exists():
         check_earlier_scores(
-            output / "scores.json",
-            resolve(args.weights),
-            dataset,
-            args.scales,
-            args.flip,
-            args.precision,
-            args.padding,
-        )
+            output / "scores.json", resolve(args.weights), dataset, scales=args.scales, flip=args.flip,
+            precision=args.precision, padding=args.padding,
+        )  # fmt: skip
     return output
 
 
@@ -164,19 +149,10 @@ def _submit(args: Namespace) -> int:
         if given is not None and given != []:
             raise UserError(f"{option}: of scores; --submission writes label maps alone: leave it out")
     archive, count = submit(
-        args.weights,
-        args.root,
-        args.split,
-        args.submission,
-        args.scales,
-        args.flip,
-        args.device,
-        args.precision,
-        args.max_pixels,
-        args.backend,
-        args.padding,
-        args.max_memory,
-    )
+        args.weights, args.root, args.split, args.submission, scales=args.scales, flip=args.flip, device=args.device,
+        precision=args.precision, max_pixels=args.max_pixels, backend=args.backend, padding=args.padding,
+        max_memory=args.max_memory,
+    )  # fmt: skip
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""
     print(f"{count} label maps{incomplete}\n{archive}")

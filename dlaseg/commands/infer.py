@@ -52,15 +52,15 @@ def infer(arguments: Sequence[str]) -> int:
     parser.add_argument("--cpus-per-worker", type=int, help="for engine ray: cores of each (default: up to 4)")
     args = parser.parse_intermixed_args(arguments)
     _check_engine(parser, args)
+    options = {name: getattr(args, name) for name in _SHARED} | {"input": args.inputs}
 
     if args.engine == "ray":
         from dlaseg.inference.ray_engine import infer as infer_with_ray
         from dlaseg.memory import MAX_PIXELS
 
         summary = infer_with_ray(
-            args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
-            args.precision, args.keep_suffix, args.max_pixels or MAX_PIXELS, args.ids, args.scales, args.flip,
-            args.max_memory, args.ray_address, args.workers, args.cpus_per_worker,
+            **options, max_pixels=args.max_pixels or MAX_PIXELS, address=args.ray_address, workers=args.workers,
+            cpus=args.cpus_per_worker,
         )  # fmt: skip
     else:
         from dlaseg.inference.run import infer as run
@@ -69,11 +69,7 @@ def infer(arguments: Sequence[str]) -> int:
         share_freed_memory()
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is unfinished is removed
         try:
-            summary = run(
-                args.weights, args.inputs, args.output, args.save, args.overwrite, args.backend, args.device,
-                args.precision, args.keep_suffix, args.all_frames, args.max_pixels, args.ids, args.scales, args.flip,
-                args.max_memory,
-            )  # fmt: skip
+            summary = run(**options, max_pixels=args.max_pixels, all_frames=args.all_frames)
         finally:
             signal.signal(signal.SIGTERM, before)
     for path, frames in summary.first_frame_only:
@@ -90,6 +86,12 @@ def infer(arguments: Sequence[str]) -> int:
         print(f"{speed:.3g} images/s, {share:.0%} of the time in the network")
     return 2 if summary.failed else 0
 
+
+_SHARED = (
+    "weights", "output", "save", "overwrite", "backend", "device", "precision", "keep_suffix", "ids", "scales", "flip",
+    "max_memory",
+)  # fmt: skip
+"""Options that both engines take by the same names."""
 
 _RAY_ONLY = {"ray_address", "workers", "cpus_per_worker"}
 _LOCAL_ONLY = {"all_frames"}

@@ -173,7 +173,7 @@ def test_ten_people_at_once_are_not_mixed_up(served_page, tmp_path):
         write_png(tmp_path / f"{number}.png", draw_scene(number, 64, 70 + number).image)
 
     def ask(number):
-        client = Client(address, verbose=False)
+        client = Client(address, download_files=False, verbose=False)
         file = handle_file(tmp_path / f"{number}.png")
         return client.predict(file, "camvid", "", "torch", [1.0], False, 0.6, fn_index=index)
 
@@ -209,7 +209,7 @@ def segment_video(served_page):
 
     def ask(file):
         video = None if file is None else handle_file(file)
-        return Client(address, verbose=False).predict(video, "camvid", "torch", fn_index=index)
+        return Client(address, download_files=False, verbose=False).predict(video, "camvid", "torch", fn_index=index)
 
     return ask
 

@@ -27,7 +27,7 @@ blends some, `scales`; see `Graph`."""
 
 WEIGHTS = "weights_sha256"
 """The entry that tells damaged weights, and those of another file: the SHA-256 of the `.bin` beside an `.xml`, or see
-`onnx_weights_sha256`. Files of earlier releases have none."""
+`onnx_weights_sha256`."""
 
 SECTION = "dlaseg"
 """Where the entries are in the rt_info of an OpenVINO IR."""
@@ -86,7 +86,7 @@ def read_graph(path: Path) -> Graph:
         kind = "ONNX file" if path.suffix.lower() == ONNX else "OpenVINO IR with its .bin"
         raise UserError(f"{path}: damaged, or no {kind}: copy it or export it again") from error
     graph = graph_of_entries(path, content.entries, content.precision)
-    if content.entries.get(WEIGHTS, content.weights_sha256) != content.weights_sha256:
+    if content.entries.get(WEIGHTS) != content.weights_sha256:
         weights = "its weights" if path.suffix.lower() == ONNX else f"the weights in {path.with_suffix('.bin').name}"
         raise UserError(f"{path}: {weights} are not those that were exported: copy it with all its files, or export it")
     _check_report(path)
