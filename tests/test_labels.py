@@ -77,6 +77,15 @@ def test_other_types_and_shapes_are_refused(labels, message):
         LABELS.encode(labels)
 
 
+@pytest.mark.parametrize("value", [-1, 256])
+def test_a_channel_beyond_8_bits_is_refused(value):
+    colors = np.array([[ROAD, (255, 255, 255)]], np.int32)
+    assert LABELS.encode(colors).tolist() == [[0, 255]]
+    colors[0, 1, 2] = value
+    with pytest.raises(UserError, match=r"colors from -?[0-9]+ to [0-9]+: use 0 to 255"):
+        LABELS.encode(colors)
+
+
 def test_an_unknown_color_is_refused_with_its_first_place():
     stored = np.full((4, 5, 3), ROAD, np.uint8)
     stored[1, 4] = (128, 64, 129)
@@ -138,6 +147,7 @@ def test_decode_takes_16_bits_only_where_an_id_needs_them():
     ids = np.zeros((1, 1), np.uint8)
     assert LABELS.decode(ids).dtype == np.uint16
     assert LabelMap.numbered(255).decode(ids).dtype == np.uint8
+    assert LabelMap(("a", "b"), (ROAD, SKY), ((256,), (1,))).decode(ids).tolist() == [[256]]
 
 
 def test_colorize_paints_classes_in_their_color_and_the_ignored_black():
@@ -196,6 +206,8 @@ def test_a_name_given_twice_is_refused():
 def test_an_id_given_twice_is_refused():
     message = refusal({"classes": [{"name": "road", "id": 7}, {"name": "sky", "id": [6, 7]}]})
     assert message.startswith("id 7 occurs twice in the classes: ")
+    with pytest.raises(UserError, match=r"^ignored id 9 occurs twice in the classes: "):
+        LabelMap(("a", "b"), (ROAD, SKY), ((0,), (1,)), ignored=(9, 9))
 
 
 def test_an_id_that_is_a_classs_and_ignored_is_refused():
@@ -206,6 +218,8 @@ def test_an_id_that_is_a_classs_and_ignored_is_refused():
 @pytest.mark.parametrize("number", [-1, 65536])
 def test_an_id_that_no_label_map_can_hold_is_refused(number):
     assert f"id {number}" in refusal(two_classes(id=number))
+    largest = LabelMap.from_dict(two_classes(id=65535))
+    assert largest.encode(np.array([[65535, 23]], np.uint16)).tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("number", ["26", "x", 1.5, None, {}])
@@ -405,6 +419,8 @@ def test_a_palette_whose_listed_colors_mean_other_classes_is_refused():
         ROADS.encode_palette(np.array([[2, 0], [1, 0]], np.uint8), palette(RED, (0, 0, 0), SKY))
     with pytest.raises(UserError, match=r"index 1 is class 'road' as an id, its color \(255, 255, 255\) is ignored"):
         ROADS.encode_palette(np.array([[1]], np.uint8), palette(RED, WHITE))
+    with pytest.raises(UserError, match=r"index 1 is class 'road' as an id, its color .* is class 'background'"):
+        ROADS.encode_palette(np.array([[1]], np.uint8), palette(RED, (0, 0, 0)))
 
 
 def test_two_colors_of_other_classes_are_no_chance_though_others_are_not_listed():
