@@ -60,6 +60,11 @@ def one_line(text: str) -> str:
     return escaped(re.sub(r"\s*[\r\n]\s*", " ", text).strip())
 
 
+def percent(share: float | None) -> str:
+    """A share from 0 to 1 as a percentage without its sign, such as `70.62`; `-` for None."""
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
 def to_json(content: Any, indent: int | None = None) -> str:
     """Plain values as JSON whose strings are all `printable`; raises a ValueError for NaN and infinity."""
     return json.dumps(_printable_strings(content), indent=indent, allow_nan=False)

@@ -13,6 +13,7 @@ from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UserError, nearest
 from dlaseg.files import write_json, write_text
 from dlaseg.strict_json import read_json
+from dlaseg.text import percent
 from dlaseg.version import __version__
 from dlaseg.yaml_file import read_yaml
 
@@ -136,18 +137,14 @@ def _cells(row: Score) -> list[str]:
     model = row.results["protocol"].get("model", {})
     network = str(model.get("name", "-")) + (f" stride {model['stride']}" if "stride" in model else "")
     interval = row.results["miou_interval"]
-    ends = "-" if interval is None else " to ".join(map(_percent, interval))
-    percents = [_percent(row.results["miou"]), ends, _percent(row.results["pixel_accuracy"])]
+    ends = "-" if interval is None else " to ".join(map(percent, interval))
+    percents = [percent(row.results["miou"]), ends, percent(row.results["pixel_accuracy"])]
     return [f"{row.weights} \\*" if _is_trained_on(row) else row.weights, network, row.protocol.name, *percents]
 
 
 def _is_trained_on(row: Score) -> bool:
     """Whether it is known that the network was trained on images of the split; if not, it may have been."""
     return row.results is not None and "trained_on" in row.results["protocol"]
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from dlaseg.errors import UserError
 from dlaseg.models.build import OPTIONS
 from dlaseg.run_folder import RunFolder
 from dlaseg.scores_file import read_scores
-from dlaseg.text import escaped
+from dlaseg.text import escaped, percent
 from dlaseg.weights.files import model_sha256
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def model_card(
     options = [f"{option} {escaped(str(given[option]))}" for option in OPTIONS if given[option] != OPTIONS[option]]
     values |= {"origins": list(map(escaped, origins)), "options": options}
     values |= {"output_stride": architecture.get("stride", model.stride)}
-    values |= {"results": results, "license_name": license, "percent": _percent, "source": source}
+    values |= {"results": results, "license_name": license, "percent": percent, "source": source}
     values |= {"earlier": list(filter(None, earlier)), "license_note": license_note, "score_note": score_note}
     values |= {"held_out": parts, "held_out_miou": mean_miou(list(parts.values()))}
     return ModelCard.from_template(data, template_str=_TEMPLATE, **values)
@@ -157,10 +157,6 @@ def _results(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: its classes are not those of the model: score the model's own weights")
     protocol = {key: escaped(value) if isinstance(value, str) else value for key, value in results["protocol"].items()}
     return results | {"protocol": protocol}
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
 
 
 _TEMPLATE = """---

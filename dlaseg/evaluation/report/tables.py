@@ -5,7 +5,7 @@ from typing import Any
 
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import FEWEST_IMAGES, Difference
-from dlaseg.text import escaped
+from dlaseg.text import escaped, percent
 
 WORST = 5
 """Number of images that the table lists."""
@@ -36,9 +36,9 @@ def scores_table(results: Mapping[str, Any]) -> str:
     columns["acc."] = ([row["accuracy"] for row in classes.values()], results["mean_accuracy"])
     shares = [f"{row['pixels'] / total:>7.2%}" for row in classes.values()]
     blocks = [_table("class", list(classes), columns, ["pixels", *shares, ""])]
-    blocks.append([f"pixel accuracy {_percent(results['pixel_accuracy']).strip()}"])
+    blocks.append([f"pixel accuracy {percent(results['pixel_accuracy'])}"])
     if (calibration := results.get("calibration")) is not None:
-        blocks[-1].append(f"expected calibration error {_percent(calibration['expected_calibration_error']).strip()}")
+        blocks[-1].append(f"expected calibration error {percent(calibration['expected_calibration_error'])}")
     interval = results["miou_interval"]
     if interval is not None:
         blocks[-1].append(f"95 % bootstrap interval of the mIoU {interval[0] * 100:.2f} to {interval[1] * 100:.2f}")
@@ -60,7 +60,7 @@ def scores_table(results: Mapping[str, Any]) -> str:
         blocks.append(_table("category", list(rows), category_columns))
     images = zip(results["images"]["miou"], results["images"]["names"], strict=True)
     worst = sorted((miou, name) for miou, name in images if miou is not None)[:WORST]
-    blocks.append(["images with the lowest mIoU", *(f"{_percent(miou)}  {escaped(name)}" for miou, name in worst)])
+    blocks.append(["images with the lowest mIoU", *(f"{percent(miou):>6}  {escaped(name)}" for miou, name in worst)])
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
@@ -77,7 +77,7 @@ def difference_table(rows: Sequence[Difference]) -> str:
                 low, high = (100 * end for end in row.interval)
                 verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
                 difference += f"  {low:+.2f} to {high:+.2f}{verdict}"
-        lines.append(f"{name:<{width}}  {_percent(row.first)}  {_percent(row.second)}  {difference}".rstrip())
+        lines.append(f"{name:<{width}}  {percent(row.first):>6}  {percent(row.second):>6}  {difference}".rstrip())
     significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
     few = sum(row.interval is None and row.first is not None and row.second is not None for row in rows)
     conclusion = (
@@ -101,12 +101,8 @@ def _table(
     width = max(map(len, (title, "mean", *names)))
     lines = [f"{title:<{width}}" + "".join(f"  {name:>6}" for name in columns)]
     for i, name in enumerate(names):
-        lines.append(f"{name:<{width}}" + "".join(f"  {_percent(values[i])}" for values, _ in columns.values()))
-    lines.append(f"{'mean':<{width}}" + "".join(f"  {_percent(mean)}" for _, mean in columns.values()))
+        lines.append(f"{name:<{width}}" + "".join(f"  {percent(values[i]):>6}" for values, _ in columns.values()))
+    lines.append(f"{'mean':<{width}}" + "".join(f"  {percent(mean):>6}" for _, mean in columns.values()))
     if last_column is not None:
         lines = [f"{line}  {text:>7}".rstrip() for line, text in zip(lines, last_column, strict=True)]
     return lines
-
-
-def _percent(value: float | None) -> str:
-    return f"{'-':>6}" if value is None else f"{value * 100:>6.2f}"
