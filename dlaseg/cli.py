@@ -5,7 +5,9 @@ Results go to standard output, progress and errors to standard error. Wrong use 
 """
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from dlaseg.commands import benchmark, compare, data, demo, doctor, evaluate, export, infer, train, weights
@@ -83,6 +85,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"{prog}: {one_line(str(error.object))}: {reason}: set LC_ALL=C.UTF-8 or PYTHONUTF8=1", file=sys.stderr)
         return 2
     except Stopped as stopped:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)  # a second one ends what is left of the process at once
         print(f"{prog}: {stopped}; continue with --resume", file=sys.stderr)
         return 75
     except KeyboardInterrupt:

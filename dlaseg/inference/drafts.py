@@ -52,8 +52,9 @@ def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str
     """
     output = Path(output)
     if output.suffix != ".zip" or output.exists():
-        problem = "exists already" if output.exists() else "is no .zip"
-        raise UserError(f"{output}: {problem}: name a new file, such as drafts.zip")
+        if output.exists():
+            raise UserError(f"{output}: exists already: remove it or name another file")
+        raise UserError(f"{output}: is no .zip: name a file such as drafts.zip")
     predictor.check_gives_logits("how sure a draft is comes from")
     label_map = predictor.label_map
     labelmap = _labelmap(label_map)

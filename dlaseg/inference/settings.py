@@ -65,14 +65,14 @@ def claim_output(output: Folder, settings: Settings, results: Iterable[str], ove
         saved = read_settings(output)
         if saved == settings:
             return
-        existing = _existing_results(output)
+        existing, replaced = _existing_results(output), set(results)
+        others = sorted(name for name in existing if name not in replaced and _video_folder(name) not in replaced)
         if existing and not overwrite:
+            remedy = "or remove what is in it" if others else "or replace them with --overwrite"
             raise UserError(
-                f"{output.show()}: holds results of {_difference(saved, settings)}: use another output folder, or "
-                "replace them with --overwrite"
+                f"{output.show()}: holds results of {_difference(saved, settings)}: use another output folder, {remedy}"
             )
-        replaced = set(results)
-        if others := sorted(name for name in existing if name not in replaced and _video_folder(name) not in replaced):
+        if others:
             raise UserError(
                 f"{output.show(others[0])}: one of {len(others)} results of {_difference(saved, settings)} that this "
                 "run would not replace: use another output folder, or remove them"

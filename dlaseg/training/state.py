@@ -113,7 +113,7 @@ def snapshot(state: TrainState) -> dict[str, Any]:
     """The state as tensors and plain values, for `restore`.
 
     It holds no random state: the order of the samples and their augmentation depend on (seed, epoch, index) alone, and
-    the networks have no dropout.
+    dropout on (seed, step, place in the batch).
     """
     return {
         "model": state.model.state_dict(),

@@ -58,7 +58,8 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
         return _download(match[1], match[3], argument, match[2])
     match = _HUB_NAME.fullmatch(str(source))
     if path.exists() or match is None or match[1].endswith(_SUFFIXES):
-        return path  # the reader refuses a missing file
+        # The reader refuses a missing file. `./camvid` must not become a name
+        return path.absolute() if str(path) in builtin_files() else path
     if not str(source).startswith("hf-hub:") and path.parent.is_dir():
         raise UserError(
             f"{source}: no such file or folder here, where {path.parent} is a folder: correct the name, or give "

@@ -59,7 +59,10 @@ def test_the_least_sure_images_come_first(photos, predictor, tmp_path):
 
 def test_what_cannot_be_drafted_is_one_line_and_leaves_nothing(photos, predictor, tmp_path):
     (tmp_path / "old.zip").write_bytes(b"old")
-    for output, message in (("old.zip", "exists already"), ("d.tar", "is no .zip")):
+    for output, message in (
+        ("old.zip", "exists already: remove it or name another file"),
+        ("d.tar", "is no .zip: name a file such as"),
+    ):
         with pytest.raises(UserError, match=message):
             write_drafts(predictor, [photos], tmp_path / output)
     (tmp_path / "in").mkdir()

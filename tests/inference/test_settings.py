@@ -181,6 +181,8 @@ def test_an_overwrite_that_would_leave_other_results_is_refused(network, other_n
     with pytest.raises(UserError, match=r"color/\d\.png: one of \d results of other weights .* would not replace"):
         infer(other_network, first, out, more, overwrite=True, device="cpu")
     assert results(out) == before
+    with pytest.raises(UserError, match=r"use another output folder, or remove what is in it$"):
+        infer(other_network, first, out, more, device="cpu")
 
 
 def test_an_empty_folder_of_other_settings_is_free(network, other_network, images, tmp_path):
