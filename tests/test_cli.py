@@ -1,12 +1,14 @@
 import hashlib
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from dlaseg_testing import TINY, tiny_variant
 from PIL import Image
 
 import dlaseg
@@ -16,8 +18,9 @@ from dlaseg.commands.parsing import CommandParser
 from dlaseg.config.fields import fields_of
 from dlaseg.config.segmentation import Config
 from dlaseg.data.datasets import DATASETS
-from dlaseg.errors import UserError
+from dlaseg.errors import Stopped, UserError
 from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.run import FEW
 from dlaseg.models import cost
 from dlaseg.training import trainer
 
@@ -32,6 +35,13 @@ def _plain_process():
         patch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny():
+    """For single tests: others list the variants."""
+    with tiny_variant():
+        yield
 
 
 def training(data: Path, output: Path, *more: str) -> list[str]:
@@ -148,6 +158,10 @@ def test_every_data_set_is_in_the_help(capsys):
     for command in ("eval", "data stats"):
         printed = printed_before_exit(capsys, *command.split(), "--help")
         assert f"--dataset {{{','.join(DATASETS)}}}" in printed
+
+
+def test_the_help_of_infer_says_when_auto_is_torch(capsys):
+    assert f"torch for fewer than {FEW} images" in " ".join(printed_before_exit(capsys, "infer", "--help").split())
 
 
 def modules_imported_by(*words: str) -> set[str]:
@@ -397,7 +411,7 @@ def test_a_precision_that_is_not_available_is_refused(capsys, run, data, tmp_pat
 def test_scores_of_weights_on_the_hub_go_to_the_working_folder(monkeypatch, run, data, here):
     seen = []
 
-    def score(weights, dataset, output, *_):
+    def score(weights, dataset, output, **_):
         seen.append((weights, output))
         return {}
 
@@ -445,6 +459,7 @@ def test_the_benchmark_script_is_the_family_of_commands():
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: dlaseg benchmark train ")
+    assert not re.search("--name|--data.on_changed_files", done.stdout)  # of a run, which this is not
 
 
 @pytest.fixture
@@ -512,8 +527,9 @@ def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory)
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, data, here):
-    words = ["benchmark", *without_run_folder(training(data, here / "run")), "--steps", "1"]
+    words = ["benchmark", *without_run_folder(training(data, here / "run", "--model.name", TINY)), "--steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
     (missing,) = printed.err.splitlines()
@@ -709,3 +725,18 @@ def test_the_help_of_a_family_names_its_commands(capsys, family):
     leaves = [name.split()[1] for name in COMMANDS if name.startswith(f"{family} ")]
     assert leaves
     assert all(f"\n    {leaf}" in printed for leaf in leaves)
+
+
+def test_after_a_stop_another_signal_ends_what_is_left_of_the_process_at_once(monkeypatch, capsys):
+    def stopped(arguments):
+        raise Stopped("stopped by SIGINT")
+
+    monkeypatch.setitem(COMMANDS, "train", stopped)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert main(["train"]) == 75
+        assert [signal.getsignal(number) for number in before] == [signal.SIG_DFL] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err == "dlaseg train: stopped by SIGINT; continue with --resume\n"

@@ -38,7 +38,7 @@ from dlaseg.weights.entries import decode_metadata, encode_metadata
 
 MEMORY = 500 << 20
 
-CASES = pytest.mark.parametrize("cases", [100, pytest.param(20_000, marks=pytest.mark.slow)])
+CASES = pytest.mark.parametrize("cases", [30, pytest.param(20_000, marks=pytest.mark.slow)])
 
 
 class NetworkError(BaseException):

@@ -41,7 +41,11 @@ def draw_images(folder: Path, height: int, width: int, count: int) -> list[Path]
     paths = []
     for number in range(count):
         paths.append(folder / f"{number}.png")
-        write_png(paths[-1], draw_scene(number, height, width).image)
+        try:
+            scene = draw_scene(number, height, width)
+        except UserError as error:
+            raise UserError(f"{error}, or give images of your own by --images") from error
+        write_png(paths[-1], scene.image)
     return paths
 
 

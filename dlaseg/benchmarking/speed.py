@@ -334,8 +334,7 @@ def _is_same_network(candidate: Candidate, first: Candidate) -> bool:
     """Whether labels should be equal: the same weights, or a file that was exported from them."""
     if candidate.source == first.source:
         return True
-    is_ours = candidate.family == "dlaseg" and candidate.is_exported
-    return is_ours and exported_from(candidate.source) == model_sha256(model_of(first))
+    return candidate.is_exported and exported_from(candidate.source) == model_sha256(model_of(first))
 
 
 def _equal_share(expected: Sequence[NDArray[Any]], labels: Sequence[NDArray[Any]]) -> float:

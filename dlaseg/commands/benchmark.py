@@ -1,6 +1,7 @@
 """`dlaseg benchmark ...`."""
 
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from dlaseg.config.checks import check_workers
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
 from dlaseg.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -28,7 +31,8 @@ def _measure(
 ) -> int:
     from dlaseg.commands.config_parser import ConfigParser
 
-    parser = ConfigParser(kind, prog=f"dlaseg benchmark {name}", description=command.__doc__)
+    without_effect = ("name", "data.on_changed_files")
+    parser = ConfigParser(kind, without_effect, prog=f"dlaseg benchmark {name}", description=command.__doc__)
     parser.add_argument("--steps", type=int, default=10, help="batches per measurement, in each of 5 rounds")
     parser.add_argument("--json", action="store_true", help="print all results, round by round, as JSON")
     config, args = parser.parse(arguments)
@@ -51,7 +55,7 @@ def speed(arguments: Sequence[str]) -> int:
     parser.add_argument("--images", type=Path, help="an image or a folder; dlaseg infer is measured from file to file, "
                         "too")  # fmt: skip
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="without --images, street scenes of this "
-                        "height and width are drawn (default: 512 1024)")  # fmt: skip
+                        "height, 64 to 1024, and width, 64 to 2048, are drawn (default: 512 1024)")  # fmt: skip
     parser.add_argument("--count", type=int, default=4, help="images: the first of the folder, or so many are drawn")
     parser.add_argument("--files", action="store_true", help="measure from file to file with drawn images, too")
     parser.add_argument("--backends", nargs="+", default=["torch"], help="what runs the networks")
@@ -70,7 +74,8 @@ def speed(arguments: Sequence[str]) -> int:
     parser.add_argument("--root-kernel-size", type=int, default=1, help="of the same")
     parser.add_argument("--no-memory", action="store_true", help="do not start processes that measure peak memory")
     parser.add_argument("--leaderboard", type=Path, help="leaderboard.json of dlaseg benchmark accuracy, for a plot of "
-                        "accuracy over speed; needs --output")  # fmt: skip
+                        "accuracy over speed of the weights that it has with the same backend and precision; needs "
+                        "--output")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv, speed.json and plots (SVG)")
     args = parser.parse_args(arguments)
 
@@ -106,7 +111,14 @@ def speed(arguments: Sequence[str]) -> int:
               "long, and ratios vary", file=sys.stderr)  # fmt: skip
     print(speed_markdown(measured))
     if args.output is not None:
-        print("", *write_speed(measured, args.output, board), sep="\n")
+        written = write_speed(measured, args.output, board)
+        print("", *written, sep="\n")
+        if args.leaderboard is not None and not any(path.suffix == ".svg" for path in written):
+            logger.warning(
+                "%s: no row of it has these weights with the backend and precision that were timed, at one scale: "
+                "nothing is plotted: score them by dlaseg benchmark accuracy --protocols BACKEND+PRECISION",
+                args.leaderboard,
+            )
     return 2 if any(row.message is not None for row in measured.rows) else 0
 
 

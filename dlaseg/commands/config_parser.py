@@ -22,10 +22,11 @@ class ConfigParser(CommandParser):
 
     Args:
         kind: class of the config.
+        hidden: fields that have no effect on this command, so that its help leaves them out.
         kwargs: for `CommandParser`.
     """
 
-    def __init__(self, kind: type[Config | PretrainConfig], **kwargs: Any):
+    def __init__(self, kind: type[Config | PretrainConfig], hidden: Sequence[str] = (), **kwargs: Any):
         self.fields = {field.name: field for field in fields_of(kind())}
         a_list = next(field for field in self.fields.values() if isinstance(field.default, tuple))
         super().__init__(
@@ -34,7 +35,7 @@ class ConfigParser(CommandParser):
             **kwargs,
         )
         self._negative_number_matcher = re.compile(r"-\.?\d")  # argparse takes -1e-3 for an option
-        self.kind = kind
+        self.kind, self.hidden = kind, hidden
         self.add_argument("--config", action="append", type=Path, default=[], metavar="FILE", help="YAML file with "
                           "the config of the run, see configs/; a later one overrides an earlier one, and the options "
                           "below override all")  # fmt: skip
@@ -81,7 +82,7 @@ class ConfigParser(CommandParser):
                 nargs="+" if is_list else None,  # so that the message for `64 96` shows both
                 default=argparse.SUPPRESS,
                 metavar=_metavar(field.type),
-                help=_help(field).replace("%", "%%"),
+                help=argparse.SUPPRESS if field.name in self.hidden else _help(field).replace("%", "%%"),
             )
 
     def unknown_option(self, name: str) -> str:

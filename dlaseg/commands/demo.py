@@ -11,10 +11,11 @@ def demo(arguments: Sequence[str]) -> int:
     """Serve a page on which people try weights: images, videos, two networks side by side."""
     parser = command_parser("demo", demo)
     parser.add_argument("weights", nargs="*", help="files, folders, names of `dlaseg weights "
-                        "list`, or USER/NAME of the Hugging Face hub (default: those that come along)")  # fmt: skip
+                        "list`, or USER/NAME of the Hugging Face hub (default: the first name of that "
+                        "list)")  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is open to the network "
                         "(default: 127.0.0.1, this machine alone)")  # fmt: skip
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     parser.add_argument("--max-upload", type=size_in_bytes, default="50MB", metavar="SIZE", help="largest file that is "
                         "taken")  # fmt: skip
     args = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dlaseg.commands.parsing import (
     add_backend_argument,
@@ -17,9 +16,6 @@ from dlaseg.commands.parsing import (
 )
 from dlaseg.config.checks import check_workers
 from dlaseg.errors import UserError
-
-if TYPE_CHECKING:
-    from dlaseg.data.pairs import SegmentationDataset
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -45,8 +41,10 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "for weights only, calibration (expected calibration error)")  # fmt: skip
     parser.add_argument("--output", type=Path, help="folder for scores.json and report.html, which are replaced "
                         "(default: DATASET-SPLIT beside best.safetensors or model.safetensors, NAME-DATASET-SPLIT "
-                        "beside another weights file, for a name NAME-DATASET-SPLIT here; scores of other weights, "
-                        "images or options are not replaced there)")  # fmt: skip
+                        "beside another weights file, for a name NAME-DATASET-SPLIT here, PREDICTIONS-SPLIT beside the "
+                        "folder of --predictions; scores of other weights, images or options are not replaced there, "
+                        "but those of best.safetensors and model.safetensors are, which may have been trained "
+                        "further)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read images (default: 1); for predictions, threads "
                         "(default: one per core)")  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (default: auto)")
@@ -73,29 +71,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     check_max_pixels(args.max_pixels)
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     dataset = replace(dataset, max_pixels=args.max_pixels)
-    output = args.output or _default_output(args, dataset)
+    output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = scoring.evaluate(
         args.weights, dataset, output, scales=args.scales, flip=args.flip, workers=workers, device=args.device,
         measures=args.measures, precision=args.precision, on_missing_class=args.on_missing_class, backend=args.backend,
-        padding=args.padding, max_memory=args.max_memory,
+        padding=args.padding, max_memory=args.max_memory, keep_others=args.output is None,
     )  # fmt: skip
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
-
-
-def _default_output(args: Namespace, dataset: "SegmentationDataset") -> Path:
-    """The folder of the scores without `--output`, in which those of something else are not replaced."""
-    from dlaseg.evaluation.earlier_scores import check_earlier_scores
-    from dlaseg.weights.download import resolve
-
-    output = _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
-    if (output / "scores.json").exists():
-        check_earlier_scores(
-            output / "scores.json", resolve(args.weights), dataset, scales=args.scales, flip=args.flip,
-            precision=args.precision, padding=args.padding,
-        )  # fmt: skip
-    return output
 
 
 def _output_folder(weights: str, name: str) -> Path:
@@ -134,8 +118,9 @@ def _evaluate_predictions(args: Namespace) -> int:
     keep_freed_memory()  # the same few megabytes for every image
     output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
     results = score_predictions(
-        args.predictions, args.root, args.split, output, args.workers, args.measures, args.max_pixels
-    )
+        args.predictions, args.root, args.split, output, args.workers, args.measures, args.max_pixels,
+        args.output is None,
+    )  # fmt: skip
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
 

@@ -26,7 +26,7 @@ def export(arguments: Sequence[str]) -> int:
     parser.add_argument("--engine", choices=("onnxruntime", "openvino"), help="with --layout triton: what runs the "
                         "network in the server (default: onnxruntime; with --int8 openvino)")  # fmt: skip
     parser.add_argument("--compare-images", type=Path, help="an image or a folder to compare the file with PyTorch on "
-                        "(default: drawn street scenes; with --int8, of the split)")  # fmt: skip
+                        "(default: drawn street scenes; with --int8, the first image of the split)")  # fmt: skip
     parser.add_argument("--int8", action="store_true", help="compute convolutions in int8 (.xml only); needs a "
                         "labelled split, --dataset and --root, to score it on")  # fmt: skip
     parser.add_argument("--max-drop", type=float, help="with --int8: points of mIoU that may be lost; layers that lose "

@@ -38,7 +38,7 @@ def infer(arguments: Sequence[str]) -> int:
     add_max_pixels_argument(parser, in_strips=True)
     add_max_memory_argument(parser)
     add_backend_argument(parser, "auto")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (ray: auto, cpu or cuda)")
     add_precision_argument(parser)
     parser.add_argument("--scales", type=float, nargs="+", help="average over these scales (default: 1); "
                         "a network with scale-space rendering blends them (default: those in its file)")  # fmt: skip

@@ -148,10 +148,11 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Adds `--backend`; None is torch, and for an exported file what reads it."""
+    """Adds `--backend`; None is torch, and for an exported file what reads it; `auto` is as for `dlaseg.infer`."""
+    few = ", and torch for fewer than 8 images of a network that would be converted first" if default == "auto" else ""
     parser.add_argument("--backend", choices=("auto", "torch", "torch-compile", "openvino",
                         "onnxruntime"), default=default,
-                        help="what runs the network; auto is the fastest that is installed and as exact as torch "
+                        help=f"what runs the network; auto is the fastest that is installed and as exact as torch{few} "
                         f"(default: {default or 'torch; for an exported file, what reads it'})")  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = F
     """Adds `--max-pixels`; None by default if images are read in strips."""
     from dlaseg.memory import MAX_PIXELS
 
-    more = "; more for PNG and TIFF, which are read in strips" if in_strips else ""
+    more = "; more for PNG and TIFF with engine local, which reads them in strips" if in_strips else ""
     parser.add_argument("--max-pixels", type=int, default=None if in_strips else MAX_PIXELS, help="refuse larger "
                         f"images before they are decoded (default: {MAX_PIXELS:_}{more})")  # fmt: skip
 

@@ -20,8 +20,9 @@ class BaseTrainConfig(ConfigSection):
         grad_accum_steps: micro-batches into which each process splits its share of a batch, to save memory. The update
             stays the same except for batch norm, whose statistics are those of each micro-batch.
         optimizer: sgd, with momentum; adamw, which gets further in short runs; muon, which gets furthest from random
-            weights (docs/experiments.md): it orthogonalises the updates of all convolutions but the first and the last,
-            and is AdamW for the other parameters. A step takes some 10 % longer on a CPU.
+            weights (docs/experiments.md): it orthogonalises the updates of all convolutions but the first, the last,
+            and depthwise and transposed ones, and is AdamW for the other parameters. A step takes some 10 % longer on a
+            CPU.
         lr: learning rate after warm-up.
         min_lr: for schedules poly and cosine: learning rate that they fall to; as lr, for the backbone times
             backbone_lr_factor.

@@ -1,17 +1,15 @@
 """How scores that exist differ from others: two that are compared, or those that would replace them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.names import escape_name
-from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
-from dlaseg.inference.backends.exported import exported_sha256, is_exported, read_graph
+from dlaseg.labels import LabelMap
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.scores_file import read_scores
 from dlaseg.weights.download import FILE
@@ -48,28 +46,26 @@ def _shown(protocol: Mapping[str, Any], key: str) -> str | None:
 
 def check_earlier_scores(
     path: Path,
-    weights: Path,
-    dataset: SegmentationDataset,
-    scales: Sequence[float] | None,
-    flip: bool,
-    precision: str,
-    padding: str,
+    protocol: Mapping[str, Any],
+    names: Sequence[str],
+    labels: LabelMap,
+    first_target: Callable[[], NDArray[np.uint8]],
+    weights: Path | None = None,
 ) -> None:
     """Refuses to replace scores of something else: another weights file, another protocol, or other images.
 
-    Of the ground truth, only that of the first image is read. What the precision `auto` becomes is not known here.
+    Of the ground truth, only that of the first image is read.
 
     Args:
         path: a `scores.json`, which need not exist.
-        weights: the file that will be scored.
-        dataset: the split.
-        scales: see `Predictor`, as the following.
-        flip: whether mirrored.
-        precision: of the computation.
-        padding: see `score`.
+        protocol: of the scores that would replace it.
+        names: of the images, escaped.
+        labels: the classes.
+        first_target: reads the ground truth of the first image, (H, W) train ids.
+        weights: the file that is scored; None for label maps of any program.
 
     Raises:
-        UserError: names what differs; as `SegmentationDataset.read`.
+        UserError: names what differs; as `first_target`.
     """
     try:
         earlier = read_scores(path, "images")
@@ -77,20 +73,17 @@ def check_earlier_scores(
     except (UserError, ValueError):
         return  # no scores, which anything may replace
     texts = []
-    same_weights = earlier["protocol"].get("weights_sha256") == exported_sha256(weights)
-    if not same_weights and weights.name not in (BEST_WEIGHTS, FILE):  # a run's may have been trained further since
+    before, now = (each.get("weights_sha256") for each in (earlier["protocol"], protocol))
+    # Those of a run may have been trained further since
+    may_change = before is not None and weights is not None and weights.name in (BEST_WEIGHTS, FILE)
+    if before != now and not may_change:
         texts.append("other weights")
-    now = {"scales": scales or _own_scales(weights), "flip": flip, "padding": padding}
-    if precision != "auto":
-        now["precision"] = precision
-    # int8 is a property of the file, not of how it is scored
-    asked = str(earlier["protocol"].get("precision", "float32")).removeprefix("int8").removeprefix("+") or "float32"
-    texts += protocol_differences({**earlier["protocol"], "precision": asked}, now, ", now ")
-    if list(images.names) != [escape_name(pair.name) for pair in dataset.pairs]:
-        texts.append(f"other images ({len(images.names)}, now {len(dataset)})")
-    elif list(earlier["classes"]) != list(dataset.label_map.names):
+    texts += protocol_differences(earlier["protocol"], protocol, ", now ")
+    if list(images.names) != list(names):
+        texts.append(f"other images ({len(images.names)}, now {len(names)})")
+    elif list(earlier["classes"]) != list(labels.names):
         texts.append("other classes")
-    elif not np.array_equal(images.support[0], _pixels(dataset)):
+    elif not np.array_equal(images.support[0], _pixels(first_target(), labels.num_classes)):
         texts.append(f"another label map of {images.names[0]}")
     if texts:
         raise UserError(
@@ -99,16 +92,6 @@ def check_earlier_scores(
         )
 
 
-def _own_scales(weights: Path) -> Sequence[float]:
-    """Those that a network blends, or 1."""
-    if is_exported(weights):
-        return read_graph(weights).scales or (1.0,)
-    from dlaseg.weights.files import read_model_file  # imports torch
-
-    return read_model_file(weights)[0].architecture.get("scales") or (1.0,)
-
-
-def _pixels(dataset: SegmentationDataset) -> NDArray[np.intp]:
-    """Pixels of each class in the first image, (C,)."""
-    _, target = dataset.read(0)
-    return np.bincount(target.ravel(), minlength=256)[: dataset.label_map.num_classes]
+def _pixels(target: NDArray[np.uint8], num_classes: int) -> NDArray[np.intp]:
+    """Pixels of each class, (C,)."""
+    return np.bincount(target.ravel(), minlength=256)[:num_classes]

@@ -17,6 +17,7 @@ from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
 from dlaseg.evaluation.cityscapes.scores import scores as benchmark_scores
+from dlaseg.evaluation.earlier_scores import check_earlier_scores
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
@@ -50,6 +51,7 @@ def evaluate(
     backend: str | None = None,
     padding: str = "mirror",
     max_memory: int | None = None,
+    keep_others: bool = False,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
 
@@ -70,13 +72,15 @@ def evaluate(
         backend: see `Predictor`.
         padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
         max_memory: see `Predictor`; scores of images in tiles may differ.
+        keep_others: whether scores of something else in `output` are an error, see `check_earlier_scores`; otherwise
+            they are replaced.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
         UserError: an unknown measure or padding, no images, instance maps of some images only, and as `Predictor`,
-            `check_labels` and `evaluate_predictor`.
+            `check_earlier_scores`, `check_labels` and `evaluate_predictor`.
     """
     check_measures(measures)
     if not dataset.pairs:
@@ -94,6 +98,22 @@ def evaluate(
     file = resolve(weights)
     network = stretch(open_network(file)) if padding == "stretch" else file
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
+    protocol = {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "images": len(dataset),
+        "scales": list(predictor.scales),
+        "flip": flip,
+        "backend": predictor.backend.name,
+        "precision": predictor.backend.precision,
+        "model": dict(predictor.metadata.architecture),
+        "weights_sha256": exported_sha256(file),
+        **({"padding": padding} if padding != "mirror" else {}),
+    }
+    names = [escape_name(pair.name) for pair in dataset.pairs]
+    if keep_others:  # not before: only the predictor knows what `auto` becomes
+        path = output / "scores.json"
+        check_earlier_scores(path, protocol, names, dataset.label_map, lambda: dataset.read(0)[1], file)
     image_counts: list[NDArray[np.int64]] = []
     # The ids of built-in data sets are fixed, and the scores name classes that do not occur: no need to read all twice
     if on_missing_class is not None and has_own_classes(dataset):
@@ -117,17 +137,7 @@ def evaluate(
             "%s: %s %s: the scores are too high: score a split that was held out", weights, split, trained_on
         )
     confusion = evaluate_predictor(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
-    protocol = {
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "images": len(dataset),
-        "scales": list(predictor.scales),
-        "flip": flip,
-        "backend": predictor.backend.name,
-        "precision": predictor.backend.precision,
-        "model": dict(predictor.metadata.architecture),
-        "weights_sha256": exported_sha256(file),
-        **({"padding": padding} if padding != "mirror" else {}),
+    protocol |= {
         **({"tiled": True} if predictor.memory.tiled else {}),
         **({"trained_on": True} if trained_on is not None else {}),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
@@ -136,7 +146,7 @@ def evaluate(
         dataset.label_map.names,
         confusion.scores(),
         confusion.matrix,
-        ImageCounts.of([escape_name(pair.name) for pair in dataset.pairs], image_counts),
+        ImageCounts.of(names, image_counts),
         protocol,
         None if counts is None else benchmark_scores(counts, with_instances),
         boundary,

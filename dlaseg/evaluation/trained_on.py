@@ -15,9 +15,9 @@ from dlaseg.weights.builtin import BuiltinWeights, builtin_files, list_weights
 def images_of_training(file: Path, dataset: SegmentationDataset) -> str | None:
     """Says which images of a split are known to be among those of the training; None if none are known to be.
 
-    It is known of weights that come with the package and of networks that started from these, by the names of their
-    splits, and of those in a run folder, by the names and file sizes of the images that the run recorded. Of other
-    files nothing is known.
+    It is known of weights that come with the package and of networks that started or were exported from these, by the
+    names of their splits, and of those in a run folder, by the names and file sizes of the images that the run
+    recorded. Of other files nothing is known.
 
     Args:
         file: the weights.

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dlaseg.export.check import Comparison, batches_of, compare
 from dlaseg.export.formats import AXES, write_network
 from dlaseg.export.network import trace_network
 from dlaseg.factory import load_model
-from dlaseg.files import write_json
+from dlaseg.files import sha256, write_json
 from dlaseg.images import read_image
 from dlaseg.inference.backends.exported import (
     OPENVINO,
@@ -28,10 +28,16 @@ from dlaseg.inference.backends.exported import (
 )
 from dlaseg.inference.backends.graph import INPUT, INPUTS, OUTPUTS
 from dlaseg.inference.sources import find_images
+from dlaseg.metadata import Origin
 from dlaseg.models.base import SegmentationModel
 from dlaseg.synthetic.dataset import draw_scene
 from dlaseg.version import __version__
+from dlaseg.weights.builtin import builtin_files
+from dlaseg.weights.checkpoints import read_checkpoint
+from dlaseg.weights.download import resolve
+from dlaseg.weights.entries import encode_metadata
 from dlaseg.weights.files import model_sha256
+from dlaseg.weights.recognition import recognize
 
 MOST_IMAGES, MOST_PIXELS = 4, 1 << 20
 """Images that a file is compared on; of larger ones the middle."""
@@ -83,12 +89,36 @@ def export(
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     pictures = comparison_images(images)
     program = trace_network(model, input, output)
+    entries = entries_of(weights, model, input, output)
     with writing(path) as temporary:
-        write_network(program, temporary, encode_entries(model, input, output), input, output)
+        write_network(program, temporary, entries, input, output)
         comparisons = compare(temporary, model, input, output, batches_of(pictures))
         require_exact(path, comparisons)
         write_json(report_path(temporary), describe(temporary, model, input, output, comparisons))
     return Export(path, report_path(path), tuple(comparisons))
+
+
+def entries_of(
+    weights: str | Path | SegmentationModel, model: SegmentationModel, input: str, output: str
+) -> dict[str, str]:
+    """The metadata of the file. If the weights come with the package, the origin names them, so that scores say so.
+
+    Args:
+        weights: see `export`.
+        model: the network of these weights.
+        input: see `export`.
+        output: see `export`.
+    """
+    entries = encode_entries(model, input, output)
+    if not isinstance(weights, str | Path):
+        return entries
+    digest = sha256(resolve(weights))
+    origin = [
+        Origin("weights", name, str(recognize(read_checkpoint(file))), digest)
+        for name, file in builtin_files().items()
+        if sha256(file) == digest
+    ]
+    return entries | encode_metadata(replace(model.metadata, origin=(*model.metadata.origin, *origin)))
 
 
 def check_arguments(path: Path, input: str, output: str) -> None:

@@ -15,14 +15,14 @@ from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import evaluate_predictor
 from dlaseg.export.check import Comparison, batches_of, compare
-from dlaseg.export.export import check_arguments, comparison_images, describe, require_exact, writing
+from dlaseg.export.export import check_arguments, comparison_images, describe, entries_of, require_exact, writing
 from dlaseg.export.formats import write_network, write_openvino
 from dlaseg.export.network import trace_network
 from dlaseg.export.quantize import import_nncf, search, weight_names
 from dlaseg.factory import load_model
 from dlaseg.files import write_json
 from dlaseg.images import read_image
-from dlaseg.inference.backends.exported import OPENVINO, encode_entries, read_graph, report_path
+from dlaseg.inference.backends.exported import OPENVINO, read_graph, report_path
 from dlaseg.inference.backends.graph import openvino_core, require
 from dlaseg.inference.predictor import Predictor
 from dlaseg.models.base import SegmentationModel
@@ -81,7 +81,7 @@ def export_int8(
         max_drop: largest loss of mIoU, in points (percent).
         input: see `export`.
         output: see `export`.
-        images: see `export`; by default the first ones of the split.
+        images: see `export`; by default the first one of the split.
         workers: processes that read the split.
 
     Raises:
@@ -101,7 +101,7 @@ def export_int8(
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     dataset.require_labels()
     pictures = comparison_images(dataset.pairs[0].image if images is None else images)
-    entries = encode_entries(model, input, output)
+    entries = entries_of(weights, model, input, output)
     spaced = np.linspace(0, len(calibration) - 1, min(CALIBRATION_IMAGES, len(calibration))).round().astype(int)
     inputs = [_input(read_image(calibration[index]), model, input) for index in spaced]
     with writing(path) as temporary:

@@ -141,7 +141,7 @@ def search(
 ) -> tuple[Any, tuple[str, ...]] | None:
     """Quantises as many layers as possible, such that the result is accepted.
 
-    First all; then the layers that lose most stay in float32: one, two, four, ... up to half of them.
+    First all; then the layers that lose most stay in float32: one, two, four, ..., and at last half of them.
 
     Args:
         network: an `openvino.Model`; is not changed.
@@ -155,12 +155,11 @@ def search(
     if accept(candidate):
         return candidate, ()
     ranked = rank_layers(network, images)
-    count = 1
-    while count <= len(ranked) // 2:
+    half = len(ranked) // 2
+    for count in sorted({*(1 << power for power in range(half.bit_length())), half} - {0}):
         in_float = tuple(ranked[:count])
         logger.info("kept in float32: %s", ", ".join(in_float))
         candidate = quantize(network, images, in_float)
         if accept(candidate):
             return candidate, in_float
-        count *= 2
     return None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
+from dlaseg.inference.containers import is_whole
 from dlaseg.inference.sources import Source
 from dlaseg.text import printable
 
@@ -30,7 +31,7 @@ FASTEST, USUAL = 240, 30
 """Frames per second that a video may have, and those of one that has no rate, or the ticks of its clock as a rate."""
 
 UNFINISHED = 0.5
-"""Seconds that may be missing at the end of a video, because some formats only estimate the number of frames."""
+"""Seconds that may be missing at the end of a whole video, because the number of frames may be an estimate."""
 
 Frame = tuple[NDArray[np.uint8], float]
 """(H, W, 3) uint8 RGB, turned upright, and its time in seconds."""
@@ -92,7 +93,7 @@ class Video:
         """What is wrong with a video of which that many frames were read; the last one ended after `end` seconds."""
         if not frames:
             return f"{self.path}: no frame can be read: replace the file, or convert it to another codec"
-        if frames >= self.frames or self._duration - end <= UNFINISHED:
+        if frames >= self.frames or (self._duration - end <= UNFINISHED and is_whole(self.path)):
             return None
         return (
             f"{self.path}: broken or truncated: only {frames} of {self.frames} frames can be read; their results were "

@@ -33,7 +33,7 @@ from dlaseg.inference.ray_worker import (
     try_out,
 )
 from dlaseg.inference.remote import find_remote_images, is_url, local_path, open_folder, read_url
-from dlaseg.inference.run import begin, choose_backend, network_sha256
+from dlaseg.inference.run import begin, choose_backend, log_torch, network_sha256
 from dlaseg.inference.settings import Settings, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, find_images
@@ -121,6 +121,8 @@ def infer(
             predictor.scales or (1.0,), flip, max_memory,
         )  # fmt: skip
         todo, summary = begin(sink, sources, settings, overwrite)
+        if saved is not None and backend == "auto" and chosen == "torch" and not gpus:
+            log_torch(folder, todo)
         context = WorkerContext(predictor, folder, folder.read(SETTINGS), keep_suffix, max_pixels, ids)
         tasks = [
             Task(number, (source,), sink.kinds if overwrite else tuple(sink.missing(source)))

@@ -33,7 +33,7 @@ class PredictorSpec:
     Attributes:
         name: of the weights file.
         backend: see `Predictor`.
-        precision: see `Predictor`.
+        precision: see `Predictor`; or what a backend computes in.
         cpus: cores that it has, and threads of the network there.
         gpus: that it has, 0 or 1.
         scales: see `Predictor`.
@@ -64,8 +64,10 @@ class PredictorSpec:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content)
             device = "cuda" if self.gpus else "cpu"
+            # int8, int8+bfloat16: what is quantised is said by the file alone
+            precision = self.precision.removeprefix("int8").removeprefix("+") or "float32"
             return Predictor(
-                Path(folder) / self.name, self.backend, device, self.precision, self.scales, self.flip,
+                Path(folder) / self.name, self.backend, device, precision, self.scales, self.flip,
                 max_memory=self.max_memory,
             )  # fmt: skip
 

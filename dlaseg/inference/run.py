@@ -1,5 +1,7 @@
 """Inference over files and folders."""
 
+import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from dlaseg.models.base import SegmentationModel
 
 FEW = 8
-"""Images for which `auto` does not convert a network: that takes longer than it saves."""
+"""From so many images on, `auto` converts a network: for fewer, that takes longer than it saves."""
+
+logger = logging.getLogger(__name__)
 
 
 def infer(
@@ -91,8 +95,8 @@ def infer(
     recorded = None if previous is None else previous.max_memory
     if overwrite and recorded != max_memory:
         recorded = None
-    backend = choose_backend(backend, network, weights_sha256, sources, saved)
-    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory or recorded)
+    chosen = choose_backend(backend, network, weights_sha256, sources, saved)
+    predictor = Predictor(network, chosen, device, precision, scales, flip, max_memory=max_memory or recorded)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, predictor.scales)), flip, None if recorded is None else predictor.memory.max_memory,
@@ -105,6 +109,8 @@ def infer(
     if not overwrite:
         check_recordings(sink, sources)
     todo, summary = begin(sink, sources, settings, overwrite)
+    if saved is not None and backend == "auto" and chosen == "torch" and predictor.backend.device == "cpu":
+        log_torch(sink.folder, todo)
     claim = Claim(LocalFolder(output), settings)
     sink.before_write = claim.check
 
@@ -162,6 +168,16 @@ def choose_backend(
     if not isinstance(network, Graph) and _are_few(sources) and kept_graph(network) is None:
         return "torch"
     return backend
+
+
+def log_torch(output: Folder, todo: Sequence[Source]) -> None:
+    """Says that `auto` is torch because results are; not for a few images, or if nothing faster is installed."""
+    if importlib.util.find_spec("openvino") and not _are_few(todo):
+        logger.info(
+            "%s: holds results of torch, so torch runs the network: use another output folder, or --overwrite, to let "
+            "--backend auto choose",
+            output.show(),
+        )
 
 
 def begin(

@@ -95,7 +95,8 @@ def _gates(model: Network, train: BaseTrainConfig) -> list[nn.Module]:
 def _matrices(model: Network) -> dict[int, int]:
     """The weights that Muon trains, by id: the number of matrices in each, one per group of a convolution.
 
-    All but the first layer and the last ones, which read pixels and write logits, and depthwise convolutions.
+    All but the first layer and the last ones, which read pixels and write logits, and depthwise and transposed
+    convolutions.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     last = model.logit_layers() if isinstance(model, SegmentationModel) else layers[-1:]

@@ -312,15 +312,19 @@ def test_the_plot_marks_what_was_trained_on_the_split(images, clock, fakes, trai
 def test_labels_are_compared_with_files_exported_from_the_same_weights_alone(tmp_path, weights_file):
     copy = tmp_path / "copy.xml"
     rows = make_candidates(
-        ["camvid", "camvid-int8", str(copy), str(weights_file)], ["plain"], ["torch"], ["float32"], "cpu", ARCHITECTURE
+        ["camvid", "camvid-int8", str(copy), str(weights_file)],
+        ["plain", f"onnx:{tmp_path / 'copy.onnx'}", "smp:Unet:resnet18"],
+        *(["torch"], ["float32"], "cpu", ARCHITECTURE),
     )
-    plain, exported = rows[0], rows[3]
+    plain = rows[0]
     of_another = replace(plain, source=str(weights_file))
-    assert [speed._is_same_network(row, plain) for row in rows] == [True, True, True, False, False]
-    assert [speed._is_same_network(row, of_another) for row in rows] == [False, False, False, False, True]
-    (tmp_path / "copy.xml.json").write_text(json.dumps({"weights_sha256": networks.exported_from("camvid-int8")}))
-    assert speed._is_same_network(exported, plain)
-    assert not speed._is_same_network(exported, of_another)
+    assert [speed._is_same_network(row, plain) for row in rows] == [True] * 3 + [False] * 4
+    assert [speed._is_same_network(row, of_another) for row in rows] == [False] * 4 + [True, False, False]
+    for suffix, exported in ((".xml", rows[3]), (".onnx", rows[5])):
+        report = {"weights_sha256": networks.exported_from("camvid-int8")}
+        copy.with_suffix(f"{suffix}.json").write_text(json.dumps(report))
+        assert speed._is_same_network(exported, plain)
+        assert not speed._is_same_network(exported, of_another)
 
 
 def test_the_command_measures_from_file_to_file_and_writes_tables(tmp_path, capsys, small_matrix):
@@ -349,6 +353,22 @@ def test_the_command_takes_weights_and_images(tmp_path, images, weights_file, sm
     chart = (tmp_path / "out/speed-accuracy-camvid-val.svg").read_text()
     assert "1  plain PyTorch weights.safetensors" in chart
     assert "2  weights.safetensors torch float32" in chart
+
+
+def test_a_leader_board_without_what_was_timed_is_told(tmp_path, monkeypatch, images, clock, fakes, caplog):
+    found = measured(images, clock)
+    found = replace(found, rows=[replace(row, weights_sha256="a") for row in found.rows])
+    monkeypatch.setattr(speed, "measure_speed", lambda *_: found)
+    board = tmp_path / "leaderboard.json"
+    row = {"dataset": "a", "weights_sha256": "a", "backend": "torch", "scales": [1.0], "flip": False, "miou": 0.5}
+    for precision, message in (
+        ("float32", []),
+        ("bfloat16", [f"{board}: no row of it has these weights with the backend and precision that were timed, at"]),
+    ):
+        board.write_text(json.dumps({"rows": [{**row, "precision": precision}]}))
+        words = ["dla46_c", "--images", str(images[0]), "--leaderboard", str(board), "--output", str(tmp_path / "out")]
+        assert main(["benchmark", "speed", *words]) == 0
+        assert [text.partition(" one scale: ")[0] for text in caplog.messages] == message
 
 
 def scored_row(path):
@@ -405,7 +425,11 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
             "--precisions bfloat16: the backend onnxruntime has none of them: add float32",
         ),
         (["dla46_c", "--precisions", "float64"], "precision 'float64': use one of"),
-        (["dla46_c", "--size", "8", "8"], "size 8 x 8: a scene is 64 to 1024 pixels high"),
+        (
+            ["dla46_c", "--size", "8", "8"],
+            "size 8 x 8: a scene is 64 to 1024 pixels high and 64 to 2048 wide: choose a size within, or give images "
+            "of your own by --images",
+        ),
     ],
 )
 def test_wrong_options_are_one_line(words, message, capsys):

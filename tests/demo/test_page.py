@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from threading import Event
+from threading import Event, Timer
 
 import httpx
 import numpy as np
@@ -350,12 +351,40 @@ def test_other_machines_are_offered_the_listed_weights_alone(photo, tmp_path, mo
             dropdown.preprocess("/etc/passwd")
 
 
-# Both end it in the same way
-@pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
+def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return probe.getsockname()[1]
+
+
+def test_uploads_go_when_the_command_is_ended(photo, tmp_path, monkeypatch):
+    """In this process: Gradio takes seconds to import in another."""
+    import gradio
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("dlaseg.demo.page.draw_examples", lambda folder: [photo])
+    port, uploads, before = free_port(), [], signal.getsignal(signal.SIGTERM)
+
+    def block(page):
+        files = {"files": (photo.name, photo.read_bytes())}
+        httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files=files).raise_for_status()
+        uploads.extend(tmp_path.rglob("street.png"))
+        assert signal.getsignal(signal.SIGTERM) is not before  # or this process would end
+        Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        block_thread(page)
+
+    block_thread = gradio.Blocks.block_thread
+    monkeypatch.setattr(gradio.Blocks, "block_thread", block)
+    assert main(["demo", "--port", str(port)]) == 0
+    assert uploads
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_uploads_go_when_the_server_ends(photo, tmp_path, stop):
+    port = free_port()
     # As in a terminal; a shell's background jobs, of which these tests may be one, ignore SIGINT
     terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     code = f"{terminal}; from dlaseg.cli import main; raise SystemExit(main(['demo', '--port', '{port}']))"

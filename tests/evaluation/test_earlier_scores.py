@@ -12,7 +12,7 @@ from PIL import Image
 from dlaseg import create_model, save_model
 from dlaseg.cli import main
 from dlaseg.data.sets.camvid import camvid_labels
-from dlaseg.inference.predictor import Predictor
+from dlaseg.evaluation import scoring
 
 
 def write_weights(path, seed):
@@ -68,6 +68,7 @@ def change_label_map(folder):
         (None, ("--scales", "1", "0.5"), "scales 1, now 0.5 1"),
         (None, ("--flip",), "flip false, now true"),
         (None, ("--precision", "bfloat16"), "precision float32, now bfloat16"),
+        (None, ("--precision", "auto"), "precision float32, now bfloat16"),
         (None, ("--padding", "stretch"), "padding mirror, now stretch"),
         (change_weights, ("--flip",), "other weights; flip false, now true"),
     ],
@@ -75,7 +76,8 @@ def change_label_map(folder):
 def test_scores_of_something_else_are_kept(copy, capsys, monkeypatch, change, options, difference):
     if change is not None:
         change(copy)
-    monkeypatch.setattr(Predictor, "__init__", lambda *_: pytest.fail("nothing may be scored"))
+    monkeypatch.setattr("dlaseg.device.computes_bfloat16", lambda: True)
+    monkeypatch.setattr(scoring, "evaluate_predictor", lambda *_, **__: pytest.fail("nothing may be scored"))
     path = copy / "a-camvid-val/scores.json"
     before = path.read_bytes()
     assert evaluate(copy / "a.safetensors", copy / "camvid", *options) == 2
@@ -88,7 +90,8 @@ def test_scores_of_something_else_are_kept(copy, capsys, monkeypatch, change, op
 
 
 @pytest.mark.parametrize("options", [(), ("--scales", "1"), ("--precision", "auto"), ("--measures", "boundary")])
-def test_scores_of_the_same_are_replaced(copy, options):
+def test_scores_of_the_same_are_replaced(copy, monkeypatch, options):
+    monkeypatch.setattr("dlaseg.device.computes_bfloat16", lambda: False)
     report = copy / "a-camvid-val/report.html"
     report.unlink()
     assert evaluate(copy / "a.safetensors", copy / "camvid", *options) == 0
@@ -124,7 +127,7 @@ def test_broken_scores_and_those_in_the_folder_of_the_option_are_replaced(copy):
 )
 def test_the_default_folder_tells_the_weights_of_a_folder_apart(scored, tmp_path, monkeypatch, name, folder):
     seen = []
-    monkeypatch.setattr("dlaseg.evaluation.scoring.evaluate", lambda *arguments: seen.append(arguments[2]))
+    monkeypatch.setattr("dlaseg.evaluation.scoring.evaluate", lambda *arguments, **_: seen.append(arguments[2]))
     monkeypatch.setattr("dlaseg.evaluation.report.tables.scores_table", lambda results: "")
     (tmp_path / name).touch()
     assert evaluate(tmp_path / name, scored / "camvid") == 0

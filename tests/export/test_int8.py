@@ -20,7 +20,8 @@ from dlaseg_testing import TwoHeads, write_camvid
 from dlaseg import Predictor, open_dataset
 from dlaseg.cli import main
 from dlaseg.errors import UserError
-from dlaseg.export import int8
+from dlaseg.evaluation.trained_on import images_of_training
+from dlaseg.export import int8, quantize
 from dlaseg.export.export import export
 from dlaseg.export.int8 import export_int8
 from dlaseg.export.quantize import import_nncf, rank_layers, search, weight_names
@@ -45,7 +46,7 @@ def run(network, root, tmp_path_factory):
     path, printed = tmp_path_factory.mktemp("int8") / "m.xml", io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(int8, "load_model", lambda _: network)
-        words = ["export", "w.safetensors", str(path), "--int8", "--dataset", "camvid", "--root", str(root)]
+        words = ["export", "camvid", str(path), "--int8", "--dataset", "camvid", "--root", str(root)]
         assert main([*words, "--max-drop", "100", "--workers", "0"]) == 0
     return path, printed.getvalue()
 
@@ -53,7 +54,7 @@ def run(network, root, tmp_path_factory):
 def test_an_int8_file_is_weights_with_its_precision(run, network):
     predictor = Predictor(run[0])
     assert predictor.backend.precision == "int8"
-    assert predictor.metadata == network.metadata
+    assert replace(predictor.metadata, origin=()) == network.metadata
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     agreement = (predictor(image) == Predictor(network, device="cpu")(image)).mean()
     assert agreement > 0.8  # 8 bits of a network that is not trained
@@ -76,6 +77,11 @@ def test_the_command_says_what_is_lost_and_gained(run):
     assert third.endswith(f" s int8, {ratio:.2f} times as fast")
     assert files == [str(path), f"{path}.json"]
     assert sorted(file.name for file in path.parent.iterdir()) == ["m.bin", "m.xml", "m.xml.json"]
+
+
+def test_scores_of_weights_that_come_with_the_package_say_so_when_exported_too(run, root):
+    message = "was among the training data of camvid, from which this network started"
+    assert images_of_training(run[0], open_dataset("camvid", root, "val")) == message
 
 
 def float_layers(network):
@@ -103,6 +109,15 @@ def test_the_search_ends_when_half_of_the_layers_are_float(exported_float):
     asked = []
     assert search(model, images, lambda network: asked.append(float_layers(network))) is None
     assert [len(names) for names in asked] == [0, 1]  # of two
+
+
+@pytest.mark.parametrize(("layers", "counts"), [(0, []), (1, []), (2, [1]), (8, [1, 2, 4]), (58, [1, 2, 4, 8, 16, 29])])
+def test_the_search_tries_powers_of_two_and_at_last_half_of_the_layers(monkeypatch, layers, counts):
+    monkeypatch.setattr(quantize, "rank_layers", lambda *_: list(map(str, range(layers))))
+    monkeypatch.setattr(quantize, "quantize", lambda network, images, in_float=(): len(in_float))
+    tried = []
+    assert search(None, [], lambda network: tried.append(network)) is None
+    assert tried == [0, *counts]
 
 
 @pytest.fixture(scope="module")

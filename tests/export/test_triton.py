@@ -105,7 +105,7 @@ def test_the_command_writes_the_folder_or_nothing(network, exported, tmp_path, m
     monkeypatch.setattr(exports, "load_model", lambda _: network)
     monkeypatch.setattr(exports, "trace_network", lambda *_: None)
     monkeypatch.setattr(exports, "write_network", lambda _, path, *__: path.write_bytes(source.read_bytes()))
-    assert main(["export", "w.safetensors", str(tmp_path / "models/street"), "--layout", "triton"]) == 0
+    assert main(["export", "camvid", str(tmp_path / "models/street"), "--layout", "triton"]) == 0
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [
         f"models/street/{name}" for name in ("1/model.onnx", "1/model.onnx.json", "config.pbtxt", "labels.txt")
@@ -115,7 +115,7 @@ def test_the_command_writes_the_folder_or_nothing(network, exported, tmp_path, m
         raise UserError("it differs")
 
     monkeypatch.setattr(exports, "require_exact", fail)
-    assert main(["export", "w.safetensors", str(tmp_path / "others/street"), "--layout", "triton"]) == 2
+    assert main(["export", "camvid", str(tmp_path / "others/street"), "--layout", "triton"]) == 2
     assert not (tmp_path / "others").exists()
     assert capsys.readouterr().err == "dlaseg export: it differs\n"
 

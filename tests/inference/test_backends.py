@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from dlaseg_testing import TwoHeads
+from dlaseg_testing import TINY, TwoHeads
 from PIL import Image
 
-from dlaseg import create_model, load_model
+from dlaseg import create_model, load_model, save_model
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.inference import run
@@ -30,6 +30,8 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import infer
 from dlaseg.inference.settings import read_settings
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 OTHERS = ["openvino", "onnxruntime"]
 SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97)]
 
@@ -37,7 +39,14 @@ SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return create_model("dla46_c", 5, stride=4).eval()
+    return create_model(TINY, 5, stride=4).eval()
+
+
+@pytest.fixture(scope="module")
+def weights(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_model(model, path)
+    return path
 
 
 @pytest.fixture(scope="module", params=OTHERS)

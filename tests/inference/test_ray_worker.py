@@ -14,7 +14,7 @@ from PIL import Image
 
 from dlaseg import UserError
 from dlaseg.export.export import export
-from dlaseg.inference import ray_engine
+from dlaseg.inference import ray_engine, ray_worker
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.folders import LocalFolder
 from dlaseg.inference.predictor import Predictor
@@ -157,6 +157,15 @@ def test_a_predictor_is_made_with_what_auto_is_on_the_node(weights):
     other = PredictorSpec("weights.safetensors", "torch", "float32", 1, 0, version="0.0.1")
     with pytest.raises(UserError, match=r"dlaseg .* on node .*, 0\.0\.1 where the run was started: install the same"):
         try_out(other, files, pickle.dumps(()))
+
+
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [("int8", "float32"), ("int8+bfloat16", "bfloat16"), ("float32", "float32"), ("auto", "auto")],
+)
+def test_int8_is_no_precision_that_workers_ask_for(monkeypatch, found, asked):
+    monkeypatch.setattr(ray_worker, "Predictor", lambda *arguments, **_: arguments[3])
+    assert PredictorSpec("model.xml", "openvino", found, 1, 0).make({}) == asked
 
 
 def test_workers_have_the_options_of_the_local_engine(call, context, tasks, weights, tmp_path):

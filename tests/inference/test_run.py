@@ -11,7 +11,7 @@ from PIL import Image
 
 from dlaseg import LabelMap, UserError
 from dlaseg.images import ImageFile, read_image
-from dlaseg.inference import pipeline
+from dlaseg.inference import pipeline, run
 from dlaseg.inference.folders import FAILED
 from dlaseg.inference.pipeline import BusyClock, infer_sources
 from dlaseg.inference.predictor import Predictor
@@ -268,6 +268,19 @@ def test_the_failures_of_an_earlier_run_are_removed(network, tmp_path):
         (out / FAILED).write_text("image,error\n")
         infer(network, path, out, device="cpu", overwrite=overwrite)
         assert not (out / FAILED).exists()
+
+
+def test_auto_says_that_it_stays_with_torch_if_many_images_are_left(network, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run, "FEW", 2)
+    caplog.set_level("INFO", "dlaseg")
+    paths, out = [save(tmp_path / "in" / f"{name}.png") for name in "abcd"], tmp_path / "out"
+    for count, messages in ((1, 0), (2, 0), (4, 1), (4, 0)):  # of the last ones, all are there
+        caplog.clear()
+        infer(network, paths[:count], out, ["ids"], backend="torch" if count == 1 else "auto", device="cpu")
+        assert caplog.messages == [
+            f"{out}: holds results of torch, so torch runs the network: use another output folder, or --overwrite, "
+            "to let --backend auto choose"
+        ] * messages  # fmt: skip
 
 
 def test_an_output_that_is_a_file_is_refused(weights, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ from video_files import frame_image, number_of, read_video, retime, turn, write_
 from dlaseg import UserError
 from dlaseg.cli import main
 from dlaseg.inference.captures import AHEAD, Video
+from dlaseg.inference.containers import is_whole
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import InferSummary, infer
@@ -225,6 +227,47 @@ def test_a_truncated_video_has_the_results_of_what_can_be_read(network, tmp_path
     assert files(out / "color") == ["cut.mp4", "whole.mp4"]
     assert len(read_video(out / "color/cut.mp4")[0]) == 40
     assert infer(network, root, out, ["ids", "color"], device="cpu") == InferSummary(skipped=2)
+
+
+def hole(content):
+    return content[: len(content) * 2 // 5] + bytes(len(content) // 5) + content[len(content) * 3 // 5 :]
+
+
+def without_frames(content):
+    """A Matroska file whose frames 10 to 24 are elements without a meaning: a variable frame rate."""
+    parts = re.split(rb"\xa3(?=.{1,8}\x81..[\x00\x80])", content, flags=re.DOTALL)  # blocks of the first track
+    assert len(parts) == 41
+    return b"\xa3".join(parts[:11]) + b"\xec" + b"\xec".join(parts[11:26]) + b"\xa3" + b"\xa3".join(parts[26:])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "fourcc", "damage", "is_broken"),
+    [
+        (".mkv", "mp4v", hole, True),
+        (".mkv", "mp4v", without_frames, False),
+        (".avi", "MJPG", lambda content: content[: len(content) * 93 // 100], True),
+        (".avi", "MJPG", lambda content: content.replace(b"00dc", b"JUNK", 3), False),  # a count that is wrong by three
+    ],
+    ids=["hole", "variable-rate", "end", "wrong-count"],
+)
+def test_a_hole_and_a_missing_end_are_told_from_frames_that_never_were(
+    network, tmp_path, suffix, fourcc, damage, is_broken
+):
+    path = write_video(tmp_path / f"clip{suffix}", frames=40, fourcc=fourcc)
+    path.write_bytes(damage(path.read_bytes()))
+    summary = infer(network, path, tmp_path / "out", ["ids"], device="cpu")
+    assert 15 < summary.predicted < 40
+    problem = f"{path}: broken or truncated: only {summary.predicted} of 40 frames can be read; "
+    assert [message.startswith(problem) for _, message in summary.failed] == [True] * is_broken
+    assert (tmp_path / "out/ids/clip.incomplete").exists() == is_broken
+
+
+def test_a_file_that_ends_too_early_is_not_whole(tmp_path):
+    for suffix, fourcc in ((".mp4", "mp4v"), (".mov", "mp4v"), (".mkv", "mp4v"), (".avi", "MJPG")):
+        path = write_video(tmp_path / f"clip{suffix}", frames=2, fourcc=fourcc)
+        assert is_whole(path)
+        path.write_bytes(path.read_bytes()[:-3])
+        assert not is_whole(path)
 
 
 def test_files_that_are_no_videos_fail_in_one_line_and_the_others_are_done(weights, tmp_path, capfd):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dlaseg.inference.backends.choice import graph_of
+from dlaseg import save_model
+from dlaseg.inference.backends.conversion import convert
 from dlaseg.inference.network import WeightsFile
 from dlaseg.inference.run import infer
 
@@ -22,7 +23,9 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_path):
+def test_labels_come_without_torch_where_another_engine_computes(network, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    save_model(network, weights)
     folder = tmp_path / "images"
     folder.mkdir()
     large = tmp_path / "large.png"
@@ -30,7 +33,7 @@ def test_labels_come_without_torch_where_another_engine_computes(weights, tmp_pa
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (40, 50 + number, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    graph_of(WeightsFile(weights))  # converted by torch, once for these weights
+    convert(network, WeightsFile(weights).key)  # by torch, once for these weights
     runs = {
         "auto": [str(weights), "--backend", "auto", "--device", "cpu"],
         "onnxruntime": [str(weights), "--backend", "onnxruntime"],

@@ -111,10 +111,10 @@ def test_a_classifier_costs_as_much_as_timms(name):
 
 
 def test_segmentation_networks_cost_what_forward_passes_do():
-    costs = segmentation_costs("dla46x_c", 5, 40, 64)
+    costs = segmentation_costs("dla46_c", 5, 40, 64)
     assert list(costs) == [(2, 1), (2, 3), (4, 1), (4, 3), (8, 1), (8, 3)]
     for (stride, size), cost in costs.items():
-        network = create_model("dla46x_c", 5, stride, root_kernel_size=size).eval()
+        network = create_model("dla46_c", 5, stride, root_kernel_size=size).eval()
         assert cost == network_cost(network, 40, 64) == counted_for_real(network, 40, 64)
 
 

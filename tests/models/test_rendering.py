@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import TINY
 from torch.nn import functional as F
 
 from dlaseg import Predictor, UserError, create_model, load_model, save_model
 from dlaseg.models.rendering import RenderedAttentiveDLASeg, RenderedDLASeg
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 SCALES = (0.5, 1.0, 1.5)
 
@@ -16,12 +19,12 @@ SCALES = (0.5, 1.0, 1.5)
 def pair(head="linear", decoder="plain", scales=SCALES):
     """A network that blends, and the one of one scale with the same weights; with statistics of some noise."""
     torch.manual_seed(0)
-    blending = create_model("dla46_c", 3, 4, decoder=decoder, head=head, scales=scales).train()
+    blending = create_model(TINY, 3, 4, decoder=decoder, head=head, scales=scales).train()
     with torch.no_grad():
         for _ in range(4):
-            blending.training_outputs(torch.randn(2, 3, 128, 128))
+            blending.training_outputs(torch.randn(2, 3, 64, 64))
         blending.rendering.final.weight *= 0.2  # so that no scale hides all others
-    single = create_model("dla46_c", 3, 4, decoder=decoder, head=head)
+    single = create_model(TINY, 3, 4, decoder=decoder, head=head)
     state = blending.state_dict()
     single.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("rendering.")})
     return blending.eval(), single.eval()
@@ -46,19 +49,19 @@ def weights_of(blending, features, grid):
 @torch.no_grad()
 def test_scores_are_blended_by_what_is_visible(head):
     blending, single = pair(head)
-    x = torch.randn(1, 3, 128, 256)
+    x = torch.randn(1, 3, 64, 128)
     outputs = {}
     for scale in SCALES:
         scaled = F.interpolate(x, scale_factor=scale, mode="bilinear")
         outputs[scale] = single.head.outputs(single.decoder(single.features(scaled)))
-    weights = weights_of(blending, {scale: output.features for scale, output in outputs.items()}, (32, 64))
-    expected = torch.zeros(1, 3, 128, 256)
+    weights = weights_of(blending, {scale: output.features for scale, output in outputs.items()}, (16, 32))
+    expected = torch.zeros(1, 3, 64, 128)
     for scale, output in outputs.items():
         scores = output.logits
         if head == "linear":
             scores = F.interpolate(scores, scale_factor=4, mode="bilinear").log_softmax(1)
-        scores = F.interpolate(scores, (128, 256), mode="bilinear")
-        expected += F.interpolate(weights[scale], (128, 256), mode="bilinear") * scores
+        scores = F.interpolate(scores, (64, 128), mode="bilinear")
+        expected += F.interpolate(weights[scale], (64, 128), mode="bilinear") * scores
     total = sum(weights.values())
     assert 0 < float(total.min()) < 0.9  # they are not divided by their sum
     torch.testing.assert_close(blending(x), expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
@@ -111,7 +114,7 @@ def test_training_sees_every_scale_and_blends_what_is_auxiliary():
 
 @pytest.mark.parametrize(("decoder", "head"), [("plain", "linear"), ("afa", "ocr")])
 def test_every_parameter_learns(decoder, head):
-    model = create_model("dla46_c", 3, 4, decoder=decoder, head=head, scales=(0.5, 1)).train()
+    model = create_model(TINY, 3, 4, decoder=decoder, head=head, scales=(0.5, 1)).train()
     assert type(model) is (RenderedAttentiveDLASeg if decoder == "afa" else RenderedDLASeg)
     assert model.smallest_batch == (2 if decoder == "afa" else 1)
     outputs = model.training_outputs(torch.randn(2, 3, 64, 64))
@@ -124,7 +127,7 @@ def test_every_parameter_learns(decoder, head):
 )
 @torch.no_grad()
 def test_any_size_and_any_scales(scales, multiple):
-    model = create_model("dla46_c", 3, 8, scales=scales).eval()
+    model = create_model(TINY, 3, 8, scales=scales).eval()
     assert (model.multiple, model.stride, model.decoder_stride) == (multiple, 1, 8)
     for height, width in ((1, 1), (33, 70)):
         scores = model(torch.randn(1, 3, height, width))
@@ -133,7 +136,7 @@ def test_any_size_and_any_scales(scales, multiple):
 
 
 def test_other_scales_share_the_weights(tmp_path):
-    model = create_model("dla46_c", 3, 4, scales=[1, 0.5])
+    model = create_model(TINY, 3, 4, scales=[1, 0.5])
     other = model.with_scales([2, 0.75])
     assert (model.scales, other.scales) == ((0.5, 1.0), (0.75, 2.0))
     assert (model.multiple, other.multiple) == (64, 128)
@@ -142,7 +145,7 @@ def test_other_scales_share_the_weights(tmp_path):
     assert load_model(tmp_path / "w.safetensors").scales == (0.75, 2.0)
     assert model.metadata.architecture["scales"] == [0.5, 1.0]
     with pytest.raises(UserError, match="this network blends none: use one that does"):
-        create_model("dla46_c", 3, 4).with_scales([1])
+        create_model(TINY, 3, 4).with_scales([1])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_other_scales_share_the_weights(tmp_path):
 )
 def test_scales_that_are_none_are_refused(scales, message):
     with pytest.raises(UserError, match=message):
-        create_model("dla46_c", 3, 4, scales=scales)
+        create_model(TINY, 3, 4, scales=scales)
 
 
 @torch.no_grad()
@@ -182,7 +185,7 @@ def test_a_predictor_blends_and_averages_scores_over_mirror_images(tmp_path):
 
 
 def test_memory_counts_the_largest_scale():
-    small, large = (Predictor(create_model("dla46_c", 3, 4, scales=[s]), "torch", "cpu").memory for s in (1, 2))
+    small, large = (Predictor(create_model(TINY, 3, 4, scales=[s]), "torch", "cpu").memory for s in (1, 2))
     assert 2.5 * small.needed(1000, 1000) < large.needed(1000, 1000)
     assert large.streams <= small.streams
 

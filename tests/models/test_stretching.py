@@ -2,18 +2,21 @@
 
 import pytest
 import torch
+from dlaseg_testing import TINY
 from torch.nn import functional as F
 
 from dlaseg import create_model
 from dlaseg.models.stretching import StretchedDLASeg
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 
 def network(**options):
     torch.manual_seed(0)
-    model = create_model("dla46_c", 3, 4, **options).train()
+    model = create_model(TINY, 3, 4, **options).train()
     with torch.no_grad():
         for _ in range(4):
-            model.training_outputs(torch.randn(2, 3, 128, 128))
+            model.training_outputs(torch.randn(2, 3, 64, 64))
     return model.eval()
 
 

@@ -1,5 +1,6 @@
 """Several processes train and score as one does, and rank 0 writes."""
 
+import copy
 import os
 import re
 import shutil
@@ -191,7 +192,7 @@ def weights(config, tmp_path):
     return tmp_path / "weights.pt"
 
 
-def scores(dist: DistributedContext, config, weights) -> tuple[list, dict, bool]:
+def scores(dist: DistributedContext, config, weights) -> tuple[dict, dict, bool]:
     """What a validation over this process's images, joined with the others', finds."""
     task = Segmentation(config)
     training, validation = task.open_splits()
@@ -201,35 +202,29 @@ def scores(dist: DistributedContext, config, weights) -> tuple[list, dict, bool]
     return result.metrics, result.details, result.picture is not None
 
 
-def test_one_two_and_three_processes_find_the_same_scores(config, weights, tmp_path):
-    alone = scores(SINGLE_PROCESS, config, weights)
-    assert alone[0]["miou"] > 0
-    for world_size in (2, 3):
-        for result in together(scores, world_size, tmp_path / str(world_size), config, weights):
-            assert result == alone
-
-
-def matrix(dist: DistributedContext, config, weights) -> list:
-    """The confusion matrix of all processes."""
-    seen = []
+def scores_and_matrix(dist: DistributedContext, config, weights) -> tuple[tuple, list]:
+    """The scores of one split, and the confusion matrix of all processes of another that has fewer images."""
+    found, seen = scores(dist, config, weights), []
 
     class Watched(DistributedContext):
         def all_reduce_sum_(self, values):
             seen.append(super().all_reduce_sum_(values).clone())
             return values
 
-    scores(Watched(dist.rank, dist.world_size, dist.device), config, weights)
-    return [counts.tolist() for counts in seen]
-
-
-def test_their_confusion_matrix_is_the_same_with_more_processes_than_images_too(config, weights, tmp_path):
     config.data.val_split = "few"
+    scores(Watched(dist.rank, dist.world_size, dist.device), config, weights)
+    return found, [counts.tolist() for counts in seen]
+
+
+def test_one_two_and_three_processes_find_the_same_scores_of_more_and_fewer_images(config, weights, tmp_path):
     few(Path(config.data.root))
-    (alone,) = matrix(SINGLE_PROCESS, config, weights)
-    assert np.sum(alone) == 2 * 44 * 64  # each scored pixel once
+    alone = scores_and_matrix(SINGLE_PROCESS, copy.deepcopy(config), weights)
+    found, (counts,) = alone
+    assert found[0]["miou"] > 0
+    assert np.sum(counts) == 2 * 44 * 64  # each scored pixel once
     for world_size in (2, 3):
-        for result in together(matrix, world_size, tmp_path / str(world_size), config, weights):
-            assert result == [alone]
+        for result in together(scores_and_matrix, world_size, tmp_path / str(world_size), config, weights):
+            assert result == alone
 
 
 def few(root: Path) -> None:

@@ -25,6 +25,7 @@ from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.networks import num_classes_of
 from dlaseg.cli import main
 from dlaseg.config.files import to_yaml
+from dlaseg.export.export import export
 from dlaseg.factory import list_models
 from dlaseg.files import sha256
 from dlaseg.inference.predictor import Predictor
@@ -197,7 +198,18 @@ def test_a_folder_of_data_does_not_hide_a_name(here, caplog):
     with caplog.at_level(logging.INFO, "dlaseg"):
         assert resolve("camvid") == BOX / "camvid.safetensors"
     assert caplog.messages == ["camvid: the weights that come with dlaseg; the folder of this name holds none"]
-    assert resolve("./camvid") == Path("camvid")  # a path is a path
+    assert resolve(resolve("./camvid")) == Path("camvid").absolute()  # a path is a path
+
+
+@pytest.mark.parametrize("command", ["infer ./camvid x.png out", "weights inspect ./camvid"])
+def test_a_path_does_not_become_a_name(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    draw_image(Path("x.png"))
+    assert main(command.split()) == 2
+    assert f"{tmp_path / 'camvid'}: no such file" in capsys.readouterr().err
+    Path("camvid").mkdir()  # a run without its best weights
+    assert main(command.split()) == 2
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("command", ["infer camvidd x.png out", "weights inspect camvidd"])
@@ -222,6 +234,31 @@ def test_an_installation_without_weights_says_so(tmp_path, monkeypatch):
         resolve("camvid")
 
 
+def test_the_network_of_a_name_is_exported(model, monkeypatch):
+    def trace(exported, *options):
+        assert same(exported, model)
+        raise UserError("this is as far as the name matters")
+
+    monkeypatch.setattr("dlaseg.export.export.trace_network", trace)
+    with pytest.raises(UserError, match="as far as the name matters"):
+        export("camvid", "camvid.onnx")
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_the_name_of_an_exported_file_says_what_the_file_is_by_the_file(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    draw_image(Path("scene.png"))
+    assert is_exported(name)
+    assert main(["infer", name, "scene.png", "out", "--device", "cpu"]) == 0
+    assert Path("out/overlay/scene.png").is_file()
+    assert main(["weights", "inspect", name]) == 0
+    assert facts(name)["export"]["output"]["name"] in capsys.readouterr().out
+    assert sorted(_read_weights(name)[1]) == [f"{name}.bin", f"{name}.xml"]
+    with pytest.raises(UserError, match=rf"{name}\.xml: a file from dlaseg export, which infer, eval and Predictor"):
+        dlaseg.load_model(name)
+
+
+@pytest.mark.slow
 def test_a_name_is_exported_and_an_exported_file_has_a_name_too(tmp_path, monkeypatch, capsys):
     """As NAME.xml in the package; a name without suffix says what the file is by the file."""
     monkeypatch.chdir(tmp_path)

@@ -130,10 +130,10 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_classifier_loads_whatever_it_is_wrapped_in(layout, tmp_path):
-    network = theirs("dla34")
+    network = theirs("dla46_c")
     path = tmp_path / "file"  # its name says nothing
-    LAYOUTS[layout]("dla34", network.state_dict(), path)
-    same(create_backbone("dla34", CLASSES, weights=path), network, images())
+    LAYOUTS[layout]("dla46_c", network.state_dict(), path)
+    same(create_backbone("dla46_c", CLASSES, weights=path), network, images())
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -164,9 +164,9 @@ def test_the_table_of_dead_tensors_has_every_variant():
 
 
 @pytest.fixture
-def timm34(tmp_path):
-    path = tmp_path / "timm34.safetensors"
-    save_file(theirs("dla34").state_dict(), path)
+def timm46(tmp_path):
+    path = tmp_path / "timm46.safetensors"
+    save_file(theirs("dla46_c").state_dict(), path)
     return path
 
 
@@ -180,16 +180,16 @@ def levels_of(network, x):
     return maps
 
 
-def test_a_backbone_without_a_classifier_takes_a_classifiers_levels(timm34):
+def test_a_backbone_without_a_classifier_takes_a_classifiers_levels(timm46):
     x = images()
     with torch.no_grad():
         for ours, level in zip(
-            create_backbone("dla34", weights=timm34).eval()(x), levels_of(theirs("dla34"), x), strict=True
+            create_backbone("dla46_c", weights=timm46).eval()(x), levels_of(theirs("dla46_c"), x), strict=True
         ):
             torch.testing.assert_close(ours, level, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dla34", pytest.param("dla102", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["dla46_c", pytest.param("dla102", marks=pytest.mark.slow)])
 def test_1x1_nodes_become_3x3_nodes_that_compute_the_same(name, tmp_path):
     save_file(theirs(name).state_dict(), tmp_path / "w.safetensors")
     wide = create_backbone(name, CLASSES, root_kernel_size=3, weights=tmp_path / "w.safetensors")
@@ -201,8 +201,8 @@ def test_1x1_nodes_become_3x3_nodes_that_compute_the_same(name, tmp_path):
         assert kernel.count_nonzero() == kernel[:, :, 1, 1].count_nonzero() > 0
 
 
-def test_3x3_nodes_can_learn_from_their_neighbours(timm34):
-    wide = create_backbone("dla34", CLASSES, root_kernel_size=3, weights=timm34).train()
+def test_3x3_nodes_can_learn_from_their_neighbours(timm46):
+    wide = create_backbone("dla46_c", CLASSES, root_kernel_size=3, weights=timm46).train()
     wide(images()).sum().backward()
     for key, kernel in wide.named_parameters():
         if key.endswith("root.conv.weight"):
@@ -274,7 +274,7 @@ def as_checkpoint(state, name, path):
 
 @pytest.mark.parametrize("root_kernel_size", [1, 3])
 @pytest.mark.parametrize(
-    ("name", "stride"), [("dla34", 2), ("dla34", 8), ("dla46_c", 4), pytest.param("dla60", 2, marks=pytest.mark.slow)]
+    ("name", "stride"), [("dla34", 2), ("dla46_c", 4), ("dla46_c", 8), pytest.param("dla60", 2, marks=pytest.mark.slow)]
 )
 def test_the_originals_segmentation_network_computes_what_it_did(name, stride, root_kernel_size, tmp_path, caplog):
     state = original_segmentation(name, stride)
@@ -292,16 +292,16 @@ def test_the_originals_segmentation_network_computes_what_it_did(name, stride, r
 
 
 def test_the_originals_segmentation_network_gives_its_backbone(tmp_path):
-    path = as_checkpoint(original_segmentation("dla34", 2), "dla34", tmp_path / "w")
-    ours = create_backbone("dla34", weights=path).eval()
+    path = as_checkpoint(original_segmentation("dla46_c", 2), "dla46_c", tmp_path / "w")
+    ours = create_backbone("dla46_c", weights=path).eval()
     x = images(1)
     with torch.no_grad():
-        torch.testing.assert_close(ours(x), levels_of(theirs("dla34", classes=1000), x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours(x), levels_of(theirs("dla46_c", classes=1000), x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("fault", ["kernel", "size", "stray", "missing", "step"])
 def test_an_original_segmentation_network_that_is_not_quite_one_is_refused(fault, tmp_path):
-    state = original_segmentation("dla34", 2)
+    state = original_segmentation("dla46_c", 2)
     if fault == "kernel":
         state["up.weight"][3, 0, 1, 1] += 0.01
         message = r"up\.weight of shape \(5, 1, 4, 4\) is not bilinear"
@@ -317,16 +317,16 @@ def test_an_original_segmentation_network_that_is_not_quite_one_is_refused(fault
     else:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("dla_up.ida_3.")}
         message = r"fc\.0\.weight of shape \(5, 32, 1, 1\) instead of \(5, 64, 1, 1\)"
-    path = as_checkpoint(state, "dla34", tmp_path / "w")
+    path = as_checkpoint(state, "dla46_c", tmp_path / "w")
     with pytest.raises(UserError, match=message):
-        create_model("dla34", CLASSES, 2, 1, weights=path)
+        create_model("dla46_c", CLASSES, 2, 1, weights=path)
 
 
 def test_stride_16_is_not_ours(tmp_path):
-    state = original_segmentation("dla34", 8)
+    state = original_segmentation("dla46_c", 8)
     state = {key: tensor for key, tensor in state.items() if not key.startswith("dla_up.ida_1.")}
     with pytest.raises(UserError, match="a decoder of 1 steps, output stride 16: dlaseg has 2, 4 and 8"):
-        create_model("dla34", CLASSES, 8, 1, weights=as_checkpoint(state, "dla34", tmp_path / "w"))
+        create_model("dla46_c", CLASSES, 8, 1, weights=as_checkpoint(state, "dla46_c", tmp_path / "w"))
 
 
 # Ours
@@ -405,29 +405,29 @@ def test_a_head_of_other_classes_is_randomly_initialised_and_logged(ours, caplog
             assert torch.equal(loaded.state_dict()[key], tensor), key
 
 
-def test_a_classifier_of_other_classes_is_randomly_initialised_and_logged(timm34, caplog):
+def test_a_classifier_of_other_classes_is_randomly_initialised_and_logged(timm46, caplog):
     torch.manual_seed(0)
-    fresh = create_backbone("dla34", 7)
+    fresh = create_backbone("dla46_c", 7)
     torch.manual_seed(0)
-    loaded = create_backbone("dla34", 7, weights=timm34)
+    loaded = create_backbone("dla46_c", 7, weights=timm46)
     assert "the classifier is randomly initialised: 7 classes rather than 5" in caplog.text
     assert torch.equal(loaded.fc.weight, fresh.fc.weight)
     assert not torch.equal(loaded.level5.root.conv.weight, fresh.level5.root.conv.weight)
 
 
-def test_one_channel_is_the_sum_of_three(timm34, caplog):
+def test_one_channel_is_the_sum_of_three(timm46, caplog):
     grey = images(channels=1)
-    same(create_backbone("dla34", CLASSES, in_channels=1, weights=timm34), lambda x: theirs("dla34")(
+    same(create_backbone("dla46_c", CLASSES, in_channels=1, weights=timm46), lambda x: theirs("dla46_c")(
         x.expand(-1, 3, -1, -1)), grey)  # fmt: skip
     assert "the first layer is derived from the one for 3 channels: summed for 1" in caplog.text
 
 
 @pytest.mark.parametrize("channels", [2, 4, 6, 7])
-def test_more_channels_repeat_three_to_the_same_sum(channels, timm34, caplog):
-    ours = create_backbone("dla34", CLASSES, in_channels=channels, weights=timm34).base_layer[0].weight
-    theirs34 = theirs("dla34").base_layer[0].weight
+def test_more_channels_repeat_three_to_the_same_sum(channels, timm46, caplog):
+    ours = create_backbone("dla46_c", CLASSES, in_channels=channels, weights=timm46).base_layer[0].weight
+    theirs_weight = theirs("dla46_c").base_layer[0].weight
     for channel in range(channels):
-        torch.testing.assert_close(ours[:, channel], theirs34[:, channel % 3] * 3 / channels)
+        torch.testing.assert_close(ours[:, channel], theirs_weight[:, channel % 3] * 3 / channels)
     assert f"repeated for {channels}, times 3/{channels}" in caplog.text
 
 
@@ -440,12 +440,12 @@ def refused(match, make, *args, **options):
     assert "\n" not in str(error.value)
 
 
-def test_another_variant_is_refused_by_its_name(timm34):
+def test_another_variant_is_refused_by_its_name(timm46):
     refused(
-        "timm's classification layout, dla34, 5 classes: this model is a dla60",
+        "timm's classification layout, dla46_c, 5 classes: this model is a dla60",
         create_backbone,
         "dla60",
-        weights=timm34,
+        weights=timm46,
     )
 
 
@@ -463,22 +463,22 @@ CONV = "level1.0.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lose("level5.root.bn.running_mean"), r"nearest to dla34, but level5\.root\.bn\.running_mean missing"),
+        (lose("level5.root.bn.running_mean"), r"nearest to dla46_c, but level5\.root\.bn\.running_mean missing"),
         (put("level9.x", torch.zeros(1)), r"level9\.x unexpected"),
-        (put("level4.project.0.weight", torch.zeros(256, 128, 3, 3)), r"level4\.project\.0\.weight unexpected"),
+        (put("level4.project.0.weight", torch.zeros(128, 64, 3, 3)), r"level4\.project\.0\.weight unexpected"),
         (put("level2.project.2.weight", torch.zeros(1)), r"level2\.project\.2\.weight unexpected"),
         (put(CONV, torch.zeros(32, 16, 5, 5)), r"of shape \(32, 16, 5, 5\) instead of \(32, 16, 3, 3\)"),
         (put(CONV, torch.zeros(32, 16, 3, 3).int()), r"level1\.0\.weight of torch\.int32"),
         (put(CONV, torch.full((32, 16, 3, 3), float("nan"))), r"level1\.0\.weight holds values that are not finite"),
         (lose("fc.bias"), r"fc\.bias missing"),
-        (put("fc.weight", torch.zeros(CLASSES, 512)), r"fc\.weight of shape \(5, 512\) instead of \(5, 512, 1, 1\)"),
+        (put("fc.weight", torch.zeros(CLASSES, 256)), r"fc\.weight of shape \(5, 256\) instead of \(5, 256, 1, 1\)"),
     ],
 )
 def test_what_does_not_match_is_refused_by_its_name_and_changes_nothing(change, message, tmp_path):
-    state = dict(theirs("dla34").state_dict())
+    state = dict(theirs("dla46_c").state_dict())
     change(state)
     torch.save(state, tmp_path / "w")
-    model = create_model("dla34", 3)
+    model = create_model("dla46_c", 3)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     refused(message, load_backbone_weights, model, tmp_path / "w")
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
@@ -486,9 +486,9 @@ def test_what_does_not_match_is_refused_by_its_name_and_changes_nothing(change, 
 
 
 def test_dead_tensors_of_another_variant_are_refused(tmp_path):
-    state = with_dead("dla60", {}) | theirs("dla34").state_dict()
+    state = with_dead("dla60", {}) | theirs("dla46_c").state_dict()
     torch.save(state, tmp_path / "w")
-    refused(r"level3\.project\.0\.weight", create_backbone, "dla34", CLASSES, weights=tmp_path / "w")
+    refused(r"level3\.project\.0\.weight", create_backbone, "dla46_c", CLASSES, weights=tmp_path / "w")
 
 
 @pytest.mark.parametrize(
@@ -496,11 +496,11 @@ def test_dead_tensors_of_another_variant_are_refused(tmp_path):
 )
 def test_another_architecture_is_refused_by_its_first_tensor(architecture, first, tmp_path):
     torch.save(timm.create_model(architecture).state_dict(), tmp_path / "w")
-    refused(f"not a DLA: .* tensors, the first is {first}", create_backbone, "dla34", weights=tmp_path / "w")
+    refused(f"not a DLA: .* tensors, the first is {first}", create_backbone, "dla46_c", weights=tmp_path / "w")
 
 
-def test_a_classifier_is_no_whole_network(timm34):
-    refused("it has no decoder: give it as backbone_weights", create_model, "dla34", 5, 2, 1, weights=timm34)
+def test_a_classifier_is_no_whole_network(timm46):
+    refused("it has no decoder: give it as backbone_weights", create_model, "dla46_c", 5, 2, 1, weights=timm46)
 
 
 def test_another_stride_is_refused_with_the_remedy(ours):
@@ -512,25 +512,25 @@ def test_3x3_nodes_do_not_go_into_1x1_nodes(ours):
 
 
 def test_other_channels_than_3_are_never_adapted(tmp_path):
-    torch.save(theirs("dla34", in_channels=4).state_dict(), tmp_path / "w")
-    refused("this model has 3: use in_channels 4", create_backbone, "dla34", weights=tmp_path / "w")
+    torch.save(theirs("dla46_c", in_channels=4).state_dict(), tmp_path / "w")
+    refused("this model has 3: use in_channels 4", create_backbone, "dla46_c", weights=tmp_path / "w")
 
 
 def test_both_kinds_of_weights_at_once_are_refused(ours):
     refused("pass at most one of the two", create_model, "dla46_c", 3, 4, 3, weights=ours[1], backbone_weights=ours[1])
 
 
-def test_what_was_loaded_is_logged_and_kept_with_its_hash(timm34, tmp_path, caplog):
+def test_what_was_loaded_is_logged_and_kept_with_its_hash(timm46, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        model = create_model("dla34", 3, backbone_weights=timm34)
-    digest = read_checkpoint(timm34).sha256
+        model = create_model("dla46_c", 3, backbone_weights=timm46)
+    digest = read_checkpoint(timm46).sha256
     assert digest in caplog.text
     save_model(model, tmp_path / "out.safetensors")
     assert [asdict(origin) for origin in load_model(tmp_path / "out.safetensors").metadata.origin] == [
         {
             "argument": "backbone_weights",
-            "source": "timm34.safetensors",
-            "layout": "timm's classification layout, dla34, 5 classes",
+            "source": "timm46.safetensors",
+            "layout": "timm's classification layout, dla46_c, 5 classes",
             "sha256": digest,
         }
     ]
@@ -547,7 +547,7 @@ def test_a_file_of_ours_whose_meaning_is_damaged_changes_nothing(ours, tmp_path)
 
 @pytest.mark.parametrize("load", [load_weights, load_backbone_weights])
 def test_a_network_that_was_assembled_by_hand_takes_all_or_nothing(load, ours):
-    by_hand = DLASeg(DLA(*VARIANTS["dla34"], root_kernel_size=3), 3, stride=4)
+    by_hand = DLASeg(DLA(*VARIANTS["dla60x_c"], root_kernel_size=3), 3, stride=4)
     before = {key: tensor.clone() for key, tensor in by_hand.state_dict().items()}
     refused("tensors do not fit this model, first .*: make the model by create_model", load, by_hand, ours[1])
     assert all(torch.equal(tensor, before[key]) for key, tensor in by_hand.state_dict().items())
@@ -559,10 +559,10 @@ def test_a_network_that_was_assembled_by_hand_takes_all_or_nothing(load, ours):
 
 
 def test_a_moving_average_beside_the_weights_is_told(tmp_path, caplog):
-    state = theirs("dla34").state_dict()
+    state = theirs("dla46_c").state_dict()
     torch.save({"state_dict": state, "state_dict_ema": {"x": torch.ones(1)}, "epoch": 3}, tmp_path / "w")
     with caplog.at_level(logging.WARNING, "dlaseg"):
-        same(create_backbone("dla34", CLASSES, weights=tmp_path / "w"), theirs("dla34"), images(1))
+        same(create_backbone("dla46_c", CLASSES, weights=tmp_path / "w"), theirs("dla46_c"), images(1))
     assert caplog.messages == [
         f"weights {tmp_path / 'w'}: state_dict is used, not its moving average state_dict_ema: to use that, save "
         "torch.load(FILE)['state_dict_ema'] by torch.save and load the result"
@@ -570,12 +570,12 @@ def test_a_moving_average_beside_the_weights_is_told(tmp_path, caplog):
     caplog.clear()
     torch.save({"state_dict": state, "state_dict_ema": None}, tmp_path / "w")
     with caplog.at_level(logging.WARNING, "dlaseg"):
-        create_backbone("dla34", CLASSES, weights=tmp_path / "w")
+        create_backbone("dla46_c", CLASSES, weights=tmp_path / "w")
     assert caplog.messages == []
 
 
 def test_the_state_of_torchs_averaged_model_loads(tmp_path):
-    averaged = torch.optim.swa_utils.AveragedModel(theirs("dla34"))
+    averaged = torch.optim.swa_utils.AveragedModel(theirs("dla46_c"))
     for content in (averaged.state_dict(), {"state_dict": averaged.state_dict()}):
         torch.save(content, tmp_path / "w")
-        same(create_backbone("dla34", CLASSES, weights=tmp_path / "w"), theirs("dla34"), images(1))
+        same(create_backbone("dla46_c", CLASSES, weights=tmp_path / "w"), theirs("dla46_c"), images(1))

@@ -17,6 +17,7 @@ from dlaseg.data.names import escape_name
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
+from dlaseg.evaluation.earlier_scores import check_earlier_scores
 from dlaseg.evaluation.metrics.bootstrap import ImageCounts
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.report.gallery import pack_image, select_images
@@ -41,6 +42,7 @@ def score_predictions(
     workers: int | None = None,
     measures: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
+    keep_others: bool = False,
 ) -> dict[str, Any]:
     """Scores a folder of label id maps against the fine annotations of a split; writes `scores.json` and `report.html`.
 
@@ -56,13 +58,15 @@ def score_predictions(
         workers: threads that decode and count; None for one per core. The result does not depend on it.
         measures: optional ones, see `MEASURES`; calibration cannot be measured from label maps.
         max_pixels: larger label maps are refused, see `read_ids`.
+        keep_others: see `dlaseg.evaluate`.
 
     Returns:
         The content of `scores.json`.
 
     Raises:
         UserError: an unknown measure, no ground truth, instance maps of some images only, a missing or duplicate
-            prediction, a broken file, sizes that differ, or an id that is not in the label table; names the file.
+            prediction, a broken file, sizes that differ, or an id that is not in the label table; names the file. As
+            `check_earlier_scores`.
     """
     check_measures(measures)
     check_max_pixels(max_pixels)
@@ -77,6 +81,11 @@ def score_predictions(
     total, image_counts = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
     frames = [escape_name(f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}") for truth in truths]
+    protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
+    if keep_others:
+        check_earlier_scores(
+            output / "scores.json", protocol, frames, labels, lambda: labels.encode(read_ids(truths[0], max_pixels))
+        )
     contoured = labels if boundary is not None else None
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         try:
@@ -93,7 +102,6 @@ def score_predictions(
         _warn_of_train_ids(predictions, total.confusion.sum(0))
         benchmark = scores(total, with_instances)
         names, classes, matrix = class_scores(benchmark)
-        protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
         images = ImageCounts.of(frames, image_counts)
         results = build_results(names, classes, matrix, images, protocol, benchmark, boundary)
 

@@ -265,6 +265,34 @@ def test_weights_and_predictions_exclude_each_other(root, predictions, weights, 
         assert "WEIGHTS and --predictions: pass exactly one of them" in capsys.readouterr().err
 
 
+def test_scores_of_other_ground_truth_are_kept_unless_the_folder_is_named(root, predictions, tmp_path, capsys):
+    output, other = tmp_path / "predictions-val", tmp_path / "other"
+    words = ["eval", "--predictions", str(predictions), "--dataset", "cityscapes", "--root"]
+    assert main([*words, str(root)]) == main([*words, str(root)]) == 0  # the same are replaced
+    before = (output / "scores.json").read_bytes()
+    shutil.copytree(root / "gtFine", other / "gtFine")
+    first, *_, last = truths(other)
+    Image.fromarray(np.full_like(read_ids(first), 7)).save(first)
+    for difference in (f"another label map of {first.parent.name}/", "other images (4, now 3)"):
+        capsys.readouterr()
+        assert main([*words, str(other)]) == 2
+        assert f"{output / 'scores.json'}: has scores of something else ({difference}" in capsys.readouterr().err
+        for path in last.parent.glob(f"{last.name.removesuffix('labelIds.png')}*"):
+            path.unlink()
+    assert (output / "scores.json").read_bytes() == before
+    score(predictions, other, output)
+
+
+def test_weights_replace_no_scores_of_label_maps(root, predictions, weights, tmp_path, capsys):
+    best = tmp_path / "best.safetensors"
+    shutil.copy(weights, best)
+    predictions = predictions.rename(tmp_path / "cityscapes")
+    words = ["--dataset", "cityscapes", "--root", str(root)]
+    assert main(["eval", "--predictions", str(predictions), *words]) == 0
+    assert main(["eval", str(best), *words, "--workers", "0", "--device", "cpu"]) == 2
+    assert "cityscapes-val/scores.json: has scores of something else (other weights)" in capsys.readouterr().err
+
+
 def test_matching_is_by_the_beginning_of_the_name(tmp_path):
     names = ["a_000000_000019_x.png", "a_000000_0000200.png", "b/a_000001_000019.png", "a_000000_000019_x.txt"]
     for name in names:
