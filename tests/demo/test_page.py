@@ -375,7 +375,7 @@ def test_uploads_go_when_the_command_is_ended(photo, tmp_path, monkeypatch):
 
     block_thread = gradio.Blocks.block_thread
     monkeypatch.setattr(gradio.Blocks, "block_thread", block)
-    assert main(["demo", "--port", str(port)]) == 0
+    assert main(["demo", "--port", str(port)]) in (0, 130)  # 130: before Gradio waits
     assert uploads
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert signal.getsignal(signal.SIGTERM) is before
