@@ -6,7 +6,7 @@ DEMO := runs/demo
 TESTS := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .venv/installed: setup.cfg pyproject.toml
-	python3 -m venv .venv
+	test -x $(PYTHON) || python3 -m venv .venv
 	$(PYTHON) -m pip install --quiet --upgrade pip
 	$(PYTHON) -m pip install --quiet --editable '.[test]'
 	touch $@
@@ -27,7 +27,7 @@ browser:  ## the page is tested in Chromium
 	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends -y chromium; } > /dev/null \
 	|| { echo 'The tests of the page need Chromium: sudo apt-get install chromium'; exit 1; }
 
-test: .venv/installed browser  ## the tests, six to seven minutes on two cores
+test: .venv/installed browser  ## the tests, less than six minutes on two cores
 	$(TESTS)
 
 test-all: .venv/installed browser  ## the longer proofs too
