@@ -65,7 +65,7 @@ class ModelMetadata:
         origin: the weights that training or the user started from.
 
     Raises:
-        UserError: a mean, std, class name or origin out of range.
+        UserError: a mean, std, class name or origin out of range, or a mean and a std of different lengths.
     """
 
     architecture: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +78,8 @@ class ModelMetadata:
     def __post_init__(self) -> None:
         _check_statistics("mean", self.mean, 0.0)
         _check_statistics("std", self.std, SMALLEST_STD)
+        if len(self.mean) != len(self.std):
+            raise UserError(f"mean {list(self.mean)}, std {list(self.std)}: give one number of both for each channel")
         if len(self.class_names) > MAX_CLASSES:
             raise UserError(f"{len(self.class_names)} classes: use {MAX_CLASSES} or less")
         names = self.class_names if self.label_map is None else self.label_map.names
@@ -136,9 +138,8 @@ class ModelMetadata:
             raise UserError(
                 f"{kind} of {self.num_classes} classes for a network of {num_classes}: the numbers must match"
             )
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != in_channels:
-                raise UserError(f"{name} {list(values)}: give one number for each of {in_channels} channels")
+        if self.in_channels != in_channels:
+            raise UserError(f"mean {list(self.mean)}: give one number for each of {in_channels} channels, and of std")
 
 
 def _check_statistics(name: str, values: Sequence[Any], low: float) -> None:

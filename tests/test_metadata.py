@@ -47,11 +47,15 @@ def test_other_than_three_channels_have_the_average_of_imagenets(channels):
     [
         ({"label_map": LabelMap.numbered(3)}, "a label map of 3 classes for a network of 2"),
         ({"label_map": None, "class_names": ("a",)}, "class names of 1 classes for a network of 2"),
-        ({"mean": (0.5,)}, r"mean \[0\.5\]: give one number for each of 3 channels"),
-        ({"std": (0.5, 0.5)}, r"std \[0\.5, 0\.5\]: give one number for each of 3 channels"),
+        ({"mean": (0.5,), "std": (0.5,)}, r"mean \[0\.5\]: give one number for each of 3 channels"),
     ],
 )
 def test_what_does_not_fit_the_network_is_refused(change, message):
     metadata = dataclasses.replace(ModelMetadata.for_segmentation(2, 3), **change)
     with pytest.raises(UserError, match=message):
         metadata.check(num_classes=2, in_channels=3)
+
+
+def test_mean_and_std_are_of_the_same_channels():
+    with pytest.raises(UserError, match=r"^mean \[0\.5\], std \[0\.5, 0\.5\]: give one number of both for each"):
+        ModelMetadata(mean=(0.5,), std=(0.5, 0.5))

@@ -168,7 +168,7 @@ def test_no_number_in_a_file_makes_memory_be_allocated(model, tmp_path):
         ({"std": [58, 57, 57]}, "divide by 255: use 0.2275 0.2235 0.2235"),
         ({"mean": []}, "mean (): use one number for each"),
         ({"mean": [0.5] * (MAX_CHANNELS + 1)}, "use one number for each of 1 to 1024 channels"),
-        ({"mean": [0.5]}, "mean [0.5]: give one number for each of 3 channels"),
+        ({"mean": [0.5], "std": [0.5]}, "mean [0.5]: give one number for each of 3 channels"),
         ({"labels": LabelMap.numbered(2).to_dict()}, "a label map of 2 classes for a network of 3"),
         ({"labels": {"classes": [{"name": "a" * 1001}, {"name": "b"}, {"name": "c"}]}}, "class name 'aaaa"),
         ({"labels": None, "classes": ["a", 3], "model": CLASSIFIER}, "class name 3: use a text"),
