@@ -737,3 +737,9 @@ def test_a_loss_of_one_image_refuses_a_batch(name):
             loss(logits, target, 255)
         with pytest.raises(UserError, match=r"logits \(1, 4, 16, 16\) and target"):
             loss(logits[:1], target, 255)
+
+
+def test_the_sum_of_the_cross_entropy_is_not_smoothed_by_default():
+    logits, target = torch.randn(1, CLASSES, 3, 4), torch.randint(CLASSES, (1, 3, 4))
+    expected = F.cross_entropy(logits, target, reduction="sum")
+    torch.testing.assert_close(losses.cross_entropy_sum(logits, target, None, 255), expected)
