@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class LabelMap:
     ignores_by_default: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._make_tuples()
         class_ids = [i for ids in self.ids for i in ids]
         object.__setattr__(self, "ignores_by_default", self.ignored is None and IGNORE_INDEX not in class_ids)
         if self.ignored is None:
@@ -75,6 +77,26 @@ class LabelMap:
         for color in (*self.palette, *self.ignored_colors):
             if len(color) != 3 or not all(0 <= value <= 255 for value in color):
                 raise UserError(f"color {list(color)}: use three values from 0 to 255 (red, green, blue)")
+
+    def _make_tuples(self) -> None:
+        """Lists become tuples, which are compared with others, and NumPy's integers those that JSON takes."""
+        try:
+            values = {
+                "names": tuple(self.names),
+                "ids": tuple(tuple(map(index, ids)) for ids in self.ids),
+                "ignored": None if self.ignored is None else tuple(map(index, self.ignored)),
+                **{
+                    name: tuple(tuple(map(index, color)) for color in getattr(self, name))
+                    for name in ("palette", "ignored_colors")
+                },
+            }
+        except TypeError as error:
+            raise UserError(
+                "a label map of other types: use names ('road', 'sky'), palette ((128, 64, 128), (70, 130, 180)), ids "
+                "((7,), (23, 24)): ids and colors are whole numbers"
+            ) from error
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     @property
     def num_classes(self) -> int:
@@ -235,7 +257,7 @@ class LabelMap:
         return self._decode_table[train_ids]
 
     def colorize(self, train_ids: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Maps train ids, (H, W) uint8, to colours, (H, W, 3) uint8 RGB; 255 becomes black."""
+        """Maps train ids, (H, W) uint8, to colours, (H, W, 3) uint8 RGB; ids of no class become black."""
         return self._palette_table[train_ids]
 
     def to_dict(self) -> dict[str, Any]:

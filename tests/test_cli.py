@@ -692,7 +692,7 @@ def test_weights_are_converted(capsys, weights, tmp_path):
     [
         (["--classes", "cityscapes"], "a label map of 19 classes for a network of 11"),
         (["--classes", "nowhere.yaml"], "nowhere.yaml"),
-        (["--mean", "0.5"], "mean [0.5]: give one number for each of 3 channels"),
+        (["--mean", "0.5"], "mean [0.5], std [0.229, 0.224, 0.225]: give one number of both for each channel"),
     ],
 )
 def test_a_wrong_conversion_is_refused_and_writes_nothing(capsys, weights, tmp_path, words, part):

@@ -475,3 +475,18 @@ def test_a_first_class_background_is_black_unless_black_is_listed(name):
         labels = LabelMap.from_dict(content)
         assert labels.palette[0] != (0, 0, 0)
         labels.check_colors()
+
+
+def test_lists_and_numpys_integers_become_tuples_of_integers():
+    colors = np.array([ROAD, SKY], np.uint8)
+    labels = LabelMap(["a", "b"], colors, [np.arange(1), [np.int64(7)]], ignored=[np.uint8(255)])
+    assert labels == LabelMap(("a", "b"), (ROAD, SKY), ((0,), (7,)), ignored=(255,))
+    assert json.loads(json.dumps(labels.to_dict())) == labels.to_dict()
+
+
+@pytest.mark.parametrize(("palette", "ids"), [((ROAD, SKY), (0, 1)), (((0.5, 0, 0), SKY), ((0,), (1,))), (None, None)])
+def test_a_label_map_of_other_types_is_refused(palette, ids):
+    with pytest.raises(
+        UserError, match=r"^a label map of other types: use names .*: ids and colors are whole numbers$"
+    ):
+        LabelMap(("a", "b"), palette, ids)

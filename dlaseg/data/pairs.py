@@ -240,7 +240,7 @@ class SplitFiles:
             if name not in self.images:
                 raise UserError(
                     f"{path}, line {line}: {name!r} is not the name of an image of this split: use names such as "
-                    f"{min(self.images)!r}"
+                    f"{min(self.images)!r}, or the split that the list is of"
                 )
         labels = None if self.labels is None else {name: self.labels[name] for name in lines if name in self.labels}
         return replace(self, images={name: self.images[name] for name in lines}, labels=labels)

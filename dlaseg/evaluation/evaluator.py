@@ -70,9 +70,11 @@ def evaluate_predictor(
     """
     label_map = predictor.label_map
     if dataset.label_map.names != label_map.names:
+        same = len(dataset.label_map.names) == len(label_map.names)
+        rename = ", or name them by dlaseg weights convert FILE OUT --classes CLASSES.yaml" if same else ""
         raise UserError(
             f"the weights have {_few(label_map.names)}, the data set {dataset.name} has "
-            f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes"
+            f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes{rename}"
         )
     dataset.require_labels()
     confusion, tiled = ConfusionMatrix(label_map.num_classes), predictor.memory.tiled

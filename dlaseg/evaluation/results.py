@@ -20,7 +20,7 @@ MEASURES = ("boundary", "calibration")
 
 def check_measures(measures: Sequence[str]) -> None:
     """Raises a UserError for an unknown measure."""
-    for measure in measures:
+    for measure in (measures,) if isinstance(measures, str) else measures:
         if measure not in MEASURES:
             raise UserError(f"measure {measure!r}: unknown; use one of {', '.join(MEASURES)}")
 

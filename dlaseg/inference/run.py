@@ -135,13 +135,18 @@ def infer(
 
 
 def network_sha256(network: "Network") -> str:
-    """What `Settings` say of the weights."""
+    """What `Settings` say of the weights.
+
+    Raises:
+        UserError: a model with values that are not finite, which a weights file is refused for, too.
+    """
     if isinstance(network, Graph):
         return exported_sha256(network.path)
     if isinstance(network, WeightsFile):
         return network.sha256
-    from dlaseg.weights.files import model_sha256
+    from dlaseg.weights.files import check_numbers, model_sha256
 
+    check_numbers(type(network).__name__, network.state_dict(), remedy="train with a lower learning rate")
     return model_sha256(network)
 
 

@@ -72,6 +72,7 @@ class Sink:
         keep_suffix: bool = False,
         ids: str = "raw",
     ):
+        save = (save,) if isinstance(save, str) else save
         unknown = [kind for kind in save if kind not in SUFFIXES]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"

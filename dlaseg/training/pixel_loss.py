@@ -159,8 +159,9 @@ class PixelLoss:
 
         Raises:
             UserError: the number of class weights differs from the number of classes; or terms for auxiliary outputs,
-                which the network does not have.
+                which the network does not have; or, on a CPU, a target of no class.
         """
+        self._check_targets(targets, outputs.logits.shape[1])
         main, auxiliary = normalizers[: len(self.terms)], normalizers[len(self.terms) :]
         loss = self._of_logits(self.terms, outputs.logits, self.stride, targets, main)
         terms = self.auxiliary_terms
@@ -171,6 +172,18 @@ class PixelLoss:
         for logits, stride, weight in outputs.auxiliary:
             loss = loss + weight * self._of_logits(terms, logits, stride, targets, auxiliary)
         return loss
+
+    def _check_targets(self, targets: Tensor, classes: int) -> None:
+        """Not on a GPU, which would have to wait."""
+        scored = targets[targets != self.ignore_index] if not targets.is_cuda else targets[:0]
+        if not scored.numel():
+            return
+        lowest, highest = int(scored.min()), int(scored.max())
+        if lowest < 0 or highest >= classes:
+            raise UserError(
+                f"targets from {lowest} to {highest}: use train ids from 0 to {classes - 1}, or {self.ignore_index} "
+                "where a pixel is ignored"
+            )
 
     def _of_logits(
         self, terms: Sequence[LossConfig], coarse: Tensor, stride: int, targets: Tensor, normalizers: Tensor

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch.random import fork_rng
 from tqdm import tqdm
 
 from dlaseg.config.files import to_yaml
@@ -73,7 +74,11 @@ def fit(
     """
     trackers = tracker_classes(task.config.train.trackers, allow_trackers)
     with ExitStack() as stack:
-        with distributed_context(task.config.train.device) as dist, reproducible(task.config.train.deterministic):
+        with (
+            distributed_context(task.config.train.device) as dist,
+            reproducible(task.config.train.deterministic),
+            fork_rng([dist.device] if dist.device.type == "cuda" else []),  # the caller goes on with its own numbers
+        ):
             resume = dist.broadcast(resume or restarted_by_torchrun(output))
             run = open_run(task, dist, output, resume)
             if resume and dist.is_main:
@@ -259,8 +264,10 @@ def track_epoch(trackers: Sequence[Tracker], row: dict[str, Any], validation: Va
 
 
 def resume_message(run: Run) -> str:
-    """Tells after which epoch and batch a run resumes."""
+    """Tells after which epoch and batch a run resumes, or that it begins."""
     state, batch = run.state, run.state.progress.batches
+    if not state.step:
+        return f"{run.output}: nothing to resume from, the run begins"
     position = f" and {batch} of {run.sampler.batches} batches of the next" if batch else ""
     return f"{run.output}: resuming after epoch {state.epoch} of {run.task.config.train.epochs}{position}"
 

@@ -112,13 +112,19 @@ def read_model_file(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
     return metadata, checkpoint.tensors
 
 
-def check_numbers(path: Path, tensors: Mapping[str, Tensor], restore: Callable[[str], str] = str) -> None:
+def check_numbers(
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    restore: Callable[[str], str] = str,
+    remedy: str = "use another file",
+) -> None:
     """Checks that a network can compute with its tensors: by a single NaN, every pixel gets class 0.
 
     Args:
-        path: the file.
+        path: the file, or another name of the network.
         tensors: by our names.
         restore: our name -> the file's, for messages.
+        remedy: for messages.
 
     Raises:
         UserError: a number that is not finite in float32, or a negative variance.
@@ -127,9 +133,9 @@ def check_numbers(path: Path, tensors: Mapping[str, Tensor], restore: Callable[[
         if not tensor.is_floating_point():
             continue
         if not tensor.float().isfinite().all():
-            raise UserError(f"{path}: {restore(name)} holds values that are not finite: use another file")
+            raise UserError(f"{path}: {restore(name)} holds values that are not finite: {remedy}")
         if name.endswith("running_var") and (tensor < 0).any():
-            raise UserError(f"{path}: {restore(name)} holds negative variances: use another file")
+            raise UserError(f"{path}: {restore(name)} holds negative variances: {remedy}")
 
 
 def is_ours(checkpoint: Checkpoint) -> bool:

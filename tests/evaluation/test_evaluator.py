@@ -221,9 +221,12 @@ def test_scores_of_images_in_tiles_are_told_once_and_recorded(model, dataset, mo
 def test_classes_that_differ_are_refused(dataset):
     other = create_model("dla46_c", len(NAMES))
     with pytest.raises(
-        UserError, match=r"weights have 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\)"
+        UserError,
+        match=r"weights have 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\): .*, or name them by",
     ):
         evaluate_predictor(predictor(other), dataset)
+    with pytest.raises(UserError, match=r"weights have 5 classes .*: score on a data set with the weights' classes$"):
+        evaluate_predictor(predictor(create_model("dla46_c", 5)), dataset)
 
 
 def test_a_split_without_images_is_refused(dataset, tmp_path):

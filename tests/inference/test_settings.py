@@ -1,5 +1,6 @@
 """Results of two networks, or of other options, never mix in a folder."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from video_files import write_video
 
@@ -242,3 +244,12 @@ def test_the_settings_are_written_first(network, images, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "process", killed)
     with pytest.raises(KeyboardInterrupt):
         infer(network, images, tmp_path / "out", device="cpu")
+
+
+def test_a_model_that_diverged_is_refused_before_anything_is_written(network, images, tmp_path):
+    diverged = copy.deepcopy(network)
+    with torch.no_grad():
+        next(diverged.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match=r"holds values that are not finite: train with a lower learning rate$"):
+        infer(diverged, images, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -743,3 +743,14 @@ def test_the_sum_of_the_cross_entropy_is_not_smoothed_by_default():
     logits, target = torch.randn(1, CLASSES, 3, 4), torch.randint(CLASSES, (1, 3, 4))
     expected = F.cross_entropy(logits, target, reduction="sum")
     torch.testing.assert_close(losses.cross_entropy_sum(logits, target, None, 255), expected)
+
+
+@pytest.mark.parametrize("value", [CLASSES, -100])
+@every_loss
+def test_targets_of_no_class_are_refused(terms, value):
+    logits, target = torch.randn(1, CLASSES, 8, 8), torch.zeros(1, 16, 16, dtype=torch.long)
+    loss = PixelLoss(terms, 2)
+    normalizers = loss.normalizers(target)
+    target[0, 3, 4] = value
+    with pytest.raises(UserError, match=r"^targets from -?[0-9]+ to [0-9]+: use train ids from 0 to 3, or 255 where"):
+        loss(TrainingOutputs(logits), target, normalizers)

@@ -279,8 +279,13 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, t
 
 @pytest.mark.usefixtures("no_page")
 def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
-    state = run(with_train(config, epochs=1, warmup_steps=0), tmp_path / "new", resume=True)
+    torch.manual_seed(7)
+    before, messages = torch.get_rng_state(), []
+    task = Segmentation(with_train(config, epochs=1, warmup_steps=0))
+    state = fit(task, tmp_path / "new", resume=True, report=messages.append)
     assert (state.epoch, state.step, len(log_rows(tmp_path / "new"))) == (1, 2, 1)
+    assert messages[0] == f"{tmp_path / 'new'}: nothing to resume from, the run begins"
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's own numbers do not repeat
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):

@@ -151,6 +151,7 @@ def check_dataset(
     start, findings, facts = perf_counter(), list[Finding](), dict[str, list[PairFacts]]()
     counted: list[tuple[SegmentationDataset, SplitStatistics]] = []
     shifted = set[str]()
+    splits = (splits,) if isinstance(splits, str) else splits
     for split in splits or (DEFAULT_SPLITS if entry.has_splits(options) else ("all",)):
         try:
             files = find_split(entry, Path(root), split, options)

@@ -294,3 +294,13 @@ def test_braces_above_the_root_mean_nothing(root):
     put(root, "{name} {split}/a/1.png", "{name} {split}/b/1.png")
     shutil.copy(root / "classes.yaml", root / "{name} {split}")
     assert names(root / "{name} {split}", "a/{name}.png", "b") == ["1"]
+
+
+def test_what_writes_a_first_classes_file_is_told_with_the_places_of_this_data_set(tmp_path):
+    root = tmp_path / "a set"
+    root.mkdir()
+    for places, options in (((), ""), (("img/{split}", "ann"), " --images 'img/{split}' --labels ann")):
+        with pytest.raises(UserError, match=r"classes\.yaml: no such file: ") as caught:
+            open_dataset("folder", root, "train", *places)
+        words = f"dlaseg data check '{root}' --dataset folder{options} --write-classes '{root}/classes.yaml'"
+        assert str(caught.value).endswith(words)
