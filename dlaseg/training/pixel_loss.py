@@ -174,8 +174,9 @@ class PixelLoss:
         return loss
 
     def _check_targets(self, targets: Tensor, classes: int) -> None:
-        """Not on a GPU, which would have to wait."""
-        scored = targets[targets != self.ignore_index] if not targets.is_cuda else targets[:0]
+        if targets.device.type != "cpu":  # a GPU would have to wait
+            return
+        scored = targets[targets != self.ignore_index]
         if not scored.numel():
             return
         lowest, highest = int(scored.min()), int(scored.max())
