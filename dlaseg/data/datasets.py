@@ -8,7 +8,7 @@ from typing import Literal
 from dlaseg.data.pairs import SegmentationDataset, SplitFiles
 from dlaseg.data.sets.camvid import camvid_labels, find_camvid
 from dlaseg.data.sets.cityscapes import cityscapes_labels, find_cityscapes
-from dlaseg.data.sets.folder import find_folder
+from dlaseg.data.sets.folder import PLACES, find_folder
 from dlaseg.errors import UserError
 from dlaseg.labels import LabelMap
 
@@ -71,7 +71,7 @@ DATASETS: dict[str, DatasetEntry] = {
             "folder",
             "images/SPLIT/* with labels/SPLIT/*, or paths of your own; classes.yaml defines the classes",
             find_folder,
-            options={"images": "images/{split}", "labels": "labels/{split}", "classes": "classes.yaml"},
+            options={**PLACES, "classes": "classes.yaml"},
         ),
     )
 }

@@ -13,7 +13,7 @@ from dlaseg.image_suffixes import IMAGE_SUFFIXES, LOSSY_SUFFIXES
 from dlaseg.labels import LabelMap
 
 _SUFFIXES = {"images": IMAGE_SUFFIXES, "labels": IMAGE_SUFFIXES - LOSSY_SUFFIXES}
-_PLACES = ("images/{split}", "labels/{split}")
+PLACES = {"images": "images/{split}", "labels": "labels/{split}"}
 """Of images and label maps, by default."""
 
 _EXAMPLES = {"images": "photos/{split}/{name}.jpg", "labels": "masks/{split}/{name}_mask.png"}
@@ -39,11 +39,11 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
             as `SplitFiles.find`.
     """
     if not (root / classes).exists():
-        places = {"--images": images, "--labels": labels} if (images, labels) != _PLACES else {}
-        words = [f"{root}", "--dataset", "folder", *(word for place in places.items() for word in place)]
+        given = {"images": images, "labels": labels}.items() - PLACES.items()
+        places = [word for name, place in sorted(given) for word in (f"--{name}", place)]
         raise UserError(
             f"{root / classes}: no such file: list the classes in it, or have a first one written by dlaseg data check "
-            f"{shlex.join([*words, '--write-classes', str(root / classes)])}"
+            f"{shlex.join([str(root), '--dataset', 'folder', *places, '--write-classes', str(root / classes)])}"
         )
     label_map = LabelMap.from_file(root / classes)
     image_pattern, label_pattern = _pattern("images", images, root, split), _pattern("labels", labels, root, split)
