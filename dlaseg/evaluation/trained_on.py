@@ -33,7 +33,7 @@ def images_of_training(file: Path, dataset: SegmentationDataset) -> str | None:
         return f"has {images} of the training, by the names in {file.parent / TRAIN_NAMES}"
     started_from = [seen[each.sha256] for each in (_origin(file) if seen else ()) if each.sha256 in seen]
     if started_from:
-        return f"was among the training data of {started_from[0]}, from which this network started"
+        return f"was among the training data of {started_from[0]}, which this network comes from"
     return None
 
 

@@ -121,7 +121,7 @@ def test_a_network_that_started_from_weights_of_the_package_is_told(root, tmp_pa
     dlaseg.save_model(again, tmp_path / "again.safetensors")
     tuned = dlaseg.create_model("dla46_c", 11, 4, 1, backbone_weights=tmp_path / "again.safetensors")
     dlaseg.save_model(tuned, tmp_path / "tuned.safetensors")
-    message = "was among the training data of camvid, from which this network started"
+    message = "was among the training data of camvid, which this network comes from"
     for name in ("again", "tuned"):
         file = tmp_path / f"{name}.safetensors"
         assert images_of_training(file, train) == images_of_training(file, val) == message

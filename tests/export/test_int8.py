@@ -80,7 +80,7 @@ def test_the_command_says_what_is_lost_and_gained(run):
 
 
 def test_scores_of_weights_that_come_with_the_package_say_so_when_exported_too(run, root):
-    message = "was among the training data of camvid, from which this network started"
+    message = "was among the training data of camvid, which this network comes from"
     assert images_of_training(run[0], open_dataset("camvid", root, "val")) == message
 
 
