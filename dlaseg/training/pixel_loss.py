@@ -174,11 +174,9 @@ class PixelLoss:
         return loss
 
     def _check_targets(self, targets: Tensor, classes: int) -> None:
-        if targets.device.type != "cpu":  # a GPU would have to wait
+        if targets.device.type != "cpu" or not targets.numel():  # a GPU would have to wait
             return
-        scored = targets[targets != self.ignore_index]
-        if not scored.numel():
-            return
+        scored = targets.masked_fill(targets == self.ignore_index, 0)
         lowest, highest = int(scored.min()), int(scored.max())
         if lowest < 0 or highest >= classes:
             raise UserError(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlaseg import create_backbone
 from dlaseg.models.ida import BilinearUpsample, ConcatNode, DLAUp, IDAUp
@@ -31,6 +32,45 @@ def test_upsampling_keeps_channels_apart():
     with torch.no_grad():
         sums = BilinearUpsample(3)(x).sum((0, 2, 3))
     assert sums[0] == sums[2] == 0 < sums[1]
+
+
+class Dtypes(TorchDispatchMode):
+    """Records the type that convolutions are computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            self.seen.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=["autocast", "bfloat16_weights"])
+def test_bfloat16_is_upsampled_in_float32_on_cpus(factor, stored):
+    torch.manual_seed(0)
+    ours = BilinearUpsample(5, factor)
+    with torch.no_grad():
+        ours.weight.normal_()
+        ours.to(stored)
+    theirs = nn.ConvTranspose2d(5, 5, 2 * factor, stride=factor, padding=factor // 2, groups=5, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 6, 7).bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=stored == torch.float32), Dtypes() as dtypes:
+        y = ours(x)
+        grad = torch.randn_like(y)
+        y.backward(grad)
+    expected = theirs(exact)
+    expected.backward(grad.double())
+    assert dtypes.seen == [torch.float32] * 2
+    assert y.dtype == x.grad.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected.bfloat16(), rtol=2**-8, atol=0)
+    torch.testing.assert_close(x.grad, exact.grad.bfloat16(), rtol=2**-8, atol=0)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad.to(stored), rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("factor", [-2, 0, 1, 3, 5])
