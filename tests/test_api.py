@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dlaseg_testing import no_report, tiny_config, with_train, write_camvid
+from PIL import Image
 from torch.utils.data import DataLoader
 
 import dlaseg
@@ -17,6 +18,8 @@ from dlaseg.training.state import TrainState
 from dlaseg.training.train import TrainResult
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
+
+IMAGE = np.zeros((32, 32, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +138,37 @@ def test_a_data_set_works_in_a_loader_of_torch(root, workers):
     transformed = replace(dataset, transform=to_half)
     images, targets = next(iter(DataLoader(transformed, batch_size=2, num_workers=workers, shuffle=True)))
     assert (images.shape, images.dtype, targets.shape) == ((2, 3, 24, 32), torch.float32, (2, 24, 32))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: dlaseg.infer("camvid", IMAGE, "out"), "image of type ndarray: infer reads files: give their paths"),
+        (lambda: dlaseg.infer("camvid", [Image.fromarray(IMAGE)], "out"), "image of type Image: infer reads files"),
+        (lambda: dlaseg.infer("camvid", Image.fromarray(IMAGE), "out"), "image of type Image: infer reads files"),
+        (lambda: dlaseg.infer("camvid", "images", None), "output of type NoneType: use the path of a folder"),
+        (lambda: dlaseg.Predictor("camvid", scales=1.5), r"scales 1\.5: use a list of one at least, such as \[1\.0\]"),
+        (lambda: dlaseg.Predictor("camvid", scales=["1"]), "scale 1: use 0.1 to 10"),
+        (lambda: dlaseg.Predictor("camvid", max_memory="4GB"), "max_memory '4GB': use a number of bytes, such as 4"),
+        (lambda: dlaseg.evaluate("camvid", "data", "out"), "dataset of type str: use what dlaseg.open_dataset returns"),
+        (lambda: dlaseg.open_dataset("camvid", None, "val"), "root of type NoneType: use the path of a folder"),
+        (lambda: dlaseg.open_dataset("camvid", ".", None), "split of type NoneType: use a name, such as train"),
+        (lambda: dlaseg.train({"name": "run"}), "config of type dict: use a dlaseg.Config, or the path of a YAML file"),
+        (lambda: dlaseg.PixelLoss(["dice"], 4), r"loss 'dice': use a list of LossConfig, such as \[LossConfig\("),
+        (lambda: dlaseg.PixelLoss([], 4, class_weights=1.0), r"class_weights 1\.0: use a list with a number for each"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_with_what_to_give(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    with pytest.raises(dlaseg.UserError, match=f"^{message}"):
+        call()
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_come_from_any_iterable_and_numbers_from_numpy(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    scales = [np.float32(0.5), np.int64(1)]
+    dlaseg.infer("camvid", (path for path in [tmp_path / "a.png"]), tmp_path / "out", scales=scales, device="cpu")
+    assert list((tmp_path / "out").rglob("a.png"))
+    assert dlaseg.Predictor("camvid", max_memory=np.int64(2**35)).memory.max_memory == 2**35

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from dlaseg import cli
-from dlaseg.config.fields import WrongTypeError, convert, fields_of
+from dlaseg.config.fields import WrongTypeError, convert, fields_of, wrong_type_message
 from dlaseg.config.files import flatten, to_yaml
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
-from dlaseg.config.reading import check_keys, read_config, wrong_type_message
+from dlaseg.config.reading import check_keys, read_config
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
 from dlaseg.config.training import BaseTrainConfig
 from dlaseg.errors import UserError

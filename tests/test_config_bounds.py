@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +89,44 @@ def test_more_workers_than_a_machine_can_run_are_refused(kind, monkeypatch):
 def test_an_absurd_number_is_refused_with_its_bounds(kind, name, value):
     with pytest.raises(UserError, match=rf"^train\.{name} .*: use (a number (from|above) |0 \(no average\))"):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(epochs="three"), r"train\.epochs three: expected a whole number, such as epochs: 500$"),
+        (lambda: TrainConfig(epochs=1.5), r"train\.epochs 1\.5: expected a whole number, such as epochs: 500$"),
+        (lambda: TrainConfig(epochs=True), r"train\.epochs true: expected a whole number"),
+        (
+            lambda: TrainConfig(lr=None),
+            r"train\.lr has no value: expected a number, such as lr: 0\.01; or leave",
+        ),
+        (lambda: TrainConfig(optimizer="adam"), r"train\.optimizer adam: expected sgd, adamw or muon"),
+        (
+            lambda: TrainConfig(losses=[LossConfig(weight="much")]),
+            r"train\.losses\[0\]\.weight much: expected a",
+        ),
+        (lambda: TrainConfig(losses=LossConfig()), r"train\.losses "),
+        (lambda: AugmentConfig(crop_size=256), r"augment\.crop_size 256: expected two whole numbers"),
+        (lambda: AugmentConfig(scale=(1.0,)), r"augment\.scale \[1\.0\]: expected two numbers"),
+        (lambda: DataConfig(root=3), r"data\.root 3: expected text, such as root: '3'"),
+        (lambda: ModelConfig(scales=0.5), r"model\.scales 0\.5: expected a list of numbers, such as scales: \[0\.5\]"),
+        (lambda: PretrainAugmentConfig(jitter="a"), r"augment\.jitter a: expected a number"),
+        (lambda: Config(data=None), r"data of type NoneType: use a DataConfig, such as DataConfig\(\)$"),
+        (lambda: Config(train=DataConfig()), r"train of type DataConfig: use a TrainConfig, such as TrainConfig\(\)$"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_where_it_is_given(make, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        make()
+
+
+def test_values_become_what_a_file_would_give():
+    losses = [LossConfig("dice", weight=2)]
+    train = TrainConfig(epochs="3", lr="1e-3", losses=losses)
+    assert (train.epochs, train.lr, train.losses) == (3, 1e-3, [LossConfig("dice", weight=2.0)])
+    assert AugmentConfig(crop_size=[64, 96]).crop_size == (64, 96)
+    assert DataConfig(root=Path("data")).root == "data"
 
 
 @pytest.mark.parametrize(

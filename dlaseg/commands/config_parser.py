@@ -9,9 +9,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from dlaseg.commands.parsing import CommandParser
-from dlaseg.config.fields import Field, WrongTypeError, convert, fields_of, in_words, inline, is_section, meanings_of
+from dlaseg.config.fields import (
+    Field,
+    WrongTypeError,
+    convert,
+    expectation,
+    fields_of,
+    in_words,
+    inline,
+    is_section,
+    meanings_of,
+    shown,
+    wrong_type_message,
+)
 from dlaseg.config.pretraining import PretrainConfig
-from dlaseg.config.reading import expectation, make_config, read_values, shown, wrong_type_message
+from dlaseg.config.reading import make_config, read_values
 from dlaseg.config.segmentation import Config
 from dlaseg.config.training import NOT_FIELDS
 from dlaseg.errors import UserError

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dlaseg.config.fields import Field, WrongTypeError, convert, is_section, wrong_type_message
 from dlaseg.errors import UserError, nearest
 
 MANY = 1_000_000_000
@@ -48,15 +49,28 @@ def check_name(name: Any) -> None:
         )
 
 
-def check_texts(section: str, config: Any) -> None:
-    """No text of a section has a control character or half a character, which no file name has."""
+def convert_values(section: str, config: Any) -> None:
+    """Each value of a section becomes what a YAML file's would: one of the type of its field.
+
+    Raises:
+        UserError: a value of another type; a text with a control character or half a character, which no file name has.
+    """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value = f"{section}.{field.name}" if section else field.name, getattr(config, field.name)
+        if is_section(field.type):
+            if not isinstance(value, field.type):
+                given, wanted = type(value).__name__, field.type.__name__
+                raise UserError(f"{name} of type {given}: use a {wanted}, such as {wanted}()")
+            continue
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        try:
+            value = convert(Field(name, field.type, default, ""), value)
+        except WrongTypeError as error:
+            raise UserError(wrong_type_message(error)) from error
+        setattr(config, field.name, value)
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and (len(text) > 4096 or not _is_file_name(text)):
-                raise UserError(
-                    f"{section}.{field.name} {text!r:.80}: use at most 4096 characters, no control characters"
-                )
+                raise UserError(f"{name} {text!r:.80}: use at most 4096 characters, no control characters")
 
 
 def _is_file_name(text: str) -> bool:

@@ -3,8 +3,10 @@
 import dataclasses
 import datetime
 import inspect
+import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ import yaml
 
 from dlaseg.errors import UserError, nearest
 from dlaseg.yaml_file import RefusedYAML, parse_yaml
+
+LONGEST = 80
+"""Most characters of a value that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def convert(field: Field, value: Any) -> Any:
         raise
     except RefusedYAML as error:
         raise WrongTypeError(field.name, value, in_words(field.type), reason=f"{error.problem}") from error
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise WrongTypeError(field.name, value, in_words(field.type), _example(field, value)) from error
 
 
@@ -120,6 +125,8 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     if kind in (int, float):
         numbers = (int,) if kind is int else (int, float)
         if isinstance(value, (str, *numbers)) and not isinstance(value, bool):
+            if kind is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+                return math.inf if value > 0 else -math.inf
             return kind(value)  # of text too: in YAML, 1e-3 is text
     if isinstance(value, str) and (kind is bool or origin in (list, tuple)):
         value = _parsed(value)
@@ -142,9 +149,11 @@ def _convert_to_any_of(value: Any, kinds: Sequence[Any], name: str) -> Any:
 
 
 def _convert_item(entry: Any, kind: Any, name: str) -> Any:
-    """An entry of a list, which may be a mapping for a dataclass."""
+    """An entry of a list, which may be a mapping for a dataclass, or one already."""
     if not is_section(kind):
         return _convert(entry, kind, name)
+    if isinstance(entry, kind):
+        entry = vars(entry)
     if not isinstance(entry, Mapping):
         raise ValueError(f"{entry!r} is not a mapping")
     fields = {field.name: field for field in fields_of(kind(), f"{name}.")}
@@ -165,6 +174,27 @@ def _parsed(text: str) -> Any:
         raise
     except yaml.YAMLError:
         return text
+
+
+def wrong_type_message(error: WrongTypeError) -> str:
+    """A message for a file: the field, its value, what is expected, and how to write it."""
+    key = error.name.rpartition(".")[2]
+    example = "" if error.example is None else f", such as {key}: {inline(error.example)}"
+    if error.value is None and not error.reason:
+        return f"{error.name} has no value: {expectation(error)}{example}; or leave it out to get the default"
+    return f"{error.name} {shown(error.value)}: {expectation(error)}{example}"
+
+
+def expectation(error: WrongTypeError) -> str:
+    """What is expected, or why the value cannot be read at all."""
+    return error.reason or f"expected {error.expected}"
+
+
+def shown(value: Any) -> str:
+    """A value for a message."""
+    text = value if isinstance(value, str) else inline(value)
+    text = text or "''"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def in_words(kind: Any) -> str:
@@ -198,7 +228,7 @@ def _example(field: Field, value: Any) -> Any:
         try:
             _convert(candidate, field.type, field.name)
             return candidate
-        except (ValueError, OverflowError, WrongTypeError):
+        except (ValueError, WrongTypeError):
             continue
     all_said = field.type is bool or get_origin(field.type) is Literal
     return None if all_said else field.default

@@ -9,8 +9,8 @@ from dlaseg.config.checks import (
     check_batch_norm,
     check_crop_size,
     check_name,
-    check_texts,
     check_workers,
+    convert_values,
     within,
 )
 from dlaseg.config.training import BaseTrainConfig
@@ -41,7 +41,7 @@ class PretrainDataConfig(ConfigSection):
     on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
-        check_texts("data", self)
+        convert_values("data", self)
         check_workers("data.workers", self.workers)
 
 
@@ -60,7 +60,7 @@ class PretrainModelConfig(ConfigSection):
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        check_texts("model", self)
+        convert_values("model", self)
 
 
 @dataclass
@@ -84,6 +84,7 @@ class PretrainAugmentConfig(ConfigSection):
     flip: float = 0.5
 
     def __post_init__(self) -> None:
+        convert_values("augment", self)
         within("augment", self, 0, 1, "jitter", "flip")
         check_crop_size(self.crop_size, self.crop_size)
         within("augment", self, 32, 2 * LARGEST_CROP, "resize")
@@ -123,5 +124,6 @@ class PretrainConfig(ConfigSection):
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        convert_values("", self)
         crop = self.augment.crop_size
         check_batch_norm(self.train.batch_size, self.train.grad_accum_steps, crop, crop)

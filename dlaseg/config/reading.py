@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dlaseg.config.fields import WrongTypeError, convert, fields_of, inline, is_section
+from dlaseg.config.fields import WrongTypeError, convert, fields_of, inline, is_section, shown, wrong_type_message
 from dlaseg.config.files import flatten
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
@@ -14,9 +14,6 @@ from dlaseg.errors import UserError, nearest
 from dlaseg.yaml_file import read_yaml
 
 AnyConfig = TypeVar("AnyConfig", bound=Config | PretrainConfig)
-
-LONGEST = 80
-"""Most characters of a value that a message shows."""
 
 
 def read_config(path: Path | str) -> Config | PretrainConfig:
@@ -42,9 +39,11 @@ def checked(config: AnyConfig) -> AnyConfig:
     """The config, after a check of all types and values, which an assignment to a field does not check.
 
     Raises:
-        UserError: a value of the wrong type or out of its range.
+        UserError: another object than a config, a value of the wrong type or out of its range.
     """
     kind = type(config)
+    if not isinstance(config, Config | PretrainConfig):
+        raise UserError(f"config of type {kind.__name__}: use a dlaseg.Config, or the path of a YAML file")
     return make_config(kind, values_of(dataclasses.asdict(config), "config", kind))
 
 
@@ -112,27 +111,6 @@ def _replaced(config: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
         if own:
             changes[field.name] = own[()] if () in own else _replaced(getattr(config, field.name), own)
     return dataclasses.replace(config, **changes)
-
-
-def wrong_type_message(error: WrongTypeError) -> str:
-    """A message for a file: the field, its value, what is expected, and how to write it."""
-    key = error.name.rpartition(".")[2]
-    example = "" if error.example is None else f", such as {key}: {inline(error.example)}"
-    if error.value is None and not error.reason:
-        return f"{error.name} has no value: {expectation(error)}{example}; or leave it out to get the default"
-    return f"{error.name} {shown(error.value)}: {expectation(error)}{example}"
-
-
-def expectation(error: WrongTypeError) -> str:
-    """What is expected, or why the value cannot be read at all."""
-    return error.reason or f"expected {error.expected}"
-
-
-def shown(value: Any) -> str:
-    """A value for a message."""
-    text = value if isinstance(value, str) else inline(value)
-    text = text or "''"
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def check_keys(content: Any, source: Path | str, kind: type[AnyConfig], prog: str = "dlaseg") -> None:

@@ -18,8 +18,8 @@ from dlaseg.config.checks import (
     check_crop_size,
     check_name,
     check_scales,
-    check_texts,
     check_workers,
+    convert_values,
     within,
 )
 from dlaseg.config.training import BaseTrainConfig
@@ -79,7 +79,7 @@ class DataConfig(ConfigSection):
     on_changed_files: Literal["stop", "go"] = "stop"
 
     def __post_init__(self) -> None:
-        check_texts("data", self)
+        convert_values("data", self)
         check_workers("data.workers", self.workers)
         within("data", self, 0, LARGEST_SEED, "split_seed")
         within("data", self, 0, 1, "class_uniform")
@@ -123,7 +123,7 @@ class ModelConfig(ConfigSection):
     backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
-        check_texts("model", self)
+        convert_values("model", self)
         check_scales(self.scales)
         if self.weights is not None and self.backbone_weights is not None:
             raise UserError(
@@ -160,6 +160,7 @@ class AugmentConfig(ConfigSection):
     flip: float = 0.5
 
     def __post_init__(self) -> None:
+        convert_values("augment", self)
         within("augment", self, 0, 180, "rotation")
         within("augment", self, 0, 1, "jitter", "saturation", "color_cast", "flip")
         within("augment", self, 0, 0.9, "gamma")
@@ -264,5 +265,6 @@ class Config(ConfigSection):
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        convert_values("", self)
         train, smallest = self.train, min(self.model.scales, default=1.0)
         check_batch_norm(train.batch_size, train.grad_accum_steps, *self.augment.crop_size, min(1.0, smallest))

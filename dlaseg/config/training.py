@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, ConfigSection, above_zero, check_texts, within
+from dlaseg.config.checks import LARGEST_SEED, MANY, MOST_TERMS, ConfigSection, above_zero, convert_values, within
 from dlaseg.errors import UserError
 
 NOT_FIELDS = {"model.num_classes": "the data set decides: list the classes in its classes file (data.classes)"}
@@ -91,7 +91,7 @@ class BaseTrainConfig(ConfigSection):
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        check_texts("train", self)
+        convert_values("train", self)
         within("train", self, 1, MANY, "epochs", "step_epochs", "eval_every", "patience")
         within("train", self, 1, 1_000_000, "batch_size", "grad_accum_steps")
         within("train", self, 0, MANY, "max_nonfinite_steps", "warmup_steps", "checkpoint_minutes")

@@ -152,6 +152,10 @@ def open_dataset(
     entry = dataset_entry(name)
     options = {"images": images, "labels": labels, "classes": classes}
     entry.check_options(options)
+    if not isinstance(root, str | Path):
+        raise UserError(f"root of type {type(root).__name__}: use the path of a folder")
+    if not isinstance(split, str):
+        raise UserError(f"split of type {type(split).__name__}: use a name, such as train")
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")

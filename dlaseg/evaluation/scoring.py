@@ -83,6 +83,8 @@ def evaluate(
             `check_earlier_scores`, `check_labels` and `evaluate_predictor`.
     """
     check_measures(measures)
+    if not isinstance(dataset, SegmentationDataset):
+        raise UserError(f"dataset of type {type(dataset).__name__}: use what dlaseg.open_dataset returns")
     if not dataset.pairs:
         raise UserError(f"{dataset.name} {dataset.split}: no images: use a split that has some")
     if padding not in ("mirror", "stretch"):

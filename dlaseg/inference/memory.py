@@ -7,6 +7,7 @@ what the network needs is estimated before it runs.
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 
 from dlaseg.errors import UserError
@@ -78,6 +79,8 @@ class MemoryBudget:
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)
         if max_memory is not None:
+            if not isinstance(max_memory, Integral):
+                raise UserError(f"max_memory {max_memory!r}: use a number of bytes, such as 4 * 2**30")
             self.max_memory: int | None = max_memory
             self._budget: float | None = max_memory - used
             if max_memory <= used:

@@ -6,6 +6,7 @@ half a gigabyte.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -84,10 +85,10 @@ class Predictor:
         batch_size: int = 1,
         max_memory: int | None = None,
     ):
-        if scales is not None and not len(scales):
-            raise UserError("scales []: give one at least, such as 1.0")
+        if scales is not None and (not isinstance(scales, Sequence) or not len(scales)):
+            raise UserError(f"scales {scales}: use a list of one at least, such as [1.0]")
         for scale in scales or ():
-            if not 0.1 <= scale <= 10:
+            if not isinstance(scale, Real) or not 0.1 <= scale <= 10:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if batch_size < 1:
             raise UserError(f"batch_size {batch_size}: use 1 or more")
@@ -98,7 +99,7 @@ class Predictor:
         self.label_map = self.metadata.labels
         if self.metadata.in_channels != 3:
             raise UserError(f"a network of {self.metadata.in_channels} input channels: RGB images need one of 3")
-        averaged = tuple(scales or (1.0,))
+        averaged = tuple(map(float, scales or (1.0,)))
         self.scales = self.backend.scales or averaged
         self._averaged_scales = averaged if self.backend.scales is None else (1.0,)
         self.flip, self.batch_size = flip, batch_size

@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -84,7 +84,16 @@ def infer(
     """
     if max_pixels is not None:
         check_max_pixels(max_pixels)
-    inputs, output = [input] if isinstance(input, str | Path) else list(input), Path(output)
+    inputs = [input] if isinstance(input, str | Path) or not isinstance(input, Iterable) else list(input)
+    for path in inputs:
+        if not isinstance(path, str | Path):
+            raise UserError(
+                f"image of type {type(path).__name__}: infer reads files: give their paths; dlaseg.Predictor takes "
+                "images in memory"
+            )
+    if not isinstance(output, str | Path):
+        raise UserError(f"output of type {type(output).__name__}: use the path of a folder")
+    output = Path(output)
     check_output(output)
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
     check_cameras(sources)

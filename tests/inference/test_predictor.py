@@ -332,7 +332,7 @@ def test_the_class_of_averaged_probabilities_is_predicted(model):
     ("options", "message"),
     [
         ({"scales": (1.0, 11.0)}, r"scale 11\.0: use 0\.1 to 10"),
-        ({"scales": ()}, "give one at least"),
+        ({"scales": ()}, "use a list of one at least"),
         ({"batch_size": 0}, "batch_size 0: use 1 or more"),
         ({"precision": "half"}, "precision 'half': use one of auto, float32"),
         ({"precision": "float16"}, "precision float16: GPUs only"),
