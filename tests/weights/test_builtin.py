@@ -507,12 +507,17 @@ socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
 """
 
 
+BESIDE = ("benchmarks", "configs", "docs", "tests", "tools")
+"""Folders that the tests read, beside the package."""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The content of a wheel that is made of a copy of the package, in a folder."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    shutil.copytree(ROOT / "dlaseg", source / "dlaseg", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("dlaseg", *BESIDE):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     code = f"import setuptools.build_meta as b; b.build_sdist({str(target)!r}); b.build_wheel({str(target)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, check=True)
@@ -525,10 +530,22 @@ def installed(tmp_path_factory):
 def test_wheel_and_sdist_hold_the_weights(installed):
     wheel = {path.name for path in (installed / "site/dlaseg/weights/pretrained").iterdir()}
     assert wheel == {path.name for path in BOX.iterdir()}
-    (archive,) = installed.glob("*.tar.gz")
+    assert {path.name for path in sdist_files(installed) if path.match("dlaseg/weights/pretrained/*")} == wheel
+
+
+def test_the_sdist_holds_what_the_tests_need_and_the_wheel_the_package_alone(installed):
+    needed = {path.relative_to(ROOT) for name in BESIDE for path in (ROOT / name).rglob("*") if path.is_file()}
+    assert {path for path in sdist_files(installed) if path.parts[0] in BESIDE} == {
+        path for path in needed if path.suffix != ".pyc"
+    }
+    assert {path.name for path in (installed / "site").iterdir() if path.suffix != ".dist-info"} == {"dlaseg"}
+
+
+def sdist_files(folder):
+    """The files of the sdist in a folder, by their paths in the project."""
+    (archive,) = folder.glob("*.tar.gz")
     with tarfile.open(archive) as sdist:
-        files = {Path(member.name) for member in sdist if member.isfile()}
-    assert {path.name for path in files if path.match("*/dlaseg/weights/pretrained/*")} == wheel
+        return {Path(*Path(member.name).parts[1:]) for member in sdist if member.isfile()}
 
 
 def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_network(installed, tmp_path):
