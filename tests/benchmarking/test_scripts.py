@@ -15,6 +15,7 @@ def run(script, monkeypatch, *words):
     script.main()
 
 
+@pytest.mark.slow
 def test_training_step_compares_the_trainer_with_plain_loops(monkeypatch, capsys):
     script = load_benchmark("training_step")
     monkeypatch.setattr(script, "MATRIX", 64)
