@@ -237,6 +237,12 @@ def few(root: Path) -> None:
 # As users start it: torchrun
 
 
+@pytest.fixture
+def public(config):
+    """The config with a variant that every process knows."""
+    return replace(config, model=replace(config.model, name="dla46_c"))
+
+
 def torchrun(words, *options, environment=None, **how):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     words = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "tools/train_seg.py"), *words[1:]]
@@ -252,9 +258,9 @@ def finished(process) -> str:
 
 
 @pytest.mark.slow
-def test_torchrun_trains_and_one_process_writes(config, tmp_path):
+def test_torchrun_trains_and_one_process_writes(public, tmp_path):
     # One step: in float32, batch norm of so few values spreads the curves from the second one on
-    config = with_train(config, epochs=1, batch_size=12)
+    config = with_train(public, epochs=1, batch_size=12, warmup_steps=0)
     output = tmp_path / "run"
     process = torchrun(train_arguments(config, output), "--standalone", "--nproc-per-node", "2")
     log = finished(process)
@@ -283,8 +289,8 @@ trainer.save = dies
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, tmp_path, rank):
-    config = with_train(config, checkpoint_minutes=0)
+def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(public, tmp_path, rank):
+    config = with_train(public, checkpoint_minutes=0)
     output = tmp_path / "run"
     (tmp_path / "sitecustomize.py").write_text(DIE_ONCE.replace("== RANK", f"== {rank}"))
     environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
@@ -298,8 +304,8 @@ def test_a_killed_process_comes_back_from_the_last_checkpoint_by_itself(config, 
 
 
 @pytest.mark.slow
-def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(config, tmp_path):
-    config, output = with_train(config, epochs=1), tmp_path / "run"
+def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(public, tmp_path):
+    config, output = with_train(public, epochs=1), tmp_path / "run"
     run(config, output)
     before = {path.name: path.read_bytes() for path in output.iterdir()}
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -311,8 +317,8 @@ def test_a_restart_does_not_go_on_with_a_run_that_was_there_before(config, tmp_p
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_one(config, tmp_path):
-    config, output = with_train(config, epochs=1), tmp_path / "run"
+def test_two_nodes_train_as_one(public, tmp_path):
+    config, output = with_train(public, epochs=1), tmp_path / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -325,8 +331,8 @@ def test_two_nodes_train_as_one(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(config, tmp_path):
-    config, output = with_train(config, epochs=500, eval_every=500, checkpoint_minutes=1000), tmp_path / "run"
+def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(public, tmp_path):
+    config, output = with_train(public, epochs=500, eval_every=500, checkpoint_minutes=1000), tmp_path / "run"
     process = torchrun(train_arguments(config, output), "--standalone", "--nproc-per-node", "2")
     deadline = time.monotonic() + PATIENCE
     while not (output / "last.ckpt").exists() and time.monotonic() < deadline:
