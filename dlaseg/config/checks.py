@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dlaseg.config.fields import Field, WrongTypeError, convert, is_section, wrong_type_message
 from dlaseg.errors import UserError, nearest
 
 MANY = 1_000_000_000
@@ -55,6 +54,9 @@ def convert_values(section: str, config: Any) -> None:
     Raises:
         UserError: a value of another type; a text with a control character or half a character, which no file name has.
     """
+    # Commands that read no config import this module, too, and should not wait for YAML
+    from dlaseg.config.fields import Field, WrongTypeError, convert, is_section, wrong_type_message
+
     for field in dataclasses.fields(config):
         name, value = f"{section}.{field.name}" if section else field.name, getattr(config, field.name)
         if is_section(field.type):

@@ -44,7 +44,7 @@ def test_the_papers_networks_are_there():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_the_papers(path):
     config = recipe(path)
-    augment = {"scale": [0.5, 2.0], "crop_size": [832, 832], "rotation": 10, "jitter": 0.4, "flip": 0.5}
+    augment = {"scale": (0.5, 2.0), "crop_size": (832, 832), "rotation": 10, "jitter": 0.4, "flip": 0.5}
     augment |= dict.fromkeys(("saturation", "hue", "gamma", "color_cast"), 0)
     assert dataclasses.asdict(config.augment) == augment
     train = config.train
@@ -59,7 +59,7 @@ def test_an_attentive_recipe_is_that_of_its_paper(path):
     config = recipe(path)
     model, train, augment, data = config.model, config.train, config.augment, config.data
     assert (model.decoder, model.scales, model.root_kernel_size, model.stride) == ("afa", [0.5, 1.0], 1, 2)
-    assert (augment.scale, augment.rotation, augment.jitter, augment.flip) == ([0.5, 2.0], 10, 0.25, 0.5)
+    assert (augment.scale, augment.rotation, augment.jitter, augment.flip) == ((0.5, 2.0), 10, 0.25, 0.5)
     assert (train.epochs, train.batch_size, train.optimizer, train.lr, train.min_lr) == (375, 8, "sgd", 0.01, 1e-4)
     assert (train.momentum, train.weight_decay, train.decay_norm_and_bias) == (0.9, 1e-4, True)
     assert (train.schedule, train.poly_power, train.warmup_steps, train.warmup_start) == ("poly", 0.9, 1000, 0.01)
@@ -68,7 +68,7 @@ def test_an_attentive_recipe_is_that_of_its_paper(path):
     assert (data.class_uniform, data.class_uniform_tile) == (0.5, 1024)
     assert model.backbone_weights == f"timm/{model.name}.in1k"
     is_published = model.name == "dla102x"
-    assert (model.head == "ocr") == (augment.crop_size == [1024, 2048]) == is_published
+    assert (model.head == "ocr") == (augment.crop_size == (1024, 2048)) == is_published
     assert "run by us" in path.read_text().split("name:")[0]
 
 
