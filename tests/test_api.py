@@ -154,7 +154,8 @@ def test_a_data_set_works_in_a_loader_of_torch(root, workers):
         (lambda: dlaseg.open_dataset("camvid", None, "val"), "root of type NoneType: use the path of a folder"),
         (lambda: dlaseg.open_dataset("camvid", ".", None), "split of type NoneType: use a name, such as train"),
         (lambda: dlaseg.train({"name": "run"}), "config of type dict: use a dlaseg.Config, or the path of a YAML file"),
-        (lambda: dlaseg.PixelLoss(["dice"], 4), r"loss 'dice': use a list of LossConfig, such as \[LossConfig\("),
+        (lambda: dlaseg.PixelLoss(["dice"], 4), r"losses \['dice'\]: use a list of LossConfig, such as \[LossConfig\("),
+        (lambda: dlaseg.PixelLoss(dlaseg.LossConfig("dice"), 4), r"losses LossConfig\(.*: use a list of LossConfig"),
         (lambda: dlaseg.PixelLoss([], 4, class_weights=1.0), r"class_weights 1\.0: use a list with a number for each"),
     ],
 )

@@ -114,17 +114,19 @@ class PixelLoss:
         ignore_index: int = 255,
         auxiliary_terms: Sequence[LossConfig] | None = None,
     ):
+        for given in (terms, auxiliary_terms or ()):
+            if not isinstance(given, Sequence) or not all(isinstance(term, LossConfig) for term in given):
+                raise UserError(f'losses {given!r}: use a list of LossConfig, such as [LossConfig("cross_entropy")]')
         for term in (*terms, *(auxiliary_terms or ())):
-            if not isinstance(term, LossConfig):
-                raise UserError(f'loss {term!r}: use a list of LossConfig, such as [LossConfig("cross_entropy")]')
             if term.name not in NORMALIZERS:
                 raise UserError(f"loss {term.name}: use one of {', '.join(NORMALIZERS)}")
         self.terms = list(terms)
         self.auxiliary_terms = None if auxiliary_terms is None else list(auxiliary_terms)
         self.stride = stride
-        if not isinstance(class_weights, Sequence | None):
-            raise UserError(f"class_weights {class_weights}: use a list with a number for each class")
-        self.class_weights = None if class_weights is None else list(class_weights)
+        try:
+            self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"class_weights {class_weights}: use a list with a number for each class") from error
         self.ignore_index = ignore_index
 
     def normalizers(self, targets: Tensor) -> Tensor:

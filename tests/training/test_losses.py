@@ -720,6 +720,12 @@ def test_a_loss_that_does_not_exist_is_refused_by_name():
         PixelLoss([LossConfig("hinge")], 2)
 
 
+@pytest.mark.parametrize("kind", [tuple, np.array, torch.tensor])
+def test_class_weights_come_as_any_sequence_array_or_tensor(kind):
+    loss = PixelLoss([LossConfig("cross_entropy")], 2, kind([0.5, 2.0]))
+    assert loss.class_weights == [0.5, 2.0]
+
+
 def test_another_number_of_class_weights_than_classes_is_refused():
     coarse, target = example()
     with pytest.raises(UserError, match=r"3 class weights for logits of 4 classes: give one for each class"):
