@@ -514,6 +514,61 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
     assert list(here.iterdir()) == []
 
 
+@pytest.fixture
+def timed(monkeypatch):
+    """A machine on which as many epochs fit as minutes."""
+    roots: list[str] = []
+
+    def epochs_within(task, minutes):
+        roots.append(task.config.data.root)
+        return int(minutes), "an epoch takes a minute"
+
+    monkeypatch.setattr("dlaseg.benchmarking.time_limit.epochs_within", epochs_within)
+    return roots
+
+
+def without_epochs(words: list[str]) -> list[str]:
+    at = words.index("--train.epochs")
+    return words[:at] + words[at + 2 :]
+
+
+def test_minutes_set_the_epochs_and_a_resumed_run_keeps_them(capsys, data, tmp_path, timed):
+    output = tmp_path / "run"
+    words = without_epochs(training(data, output))
+    assert main([*words, "--minutes", "1.5"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "an epoch takes a minute"
+    assert printed[1].startswith("epoch 1/1 ")
+    assert "\n  epochs: 1\n" in (output / "config.yaml").read_text()
+    assert main([*words, "--minutes", "7", "--resume"]) == 0
+    assert capsys.readouterr().out.startswith(f"{output}: resuming after epoch 1 of 1\n")
+    assert timed == [str(data)]
+    assert "already holds a run: continue it with --resume" in refused(capsys, *words, "--minutes", "7")
+    assert timed == [str(data)]
+
+
+def test_minutes_without_a_run_to_resume_are_timed(capsys, data, here, timed):
+    words = without_epochs(training(data, here / "run", "--minutes", "3", "--resume", "--dry-run"))
+    assert main(words) == 0
+    assert "batches      2 per epoch, 6 in all" in capsys.readouterr().out.splitlines()
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("minutes", "message"),
+    [
+        (["0"], "--minutes 0: use a number above 0 and below 1,000,000"),
+        (["-3"], "--minutes -3: use a number above 0"),
+        (["nan"], "--minutes nan: use a number above 0"),
+        (["an_hour"], "--minutes: an_hour: expected a number"),
+        (["5", "--train.epochs=4"], "--minutes and --train.epochs: pass only one of them"),
+    ],
+)
+def test_minutes_that_make_no_sense_are_refused(capsys, data, here, minutes, message):
+    assert message in refused(capsys, *without_epochs(training(data, here / "run", "--minutes", *minutes)))
+    assert list(here.iterdir()) == []
+
+
 def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory):
     images = tmp_path_factory.mktemp("images")
     for split in ("train", "val"):

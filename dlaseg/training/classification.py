@@ -76,6 +76,10 @@ class Classification(Task[ClassificationDataset, DLA]):
         """Paths below the folder of the split."""
         return [os.fsdecode(file) for file in split.files]
 
+    def part(self, split: ClassificationDataset, indices: slice) -> ClassificationDataset:
+        """Some of a split's images."""
+        return replace(split, files=split.files[indices], targets=split.targets[indices])
+
     def classes(self, split: ClassificationDataset) -> dict[str, Any]:
         """The names of the class folders."""
         return {"classes": [{"name": name} for name in split.class_names]}
@@ -115,8 +119,7 @@ class Classification(Task[ClassificationDataset, DLA]):
 
     def validator(self, validation: ClassificationDataset, dist: DistributedContext) -> Callable[[DLA], Validation]:
         """Centre crops of the whole split."""
-        indices = slice(dist.rank, None, dist.world_size)
-        shard = replace(validation, files=validation.files[indices], targets=validation.targets[indices])
+        shard = self.part(validation, slice(dist.rank, None, dist.world_size))
         size = max(1, self.config.train.batch_size // dist.world_size)
         loader = ordered_loader(
             CenterCroppedDataset(shard, CenterCrop(self.config.augment)), size, self.config.data.workers

@@ -77,6 +77,10 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """The names of the pairs."""
         return [pair.name for pair in split.pairs]
 
+    def part(self, split: SegmentationDataset, indices: slice) -> SegmentationDataset:
+        """Some of a split's pairs."""
+        return replace(split, pairs=split.pairs[indices])
+
     def classes(self, split: SegmentationDataset) -> dict[str, Any]:
         """The label map."""
         return split.label_map.to_dict()
@@ -196,7 +200,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         self, validation: SegmentationDataset, dist: DistributedContext
     ) -> Callable[[SegmentationModel], Validation]:
         """Whole images at native size; one confusion matrix for the whole split."""
-        shard = replace(validation, pairs=validation.pairs[dist.rank :: dist.world_size])
+        shard = self.part(validation, slice(dist.rank, None, dist.world_size))
         loader = whole_image_loader(shard, min(self.config.data.workers, 1))
         shown = np.linspace(0, len(shard) - 1, PICTURES).round().astype(int).tolist()
         labels = validation.label_map

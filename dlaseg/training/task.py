@@ -86,6 +86,10 @@ class Task(ABC, Generic[Data, Network]):
         """The names of a split's images, in its order; they do not depend on where the data set is."""
 
     @abstractmethod
+    def part(self, split: Data, indices: slice) -> Data:
+        """Some of a split's images."""
+
+    @abstractmethod
     def classes(self, split: Data) -> dict[str, Any]:
         """The classes as the content of a classes file, for checkpoints: only dicts, lists, strings and numbers."""
 
