@@ -115,6 +115,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg train --config ... --train.lr 0.02 --output DIR2": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --resume": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --dry-run": Run(f"{SEGMENTATION} --output dry", {"--config ...": EXAMPLE}),
+    "dlaseg train --config ... --minutes 60": Run(
+        f"{SEGMENTATION.replace('--train.epochs 1', '')} --output timed --dry-run", {"--config ...": EXAMPLE}
+    ),
     "dlaseg eval WEIGHTS --dataset cityscapes --root DIR --split val": Run(
         EVAL, {"WEIGHTS": "runs/cityscapes_dla34/best.safetensors", "DIR": "scenes"}
     ),
