@@ -92,10 +92,8 @@ def most_epochs(seconds: float, epoch: float, validation: float, eval_every: int
         eval_every: epochs between two validations.
 
     Examples:
-        >>> most_epochs(100, 10, 5, 3)
+        >>> most_epochs(99, 10, 5, 3)  # 7 epochs, 3 validations and the report take 90 seconds, 8 epochs 100
         7
-        >>> 7 * 10 + (2 + 1 + 1) * 5, 8 * 10 + (2 + 1 + 1) * 5
-        (90, 100)
     """
 
     def needed(epochs: int) -> float:
