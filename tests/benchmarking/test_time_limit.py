@@ -14,6 +14,11 @@ from dlaseg.training.segmentation import Segmentation
 STEP, LOADING, BEGIN, IMAGE = 3.0, 2.0, 1.0, 0.5
 
 
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(time_limit, "TIMED_SECONDS", 0.0)
+
+
 class Clock:
     now = 0.0
 
@@ -85,6 +90,7 @@ def test_the_timing_itself_and_validations_are_counted(clock, folder, tmp_path_f
 
 
 def test_a_fast_machine_is_timed_over_more_steps(clock, config, monkeypatch):
+    monkeypatch.setattr(time_limit, "TIMED_SECONDS", 10.0)
     taken, slow_step = [], time_limit.take_step
 
     def fast_step(run, micro_batches):
