@@ -31,9 +31,10 @@ TIMED_IMAGES = 8
 def epochs_within(task: Task[Any, Any], minutes: float) -> tuple[int, str]:
     """Times steps and validation of a run, which is then discarded, and computes how many epochs end in time.
 
-    What is counted is the time from this call to the end of the run: the timing itself, all epochs with their
-    validations, and the report of the best weights. The steps are timed together with their loading, as they compete
-    for the cores. The result is an estimate: a machine that gets busier or hotter later takes longer.
+    What is counted is the time from this call to the end of the run: the timing itself, the start of the run (the
+    check of the labels; in its first steps, `train.compile`), all epochs with their validations, and the report of the
+    best weights. The steps are timed together with their loading, as they compete for the cores. The result is an
+    estimate: a machine that gets busier or hotter later takes longer.
 
     Args:
         task: the kind of training, with its config, whose `train.epochs` has no effect.
@@ -56,9 +57,11 @@ def epochs_within(task: Task[Any, Any], minutes: float) -> tuple[int, str]:
         if dist.world_size > 1:
             raise UserError("--minutes with torchrun: steps are timed in one process: use --train.epochs")
         run = build(task, dist, *task.open_splits())
-        epoch = step_seconds(run) * run.sampler.batches
+        step = warm_up(run)
+        start = time.perf_counter() - begin
+        epoch = step_seconds(run, steps=min(200, max(5, int(TIMED_SECONDS / step)))) * run.sampler.batches
         validation = validation_seconds(run)
-    spent = time.perf_counter() - begin
+    spent = time.perf_counter() - begin + start  # the run starts in the same way
     epochs = most_epochs(60 * minutes - spent, epoch, validation, train.eval_every)
     times = f"an epoch takes {epoch:.3g} s, a validation {validation:.3g} s"
     if epochs == 0:
@@ -105,14 +108,18 @@ def most_epochs(seconds: float, epoch: float, validation: float, eval_every: int
     return epochs
 
 
-def step_seconds(run: Run) -> float:
-    """Seconds from one step to the next, with loading."""
+def warm_up(run: Run) -> float:
+    """Takes a few steps; returns the seconds of the last one, without loading."""
     start = time.perf_counter()
     for micro_batches in load_batches(run, WARM_UP):
         start = time.perf_counter()
         take_step(run, micro_batches)
         synchronize(run.dist.device)
-    steps = min(200, max(5, int(TIMED_SECONDS / (time.perf_counter() - start))))
+    return time.perf_counter() - start
+
+
+def step_seconds(run: Run, steps: int) -> float:
+    """Seconds from one step to the next, with loading: the mean of some steps."""
     start = time.perf_counter()
     for micro_batches in load_batches(run, steps):
         take_step(run, micro_batches)

@@ -74,17 +74,17 @@ def test_one_epoch_more_would_not_end_in_time(seconds, epoch, validation, eval_e
     assert needed(epochs + 1) > seconds
 
 
-def test_the_timing_itself_and_validations_are_counted(clock, folder, tmp_path_factory):
+def test_the_timing_itself_the_start_and_validations_are_counted(clock, folder, tmp_path_factory):
     root = dlaseg_testing.write_camvid(tmp_path_factory.mktemp("camvid"), val=20)
     config = dlaseg_testing.with_train(dlaseg_testing.tiny_config(root), eval_every=2)
+    start = time_limit.WARM_UP * (STEP + LOADING)
+    timing = 5 * (STEP + LOADING) + 2 * (BEGIN + IMAGE) + BEGIN + 7 * IMAGE  # every third of 20 images
     epoch, validation = 2 * (STEP + LOADING), BEGIN + 20 * IMAGE
-    steps = time_limit.WARM_UP + 5
-    spent = steps * (STEP + LOADING) + 2 * (BEGIN + IMAGE) + BEGIN + 7 * IMAGE  # every third of 20 images
-    minutes = (spent + 5 * epoch + (3 + 1) * validation) / 60
+    minutes = (start + timing + start + 5 * epoch + (3 + 1) * validation) / 60
     epochs, message = epochs_within(Segmentation(config), minutes + 1e-6)
     assert epochs == 5
     assert message.startswith("an epoch takes 10 s, a validation 11 s: train.epochs 5 in ")
-    assert clock.now == pytest.approx(spent)
+    assert clock.now == pytest.approx(start + timing)
     assert epochs_within(Segmentation(config), minutes - 1e-6)[0] == 4
     assert list(folder.iterdir()) == []
 
