@@ -102,7 +102,8 @@ def most_epochs(seconds: float, epoch: float, validation: float, eval_every: int
     def needed(epochs: int) -> float:
         return epochs * epoch + (ceil(epochs / eval_every) + 1) * validation
 
-    epochs = min(MANY, int(max(0.0, seconds) / epoch))
+    at_most = (seconds - validation) / (epoch + validation / eval_every)  # as if no validation came early
+    epochs = min(MANY, int(max(0.0, at_most)) + 1)  # one more, for rounding
     while epochs and needed(epochs) > seconds:
         epochs -= 1
     return epochs

@@ -28,7 +28,7 @@ def _run(name: str, command: Callable[..., int], kind: type[Config | PretrainCon
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the run folder, if "
                         "there is one")  # fmt: skip
-    parser.add_argument("--minutes", type=float, help="train for about as long on this machine: some steps are timed, "
+    parser.add_argument("--minutes", type=float, help="train for about X minutes on this machine: some steps are timed "
                         "and train.epochs is set to the number of epochs that fit; with --resume, the run keeps its "
                         "epochs")  # fmt: skip
     parser.add_argument("--allow-trackers", action="store_true", help="import the trackers that the config names as "

@@ -74,6 +74,10 @@ def test_one_epoch_more_would_not_end_in_time(seconds, epoch, validation, eval_e
     assert needed(epochs + 1) > seconds
 
 
+def test_a_long_time_is_divided_at_once():
+    assert most_epochs(6e7, 0.01, 100, 1) == 599_939  # not found by counting down from 6 billion
+
+
 def test_the_timing_itself_the_start_and_validations_are_counted(clock, folder, tmp_path_factory):
     root = dlaseg_testing.write_camvid(tmp_path_factory.mktemp("camvid"), val=20)
     config = dlaseg_testing.with_train(dlaseg_testing.tiny_config(root), eval_every=2)
