@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, pick_device, reduced_precision
@@ -109,19 +109,22 @@ def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
     with torch.inference_mode():
         expected = model.coarse_logits(noise)
     model.metadata.check(expected.shape[1], model.metadata.in_channels)
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    replaced: list[tuple[nn.Module, str, Any]] = []
     for module in list(model.modules()):
-        for (name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
+        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
             if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm)):
                 continue
-            if norm.running_mean is not None and norm.num_features == conv.out_channels:
-                replaced += [(module, name, conv), (module, norm_name, norm)]
-                setattr(module, name, fuse_conv_bn_eval(conv, norm))
-                setattr(module, norm_name, nn.Identity())
+            if norm.running_mean is None or norm.running_var is None or norm.num_features != conv.out_channels:
+                continue
+            replaced += [(conv, "weight", conv.weight), (conv, "bias", conv.bias), (module, name, norm)]
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            setattr(module, name, nn.Identity())
     with torch.inference_mode():
         logits = model.coarse_logits(noise)
     largest = float(expected.abs().max())  # NaN for a network that diverged, which is scored all the same
     if not (math.isfinite(largest) and torch.allclose(logits, expected, rtol=0, atol=1e-3 * largest)):
-        for module, name, original in replaced:
+        for module, name, original in reversed(replaced):
             setattr(module, name, original)
     return model
