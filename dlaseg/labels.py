@@ -153,13 +153,14 @@ class LabelMap:
         """
         if not are_colors:
             by_id = map_values(values, self._id_table)
-            if (place := first_unknown(by_id)) is not None:
-                value = values[place]
-                raise UserError(
-                    f"value {value} in all three channels at {_place(place)}: color {[int(value)] * 3} and id {value} "
-                    "belong to no class and are not ignored: list one of the two in the classes file, or correct the "
-                    "label map"
-                )
+            place = first_unknown(np.maximum(by_id, by_color)) or first_unknown(by_id)
+            if place is not None:
+                value = int(values[place])
+                what = f"color {[value] * 3} and id {value} belong to no class and are not ignored: list one of the two"
+                if by_color[place] >= 0:
+                    what = "listed as a color, while others are only listed as ids: list its id as well"
+                where = f"value {value} in all three channels at {_place(place)}"
+                raise UserError(f"{where}: {what} in the classes file, or correct the label map")
             return by_id.astype(np.uint8)
         # That 255 is ignored by default is no sign that the values are ids: black and white are common colours
         listed = {i: train_id for i, train_id in self._id_table.items() if not (i == 255 and self.ignores_by_default)}

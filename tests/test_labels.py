@@ -390,6 +390,14 @@ def test_an_unknown_value_in_three_equal_channels_is_refused_as_both():
         LABELS.encode(grey([[7, 9]]))
 
 
+def test_of_three_equal_channels_the_value_that_is_listed_as_neither_is_named():
+    labels = LabelMap(("a", "b"), ((0, 0, 0), (128, 128, 128)), ((0,), (1,)))
+    with pytest.raises(UserError, match=r"^value 50 in all three channels at row 0, column 2: color \[50, 50, 50\]"):
+        labels.encode(grey([[0, 128, 50]]))
+    with pytest.raises(UserError, match=r"^value 128 in all .*: listed as a color, while others are only listed"):
+        labels.encode(grey([[0, 128, 1]]))
+
+
 def test_one_other_pixel_makes_colors_of_three_channels():
     stored = grey([[7, 7], [7, 7]])
     stored[1, 1] = ROAD

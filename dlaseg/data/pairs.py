@@ -243,4 +243,7 @@ class SplitFiles:
                     f"{min(self.images)!r}, or the split that the list is of"
                 )
         labels = None if self.labels is None else {name: self.labels[name] for name in lines if name in self.labels}
-        return replace(self, images={name: self.images[name] for name in lines}, labels=labels)
+        images = {name: self.images[name] for name in lines}
+        listed = {*images.values(), *(labels or {}).values()}
+        twice = tuple(each for each in self.twice if each[0] in listed)
+        return replace(self, images=images, labels=labels, twice=twice)

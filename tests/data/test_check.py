@@ -597,3 +597,236 @@ def test_no_classes_file_is_made_of_photographs_of_both_kinds_or_over_another(ro
     for error, part in zip(errors, ("exists already", "holds ids", "more than 256", "are fixed"), strict=True):
         assert part in error
     assert not (tmp_path / "new.yaml").exists()
+
+
+def test_train_may_not_be_missing(root):
+    for folder in ("images", "labels"):
+        shutil.rmtree(root / folder / "train")
+    (found,) = [each for each in check(root).findings if each.kind == "layout"]
+    assert (found.severity, found.split) == ("error", "train")
+
+
+def test_a_class_without_a_pixel_has_no_weight(root):
+    for file in (root / "labels/train").iterdir():
+        rewrite(file, lambda labels: np.where(labels == 20, 10, labels).astype(np.uint8))
+    result = check(root)
+    assert result.weights[2] is None
+    assert result.to_dict()["median_frequency_weights"]["car"] is None
+    assert any(line.endswith(", -") for line in result.summary().splitlines())
+
+
+@pytest.mark.parametrize(("count", "more"), [(3, None), (4, "    ... and 1 more")])
+def test_three_files_are_named_and_the_others_counted(root, count, more):
+    for name in "abcd"[:count]:
+        (root / f"labels/train/{name}.png").unlink()
+    lines = check(root).summary().splitlines()
+    assert [line for line in lines if line.startswith("    ...")] == ([] if more is None else [more])
+    assert sum(line.startswith(f"    {root}") for line in lines) == 3
+
+
+def test_a_missing_file_is_expected_with_the_suffix_of_the_others(root):
+    for file in (root / "images").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(".jpg"), quality=95)
+        file.unlink()
+    no_label(root)
+    (root / "images/val/w.jpg").unlink()
+    assert {each.remedy for each in check(root).findings} == {
+        f"add the label map, such as {root}/labels/train/c.png, or remove the file",
+        f"add the image, such as {root}/images/val/w.jpg, or remove the file",
+    }
+
+
+@pytest.mark.parametrize(("width", "orientation", "kind"), [(48, 6, "turned_image"), (64, 6, "sizes")])
+def test_an_orientation_that_shows_in_the_size_is_no_warning_of_its_own(root, width, orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, labels = draw(60)
+    save(root, "train", "b.png", image[:, :width], np.ascontiguousarray(labels[:, :width]))
+    with Image.open(root / "images/train/b.png") as picture:
+        picture.save(root / "images/train/b.png", exif=exif)
+    assert kinds(root).keys() == {kind}
+
+
+def test_an_index_beyond_the_palette_is_an_unknown_value(root):
+    indices = np.where(np.array(Image.open(root / "labels/train/b.png")) == 20, 3, 0).astype(np.uint8)
+    picture = Image.new("P", indices.shape[::-1])
+    picture.putpalette([0, 0, 200, 90, 90, 90, 200, 0, 0])
+    picture.putdata(indices.ravel().tolist())
+    picture.save(root / "labels/train/b.png")
+    (found,) = check(root).findings
+    assert found.message.startswith("values that belong to no class and are not ignored: 3 (")
+
+
+def as_rgb(root, *more):
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.repeat(labels[..., None], 3, 2))
+
+
+def test_ids_saved_as_rgb_are_ids(root, tmp_path):
+    unknown_value(root)
+    as_rgb(root)
+    (found,) = check(root).findings
+    assert found.message.startswith("values that belong to no class and are not ignored: 7 (")
+    assert ";" not in found.message
+    (root / "classes.yaml").unlink()
+    assert '{name: "class 7", id: 7}' in write_classes(root, tmp_path / "new.yaml")
+
+
+def test_ignored_colors_are_known(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("[255]", "[255, [1, 1, 1]]"))
+    colors = {0: (0, 0, 200), 10: (90, 90, 90), 20: (1, 2, 3), 255: (1, 1, 1)}
+    rewrite(
+        root / "labels/train/b.png", lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8)
+    )
+    (found,) = check(root).findings
+    assert found.message.startswith("colors that belong to no class and are not ignored: 1, 2, 3 (")
+    assert ";" not in found.message
+
+
+def test_webp_that_is_called_webp_is_no_finding(root):
+    file = root / "images/train/b.png"
+    Image.open(file).save(file.with_suffix(".webp"), lossless=True)
+    file.unlink()
+    assert check(root).findings == ()
+
+
+def test_an_unknown_value_beside_ignored_pixels_is_not_all_ignored(root):
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 20, 7, 255).astype(np.uint8))
+    assert kinds(root) == {"unknown_values": "error"}
+
+
+def test_label_maps_of_void_alone_are_no_binary_masks(root):
+    binary_among_ids(root)
+    rewrite(root / "labels/train/c.png", lambda labels: np.full_like(labels, 255))
+    (found,) = [each for each in check(root).findings if each.kind == "binary_masks"]
+    assert found.files == (str(root / "labels/train/b.png"),)
+
+
+def test_ids_are_not_shifted_where_the_first_one_occurs(root):
+    (root / "classes.yaml").write_text("classes: [sky, road, car]\n")
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.where(labels == 255, 255, labels // 10).astype(np.uint8))
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 2, 3, labels).astype(np.uint8))
+    (found,) = check(root).findings
+    assert found.remedy == "in the classes file, {name: NAME, id: 3} if it is a class, or ignore: [3] if it is void"
+
+
+def test_ids_with_gaps_are_not_shifted(root):
+    for file in (root / "labels/train").iterdir():
+        rewrite(file, lambda labels: np.where(labels == 0, 10, labels).astype(np.uint8))
+    rewrite(root / "labels/train/b.png", lambda labels: np.where(labels == 20, 21, labels).astype(np.uint8))
+    assert kinds(root) == {"unknown_values": "error", "missing_class": "warning"}
+
+
+def test_a_palette_of_listed_colours_hides_no_other_unknown_value(root):
+    indices = np.where(np.array(Image.open(root / "labels/train/c.png")) == 20, 2, 1).astype(np.uint8)
+    picture = Image.fromarray(indices).convert("P")
+    picture.putpalette([200, 0, 0, 0, 0, 200, 90, 90, 90])
+    picture.putdata(indices.ravel().tolist())
+    picture.save(root / "labels/train/c.png")
+    assert check(root).findings[0].remedy == "save the label maps as RGB"
+    unknown_value(root)
+    assert check(root).findings[0].remedy.startswith("in the classes file, {name: NAME, id: ")
+
+
+@pytest.mark.parametrize(("count", "end"), [(5, "pixels)"), (6, "pixels) and 1 more")])
+def test_five_unknown_values_are_named_and_the_others_counted(root, count, end):
+    def change(labels):
+        labels[:12, : 8 * count] = np.arange(1, count + 1, dtype=np.uint8).repeat(8)
+        return labels
+
+    rewrite(root / "labels/train/b.png", change)
+    (found,) = check(root).findings
+    assert found.kind == "unknown_values"
+    assert found.message.endswith(end)
+
+
+def test_small_objects_of_unlisted_classes_are_no_rims(root):
+    def change(labels):
+        for number in range(9):
+            labels[5 * number : 5 * number + 4, 50:54] = 1 + number % 3
+        return labels
+
+    rewrite(root / "labels/train/b.png", change)
+    assert kinds(root) == {"unknown_values": "error"}
+
+
+def test_stripes_of_unlisted_classes_are_no_rims(root):
+    def change(labels):
+        for number in range(24):
+            labels[2 * number] = 1 + number % 3
+        return labels
+
+    rewrite(root / "labels/train/b.png", change)
+    assert kinds(root) == {"unknown_values": "error"}
+
+
+def test_an_image_of_another_label_map_is_not_to_be_renamed(root):
+    same_but_for_case(root)
+    (root / "labels/train/a.png").unlink()
+    found = next(each for each in check(root).findings if each.kind == "image_without_label")
+    assert found.remedy == f"add the label map, such as {root}/labels/train/a.png, or remove the file"
+
+
+def test_a_turned_image_without_a_label_map_has_nothing_to_turn(root):
+    turned_image(root)
+    (root / "labels/train/b.png").unlink()
+    assert kinds(root) == FAULTS[no_label]
+
+
+def test_all_256_values_are_255_classes_and_void(root, tmp_path):
+    rewrite(root / "labels/train/b.png", lambda labels: np.arange(labels.size, dtype=np.uint8).reshape(labels.shape))
+    text = write_classes(root, tmp_path / "new.yaml")
+    assert text.count("id: ") == 255
+    (root / "classes.yaml").write_text(text)
+    assert open_dataset("folder", root, "train").label_map.num_classes == 255
+
+
+def test_a_grey_colour_of_one_label_map_is_listed(root):
+    colors = {0: (0, 0, 0), 10: (0, 200, 0), 20: (200, 0, 0), 255: (9, 9, 9)}
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.array([[colors[i] for i in row] for row in labels], np.uint8))
+    rewrite(root / "labels/train/a.png", lambda labels: np.full_like(labels, 77))
+    (root / "classes.yaml").unlink()
+    assert "color: [77, 77, 77]}" in write_classes(root, root / "classes.yaml")
+    assert check(root).errors == 0
+
+
+def test_a_split_that_is_asked_for_must_be_there(root, tmp_path, capsys):
+    words = ["data", "check", "--dataset", "folder", str(root), "--write-classes", str(tmp_path / "new.yaml")]
+    assert main([*words, "--splits", "train", "validation"]) == 2
+    assert f"{root}/images/validation: no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_among_grey_colors_an_unknown_one_is_a_color(root):
+    classes = "classes: [{name: background, color: [0, 0, 0]}, {name: leaf, color: [128, 128, 128]}]\n"
+    (root / "classes.yaml").write_text(classes)
+    for file in (root / "labels").rglob("*.png"):
+        rewrite(file, lambda labels: np.repeat(np.where(labels == 10, 128, 0).astype(np.uint8)[..., None], 3, 2))
+    with Image.open(root / "labels/train/b.png") as stored:
+        pixels = np.array(stored)
+    pixels[:5, :5] = 50
+    Image.fromarray(pixels).save(root / "labels/train/b.png")
+    (found,) = check(root).findings
+    assert found.message == "colors that belong to no class and are not ignored: 50, 50, 50 (25 pixels)"
+    assert "{name: NAME, color: [50, 50, 50]}" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (256, "the label maps have 256 different values, a network at most 255 classes: "),
+        (1, "all label maps hold 7, 0, 0 alone, so that there is one class: use label maps in which others occur"),
+    ],
+)
+def test_no_classes_file_is_written_that_no_network_can_have(root, tmp_path, capsys, values, message):
+    (root / "classes.yaml").unlink()
+    for file in (root / "labels").rglob("*.png"):
+        colors = np.zeros((48, 64, 3), np.uint8)
+        colors[:, :, 0], colors[:, :, 1] = 7, np.arange(48 * 64).reshape(48, 64) % values
+        Image.fromarray(colors).save(file)
+    words = ["data", "check", "--dataset", "folder", str(root), "--write-classes", str(tmp_path / "new.yaml")]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new.yaml").exists()

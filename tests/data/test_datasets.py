@@ -296,3 +296,18 @@ def test_a_planted_name_is_found():
     assert "cityscapes" in string_constants('def f(name):\n    return name == "cityscapes"')
     assert "cityscapes" in string_constants('KNOWN: dict = {"cityscapes": 19}')
     assert "cityscapes" not in string_constants('class Config:\n    dataset: str = "cityscapes"')
+
+
+def test_a_label_map_of_the_same_name_in_two_splits_is_refused(root):
+    save(root / "images/val/b.png", picture())
+    save(root / "labels/val/b.png", IDS)
+    save(root / "labels/val/a.png", IDS)
+    with pytest.raises(UserError, match=r"labels/val/a.png: .*labels/train/a.png has the same name \(1 such files\)"):
+        open_dataset("folder", root, "train+val")
+
+
+def test_two_files_of_one_stem_in_the_second_split_are_refused(root):
+    save(root / "images/val/b.png", picture())
+    save(root / "images/val/b.bmp", picture())
+    save(root / "labels/val/b.png", IDS)
+    assert "b.bmp and " in refused("folder", root, "train+val")

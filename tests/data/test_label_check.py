@@ -13,6 +13,8 @@ from dlaseg import create_model, load_model, save_model
 from dlaseg.cli import main
 from dlaseg.config.segmentation import Config, DataConfig
 from dlaseg.data import label_counts, statistics
+from dlaseg.data.label_check import binary_masks
+from dlaseg.data.statistics import SplitStatistics
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.training.distributed import DistributedContext
@@ -317,3 +319,37 @@ def test_weights_of_a_class_stored_as_255_keep_it(write, tmp_path, weights):
     assert loaded == label_map
     assert not loaded.ignores_by_default
     assert loaded.decode(np.array([[0, 1]], np.uint8)).tolist() == [[0, 255]]
+
+
+def test_a_built_in_data_set_never_stops_for_its_classes(capsys, tmp_path, caplog):
+    root = write_camvid(tmp_path / "data", train=2, val=1)
+    words = [word.replace("folder", "camvid") for word in training(root, tmp_path / "run", "--dry-run")]
+    with caplog.at_level(logging.WARNING):
+        assert main(words) == 0
+    (message,) = caplog.messages  # of the training split alone
+    assert message.startswith(f"{root}/trainannot (split train): classes 'building' (id 1), ")
+    assert message.endswith(" have no pixel")
+    caplog.clear()
+    for file in (root / "trainannot").iterdir():
+        Image.new("L", (64, 48), 3).save(file)
+    with caplog.at_level(logging.WARNING):
+        assert main(words) == 0
+    assert "only class 'road' (id 3) has pixels: training needs two classes" in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("beside", "without", "ignored", "found"),
+    [({0}, {0, 1}, 255, True), ({0}, {0}, 255, False), ({0}, {0, 1}, 9, False), ({0, 1}, {0, 1}, 255, False)],
+)
+def test_masks_of_0_and_255_are_told_by_classes_that_only_other_label_maps_show(beside, without, ignored, found):
+    label_map = LabelMap.from_dict({"classes": ["background", "leaf"], "ignore": [ignored]})
+    counts = SplitStatistics("train", {}, {}, (9, 9), (2, 1), (9, 9), 5, frozenset(beside), frozenset(without))
+    assert (binary_masks(label_map, counts) is not None) is found
+
+
+def test_all_ids_of_a_class_and_all_that_is_ignored_are_named(write, capsys, tmp_path):
+    classes = "classes: [{name: background, id: [0, 3]}, leaf]\nignore: [255, [1, 2, 3]]\n"
+    line, _ = refused(capsys, *training(write(classes, 255), tmp_path / "run"))
+    assert (
+        "only class 'background' (id 0 or 3) has pixels, and 23.4 % of the pixels are ignored (255, [1, 2, 3]): "
+    ) in line

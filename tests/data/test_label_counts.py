@@ -191,3 +191,12 @@ def test_counts_are_plain_numbers(root):
     (found, *_) = count_labels(open_dataset("folder", root, "train"), {})
     assert found == LabelCounts(4, 20, {0: 59, 1: 1, 255: 20})
     assert all(type(number) is int for number in (found.height, found.width, *found.pixels, *found.pixels.values()))
+
+
+def test_the_limit_of_pixels_is_that_of_the_data_set(root):
+    dataset = open_dataset("folder", root, "train")
+    with pytest.raises(UserError, match=r"images/train/00\.png: .*the limit is 79"):
+        count_labels(replace(dataset, max_pixels=79), {})
+    Image.new("L", (20, 6), 1).save(root / "labels/train/00.png")
+    with pytest.raises(UserError, match=r"labels/train/00\.png: .*the limit is 100"):
+        count_labels(replace(dataset, max_pixels=100), {})

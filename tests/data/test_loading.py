@@ -159,3 +159,18 @@ def test_whole_images_are_the_files_pixels(dataset):
         expected, labels = dataset.read(index)
         assert np.array_equal(image[0].permute(1, 2, 0).numpy(), expected)
         assert np.array_equal(target[0].numpy(), labels)
+
+
+def test_another_runtime_error_is_not_blamed_on_memory():
+    def loader():
+        yield torch.zeros(1), torch.zeros(1)
+        raise RuntimeError("stack expects each tensor to be equal size")
+
+    with pytest.raises(RuntimeError, match=r"^stack expects each tensor"):
+        list(batches(loader()))
+
+
+def test_a_batch_holds_its_own_samples_alone():
+    sampler = EpochBatches(7, 2, 0)
+    assert [len(sampler.batch(0, number)) for number in range(3)] == [2, 2, 2]
+    assert [*sampler.batch(0, 0), *sampler.batch(0, 1), *sampler.batch(0, 2)] == list(itertools.chain(*sampler))

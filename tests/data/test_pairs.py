@@ -196,3 +196,13 @@ def test_two_classes_of_one_color_are_no_fault_of_the_label_map(tmp_path):
     dataset = own_colors(tmp_path, classes, quantized=False)
     with pytest.raises(UserError, match=r"^color \(255, 0, 0\) is class 'leaf' and also class 'road' in the classes"):
         dataset.read(0)
+
+
+def test_two_files_of_a_listed_name_are_refused(root, names):
+    Image.new("RGB", (8, 6)).save(root / "val/0.bmp")
+    assert "two files of the same name" in refused(open_dataset, "camvid", root, "val", names=names("0"))
+
+
+def test_two_files_of_a_name_that_is_not_listed_are_not_looked_at(root, names):
+    Image.new("RGB", (8, 6)).save(root / "val/0.bmp")
+    assert len(open_dataset("camvid", root, "val", names=names("3"))) == 1

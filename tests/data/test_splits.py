@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +210,13 @@ def test_a_validation_split_of_copies_is_refused_before_training(config, tmp_pat
     task = Segmentation(config)
     with pytest.raises(UserError, match="3 of 3 validation images are copies"):
         task.check_data(*task.open_splits(), tmp_path, DistributedContext(0, 1, None))
+
+
+def test_files_of_one_size_and_time_that_begin_alike_are_no_copies(tmp_path, caplog):
+    splits = with_copies(tmp_path, images=0)
+    for split, end in zip(splits, b"ab", strict=True):
+        file = split.pairs[0].image
+        file.write_bytes(bytes(5000) + bytes([end]))
+        os.utime(file, ns=(1, 1))
+    check_no_copies(*splits)
+    assert caplog.messages == []

@@ -71,3 +71,10 @@ def test_a_label_outside_the_label_map_is_refused_by_file(root, capsys, tmp_path
     message = capsys.readouterr().err
     assert "a_0_0_gtFine_labelIds.png: " in message
     assert "77" in message
+
+
+def test_the_share_of_ignored_pixels_is_of_all(root, capsys):
+    assert main(["data", "stats", str(root), "--dataset", "cityscapes", "--splits", "train"]) == 0
+    found = statistics(open_dataset("cityscapes", root, "train"))
+    line = capsys.readouterr().out.splitlines()
+    assert f"ignored {found.ignored / (4 * 64 * 96):.3%}" in [" ".join(each.split()) for each in line]

@@ -338,3 +338,22 @@ def test_the_centre_crop_shows_what_torchvisions_does(size):
 def test_an_image_of_the_crops_size_is_left_as_it_is():
     image, _ = sample(64, 64)
     assert np.array_equal(CenterCrop(PretrainAugmentConfig(crop_size=64, resize=64))(image), image)
+
+
+def chequered(side=250):
+    """Black and white pixels in turn: grey, unless a reduction skips pixels."""
+    return np.repeat((np.indices((side, side)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+
+
+def test_a_classifiers_images_are_averaged_where_they_shrink():
+    whole = CropAugmentation(crops(area=(1, 1), aspect=(1, 1), jitter=0, flip=0))
+    for crop in (whole(chequered(), 0, (0,))[0], CenterCrop(crops())(chequered())):
+        assert np.abs(crop.astype(int) - 127.5).max() < 26
+
+
+def test_tone_and_cast_change_every_image():
+    image, target = sample(32, 32)
+    for strengths in ({"gamma": 0.5}, {"color_cast": 0.5}, {"jitter": 0.5}):
+        config = AugmentConfig(crop_size=(32, 32), scale=(1, 1), rotation=0, flip=0, **{"jitter": 0, **strengths})
+        augment = Augmentation(config, FILL)
+        assert all((augment(image, target, (seed,))[0] != image).any() for seed in range(20))

@@ -1,5 +1,6 @@
 """`dlaseg eval` replaces the scores of the same, and without `--output` no others."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from dlaseg import create_model, save_model
 from dlaseg.cli import main
 from dlaseg.data.sets.camvid import camvid_labels
 from dlaseg.evaluation import scoring
+from dlaseg.evaluation.earlier_scores import protocol_differences
 
 
 def write_weights(path, seed):
@@ -132,3 +134,25 @@ def test_the_default_folder_tells_the_weights_of_a_folder_apart(scored, tmp_path
     (tmp_path / name).touch()
     assert evaluate(tmp_path / name, scored / "camvid") == 0
     assert seen == [tmp_path / folder]
+
+
+def test_scores_without_counts_of_images_are_replaced(copy):
+    path = copy / "a-camvid-val/scores.json"
+    before = path.read_bytes()
+    path.write_text(json.dumps({**json.loads(before), "images": {}}))
+    assert evaluate(copy / "a.safetensors", copy / "camvid") == 0
+    assert path.read_bytes() == before
+
+
+def test_label_maps_of_any_program_have_no_padding():
+    of_weights = {"scales": [1.0], "flip": False, "precision": "float32", "padding": "stretch"}
+    assert protocol_differences(of_weights, {"predictions": "folder"}) == []
+    assert protocol_differences({"predictions": "folder"}, of_weights) == []
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "model.safetensors"])
+def test_scores_of_a_file_that_may_have_changed_are_replaced(copy, name):
+    best = (copy / "a.safetensors").rename(copy / name)
+    assert evaluate(best, copy / "camvid") == 0
+    write_weights(best, 1)
+    assert evaluate(best, copy / "camvid") == 0

@@ -424,3 +424,37 @@ def test_a_split_without_a_scored_pixel_has_its_page_too(scored, dataset, tmp_pa
     assert record["miou"] is None
     assert "No image has a pixel that counts" in (tmp_path / "out/report.html").read_text()
     assert scores_table(record).splitlines()[0].startswith("class")
+
+
+def test_another_runtime_error_is_not_called_a_lack_of_memory(model, dataset, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    scorer = predictor(model)
+    monkeypatch.setattr(scorer, "predict", fail)
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied$"):
+        evaluate_predictor(scorer, dataset)
+
+
+def test_the_message_of_too_little_memory_has_height_and_width(model, dataset, monkeypatch):
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    scorer = predictor(model)
+    monkeypatch.setattr(scorer, "predict", no_memory)
+    with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: 33 x 47 pixels: not enough memory on cpu: "):
+        evaluate_predictor(scorer, dataset)
+
+
+def test_a_missing_label_map_is_found_before_anything_is_predicted(model, dataset, monkeypatch):
+    scorer = predictor(model)
+    monkeypatch.setattr(scorer, "predict", lambda _: pytest.fail("predicted"))
+    last = replace(dataset.pairs[-1], label=None)
+    with pytest.raises(UserError, match=rf"^{last.image}: image without a label map: "):
+        evaluate_predictor(scorer, replace(dataset, pairs=(*dataset.pairs[:-1], last)))
+
+
+def test_the_memory_limit_reaches_the_predictor(model, dataset, tmp_path):
+    save_model(model, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"^max_memory 0\.0 MB: "):
+        evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "out", workers=0, device="cpu", max_memory=1)

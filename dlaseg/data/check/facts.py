@@ -193,18 +193,20 @@ def stored_values(labels: LabelImage, label_map: LabelMap) -> tuple[list[str], l
         Each value as text (ids as numbers, colours as `r, g, b`), its train id or None, and (H, W) indices into both.
     """
     pixels = labels.pixels
+    colors = {color: train_id for train_id, color in enumerate(label_map.palette)}
+    colors |= dict.fromkeys(label_map.ignored_colors, IGNORE_INDEX)
+    ids = {i: train_id for train_id, each in enumerate(label_map.ids) for i in each}
+    ids |= dict.fromkeys(label_map.ignored, IGNORE_INDEX)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, 0]  # ids that a program saved as RGB, see `LabelMap.encode`
+        grey = np.unique(pixels[:, :, 0]).tolist()
+        if sum(value in ids for value in grey) >= sum((value,) * 3 in colors for value in grey):
+            pixels = pixels[:, :, 0]  # ids that a program saved as RGB, see `LabelMap.encode`
     if pixels.ndim == 3:
-        colors = {color: train_id for train_id, color in enumerate(label_map.palette)}
-        colors |= dict.fromkeys(label_map.ignored_colors, IGNORE_INDEX)
         packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
         values, indices = np.unique(packed, return_inverse=True)
         found = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
         texts, train_ids = [", ".join(map(str, color)) for color in found], [colors.get(color) for color in found]
     else:
-        ids = {i: train_id for train_id, each in enumerate(label_map.ids) for i in each}
-        ids |= dict.fromkeys(label_map.ignored, IGNORE_INDEX)
         values, indices = np.unique(pixels, return_inverse=True)
         texts, train_ids = list(map(str, values.tolist())), [ids.get(value) for value in values.tolist()]
     return texts, train_ids, indices.reshape(pixels.shape[:2])

@@ -33,8 +33,8 @@ def new_classes(
         labels: see `open_dataset`.
 
     Raises:
-        UserError: no label maps, one that cannot be read, ids in some and colours in others, or more values than a
-            label map can have classes.
+        UserError: no label maps, one that cannot be read, ids in some and colours in others, or one value alone, or
+            more than a label map can have classes.
     """
     counts = {kind: Counter[str]() for kind in ("ids", "colors", "grey")}
     first: dict[str, Path] = {}
@@ -80,8 +80,18 @@ def _text(counts: Counter[str], are_colors: bool) -> str:
     total = sum(counts.values())
     values = sorted(counts, key=lambda value: tuple(map(int, value.split(", "))))
     void = str(IGNORE_INDEX) if not are_colors and len(values) > 2 and str(IGNORE_INDEX) in values else None
+    classes = [value for value in values if value != void]
+    if len(classes) == 1:
+        raise UserError(
+            f"all label maps hold {classes[0]} alone, so that there is one class: use label maps in which others occur"
+        )
+    if len(classes) > IGNORE_INDEX:
+        raise UserError(
+            f"the label maps have {len(classes)} different values, a network at most {IGNORE_INDEX} classes: use label "
+            "maps with fewer"
+        )
     lines = ["# Give each class its name; what is void goes to `ignore`.", "classes:"]
-    for number, value in enumerate(value for value in values if value != void):
+    for number, value in enumerate(classes):
         stored = f"id: {number}, color: [{value}]" if are_colors else f"id: {value}"
         name = json.dumps(f"color {value}" if are_colors else f"class {value}")
         lines.append(f"  - {{name: {name}, {stored}}}  # {counts[value] / total:.2%} of the pixels")

@@ -406,3 +406,16 @@ def test_the_same_file_listed_as_two_images_is_refused(root, tmp_path, capsys, s
     line = refused(capsys, "coco", [path], tmp_path / "out")
     assert f"{path}: image 9: " in line
     assert f"{path}: image 7" in line
+
+
+def test_other_files_of_a_folder_are_no_annotations(root, tmp_path):
+    path = annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}])
+    path.with_suffix(".json.md5").write_text("0" * 32)
+    converted("coco", [root], tmp_path / "out")
+
+
+def test_an_image_of_any_training_split_is_in_no_other(root, tmp_path, capsys):
+    objects = [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}]
+    inputs = [annotated(root, objects, f"instances_{name}.json") for name in "ab"]
+    message = refused(capsys, "coco", inputs, tmp_path / "out", "--split", "train_b", "val")
+    assert "is in split train_b already" in message

@@ -250,3 +250,16 @@ def test_a_broken_file_is_refused_in_one_line_and_leaves_nothing(root, tmp_path,
     line = refused(capsys, "labelstudio", [path], tmp_path / "out")
     assert expected in line
     assert str(path) in line
+
+
+def test_the_user_says_the_split(root, tmp_path):
+    path = save_json(root / "export.json", [task(LEFT_HALF)])
+    converted("labelstudio", [path], tmp_path / "out", "--split", "val", split="val")
+
+
+def test_regions_without_an_id_are_regions_of_their_own(root, tmp_path):
+    regions = [LEFT_HALF, region("rectanglelabels", "leaf", x=80, y=0, width=20, height=50, rotation=0)]
+    for each in regions:
+        del each["id"]
+    found = converted("labelstudio", [save_json(root / "export.json", [task(*regions)])], tmp_path / "out")
+    assert found == {"a": as_ids("11111...11 11111...11 11111..... 11111.....")}

@@ -181,3 +181,12 @@ def test_a_colour_that_is_not_in_labelmap_is_refused(cvat, tmp_path, capsys):
     save_labels(cvat / "SegmentationClass/sub/a 1.png", ".5.. ....", "RGB")
     error = refused(capsys, "voc", [cvat], tmp_path / "out", "--images", str(tmp_path / "photos"))
     assert "[5, 10, 15] at row 0, column 1 is no class" in error
+
+
+@pytest.mark.parametrize(("name", "classes"), [("void", []), ("cream", ["cream"])])
+def test_a_class_may_have_the_colour_of_the_border(cvat, tmp_path, name, classes):
+    save_text(cvat / "labelmap.txt", *LABELMAP, f"{name}:224,224,192::")
+    save_labels(cvat / "SegmentationClass/sub/a 1.png", ".13# ....")
+    found = converted("voc", [cvat], tmp_path / "out", "--images", str(tmp_path / "photos"))
+    assert found == {"sub/a 1": as_ids(".13# ...." if classes else ".1## ....")}
+    assert class_names(tmp_path / "out") == ["background", "leaf", "my: stem", *classes]

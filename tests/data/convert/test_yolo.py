@@ -178,3 +178,8 @@ def test_a_split_without_any_text_file_is_refused(root, tmp_path, capsys):
 
 def test_splits_cannot_be_named(root, tmp_path, capsys):
     assert "yolo says itself" in refused(capsys, "yolo", [root], tmp_path / "out", "--split", "train")
+
+
+def test_rounded_coordinates_may_lie_a_little_outside(root, tmp_path):
+    save_text(root / "labels/train/sub/a b.txt", "0 -0.005 -0.005 0.5 0 0.5 1.005 0 1.005", TOP_ROW)
+    assert converted("yolo", [root], tmp_path / "out") == EXPECTED

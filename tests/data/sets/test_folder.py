@@ -304,3 +304,8 @@ def test_what_writes_a_first_classes_file_is_told_with_the_places_of_this_data_s
             open_dataset("folder", root, "train", *places)
         words = f"dlaseg data check '{root}' --dataset folder{options} --write-classes '{root}/classes.yaml'"
         assert str(caught.value).endswith(words)
+
+
+def test_a_photograph_is_not_called_a_lossy_label_map(root):
+    put(root, "1.jpg", "2.jpg")
+    assert refused(root, "{name}.jpg", "{name}.*").startswith(f"{root}: no file named NAME")

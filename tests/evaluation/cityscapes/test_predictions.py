@@ -375,3 +375,18 @@ def test_the_limit_of_pixels_reaches_every_file(root, predictions, weights, tmp_
         assert main([*words, *more]) == 2
         assert "_leftImg8bit.png: 64 x 128 = 8,192 pixels, the limit" in capsys.readouterr().err
     assert "--max-pixels 0: use 1 to" in refusal(capsys, predictions, root, tmp_path / "o", "--max-pixels", "0")
+
+
+def test_the_limit_of_memory_reaches_a_submission(root, weights, tmp_path, capsys):
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", "--device", "cpu"]
+    assert main([*words, "--max-memory", "1", "--submission", str(tmp_path / "s")]) == 2
+    assert "dlaseg eval: max_memory 0.0 MB: " in capsys.readouterr().err
+
+
+def test_the_limit_of_pixels_reaches_instance_maps(root, predictions, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(root / "gtFine", copy / "gtFine")
+    instances = next((copy / "gtFine").rglob("*_instanceIds.png"))
+    Image.fromarray(np.zeros((65, 128), np.uint16)).save(instances)
+    with pytest.raises(UserError, match=f"^{instances}: .* the limit is 8,192"):
+        score_predictions(predictions, copy, "val", tmp_path / "o", max_pixels=64 * 128)

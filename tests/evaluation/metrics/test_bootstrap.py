@@ -284,3 +284,20 @@ def test_the_command_says_what_else_may_explain_a_difference(files, capsys, prot
     lines = printed.err.splitlines()
     assert len(lines) == (message is not None)
     assert message is None or message.format(*files) in lines[0]
+
+
+def test_images_that_are_ignored_as_a_whole_do_not_count_for_the_interval():
+    matrices = random_matrices(9)
+    matrices[5:] = 0
+    assert miou_interval(counts(matrices)) is None
+
+
+def test_a_class_counts_where_it_is_predicted_alone():
+    truth = random_matrices(12)
+    truth[5:, 3] = truth[:, :3, 3] = 0  # the last class is in five images, and predicted nowhere else
+    other = truth.copy()
+    other[5:, 0, 0] -= 1
+    other[5:, 0, 3] += 1
+    assert class_intervals(counts(truth))[3] is None
+    assert class_intervals(counts(other))[3] is not None
+    assert compare(list("abcd"), counts(truth), counts(other))[3].interval is not None
