@@ -571,3 +571,22 @@ def test_the_number_of_classes_comes_from_the_data_set(tmp_path):
     path.write_text("model: {num_classes: 2}", encoding="utf-8")
     with pytest.raises(UserError, match=r"model\.num_classes: not a field; the data set decides: list the classes"):
         read_config(path)
+
+
+@pytest.mark.parametrize("text", ["a\0b:C", "a\nb:C", "a" * 5000])
+def test_a_text_in_a_list_is_checked_too(text):
+    with pytest.raises(UserError, match=r"^train\.trackers .*: use at most 4096 characters, no control characters"):
+        TrainConfig(trackers=["tensorboard", text])
+
+
+def test_a_file_whose_fields_both_commands_have_is_a_segmentation_config(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {epochs: 3}", encoding="utf-8")
+    assert type(read_config(path)) is Config
+
+
+def test_an_empty_section_that_does_not_exist_is_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("trian: {}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"unknown field 'trian'"):
+        read_config(path)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,8 +17,8 @@ from dlaseg.cli import main
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
 from dlaseg.export import export as exports
-from dlaseg.export.check import batches_of
-from dlaseg.export.export import comparison_images, export
+from dlaseg.export.check import Comparison, batches_of
+from dlaseg.export.export import comparison_images, export, writing
 from dlaseg.export.formats import write_network
 from dlaseg.export.network import trace_network
 from dlaseg.files import sha256
@@ -301,3 +302,23 @@ def test_weights_inspect_describes_a_file(exported, capsys):
     assert lines["takes"] == "pixels: uint8 (?, ?, ?, 3)"
     assert lines["gives"] == "labels: uint8 (?, ?, ?), stride 1"
     assert lines["classes"] == "c0, c1, c2, c3, c4, c5"
+
+
+def test_other_labels_are_not_exact_even_if_the_logits_are():
+    comparison = Comparison("openvino", ((1, 8, 8),), max_difference=0.0, largest_logit=1.0, equal_labels=0.9989)
+    assert not comparison.is_exact
+    assert replace(comparison, equal_labels=0.999).is_exact
+
+
+def test_an_image_of_less_than_a_megapixel_is_compared_as_a_whole(tmp_path):
+    Image.new("RGB", (1000, 800)).save(tmp_path / "a.png")
+    assert comparison_images(tmp_path)[0].shape == (800, 1000, 3)
+
+
+def test_an_xml_gets_its_name_last(tmp_path, monkeypatch):
+    move, moved = Path.replace, []
+    monkeypatch.setattr(Path, "replace", lambda self, target: moved.append(self.name) or move(self, target))
+    with writing(tmp_path / "m.xml") as temporary:
+        for name in ("m.xml", "m.bin", "m.xml.json"):
+            temporary.with_name(name).touch()
+    assert moved[-1] == "m.xml"

@@ -205,3 +205,21 @@ print([event for event in events if event not in ("socket.__new__", "socket.geth
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_as_large_as_is_allowed_is_accepted(network, float_file, root, tmp_path, monkeypatch):
+    def copy_float_file(_, path, *__):
+        for suffix in (".xml", ".bin"):
+            shutil.copy(float_file.with_suffix(suffix), path.with_suffix(suffix))
+
+    scores, accepted = iter([50.0, 49.5, 49.25]), []
+    monkeypatch.setattr(int8, "_miou", lambda *_: next(scores))
+    monkeypatch.setattr(int8, "trace_network", lambda *_: None)
+    monkeypatch.setattr(int8, "write_network", copy_float_file)
+    monkeypatch.setattr(
+        int8, "search", lambda candidate, _, accept: accepted.extend([accept(candidate), accept(candidate)])
+    )
+    images, split = sorted((root / "train").iterdir()), open_dataset("camvid", root, "val")
+    with pytest.raises(UserError, match="not written"):
+        export_int8(network, tmp_path / "m.xml", images, split, max_drop=0.5)
+    assert accepted == [True, False]

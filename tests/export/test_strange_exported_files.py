@@ -4,16 +4,21 @@ import copy
 import json
 import random
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from dlaseg import Predictor
+from dlaseg import Predictor, create_model
 from dlaseg.errors import UserError
 from dlaseg.export.export import export
+from dlaseg.inference.backends.choice import _check_result
 from dlaseg.inference.backends.exported import EXPORT, WEIGHTS, exported_sha256, read_graph, report_path
+from dlaseg.inference.backends.graph import Graph
 
 
 def refused(path, backend=None):
@@ -254,3 +259,15 @@ def test_damaged_files_are_read_or_refused(exported, tmp_path, suffix, cases):
         refusals += bool(message)
         assert "\n" not in message
     assert refusals > 0
+
+
+def test_labels_of_classes_that_do_not_exist_are_refused():
+
+    graph = Graph(Path("m.onnx"), create_model("dla46_c", 2).metadata, 1, output="labels")
+    for label in (1, 2):
+        backend = SimpleNamespace(run=lambda images, label=label: np.full((1, *images.shape[2:]), label, np.uint8))
+        if label == 1:
+            _check_result(backend, graph)
+        else:
+            with pytest.raises(UserError, match=r"m\.onnx: gives uint8 \(1, 37, 70\) for an image of 37 x 70, which"):
+                _check_result(backend, graph)

@@ -12,7 +12,9 @@ import onnx
 import pytest
 import torch
 from dlaseg_testing import TINY, TwoHeads
+from image_files import save
 from PIL import Image
+from video_files import write_video
 
 from dlaseg import create_model, load_model, save_model
 from dlaseg.data.tensors import normalize
@@ -417,3 +419,19 @@ def test_openvino_is_loaded_once_and_never_unloaded():
     package = Path(graph.__file__).parents[2]
     makers = [path.name for path in package.rglob("*.py") if ".Core()" in path.read_text(encoding="utf-8")]
     assert makers == ["graph.py"]
+
+
+def test_infer_converts_a_network_for_a_video(network, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    path = write_video(tmp_path / "clip.avi", frames=2, fourcc="MJPG")
+    infer(network, path, tmp_path / "out", ["ids"], backend="auto", device="cpu")
+    assert read_settings(LocalFolder(tmp_path / "out")).backend == "openvino"
+
+
+def test_settings_of_other_weights_decide_no_backend(network, other_network, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "FEW", 1)
+    path, out = save(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8)), tmp_path / "out"
+    infer(network, path, out, ["ids"], backend="torch", device="cpu")
+    (out / "ids/a.png").unlink()
+    infer(other_network, path, out, ["ids"], backend="auto", device="cpu")
+    assert read_settings(LocalFolder(out)).backend == "openvino"

@@ -1,13 +1,17 @@
 """A graph in the cache computes what its model computes."""
 
+import os
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
 
-from dlaseg.inference.backends import conversion
+from dlaseg import create_model
+from dlaseg.inference.backends import conversion, graph_cache
 from dlaseg.inference.backends.choice import graph_of, kept_graph, make_backend
+from dlaseg.inference.backends.exported import encode_entries
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 
@@ -51,3 +55,16 @@ def test_auto_goes_on_with_torch_where_a_graph_cannot_be_kept(quick_conversion, 
     assert make_backend("auto", Own(0), "cpu", "float32").name == "torch"
     assert "cannot be written" in caplog.text
     assert "set DLASEG_CACHE" in caplog.text
+
+
+def test_the_graphs_that_were_used_last_are_kept(tmp_path, monkeypatch):
+
+    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
+    monkeypatch.setattr(graph_cache, "KEPT_GRAPHS", 2)
+    entries = encode_entries(create_model("dla46_c", 2), "normalized", "coarse_logits")
+    for age, key in enumerate("ab"):
+        path = graph_cache.keep_graph(key, b"", entries, np.zeros(1, np.float32)).path
+        os.utime(path, (age + 1, age + 1))
+    assert graph_cache.find_graph("a") is not None
+    graph_cache.keep_graph("c", b"", entries, np.zeros(1, np.float32))
+    assert [graph_cache.find_graph(key) is not None for key in "abc"] == [True, False, True]

@@ -188,3 +188,22 @@ def test_too_little_memory_is_said_in_one_line(used):
 def test_images_that_wait_take_a_part_of_the_limit(used):
     assert budget(used + 384 * 10**6).large == 10**6
     assert budget(10**12).large == LARGE
+
+
+@pytest.mark.parametrize("options", [{"scales": (0.5, 1.0)}, {"flip": True}])
+def test_an_average_needs_more_even_if_no_scale_is_larger(options):
+    scores = 4 * 2 * 5  # of two classes: at the scaled size and at the image's, probabilities, sums
+    assert budget(None, **options).needed(320, 320) == budget(None).needed(320, 320) + scores * 320 * 320
+
+
+def test_a_network_that_blends_a_smaller_scale_sees_further(used):
+    backend = FakeBackend(network)
+    backend.scales = (0.5, 1.0)
+    plain, blended = (budget(used + 2 * 10**9, each).grid(8000, 8000) for each in (None, backend))
+    assert blended.rows.margin == 2 * plain.rows.margin
+
+
+def test_mirrored_tiles_begin_where_the_network_sees_the_same_pixels(used):
+    columns = budget(used + 10**9, flip=True).grid(9000, 9001).columns
+    assert len(columns.spans) > 2
+    assert all((9001 - stop) % 32 == 0 for _, stop in columns.spans)

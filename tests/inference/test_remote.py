@@ -214,3 +214,48 @@ def test_urls_and_missing_packages_are_refused(refused, monkeypatch):
     assert "--engine ray needs ray: pip install 'dlaseg[ray]'" in refused("--engine", "ray")
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     assert "URLs need fsspec: pip install 'dlaseg[ray]'" in refused("--engine", "ray", name="s3://data/in")
+
+
+def test_a_hidden_image_that_is_named_itself_is_taken(root):
+    (single,) = find_remote_images(f"{root}/a/.hidden.png", RemoteFolder(f"{root}/out"))
+    assert single.relative == Path(".hidden.png")
+
+
+def test_a_file_that_is_too_large_is_not_fetched(root, monkeypatch):
+    (source,) = find_remote_images(f"{root}/b.png", RemoteFolder(f"{root}/out"))
+    object.__setattr__(source, "size", 10**9)
+    monkeypatch.setattr(deadly_files.DeadlyFileSystem, "cat_file", lambda *_: pytest.fail("fetched"))
+    with pytest.raises(UserError, match=r"b\.png: a file of 1\.0 GB: larger than an image of 100 pixels"):
+        source.open(100)
+
+
+def test_too_little_memory_for_a_file_is_no_matter_of_the_store(root, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    (source,) = find_remote_images(f"{root}/b.png", RemoteFolder(f"{root}/out"))
+    monkeypatch.setattr(deadly_files.DeadlyFileSystem, "cat_file", full)
+    with pytest.raises(MemoryError):
+        source.open(100)
+
+
+def test_a_key_with_dots_is_listed_for_the_sink_to_refuse(root, tmp_path, monkeypatch):
+    key = f"{tmp_path}/in/../a.png"
+    monkeypatch.setattr(deadly_files.DeadlyFileSystem, "find", lambda *_, **__: {key: {"size": 9}})
+    (source,) = find_remote_images(root, RemoteFolder(f"{root}/out"))
+    assert source.relative == Path("../a.png")
+
+
+def test_what_others_have_written_since_is_seen(root, monkeypatch):
+    calls = []
+    monkeypatch.setattr(deadly_files.DeadlyFileSystem, "invalidate_cache", lambda self, path=None: calls.append(path))
+    folder = RemoteFolder(f"{root}/out")
+    find_remote_images(root, folder)
+    assert len(calls) == 1
+    assert folder.exists("ids/e.png")
+    assert len(calls) == 2
+
+
+def test_results_are_not_written_to_archives(root):
+    with pytest.raises(UserError, match="results are not written to archives: use a folder or an object store"):
+        RemoteFolder(f"simplecache::{root}/new")

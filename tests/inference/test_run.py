@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_files import noise
 from PIL import Image
 
 from dlaseg import LabelMap, UserError
@@ -395,3 +396,11 @@ def test_the_time_of_threads_that_run_together_counts_once(monkeypatch):
     with pytest.raises(TypeError):
         clock.time(nested, "a mistake")
     assert clock.seconds == 6 + 1
+
+
+def test_a_table_that_is_not_of_an_earlier_run_stays(network, tmp_path):
+    path, out = save(tmp_path / "a.png", noise(20, 30)), tmp_path / "out"
+    out.mkdir()
+    (out / FAILED).write_text("student,reason\n")
+    infer(network, path, out, ["ids"], device="cpu")
+    assert (out / FAILED).read_text() == "student,reason\n"

@@ -253,3 +253,15 @@ def test_a_model_that_diverged_is_refused_before_anything_is_written(network, im
     with pytest.raises(UserError, match=r"holds values that are not finite: train with a lower learning rate$"):
         infer(diverged, images, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_settings_is_not_that_of_a_run(tmp_path):
+    with pytest.raises(UserError, match="another run writes results of unknown weights"):
+        Claim(LocalFolder(tmp_path), Settings("0", "torch", "float32")).check()
+
+
+def test_settings_of_a_release_without_scales_are_those_of_one_scale(tmp_path):
+    (tmp_path / "infer.json").write_text(
+        json.dumps({"dlaseg": "0", "weights_sha256": "0", "backend": "torch", "precision": "float32"})
+    )
+    assert read_settings(LocalFolder(tmp_path)) == Settings("0", "torch", "float32")

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dlaseg import LabelMap, UserError
-from dlaseg.inference.sinks import KINDS, Sink
+from dlaseg.inference.sinks import KINDS, Sink, is_frame
 from dlaseg.inference.sources import Source
 from dlaseg.label_images import read_label_image
 from dlaseg.visualize import overlay
@@ -131,3 +131,19 @@ def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
     longer = Sink(tmp_path, LABELS, ["ids", "contours"]).unnameable(sources)
     assert list(longer) == [sources[1].path]
     assert "its result's name would have 256 bytes" in longer[sources[1].path]
+
+
+def test_the_file_that_says_that_a_video_is_incomplete_has_a_name_too(tmp_path):
+    sink = Sink(tmp_path, LABELS, ["ids"])
+    videos = [Source(Path("in", name), Path(name), is_video=True) for name in (f"{'x' * 244}.avi", f"{'y' * 245}.avi")]
+    assert list(sink.unnameable(videos)) == [videos[1].path]  # y...y.incomplete
+
+
+def test_a_kind_that_is_named_twice_is_written_once(tmp_path):
+    assert Sink(tmp_path, LABELS, ["ids", "color", "ids"]).kinds == ("ids", "color")
+
+
+def test_frames_of_long_videos_have_more_digits(tmp_path):
+
+    frame = Source(Path("in/a.mp4"), Path("a.mp4"), frame=1_000_000, is_video=True)
+    assert is_frame(Sink(tmp_path, LABELS, ["ids"]).name(frame).name, "ids")

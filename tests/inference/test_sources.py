@@ -167,3 +167,10 @@ def test_videos_and_cameras_are_found_if_wanted(tmp_path, monkeypatch):
             find_all([Path(word)], videos=True)
     with pytest.raises(UserError, match=r"not the suffix of an image or video.*\.mp4"):
         find_all([Path("note.txt")], videos=True)
+
+
+def test_an_image_that_is_found_twice_is_listed_once_for_each_of_its_results(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    found = [source.relative.as_posix() for source in find_all([tmp_path, tmp_path / "a.png"])]
+    assert found == ["a.png", "link.png"]

@@ -9,9 +9,9 @@ from PIL import Image
 from dlaseg import UserError
 from dlaseg.cli import main
 from dlaseg.images import ImageFile
-from dlaseg.inference import memory, sinks
+from dlaseg.inference import memory, run, sinks
 from dlaseg.inference.predictor import Predictor
-from dlaseg.inference.run import infer
+from dlaseg.inference.run import InferSummary, infer
 from dlaseg.label_images import read_label_image
 
 
@@ -231,3 +231,11 @@ def test_an_image_that_fits_not_even_in_tiles_is_named_and_never_decoded(network
         assert message.startswith(f"{path}: 600 x 700 pixels: not enough memory; in the smallest tiles, it needs about")
     assert decoded == inputs[:1]
     assert files(tmp_path / "out") == ["ids/a/0000.png"]
+
+
+def test_all_frames_are_found_below_a_limit_of_ones_own(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "MAX_PIXELS", 10)
+    frames = [Image.fromarray(noise(30, 40, seed=seed)) for seed in range(3)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    options = {"device": "cpu", "all_frames": True, "max_pixels": 10**6}
+    assert infer(network, tmp_path / "a.tif", tmp_path / "out", ["ids"], **options) == InferSummary(written=3)

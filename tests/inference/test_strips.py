@@ -6,6 +6,7 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import cv2
@@ -283,3 +284,24 @@ def test_400_million_pixels_within_four_gigabytes(tmp_path, monkeypatch):
     for kind in KINDS:
         with Image.open(tmp_path / f"out/{kind}/a.png") as picture:
             assert picture.size == (20_000, 20_000)
+
+
+def test_overwriting_without_a_limit_forgets_that_of_the_results(network, tiled, tmp_path):
+    path, out = save(tmp_path / "large.png", noise(400, 210)), tmp_path / "out"
+    infer(network, path, out, ["ids"], device="cpu", max_memory=3 * 10**9)
+    infer(network, path, out, ["ids"], device="cpu", overwrite=True)
+    assert json.loads((out / "infer.json").read_text())["max_memory"] != 3 * 10**9
+
+
+def test_waiting_for_rows_is_not_time_of_the_network(network, tiled, tmp_path, monkeypatch):
+    read = RowReader.read
+    monkeypatch.setattr(RowReader, "read", lambda *args: time.sleep(0.4) or read(*args))
+    save(tmp_path / "a.png", noise(400, 210))
+    summary = infer(network, tmp_path / "a.png", tmp_path / "out", ["ids"], device="cpu")
+    assert summary.network_seconds < summary.seconds - 0.4
+
+
+def test_the_limit_is_recorded_with_kinds_that_are_not_written_in_strips(network, tiled, tmp_path):
+    save(tmp_path / "a.png", noise(400, 210))
+    infer(network, tmp_path / "a.png", tmp_path / "out", ["contours"], device="cpu", max_memory=4 * 10**9)
+    assert json.loads((tmp_path / "out/infer.json").read_text())["max_memory"] == 4 * 10**9

@@ -197,3 +197,14 @@ def test_scores_fade_from_one_tile_into_the_next():
     assert (steps > 0).all()
     assert steps.max() < 0.06
     torch.testing.assert_close(row[first:last] + row[first:last].flip(0), torch.ones(last - first))
+
+
+@pytest.mark.parametrize("arrays", [True, False])
+def test_equal_scores_of_two_tiles_stay_what_they_are(arrays):
+    scores = np.random.default_rng(0).standard_normal((1, 3, 300, 300), np.float32)
+    scores = scores if arrays else torch.from_numpy(scores)
+    axis = Axis.split(300, 192, 32, MARGIN)
+    strips = blend_tiles(
+        Grid(axis, axis), 1, lambda top, bottom: scores[..., top:bottom, :], lambda tile: tile, lambda part, *_: (part,)
+    )
+    np.testing.assert_array_equal(np.concatenate([np.asarray(strip) for _, (strip,) in strips], 2), scores)

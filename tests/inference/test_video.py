@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import signal
+import struct
 import sys
 import threading
 import time
@@ -544,3 +545,56 @@ def test_a_folder_may_have_a_cameras_name(network, tmp_path, monkeypatch, camera
     assert files(tmp_path / "out") == ["ids/clip/000000.png"]
     with pytest.raises(UserError, match="camera:0: a camera runs until it is interrupted: give it as the only input"):
         infer(network, ["0", "camera:0"], "other", device="cpu")
+
+
+def test_an_mp4_of_more_than_four_gigabytes_has_lengths_of_64_bits(tmp_path):
+    path = tmp_path / "large.mp4"
+    index = struct.pack(">I4s", 8, b"moov")
+    path.write_bytes(struct.pack(">I4s4xI4sQ", 12, b"ftyp", 1, b"mdat", 116) + bytes(100) + index)
+    assert is_whole(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert not is_whole(path)
+
+
+def write_y4m(path, height, width, rate=10, frames=3):
+    frame = b"FRAME\n" + bytes([100]) * (height * width) + bytes([128]) * (2 * height * width)
+    path.write_bytes(f"YUV4MPEG2 W{width} H{height} F{rate}:1 Ip A1:1 C444\n".encode() + frames * frame)
+    return path
+
+
+def test_frames_of_one_row_have_label_maps_but_no_videos(network, tmp_path):
+    path = write_y4m(tmp_path / "clip.y4m", 1, 64)
+    summary = infer(network, path, tmp_path / "out", device="cpu")
+    assert "frames of 1 x 64 pixels: no video can be written of them: use --save ids" in summary.failed[0][1]
+    assert infer(network, path, tmp_path / "out", ["ids"], device="cpu") == InferSummary(written=1)
+    assert files(tmp_path / "out") == frame_names("ids/clip", 3)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(240, 240), (1000, 30)])
+def test_the_ticks_of_a_clock_are_no_rate(tmp_path, rate, expected):
+    assert Video(write_y4m(tmp_path / "clip.y4m", 16, 16, rate), 10**6).rate == expected
+
+
+def test_hidden_files_are_no_results_of_others(network, tmp_path):
+    path, out = write_video(tmp_path / "a.mp4", frames=2), tmp_path / "out"
+    (out / "ids/a").mkdir(parents=True)
+    (out / "ids/a/.DS_Store").touch()
+    assert infer(network, path, out, ["ids"], device="cpu") == InferSummary(written=1)
+
+
+def test_another_kind_of_an_earlier_recording_is_refused_too(network, tmp_path, camera):
+    infer(network, "camera:0", tmp_path / "out", ["ids"], device="cpu")
+    with pytest.raises(UserError, match="camera:0: the output holds an earlier recording"):
+        infer(network, "camera:0", tmp_path / "out", ["ids", "color"], device="cpu")
+
+
+def test_an_mp4_whose_end_was_never_copied_is_broken(network, tmp_path):
+    path = write_video(tmp_path / "clip.mp4", frames=40)
+    content = bytearray(path.read_bytes())
+    begin, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    middle = (begin + end) // 2
+    content[middle:end] = bytes(end - middle)
+    path.write_bytes(content)
+    summary = infer(network, path, tmp_path / "out", ["ids"], device="cpu")
+    assert 15 < summary.predicted < 30
+    assert "broken or truncated: only" in summary.failed[0][1]

@@ -15,7 +15,7 @@ from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
 from dlaseg.training import losses, pixel_loss
-from dlaseg.training.losses import jaccard_increments
+from dlaseg.training.losses import jaccard_increments, ohem_mean
 from dlaseg.training.pixel_loss import PixelLoss
 
 CLASSES = 4
@@ -760,3 +760,9 @@ def test_targets_of_no_class_are_refused(terms, value):
     target[0, 3, 4] = value
     with pytest.raises(UserError, match=r"^targets from -?[0-9]+ to [0-9]+: use train ids from 0 to 3, or 255 where"):
         loss(TrainingOutputs(logits), target, normalizers)
+
+
+def test_a_pixel_of_the_thresholds_probability_is_not_hard():
+    logits, target = torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64)
+    assert ohem_mean(logits, target, None, 255, 0.5, 0.0) == 0
+    assert ohem_mean(logits, target, None, 255, 0.5 + 1e-6, 0.0) > 0

@@ -117,3 +117,14 @@ def test_a_renamed_class_folder_is_refused(tmp_path):
     recorded, present = ({"classes": [{"name": name} for name in names]} for names in (("blue", "red"), ("a", "red")))
     with pytest.raises(UserError, match=r"^class 0 'a' \(the run has 'blue'\): .*: restore the class folders, or "):
         check_classes(PretrainConfig(), recorded, present, tmp_path)
+
+
+def test_colors_that_are_not_distinct_mean_nothing():
+    before = changed(car={"color": [90, 90, 90]})
+    check_classes(Config(), before, changed(), Path("run"))
+
+
+def test_a_color_that_was_ignored_stays_so():
+    before = changed(ignore=[[1, 2, 3]])
+    with pytest.raises(UserError, match=r"color \[1, 2, 3\] is class 'car' \(in the run, ignored\)"):
+        check_classes(Config(), before, changed(car={"color": [1, 2, 3]}, ignore=[]), Path("run"))

@@ -1,8 +1,11 @@
 """The training step: micro-batches, clipping, averaging, freezing, precision; and the end of a run."""
 
+import contextlib
 import copy
 import dataclasses
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,9 +30,10 @@ from dlaseg.config.segmentation import LossConfig, ModelConfig
 from dlaseg.device import reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
+from dlaseg.training import step as steps
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import TrainState, restore, snapshot
-from dlaseg.training.step import step_function
+from dlaseg.training.step import image_seeds, step_function
 from dlaseg.training.task import Validation
 from dlaseg.training.trainer import fit
 
@@ -396,3 +400,45 @@ def test_a_step_divides_by_the_normalizers_of_all_processes(config):
 
     step_function(task, state, Spy(), 10, TwoProcesses(0, 1, CPU))([(images, targets)])
     assert torch.equal(seen[0], 2 * local)
+
+
+def test_the_average_of_a_resumed_run_is_saved_with_the_mean_of_its_weights(config):
+    config = with_train(config, ema_decay=0.9)
+    state, other = new_state(config), new_state(config)
+    state.model.metadata = replace(state.model.metadata, mean=(0.1, 0.2, 0.3))
+    restore(other, snapshot(state))
+    assert other.eval_model.metadata.mean == (0.1, 0.2, 0.3)
+
+
+def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
+
+    drawn = []
+    monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=drawn.extend)])
+    state = new_state(config)
+    task = Segmentation(config)
+    criterion = task.criterion(None, state.model)
+    step = step_function(task, state, criterion, 10, SINGLE_PROCESS)
+    for _ in range(2):
+        step([make_batch(), make_batch()])
+    assert drawn == image_seeds(config.train.seed, 0, 0, 4) + image_seeds(config.train.seed, 1, 0, 4)
+    assert len(set(drawn)) == 8
+
+
+def test_images_of_all_processes_and_micro_batches_have_seeds_of_their_own(config, monkeypatch):
+
+    class OneOfTwo(type(SINGLE_PROCESS)):
+        def all_reduce_sum_(self, values):
+            return values
+
+    class Alone(torch.nn.Module):
+        def __init__(self, module, **_):
+            super().__init__()
+            self.forward, self.no_sync = module.forward, contextlib.nullcontext
+
+    drawn = []
+    monkeypatch.setattr(steps, "DistributedDataParallel", Alone)
+    monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=drawn.append)])
+    task, state = Segmentation(config), new_state(config)
+    step = step_function(task, state, task.criterion(None, state.model), 10, OneOfTwo(1, 2, CPU))
+    step([make_batch(), make_batch()])
+    assert drawn == [image_seeds(config.train.seed, 0, first, 2) for first in (2, 6)]

@@ -27,11 +27,13 @@ from dlaseg_testing import (
     write_camvid,
 )
 
-from dlaseg.config.segmentation import LossConfig
+from dlaseg.config.segmentation import Config, LossConfig, ModelConfig, TrainConfig
 from dlaseg.errors import UserError
 from dlaseg.images import read_image
 from dlaseg.label_images import read_label_image
 from dlaseg.training.checkpoint import load_checkpoint, load_latest
+from dlaseg.training.distributed import DistributedContext
+from dlaseg.training.out_of_memory import oom_message
 
 PATIENCE = 60  # seconds, of a loaded machine
 
@@ -379,3 +381,16 @@ def with_little_memory(words, errors):
     mapped = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + (1 << 30),) * 2)
     run_command(words, errors)
+
+
+@pytest.mark.parametrize(("decoder", "splits"), [("plain", True), ("afa", False)])
+def test_micro_batches_of_one_image_are_proposed_where_the_network_takes_them(decoder, splits):
+    config = Config(model=ModelConfig(decoder=decoder), train=TrainConfig(batch_size=2))
+    message = oom_message(config, DistributedContext(0, 1, torch.device("cpu")))
+    assert ("train.grad_accum_steps 2 (micro-batches of 1)" in message) == splits
+
+
+def test_more_micro_batches_than_there_are_already_are_proposed():
+    config = Config(train=TrainConfig(batch_size=8, grad_accum_steps=2))
+    message = oom_message(config, DistributedContext(0, 1, torch.device("cpu")))
+    assert "train.grad_accum_steps 4 (micro-batches of 2)" in message

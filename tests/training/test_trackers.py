@@ -5,14 +5,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import no_report, run, tiny_config, with_train, write_camvid
+from dlaseg_testing import SINGLE_PROCESS, new_state, no_report, run, tiny_config, with_train, write_camvid
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
 from dlaseg.cli import main
 from dlaseg.config.files import to_yaml
 from dlaseg.errors import UserError
-from dlaseg.training.segmentation import Segmentation
+from dlaseg.training.segmentation import PICTURES, Segmentation
 from dlaseg.training.trackers import TensorBoard, Tracker, open_trackers, tracker_classes
 from dlaseg.training.trainer import fit
 
@@ -224,3 +224,13 @@ def test_a_command_in_a_config_does_not_run(tmp_path, monkeypatch, capsys):
 def test_tensorboard_needs_no_permission():
     assert tracker_classes(["tensorboard", "tensorboard"], allow=False) == [TensorBoard, TensorBoard]
     assert tracker_classes(["dlaseg.training.trackers:TensorBoard"], allow=True) == [TensorBoard]
+
+
+def test_the_picture_of_a_validation_is_spread_over_the_split(config):
+    task = Segmentation(config)
+    training, validation = task.open_splits()
+    assert len(training) > PICTURES > len(validation)
+    pictures = [
+        task.validator(split, SINGLE_PROCESS)(new_state(config).model).picture for split in (training, validation)
+    ]
+    assert pictures[0].shape[0] * len(validation) == pictures[1].shape[0] * PICTURES

@@ -2,11 +2,13 @@ import dataclasses
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from dlaseg_testing import (
+    SINGLE_PROCESS,
     TINY,
     assert_same_tensors,
     log_rows,
@@ -24,11 +26,13 @@ from dlaseg.config.files import to_yaml
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
 from dlaseg.data.loading import EpochBatches
-from dlaseg.errors import UserError
+from dlaseg.data.transforms import Augmentation
+from dlaseg.errors import Stopped, UserError
+from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
 from dlaseg.training import segmentation, trainer
-from dlaseg.training.checkpoint import load_checkpoint
+from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.run_folder import check_output
 from dlaseg.training.schedules import poly
@@ -476,3 +480,65 @@ def test_weights_that_do_not_fit_leave_no_run_behind(config, started, tmp_path):
 def test_weights_and_backbone_weights_exclude_each_other(config, tmp_path):
     with pytest.raises(UserError, match=r"model\.weights a and model\.backbone_weights b: one would overwrite"):
         run(starting(config, weights="a", backbone_weights="b"), tmp_path / "run")
+
+
+def test_crops_are_padded_with_the_mean_colour_of_the_network(config, monkeypatch):
+    fills = []
+    monkeypatch.setattr(
+        segmentation, "Augmentation", lambda config, fill: fills.append(fill) or Augmentation(config, fill=fill)
+    )
+    task, model = Segmentation(config), new_state(config).model
+    model.metadata = dataclasses.replace(model.metadata, mean=(0.0, 0.2, 1.0))
+    task.train_loader(task.open_splits()[0], model, SINGLE_PROCESS)
+    assert fills == [[0.0, 51.0, 255.0]]
+
+
+def test_a_validation_split_of_one_class_may_be_predicted_as_one(config, caplog):
+
+    confusion, labels = ConfusionMatrix(11), Segmentation(config).open_splits()[0].label_map
+    confusion.matrix[3, 3] = 9
+    segmentation._warn_of_one_class(confusion, labels)
+    assert caplog.text == ""
+
+
+def test_a_resumed_run_may_have_other_trackers(config, tmp_path, no_page):
+
+    config = with_train(config, epochs=1, schedule="step", warmup_steps=0)
+    run(config, tmp_path / "run")
+    assert run(with_train(config, epochs=2, trackers=[]), tmp_path / "run", resume=True).epoch == 2
+
+
+def test_the_time_of_an_epoch_includes_that_before_a_resume(config, tmp_path, no_page, monkeypatch):
+
+    config = with_train(config, epochs=1)
+    build = trainer.open_run
+
+    def stopping(*args):
+        opened = build(*args)
+        take = opened.step
+        opened.step = lambda batches, requested: dataclasses.replace(take(batches, requested), stop=True)
+        return opened
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "open_run", stopping)
+        with pytest.raises(Stopped):
+            run(config, tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run/last.ckpt")
+    assert state["progress"]["batches"] == 1
+    state["progress"] |= {"seconds": 1000.0, "waited": 500.0}
+    del state["format"]
+    save_checkpoint(tmp_path / "run", state)
+    (row,) = run(config, tmp_path / "run", resume=True).log
+    assert row["images_per_second"] < 1
+    assert 0.4 < row["data_wait"] < 0.51
+
+
+def test_checkpoints_within_an_epoch_are_minutes_apart(config, tmp_path, no_page, monkeypatch):
+
+    ticks, saved, save = iter(range(10**6)), [], trainer.save
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: 60.0 * next(ticks)))  # two for each step
+    monkeypatch.setattr(trainer, "save", lambda run: saved.append(run.state.step) or save(run))
+    config = with_train(config, epochs=1, batch_size=1, checkpoint_minutes=3, warmup_steps=0)
+    steps = run(config, tmp_path / "run").step
+    assert steps >= 4
+    assert [step for step in saved if step < steps] == list(range(2, steps, 2))

@@ -158,3 +158,21 @@ def test_a_loader_reports_index_and_message():
     assert sorted(reported) == [(1, "1.png: broken"), *[(2, "2.png: broken")] * 2]
     assert SINGLE_PROCESS.all_gather({}) == [{}]
     assert images.dtype == torch.uint8
+
+
+def test_an_epoch_that_begins_again_with_other_images_names_them_again(config):
+    state = new_state(config)
+    state.epoch, state.step, state.unreadable = 2, 9, {3: "c.png: broken"}
+    state.begin_epoch_again(4)
+    assert (state.step, state.unreadable) == (8, {})
+
+
+def test_a_validation_image_that_cannot_be_read_stops_before_the_first_epoch(tmp_path):
+
+    root = write_camvid(tmp_path / "data", train=12)
+    config = with_train(tiny_config(root), epochs=2, batch_size=4, eval_every=2)
+    config.data.on_error = "skip"
+    (root / "valannot/0.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"/valannot/0\.png: broken"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

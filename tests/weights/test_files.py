@@ -402,3 +402,18 @@ def test_a_compiled_network_is_saved_like_any_other(model, saved, tmp_path):
     for number, each in enumerate((compiled, torch.compile(compiled))):
         save_model(each, tmp_path / f"{number}.safetensors")
         assert (tmp_path / f"{number}.safetensors").read_bytes() == saved.read_bytes()
+
+
+@pytest.fixture
+def ours(tmp_path):
+    model = create_model("dla46_c", 3, 4, 3)
+    model.metadata = replace(model.metadata, mean=(0.1, 0.2, 0.3))
+    save_model(model, tmp_path / "ours.safetensors")
+    return model, tmp_path / "ours.safetensors"
+
+
+def test_a_variance_of_zero_is_a_number_like_any_other(ours, tmp_path):
+    model, _ = ours
+    model.state_dict()["backbone.level2.root.bn.running_var"].zero_()
+    save_model(model, tmp_path / "a.safetensors")
+    assert not load_model(tmp_path / "a.safetensors").state_dict()["backbone.level2.root.bn.running_var"].any()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
@@ -500,3 +500,25 @@ def test_the_cards_own_example_runs(model, tmp_path):
     names: dict[str, object] = {}
     exec(code.replace("USER/NAME", str(tmp_path / "m")).replace("street.jpg", str(tmp_path / "street.jpg")), names)
     assert names["labels"].shape == (40, 50)
+
+
+def test_what_a_push_says_reaches_the_hub(fake_hub, model, monkeypatch):
+    create, upload, told = HfApi.create_repo, HfApi.upload_folder, []
+
+    def record(call):
+        return lambda self, *args, **options: told.append((self.token, options)) or call(self, *args, **options)
+
+    monkeypatch.setattr(HfApi, "create_repo", record(create))
+    monkeypatch.setattr(HfApi, "upload_folder", record(upload))
+    push_to_hub(model, "me/leaves", private=True, token="hf_x", commit_message="Better leaves")
+    (first, created), (second, uploaded) = told
+    assert (first, second) == ("hf_x", "hf_x")
+    assert (created["private"], uploaded["commit_message"]) == (True, "Better leaves")
+
+
+def test_scores_that_need_a_note_are_given_to_no_leader_board(model, run, scores):
+    content = json.loads(scores.read_text())
+    content["protocol"]["weights_sha256"] = model_sha256(model)
+    scores.write_text(json.dumps(content))
+    assert model_card(model, run, scores).data.eval_results is not None
+    assert model_card(model, run, scores, score_note="Its images were trained on.").data.eval_results is None

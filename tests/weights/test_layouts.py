@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import LabelMap, UserError, create_backbone, create_model, list_models, load_model, save_model
+from dlaseg.metadata import MAX_ORIGINS, Origin
 from dlaseg.models.dla import DLA, VARIANTS
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.weights.checkpoints import read_checkpoint
@@ -579,3 +580,34 @@ def test_the_state_of_torchs_averaged_model_loads(tmp_path):
     for content in (averaged.state_dict(), {"state_dict": averaged.state_dict()}):
         torch.save(content, tmp_path / "w")
         same(create_backbone("dla46_c", CLASSES, weights=tmp_path / "w"), theirs("dla46_c"), images(1))
+
+
+@pytest.mark.parametrize("argument", ["weights", "backbone_weights"])
+def test_the_mean_of_three_channels_does_not_go_to_one(ours, argument):
+    _, path = ours
+    grey = create_model("dla46_c", 3, 4, 3, in_channels=1, **{argument: path})
+    assert grey.metadata.mean == create_model("dla46_c", 3, 4, 3, in_channels=1).metadata.mean
+
+
+def test_the_label_map_of_other_classes_does_not_come_with_the_weights(ours):
+    _, path = ours
+    loaded = create_model("dla46_c", 7, 4, 3, weights=path)
+    assert loaded.metadata.num_classes == 7
+
+
+def test_of_a_long_history_the_oldest_origins_are_dropped(ours, tmp_path):
+    model, _ = ours
+    earlier = tuple(Origin("weights", f"{i}.safetensors", "dlaseg", "0" * 64) for i in range(MAX_ORIGINS))
+    model.metadata = replace(model.metadata, origin=earlier)
+    save_model(model, tmp_path / "a.safetensors")
+    for argument in ("weights", "backbone_weights"):
+        loaded = create_model("dla46_c", 3, 4, 3, **{argument: tmp_path / "a.safetensors"})
+        assert loaded.metadata.origin[1:] == earlier[:-1]
+
+
+def test_the_class_names_of_a_classifier_of_other_classes_do_not_come_with_it(tmp_path):
+    classifier = create_backbone("dla46_c", 4)
+    classifier.metadata = replace(classifier.metadata, class_names=tuple("abcd"))
+    save_model(classifier, tmp_path / "a.safetensors")
+    other = create_backbone("dla46_c", 7, weights=tmp_path / "a.safetensors")
+    assert len(other.metadata.class_names) == 7
