@@ -180,7 +180,7 @@ def size_in_bytes(text: str) -> int:
     """A size such as 4GB, 1.5 GiB or 4000000000 in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip(), re.IGNORECASE | re.ASCII)
     unit = {name.lower(): size for name, size in _UNITS.items()}.get(match[2].lower()) if match else None
-    if match is None or unit is None or float(match[1]) == 0:
+    if match is None or unit is None or not 1 <= float(match[1]) * unit < 1 << 63:
         raise argparse.ArgumentTypeError(f"{text}: expected a size, such as 4GB, 1.5GiB or 512MiB")
     return int(float(match[1]) * unit)
 

@@ -105,7 +105,8 @@ def infer(
     if overwrite and recorded != max_memory:
         recorded = None
     chosen = choose_backend(backend, network, weights_sha256, sources, saved)
-    predictor = Predictor(network, chosen, device, precision, scales, flip, max_memory=max_memory or recorded)
+    limit = recorded if max_memory is None else max_memory
+    predictor = Predictor(network, chosen, device, precision, scales, flip, max_memory=limit)
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
         tuple(map(float, predictor.scales)), flip, None if recorded is None else predictor.memory.max_memory,

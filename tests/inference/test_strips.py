@@ -240,6 +240,8 @@ def test_sizes_of_the_command(weights, tmp_path, size, capsys):
         ("4XB", "4XB: expected a size, such as 4GB, 1.5GiB or 512MiB"),
         ("-1", "expected a size|expected one argument"),
         ("0GB", "0GB: expected a size"),
+        ("0.4B", r"0\.4B: expected a size"),
+        ("9" * 310 + "GB", "9GB: expected a size"),
         ("much", "much: expected a size"),
         ("1MB", r"max_memory 1\.0 MB: the process holds .* without any image: use more"),
     ],
@@ -305,3 +307,9 @@ def test_the_limit_is_recorded_with_kinds_that_are_not_written_in_strips(network
     save(tmp_path / "a.png", noise(400, 210))
     infer(network, tmp_path / "a.png", tmp_path / "out", ["contours"], device="cpu", max_memory=4 * 10**9)
     assert json.loads((tmp_path / "out/infer.json").read_text())["max_memory"] == 4 * 10**9
+
+
+def test_a_limit_of_nothing_is_not_that_of_earlier_results(network, tmp_path):
+    path = save(tmp_path / "a.png", noise(20, 30))
+    with pytest.raises(UserError, match=r"^max_memory 0\.0 MB: "):
+        infer(network, path, tmp_path / "out", ["ids"], device="cpu", max_memory=0)

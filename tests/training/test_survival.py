@@ -34,6 +34,7 @@ from dlaseg.label_images import read_label_image
 from dlaseg.training.checkpoint import load_checkpoint, load_latest
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.out_of_memory import oom_message
+from dlaseg.training.state import restore, snapshot
 
 PATIENCE = 60  # seconds, of a loaded machine
 
@@ -394,3 +395,10 @@ def test_more_micro_batches_than_there_are_already_are_proposed():
     config = Config(train=TrainConfig(batch_size=8, grad_accum_steps=2))
     message = oom_message(config, DistributedContext(0, 1, torch.device("cpu")))
     assert "train.grad_accum_steps 4 (micro-batches of 2)" in message
+
+
+def test_batches_without_an_update_are_counted_on_after_a_resume(config):
+    state, other = new_state(config), new_state(config)
+    state.skipped = 3
+    restore(other, snapshot(state))
+    assert other.skipped == 3

@@ -61,7 +61,7 @@ def interrupt_after(epoch: int):
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
     """An uninterrupted run of three epochs, its config, folder and last state; read only."""
     config = tiny_config(root)
@@ -542,3 +542,11 @@ def test_checkpoints_within_an_epoch_are_minutes_apart(config, tmp_path, no_page
     steps = run(config, tmp_path / "run").step
     assert steps >= 4
     assert [step for step in saved if step < steps] == list(range(2, steps, 2))
+
+
+def test_of_equal_validations_the_first_one_is_the_best(config, tmp_path, no_page, monkeypatch):
+    scores, saved, save = iter([0.25, 0.5, 0.5]), [], trainer.save_model
+    monkeypatch.setattr(Segmentation, "validator", lambda *_: lambda model: Validation({"miou": next(scores)}))
+    monkeypatch.setattr(trainer, "save_model", lambda *arguments: saved.append(None) or save(*arguments))
+    run(with_train(config, epochs=3), tmp_path)
+    assert len(saved) == 2
