@@ -130,10 +130,9 @@ class LabelMap:
                 )
             return encoded.astype(np.uint8)
         encoded = map_values(pack_rgb(labels), self._color_table)
-        place = first_unknown(encoded)
         if labels.size and (labels == labels[:, :, :1]).all():
-            return self._encode_grey(np.ascontiguousarray(labels[:, :, 0]), encoded, place is None)
-        if place is not None:
+            return self._encode_grey(np.ascontiguousarray(labels[:, :, 0]), encoded)
+        if (place := first_unknown(encoded)) is not None:
             raise UserError(
                 f"color {labels[place].tolist()} at {_place(place)} belongs to no class and is not ignored: the file "
                 "was read as colors (it has three channels that differ): list the color in the classes file, correct "
@@ -141,26 +140,27 @@ class LabelMap:
             )
         return encoded.astype(np.uint8)
 
-    def _encode_grey(
-        self, values: NDArray[np.integer], by_color: NDArray[np.int16], are_colors: bool
-    ) -> NDArray[np.uint8]:
+    def _encode_grey(self, values: NDArray[np.integer], by_color: NDArray[np.int16]) -> NDArray[np.uint8]:
         """Maps a label map of three equal channels.
 
         Args:
             values: (H, W), the channel.
             by_color: (H, W) train ids if the values are colours, -1 for an unknown one.
-            are_colors: whether all values are known colours.
         """
-        if not are_colors:
+        if first_unknown(by_color) is not None:
             by_id = map_values(values, self._id_table)
-            place = first_unknown(np.maximum(by_id, by_color)) or first_unknown(by_id)
-            if place is not None:
+            if (place := first_unknown(np.maximum(by_id, by_color))) is not None:
                 value = int(values[place])
-                what = f"color {[value] * 3} and id {value} belong to no class and are not ignored: list one of the two"
-                if by_color[place] >= 0:
-                    what = "listed as a color, while others are only listed as ids: list its id as well"
-                where = f"value {value} in all three channels at {_place(place)}"
-                raise UserError(f"{where}: {what} in the classes file, or correct the label map")
+                raise UserError(
+                    f"value {value} in all three channels at {_place(place)}: color {[value] * 3} and id {value} "
+                    "belong to no class and are not ignored: list one of the two in the classes file, or correct the "
+                    "label map"
+                )
+            if (place := first_unknown(by_id)) is not None:
+                raise UserError(
+                    f"value {values[place]} in all three channels at {_place(place)}: listed as a color, while others "
+                    "are only listed as ids: list its id in the classes file as well, or correct the label map"
+                )
             return by_id.astype(np.uint8)
         # That 255 is ignored by default is no sign that the values are ids: black and white are common colours
         listed = {i: train_id for i, train_id in self._id_table.items() if not (i == 255 and self.ignores_by_default)}
