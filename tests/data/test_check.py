@@ -657,7 +657,7 @@ def test_an_index_beyond_the_palette_is_an_unknown_value(root):
     assert found.message.startswith("values that belong to no class and are not ignored: 3 (")
 
 
-def as_rgb(root, *more):
+def as_rgb(root):
     for file in (root / "labels").rglob("*.png"):
         rewrite(file, lambda labels: np.repeat(labels[..., None], 3, 2))
 

@@ -426,23 +426,20 @@ def test_a_split_without_a_scored_pixel_has_its_page_too(scored, dataset, tmp_pa
     assert scores_table(record).splitlines()[0].startswith("class")
 
 
-def test_another_runtime_error_is_not_called_a_lack_of_memory(model, dataset, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        ("mat1 and mat2 shapes cannot be multiplied", RuntimeError, "^mat1 and mat2 shapes cannot be multiplied$"),
+        ("DefaultCPUAllocator: can't allocate memory", UserError, ": 33 x 47 pixels: not enough memory on cpu: "),
+    ],
+)
+def test_only_a_lack_of_memory_is_called_so_with_height_and_width(model, dataset, monkeypatch, error, raised, message):
     def fail(*_):
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        raise RuntimeError(error)
 
     scorer = predictor(model)
     monkeypatch.setattr(scorer, "predict", fail)
-    with pytest.raises(RuntimeError, match=r"^mat1 and mat2 shapes cannot be multiplied$"):
-        evaluate_predictor(scorer, dataset)
-
-
-def test_the_message_of_too_little_memory_has_height_and_width(model, dataset, monkeypatch):
-    def no_memory(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-
-    scorer = predictor(model)
-    monkeypatch.setattr(scorer, "predict", no_memory)
-    with pytest.raises(UserError, match=rf"^{dataset.pairs[0].image}: 33 x 47 pixels: not enough memory on cpu: "):
+    with pytest.raises(raised, match=message):
         evaluate_predictor(scorer, dataset)
 
 

@@ -58,7 +58,6 @@ def test_auto_goes_on_with_torch_where_a_graph_cannot_be_kept(quick_conversion, 
 
 
 def test_the_graphs_that_were_used_last_are_kept(tmp_path, monkeypatch):
-
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))
     monkeypatch.setattr(graph_cache, "KEPT_GRAPHS", 2)
     entries = encode_entries(create_model("dla46_c", 2), "normalized", "coarse_logits")

@@ -144,6 +144,5 @@ def test_a_kind_that_is_named_twice_is_written_once(tmp_path):
 
 
 def test_frames_of_long_videos_have_more_digits(tmp_path):
-
     frame = Source(Path("in/a.mp4"), Path("a.mp4"), frame=1_000_000, is_video=True)
     assert is_frame(Sink(tmp_path, LABELS, ["ids"]).name(frame).name, "ids")

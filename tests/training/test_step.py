@@ -411,7 +411,6 @@ def test_the_average_of_a_resumed_run_is_saved_with_the_mean_of_its_weights(conf
 
 
 def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
-
     drawn = []
     monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=drawn.extend)])
     state = new_state(config)
@@ -425,7 +424,6 @@ def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
 
 
 def test_images_of_all_processes_and_micro_batches_have_seeds_of_their_own(config, monkeypatch):
-
     class OneOfTwo(type(SINGLE_PROCESS)):
         def all_reduce_sum_(self, values):
             return values

@@ -494,7 +494,6 @@ def test_crops_are_padded_with_the_mean_colour_of_the_network(config, monkeypatc
 
 
 def test_a_validation_split_of_one_class_may_be_predicted_as_one(config, caplog):
-
     confusion, labels = ConfusionMatrix(11), Segmentation(config).open_splits()[0].label_map
     confusion.matrix[3, 3] = 9
     segmentation._warn_of_one_class(confusion, labels)
@@ -502,14 +501,12 @@ def test_a_validation_split_of_one_class_may_be_predicted_as_one(config, caplog)
 
 
 def test_a_resumed_run_may_have_other_trackers(config, tmp_path, no_page):
-
     config = with_train(config, epochs=1, schedule="step", warmup_steps=0)
     run(config, tmp_path / "run")
     assert run(with_train(config, epochs=2, trackers=[]), tmp_path / "run", resume=True).epoch == 2
 
 
 def test_the_time_of_an_epoch_includes_that_before_a_resume(config, tmp_path, no_page, monkeypatch):
-
     config = with_train(config, epochs=1)
     build = trainer.open_run
 
@@ -534,7 +531,6 @@ def test_the_time_of_an_epoch_includes_that_before_a_resume(config, tmp_path, no
 
 
 def test_checkpoints_within_an_epoch_are_minutes_apart(config, tmp_path, no_page, monkeypatch):
-
     ticks, saved, save = iter(range(10**6)), [], trainer.save
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: 60.0 * next(ticks)))  # two for each step
     monkeypatch.setattr(trainer, "save", lambda run: saved.append(run.state.step) or save(run))

@@ -168,7 +168,6 @@ def test_an_epoch_that_begins_again_with_other_images_names_them_again(config):
 
 
 def test_a_validation_image_that_cannot_be_read_stops_before_the_first_epoch(tmp_path):
-
     root = write_camvid(tmp_path / "data", train=12)
     config = with_train(tiny_config(root), epochs=2, batch_size=4, eval_every=2)
     config.data.on_error = "skip"
