@@ -130,5 +130,7 @@ def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | ND
     with open_verified(path, content) as picture:
         ids = np.asarray(picture)
         if ids.ndim != 2 or ids.dtype == np.bool_:
-            raise UserError(f"{path}: {picture.mode} pixels: label ids have one channel of 8 or 16 bits: convert it")
+            raise UserError(
+                f"{path}: pixels of mode {picture.mode}: label ids have one channel of 8 or 16 bits: convert it"
+            )
     return ids

@@ -642,3 +642,10 @@ def test_a_side_longer_than_libpng_takes_is_written(tmp_path, shape):
     pixels = np.random.default_rng(0).integers(0, 9, shape, np.uint8)
     write_png(tmp_path / "a.png", pixels)
     assert np.array_equal(decode_png((tmp_path / "a.png").read_bytes()), pixels)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "JPEG2000", "WEBP", "AVIF"])
+def test_a_lossy_label_map_of_another_name_is_refused(tmp_path, format):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png", format)
+    with pytest.raises(UserError, match=rf"a\.png: {format} changes label values: save label maps as PNG$"):
+        read_label_image(tmp_path / "a.png")

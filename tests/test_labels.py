@@ -498,3 +498,8 @@ def test_a_label_map_of_other_types_is_refused(palette, ids):
         UserError, match=r"^a label map of other types: use names .*: ids and colors are whole numbers$"
     ):
         LabelMap(("a", "b"), palette, ids)
+
+
+def test_an_ignored_color_is_one_of_three_bytes():
+    with pytest.raises(UserError, match=r"^color \[0, 0, 256\]: use three values from 0 to 255"):
+        LabelMap(("a", "b"), ((0, 0, 0), WHITE), ((0,), (1,)), ignored_colors=((0, 0, 256),))

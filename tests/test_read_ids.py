@@ -1,6 +1,5 @@
 """PNGs of ids, against Pillow."""
 
-import io
 import struct
 import zlib
 
@@ -96,9 +95,8 @@ def test_pixels_that_are_missing_are_an_error(tmp_path, spoil):
         read_ids(tmp_path / "a.png")
 
 
-def test_a_picture_of_colours_is_no_map_of_ids(tmp_path):
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(buffer, "PNG")
-    (tmp_path / "a.png").write_bytes(buffer.getvalue())
-    with pytest.raises(UserError, match="RGB pixels: label ids have one channel"):
+@pytest.mark.parametrize("mode", ["RGB", "1"])
+def test_colours_and_single_bits_are_no_ids(tmp_path, mode):
+    Image.new(mode, (3, 2)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=f"pixels of mode {mode}: label ids have one channel of 8 or 16 bits"):
         read_ids(tmp_path / "a.png")

@@ -1,5 +1,6 @@
 """Class-uniform sampling: centroids, and the samples of an epoch."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -81,6 +82,11 @@ def test_centroids_of_a_split_name_the_image(dataset):
     ]
     assert split_centroids(dataset, 32).tolist() == expected
     assert {label for label, *_ in expected} == {0, 2, 3}
+
+
+def test_the_limit_of_pixels_is_that_of_the_data_set(dataset):
+    with pytest.raises(UserError, match=r"labels/train/\d\.png: .*the limit is 9\b"):
+        split_centroids(dataclasses.replace(dataset, max_pixels=9), 32)
 
 
 def test_a_broken_label_map_ends_it_or_has_no_centroid(dataset):

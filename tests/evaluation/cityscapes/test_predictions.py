@@ -218,7 +218,7 @@ def test_a_duplicate_prediction_is_refused(root, predictions, tmp_path, capsys):
     ("content", "message"),
     [
         (np.zeros((64, 127), np.uint8), "prediction 64 x 127, ground truth 64 x 128"),
-        (np.zeros((64, 128, 3), np.uint8), "RGB pixels: label ids have one channel"),
+        (np.zeros((64, 128, 3), np.uint8), "pixels of mode RGB: label ids have one channel"),
         (np.full((64, 128), 255, np.uint8), "prediction has id 255: label ids are 0 to 33 (labelIds, not trainIds"),
         (b"\x89PNG\r\n\x1a\nnonsense", "broken or not an image"),
         (b"", "the file is empty"),
