@@ -272,3 +272,9 @@ def test_the_same_random_state_gives_the_same_sample():
     again = placing(image, target, np.random.default_rng(3))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0], placing(image, target, np.random.default_rng(4))[0])
+
+
+def test_a_crop_that_is_turned_by_any_angle_fits_into_its_window():
+    crop = RandomAffineCrop((32, 96), (1, 1), 90, (0, 0, 0))
+    image, target = np.zeros((102, 102, 3), np.uint8), np.zeros((102, 102), np.uint8)  # the diagonal is 101.2
+    assert all((crop(image, target, np.random.default_rng(seed))[1] == 0).all() for seed in range(50))
