@@ -248,6 +248,16 @@ def test_bfloat16_is_computed_where_the_cpu_gains_from_it(model, monkeypatch, ga
             make_backend("openvino", model, "cpu", "bfloat16")
 
 
+@pytest.mark.parametrize("gains", [False, True])
+def test_bfloat16_that_is_slower_than_float32_is_told(model, monkeypatch, caplog, gains):
+    monkeypatch.setattr("dlaseg.inference.backends.torch.gains_from_bfloat16", lambda device: gains)
+    make_backend("torch", model, "cpu", "float32")
+    assert caplog.messages == []
+    make_backend("torch", model, "cpu", "bfloat16")
+    slower = "precision bfloat16: this CPU computes it more slowly than float32: use float32"
+    assert caplog.messages == ([] if gains else [slower])
+
+
 def test_float32_is_float32_also_on_a_cpu_that_has_bfloat16(model):
     """OpenVINO's own choice there would be bfloat16."""
     torch_backend = make_backend("torch", model, "cpu", "float32")

@@ -5,10 +5,12 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from dlaseg import UserError, create_model
 from dlaseg.inference import memory
 from dlaseg.inference.backends.base import UNKNOWN_PER_PIXEL
+from dlaseg.inference.backends.live_bytes import LiveBytes
 from dlaseg.inference.backends.torch import TorchBackend
 from dlaseg.inference.grid import Axis
 from dlaseg.inference.memory import ENOUGH_PER_PIXEL, FACTOR, LARGE, MemoryBudget
@@ -90,6 +92,22 @@ def budget(limit, backend=None, scales=(1.0,), flip=False):
 def test_the_estimate_counts_the_tensors_that_live_at_the_same_time():
     # Of the ones and their sums, those that are alive at the same time do not depend on the image
     assert budget(None).needed(320, 320) == FACTOR * PER_PIXEL * 320 * 320 + 2 * 7 * 4
+
+
+@pytest.mark.parametrize("computes", [False, True])
+def test_the_estimate_counts_what_a_cpu_without_bfloat16_copies_in_a_convolution(monkeypatch, computes):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: computes)
+    image = torch.zeros(1, 4, 8, 8, dtype=torch.bfloat16)
+    layers = {  # and the values that it copies: those below the kernel, for 4 x 4 or 8 x 8 pixels
+        nn.Conv2d(4, 6, 3, stride=2, padding=1): 4 * 9 * 16,
+        nn.Conv2d(4, 6, 3, padding=1, groups=2): 2 * 9 * 64,
+        nn.Conv2d(4, 6, 1): 0,
+        nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1): 6 * 16 * 64,
+    }
+    for layer, copied in layers.items():
+        with torch.inference_mode(), LiveBytes(image) as live:
+            result = layer.bfloat16()(image)
+        assert live.peak[True] == image.nbytes + result.nbytes + (0 if computes else 2 * copied)
 
 
 @pytest.mark.parametrize(

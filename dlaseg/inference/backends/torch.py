@@ -1,6 +1,7 @@
 """PyTorch as it is installed."""
 
 import copy
+import logging
 import math
 from itertools import pairwise
 from typing import Any
@@ -11,10 +12,12 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dlaseg.data.tensors import normalize
-from dlaseg.device import memory_format, pick_device, reduced_precision
+from dlaseg.device import gains_from_bfloat16, memory_format, pick_device, reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.inference.backends.live_bytes import LiveBytes
 from dlaseg.models.base import SegmentationModel
+
+logger = logging.getLogger(__name__)
 
 _SIDE = 256  # of the image by which memory is measured, pixels
 
@@ -46,6 +49,8 @@ class TorchBackend:
         self.scales = model.scales
         self._autocast = reduced_precision(precision, self._device, "precision")
         self.precision = str(self._autocast or torch.float32).removeprefix("torch.")
+        if self._device.type == "cpu" and self._autocast is not None and not gains_from_bfloat16(self._device):
+            logger.warning("precision bfloat16: this CPU computes it more slowly than float32: use float32")
         self._memory_format = memory_format(self._device)
         folded = fold_batch_norm(model)
         folded = folded.to(self._device).to(memory_format=self._memory_format)
