@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,13 +83,14 @@ def network_cost(network: nn.Module, height: int, width: int, in_channels: int =
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
 
-    def count_products(head: ObjectContextHead, inputs: tuple[Tensor], _: Tensor) -> None:
+    def count_products(head: ObjectContextHead, _: nn.Module, inputs: tuple[Tensor, Tensor], __: Tensor) -> None:
         nonlocal macs
         macs += head.product_macs(*inputs[0].shape[-2:])
 
     heads = [module for module in network.modules() if isinstance(module, ObjectContextHead)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    hooks += [head.register_forward_hook(count_products) for head in heads]
+    # Of its attention, since rendering calls a head's `outputs` rather than the head
+    hooks += [head.attention.register_forward_hook(partial(count_products, head)) for head in heads]
     try:
         # FlopCounterMode finds the same multiply-adds, and makes every operator slower
         with torch.no_grad(), _ShapesOnly():

@@ -176,8 +176,6 @@ def check_scales(scales: Sequence[float]) -> None:
     Raises:
         UserError: none, too many, one twice, or one out of range.
     """
-    if not 1 <= len(scales) <= MOST_SCALES or len(set(scales)) < len(scales):
-        raise UserError(f"scales {list(scales)!r:.80}: give 1 to {MOST_SCALES} different ones, such as 0.5 1")
     for scale in scales:
         if (
             isinstance(scale, bool)
@@ -188,6 +186,8 @@ def check_scales(scales: Sequence[float]) -> None:
                 f"scales {list(scales)!r:.80}: {scale!r:.20}: the network blends numbers from {SMALLEST_SCALE} to "
                 f"{LARGEST_SCALE}: use such ones"
             )
+    if not 1 <= len(scales) <= MOST_SCALES or len(set(scales)) < len(scales):
+        raise UserError(f"scales {list(scales)!r:.80}: give 1 to {MOST_SCALES} different ones, such as 0.5 1")
 
 
 def _fraction(scale: float) -> Fraction:

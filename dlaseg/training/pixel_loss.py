@@ -145,10 +145,9 @@ class PixelLoss:
         normalizers["weights"] = normalizers["pixels"]
         if self.class_weights is not None:
             normalizers["weights"] = torch.zeros_like(normalizers["pixels"])
-            counts = targets.flatten().bincount(minlength=len(self.class_weights))
+            counts = targets[targets != self.ignore_index].bincount(minlength=len(self.class_weights))
             for c, weight in enumerate(self.class_weights):
-                if c != self.ignore_index:
-                    normalizers["weights"] += weight * counts[c].to(dtype)
+                normalizers["weights"] += weight * counts[c].to(dtype)
         terms = (*self.terms, *(self.auxiliary_terms or ()))
         return torch.stack([normalizers[NORMALIZERS[term.name]] for term in terms])
 

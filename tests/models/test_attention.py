@@ -157,6 +157,13 @@ def test_gates_begin_at_a_half_and_features_as_large_as_a_plain_decoders():
         assert 0.4 < ours / theirs < 2.5
 
 
+def test_fusion_and_auxiliary_heads_start_with_the_originals_spread():
+    model = create_model("dla46_c", 19, decoder="afa")
+    for conv in (*(proj[0] for proj in model.fusion.proj), *model.auxiliary):
+        assert conv.weight.std().item() == pytest.approx((2 / conv.out_channels) ** 0.5, rel=0.15)
+        assert conv.bias is None or not conv.bias.any()
+
+
 @torch.no_grad()
 def test_scale_space_rendering_begins_with_every_scale_in_sight():
     phi = []
@@ -164,6 +171,8 @@ def test_scale_space_rendering_begins_with_every_scale_in_sight():
     model.rendering.register_forward_hook(lambda module, inputs, output: phi.append(float(output.abs().mean())))
     model.training_outputs(torch.randn(2, 3, 64, 64))
     assert all(0.1 < value < 3 for value in phi)
+    for conv in (model.rendering.conv1[0], model.rendering.conv2[0]):
+        assert conv.weight.std().item() == pytest.approx((2 / conv.weight[0].numel()) ** 0.5, rel=0.05)
     assert model.gates()[-1] is model.rendering
 
 
@@ -215,13 +224,17 @@ def test_attention_learns_at_a_rate_of_its_own():
     assert [layer.out_channels for layer in layers] == [5] * 4
     assert not matrices & {id(layer.weight) for layer in layers}
     assert id(model.fusion.proj[0][0].weight) in matrices
+    assert id(model.fusion.spatial.final.weight) not in matrices  # nor one of a single row
     with pytest.raises(UserError, match=r"attention_lr_factor 0\.1: this network has no attention: use 1"):
         make_optimizer(create_model("dla46_c", 5), TrainConfig(attention_lr_factor=0.1), torch.device("cpu"))
 
 
-def test_a_decoder_that_there_is_not_is_refused():
-    with pytest.raises(UserError, match="decoder 'fpn': unknown; use one of plain, afa"):
-        create_model("dla46_c", 5, decoder="fpn")
+@pytest.mark.parametrize(
+    ("argument", "known"), [("decoder", "plain, afa"), ("head", "linear, ocr"), ("activation", "relu, leaky_relu")]
+)
+def test_a_part_that_there_is_not_is_refused(argument, known):
+    with pytest.raises(UserError, match=f"{argument} 'fpn': unknown; use one of {known}$"):
+        create_model("dla46_c", 5, **{argument: "fpn"})
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

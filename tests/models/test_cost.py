@@ -118,12 +118,21 @@ def test_segmentation_networks_cost_what_forward_passes_do():
         assert cost == network_cost(network, 40, 64) == counted_for_real(network, 40, 64)
 
 
+def test_costs_are_those_of_the_decoder_and_the_head(monkeypatch):
+    monkeypatch.setattr("dlaseg.models.cost.STRIDES", (8,))
+    network = without_memory(create_model, "dla46_c", 5, 8, decoder="afa", head="ocr")
+    assert segmentation_costs("dla46_c", 5, 64, 64, "afa", "ocr")[8, 3] == network_cost(network, 64, 64)
+
+
 def test_a_classifier_costs_what_a_forward_pass_does():
     assert classifier_cost("dla60x_c", 7, 45, 61) == counted_for_real(create_backbone("dla60x_c", 7).eval(), 45, 61)
 
 
-def test_the_counter_of_torch_finds_the_same_multiply_adds():
-    network = without_memory(create_model, "dla102x2", 19)
+@pytest.mark.parametrize(
+    ("name", "options"), [("dla102x2", {}), ("dla46_c", {"stride": 8, "head": "ocr", "scales": [0.5, 1]})]
+)
+def test_the_counter_of_torch_finds_the_same_multiply_adds(name, options):
+    network = without_memory(create_model, name, 19, **options)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.empty(1, 3, 1024, 2048, device="meta"))
     assert network_cost(network, 1024, 2048).macs == counter.get_total_flops() / 2

@@ -76,6 +76,8 @@ def test_the_variants_are_the_ten_of_the_paper():
 def test_a_classifier_has_as_many_parameters_as_published(name):
     network = without_memory(create_backbone, name, num_classes=1000)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == PARAMETERS[name]
+    residual = {module.residual for module in network.modules() if isinstance(module, Root)}
+    assert residual == {name in ("dla102", "dla102x", "dla102x2", "dla169")}  # table 1, too
 
 
 # One of each kind of block, at each width and depth that has its own layout of trees
@@ -200,6 +202,7 @@ def test_any_number_of_channels_goes_in_and_any_number_of_classes_comes_out(in_c
     network = create_backbone("dla46_c", num_classes, in_channels).eval()
     with torch.no_grad():
         assert network(torch.zeros(2, in_channels, 32, 32)).shape == (2, num_classes)
+    assert network.metadata.architecture["in_channels"] == network.metadata.in_channels == in_channels
 
 
 @pytest.mark.parametrize("root_kernel_size", [0, 2, 5, -1])
@@ -227,6 +230,7 @@ def test_root_kernel_size_widens_the_roots_alone():
         network = without_memory(create_backbone, "dla102", root_kernel_size=size)
         sizes = {module.conv.kernel_size for module in network.modules() if isinstance(module, Root)}
         assert sizes == {(size, size)}
+        assert network.metadata.architecture["root_kernel_size"] == size
     plain = without_memory(create_backbone, "dla102").state_dict()
     differing = {key for key, tensor in network.state_dict().items() if tensor.shape != plain[key].shape}
     assert differing == {key for key in plain if key.endswith("root.conv.weight")}

@@ -55,7 +55,7 @@ def test_pad_repeats_the_border_and_crop_removes_it(height, width):
     assert torch.equal(crop(padded, height, width), x)
 
 
-@pytest.mark.parametrize(("height", "width"), [(5, 6), (7, 8), (8, 8), (3, 2), (1, 1), (4, 1)])
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (7, 8), (8, 8), (3, 2), (1, 1), (4, 1), (3, 8)])
 def test_mirror_turns_back_at_the_last_row_and_column(height, width):
     x = torch.randn(2, 3, height, width)
 

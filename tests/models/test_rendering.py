@@ -9,7 +9,8 @@ from dlaseg_testing import TINY
 from torch.nn import functional as F
 
 from dlaseg import Predictor, UserError, create_model, load_model, save_model
-from dlaseg.models.rendering import RenderedAttentiveDLASeg, RenderedDLASeg
+from dlaseg.models.rendering import RenderedAttentiveDLASeg, RenderedDLASeg, _scaled
+from dlaseg.models.resizing import mirror, round_up
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
@@ -130,9 +131,18 @@ def test_any_size_and_any_scales(scales, multiple):
     model = create_model(TINY, 3, 8, scales=scales).eval()
     assert (model.multiple, model.stride, model.decoder_stride) == (multiple, 1, 8)
     for height, width in ((1, 1), (33, 70)):
-        scores = model(torch.randn(1, 3, height, width))
+        x = torch.randn(1, 3, height, width)
+        scores = model(x)
         assert scores.shape == (1, 3, height, width)
         assert scores.isfinite().all()
+        mirrored = mirror(x, *(round_up(side, multiple) for side in (height, width)))
+        for logits in (model(mirrored), model.training_outputs(x).logits):
+            assert torch.equal(logits[..., :height, :width], scores)
+
+
+def test_a_side_at_a_scale_is_the_nearest_multiple_of_32():
+    assert [_scaled(256, scale) for scale in (0.25, 0.3, 1 / 3, 0.7, 1.5)] == [64, 64, 96, 192, 384]
+    assert _scaled(3200, 0.99) == 3168
 
 
 def test_other_scales_share_the_weights(tmp_path):
@@ -157,6 +167,7 @@ def test_other_scales_share_the_weights(tmp_path):
         ([1, 1], "give 1 to 8 different ones, such as 0.5 1"),
         ([1 + i / 10 for i in range(9)], "give 1 to 8 different ones"),
         (1, "give a list of numbers"),
+        ([[1]], r"\[1\]: the network blends"),
     ],
 )
 def test_scales_that_are_none_are_refused(scales, message):

@@ -1,14 +1,16 @@
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 from dlaseg import UserError, create_backbone, create_model, list_models
-from dlaseg.models.base import upsample_logits
+from dlaseg.models.base import SegmentationModel, upsample_logits
 from dlaseg.models.segmenter import STRIDES, DLASeg
 
 
@@ -79,6 +81,15 @@ def test_channels_last_gives_the_same(size):
     assert (got - expected).abs().max() <= 1e-4 * expected.std()
 
 
+def test_by_default_a_network_trains_its_coarse_logits_and_its_last_convolution_writes_them():
+    model, images = small_model(4), torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        outputs = SegmentationModel.training_outputs(model, images)
+        assert torch.equal(outputs.logits, model.coarse_logits(images))
+    assert outputs.auxiliary == ()
+    assert SegmentationModel.logit_layers(model) == [model.head]
+
+
 def test_upsampling_keeps_the_top_left():
     coarse = torch.randn(1, 2, 4, 4)
     assert torch.equal(upsample_logits(coarse, 2, 5, 3), upsample_logits(coarse, 2, 8, 8)[:, :, :5, :3])
@@ -102,6 +113,14 @@ def test_a_model_of_its_arguments_has_the_same_layout():
     again = create_model(**model.metadata.architecture)
     shapes = [{key: tensor.shape for key, tensor in m.state_dict().items()} for m in (model, again)]
     assert shapes[0] == shapes[1]
+
+
+def test_the_activation_is_that_of_decoder_and_head_alone():
+    model = create_model("dla46_c", 3, decoder="afa", head="ocr", scales=[0.5, 1], activation="leaky_relu")
+    activations = [item for item in model.named_modules() if isinstance(item[1], nn.ReLU | nn.LeakyReLU)]
+    kinds = {(name.split(".")[0], type(module)) for name, module in activations}
+    leaky = {(part, nn.LeakyReLU) for part in ("decoder", "fusion", "head", "rendering")}
+    assert kinds == {("backbone", nn.ReLU)} | leaky
 
 
 def test_a_backbone_has_1x1_roots_and_no_classifier_by_default():
@@ -147,9 +166,13 @@ def test_an_input_of_another_shape_is_refused_with_the_shape_that_was_given(shap
 
 
 def test_other_than_three_input_channels_share_one_mean_and_std():
-    model = DLASeg(create_backbone("dla46_c", in_channels=2), num_classes=3)
+    backbone = create_backbone("dla46_c", in_channels=2)
+    model = DLASeg(backbone, num_classes=3)
     assert model.metadata.mean == pytest.approx((0.449, 0.449), abs=1e-3)
     assert model.metadata.std == pytest.approx((0.226, 0.226), abs=1e-3)
+    backbone.metadata = replace(backbone.metadata, mean=(0.1, 0.2), std=(0.3, 0.4))
+    model = DLASeg(backbone, num_classes=3)
+    assert (model.metadata.mean, model.metadata.std) == ((0.1, 0.2), (0.3, 0.4))
 
 
 def test_decoder_and_head_start_with_the_originals_spread():

@@ -41,4 +41,5 @@ def test_scores_are_those_of_the_stretched_image_at_the_images_size(head, scales
 
 
 def test_it_blends_other_scales_too():
-    assert StretchedDLASeg(network(scales=(0.5, 1))).with_scales([1, 2]).scales == (1.0, 2.0)
+    stretched = StretchedDLASeg(network(scales=(0.5, 1))).with_scales([1, 2])
+    assert (stretched.scales, stretched.multiple) == ((1.0, 2.0), 128)

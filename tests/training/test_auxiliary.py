@@ -115,8 +115,10 @@ def test_auxiliary_losses_are_refused_before_a_run_begins_if_the_network_has_no_
             task.make_model(training)
         config = with_train(config, auxiliary_losses=None)
         task = Segmentation(config)
-    outputs = task.make_model(training).eval().training_outputs(torch.zeros(1, 3, 32, 32))
+    model = task.make_model(training)
+    outputs = model.eval().training_outputs(torch.zeros(1, 3, 32, 32))
     assert bool(outputs.auxiliary) == has_auxiliary
+    assert task.criterion(training, model).stride == (1 if "scales" in options else 4)  # blended scores are full-size
 
 
 def test_micro_batches_give_the_update_of_the_whole_batch(config):

@@ -268,6 +268,21 @@ def test_every_focal_gamma_is_the_definitions(gamma, seed):
 
 
 @given(
+    height=st.integers(8, 14),
+    width=st.integers(8, 14),
+    ignored=st.sampled_from([0, 0.3]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=20)
+def test_region_mutual_information_of_an_image_with_regions_is_the_definitions(height, width, ignored, seed):
+    terms = [LossConfig("rmi")]
+    logits, target = full_size(height, width, ignored=ignored, seed=seed, dtype=torch.float64)
+    expected = plain_loss(terms, logits, target, None)
+    assert expected < 0
+    assert batch_loss(terms, target, 1)(logits).item() == pytest.approx(expected, rel=1e-9)
+
+
+@given(
     threshold=st.floats(0, 1), min_kept=st.floats(0, 1), ignored=st.sampled_from([0, 0.5]), seed=st.integers(0, 2**31)
 )
 @settings(max_examples=60)
@@ -536,11 +551,13 @@ def test_norms_are_weights_or_pixels_or_images():
 
 
 @pytest.mark.parametrize("weights", [None, [5.0, 2.0, 1.0, 0.1]])
+@pytest.mark.parametrize("ignored", [0, -100])
 @every_loss
-def test_another_ignore_index_is_left_out_even_if_it_is_a_class(terms, weights):
+def test_another_ignore_index_is_left_out_even_if_it_is_a_class(terms, ignored, weights):
     logits, target = full_size(ignored=0, dtype=torch.float64)
     expected = loss_and_gradient(batch_loss(terms, target.masked_fill(target == 0, 255), 1, weights), logits)
-    got = loss_and_gradient(batch_loss(terms, target, 1, weights, ignore_index=0), logits)
+    target = target.masked_fill(target == 0, ignored)
+    got = loss_and_gradient(batch_loss(terms, target, 1, weights, ignore_index=ignored), logits)
     torch.testing.assert_close(got, expected)
 
 

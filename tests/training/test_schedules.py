@@ -124,6 +124,12 @@ def test_the_warm_up_of_attentive_dla_begins_with_a_hundredth_of_the_rate():
     assert {learning_rate(train, step, 1) for step in range(49, 100)} == {0.01}
 
 
+@pytest.mark.parametrize("schedule", ["poly", "cosine", "step"])
+def test_the_warm_up_of_every_schedule_begins_where_the_config_says(schedule):
+    train = BaseTrainConfig(lr=0.1, schedule=schedule, warmup_steps=4, warmup_start=0.2)
+    assert learning_rate(train, 0, 20) == pytest.approx(0.1 * 0.4, rel=1e-12)
+
+
 @given(st.integers(1, 1000), st.floats(0, 1))
 def test_every_warm_up_rises_in_equal_steps_to_exactly_one(warmup, start):
     factors = [start, *(warm_up(step, warmup, start) for step in range(warmup))]

@@ -136,6 +136,8 @@ def test_the_average_is_the_recurrence_and_forgets_its_first_weights_soon(config
         for name, tensor in state.model.state_dict().items():
             if tensor.is_floating_point():
                 expected[name] = decay * expected.get(name, 0) + (1 - decay) * tensor
+            else:  # a number of batches
+                expected[name] = tensor.clone()
     averages = state.average.module.state_dict()
     for name, tensor in expected.items():
         torch.testing.assert_close(averages[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
@@ -233,6 +235,7 @@ def test_bfloat16_is_what_the_network_computes_in_and_float32_what_it_keeps(conf
     result = make_step(with_train(config, precision="bfloat16"), state)(make_batch())
     assert seen == [torch.bfloat16]
     assert result.updated
+    assert not state.scaler.is_enabled()
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
 
 

@@ -114,6 +114,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_other_optimizers(config,
         assert_same_tensors(entry, other["optimizer"]["state"][key])
 
 
+def test_sgd_has_the_momentum_of_the_config(config):
+    groups = new_state(with_train(config, momentum=0.3)).optimizer.param_groups
+    assert {group["momentum"] for group in groups} == {0.3}
+
+
 def test_adamw_decays_weights_apart_from_the_gradient(config):
     state = new_state(with_train(config, optimizer="adamw", lr=0.5, weight_decay=0.1))
     weight = state.model.head.weight

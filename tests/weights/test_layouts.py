@@ -519,6 +519,7 @@ def test_other_channels_than_3_are_never_adapted(tmp_path):
 
 def test_both_kinds_of_weights_at_once_are_refused(ours):
     refused("pass at most one of the two", create_model, "dla46_c", 3, 4, 3, weights=ours[1], backbone_weights=ours[1])
+    refused("norm batch: of a file of weights: give weights", create_model, "dla46_c", 3, norm="batch")
 
 
 def test_what_was_loaded_is_logged_and_kept_with_its_hash(timm46, tmp_path, caplog):

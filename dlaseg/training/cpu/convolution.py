@@ -37,6 +37,7 @@ class FastConv2d(nn.Conv2d):
             and self.dilation == self.padding == (1, 1)
             and self.stride in ((1, 1), (2, 2))
             and self.groups == 1
+            and self.padding_mode == "zeros"
             and self.bias is None
             and min(self.in_channels, self.out_channels) >= _MIN_CHANNELS
             and x.is_contiguous(memory_format=torch.channels_last)

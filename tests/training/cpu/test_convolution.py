@@ -202,6 +202,7 @@ def test_the_fast_path_needs_a_cpu_that_gains_from_it():
         FastConv2d(31, 32, 3, padding=1, bias=False),
         FastConv2d(32, 31, 3, padding=1, bias=False),
         FastConv2d(32, 32, (3, 1), padding=(1, 0), bias=False),
+        FastConv2d(32, 32, 3, padding=1, bias=False, padding_mode="reflect"),
     ],
     ids=str,
 )
@@ -215,6 +216,7 @@ def test_another_convolution_is_torchs_own(conv):
         conv.dilation,
         conv.groups,
         conv.bias is not None,
+        conv.padding_mode,
     )
     theirs.load_state_dict(conv.state_dict())
     x = channels_last(1, conv.in_channels, 6, 7)
@@ -247,6 +249,13 @@ def test_autocast_is_torchs_own():
             output = conv(channels_last(1, 32, 4, 4))
         output.sum().backward()
     assert output.dtype == torch.bfloat16
+    assert calls == []
+
+
+def test_a_compiled_convolution_is_torchs_own(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with a_cpu_with("AVX2") as calls:
+        FastConv2d(32, 32, 3, padding=1, bias=False)(channels_last(1, 32, 4, 4)).sum().backward()
     assert calls == []
 
 
