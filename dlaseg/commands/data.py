@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dlaseg.commands.parsing import add_dataset_arguments, command_parser, open_splits
+from dlaseg.config.checks import check_workers
 from dlaseg.data.names import escape_name
 from dlaseg.errors import UserError
 
@@ -37,7 +38,7 @@ def stats(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
 
     from dlaseg.data.datasets import DEFAULT_SPLITS
-    from dlaseg.data.label_check import has_own_classes, ignored_foreground, too_few_classes
+    from dlaseg.data.label_check import has_own_classes, ignored_foreground, problem_message, too_few_classes
     from dlaseg.data.statistics import statistics, statistics_table
 
     splits = open_splits(args, "--splits", args.splits, DEFAULT_SPLITS)
@@ -45,12 +46,12 @@ def stats(arguments: Sequence[str]) -> int:
     print(statistics_table(splits[0].label_map.names, counted))
     if has_own_classes(splits[0]):
         found = list(zip(splits, counted, strict=True))
-        problems = [problem for pair in found if (problem := ignored_foreground(*pair))]
-        few = [problem for pair in found if (problem := too_few_classes(*pair))]
+        problems = [(pair[0], problem) for pair in found if (problem := ignored_foreground(*pair))]
+        few = [(pair[0], problem) for pair in found if (problem := too_few_classes(*pair))]
         if len(few) == len(splits):  # one split of several may hold one class alone
             problems += few
         if problems:
-            raise UserError(problems[0])
+            raise UserError(problem_message(*problems[0]))
     return 0
 
 
@@ -65,6 +66,10 @@ def check(arguments: Sequence[str]) -> int:
                         "file from the values in the label maps, and check nothing")  # fmt: skip
     parser.add_argument("--workers", type=int, help="processes that read (default: one per core)")
     args = parser.parse_args(arguments)
+    if args.workers is not None:
+        check_workers("--workers", args.workers)
+    if args.json is not None and args.json == args.html:
+        raise UserError(f"--json and --html {args.html}: name two files")
 
     from dlaseg.data.check.check import check_dataset
     from dlaseg.data.check.new_classes import new_classes
@@ -131,6 +136,8 @@ def draft(arguments: Sequence[str]) -> int:
     parser.add_argument("--shown", type=int, default=10, help="how many of the least sure images are printed (default: "
                         "10)")  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
+    if args.shown < 0:
+        raise UserError(f"--shown {args.shown}: use 0 or more")
 
     from dlaseg.inference.drafts import write_drafts
     from dlaseg.inference.predictor import Predictor

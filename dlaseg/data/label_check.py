@@ -20,6 +20,9 @@ OnMissingClass = Literal["stop", "warn"]
 SHOWN = 10
 """Most classes that a message names."""
 
+Problem = tuple[str, str]
+"""What is wrong with the label maps of a split, and the remedy; empty if there is none to tell."""
+
 _LIST_IGNORED = "list an ignored value that is a class as that class in the classes file"
 
 
@@ -52,13 +55,14 @@ def check_labels(
     )
     own_classes = has_own_classes(dataset)
     if problem is not None and on_missing_class == "stop" and own_classes:
-        raise UserError(f"{problem}; {option} warn continues anyway" if option else problem)
+        message = problem_message(dataset, problem)
+        raise UserError(f"{message}; {option} warn continues anyway" if option else message)
     if problem is None and (for_training or own_classes):
         problem = missing_classes(dataset, statistics)
-    if problem is not None:
-        logger.warning("%s", problem)
-    if own_classes and (masks := binary_masks(dataset.label_map, statistics)) is not None:
-        logger.warning("%s: %s: %s", _where(dataset), *masks)
+    masks = binary_masks(dataset.label_map, statistics) if own_classes else None
+    for each in (problem, masks):
+        if each is not None:
+            logger.warning("%s", problem_message(dataset, each))
 
 
 def check_scored(
@@ -89,27 +93,33 @@ def check_scored(
     logger.warning("%s", problem)
 
 
+def problem_message(dataset: SegmentationDataset, problem: Problem) -> str:
+    """The folder of the label maps and the split, what is wrong, and the remedy, in one line."""
+    return ": ".join(filter(None, (_where(dataset), *problem)))
+
+
 def has_own_classes(dataset: SegmentationDataset) -> bool:
     """Whether a file of the user defines the classes."""
     entry = DATASETS.get(dataset.name)
     return entry is None or entry.label_map is None
 
 
-def ignored_foreground(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
-    """The message about a class that may be stored as 255, which is ignored because nobody listed it; else None."""
+def ignored_foreground(dataset: SegmentationDataset, statistics: SplitStatistics) -> Problem | None:
+    """A class that may be stored as 255, which is ignored because nobody listed it."""
     missing = _missing(statistics)
     if not (missing and statistics.ignored and dataset.label_map.ignores_by_default):
         return None
     name = dataset.label_map.names[missing[0]]
     return (
-        f"{_where(dataset)}: {IGNORE_INDEX} fills {_share(statistics)} of the pixels and is ignored by default, "
-        f"and {_described(dataset, missing)}: in the classes file, write {{name: {json.dumps(name, ensure_ascii=False)}"
-        f", id: {IGNORE_INDEX}}} if {IGNORE_INDEX} is {name}, or ignore: [{IGNORE_INDEX}] if it is void"
+        f"{IGNORE_INDEX} fills {_share(statistics)} of the pixels and is ignored by default, and "
+        f"{_described(dataset, missing)}",
+        f"in the classes file, write {{name: {json.dumps(name, ensure_ascii=False)}, id: {IGNORE_INDEX}}} if "
+        f"{IGNORE_INDEX} is {name}, or ignore: [{IGNORE_INDEX}] if it is void",
     )
 
 
-def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
-    """The message about label maps of fewer than two classes; else None."""
+def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> Problem | None:
+    """Label maps of fewer than two classes."""
     present = [label for label, count in enumerate(statistics.pixels) if count]
     if len(present) > 1:
         return None
@@ -117,17 +127,17 @@ def too_few_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -
     remedy = "add label maps that show other classes"
     if statistics.ignored:
         remedy = f"{_LIST_IGNORED}, or {remedy}"
-    return f"{_where(dataset)}: {only}{_and_ignored(dataset, statistics)}: training needs two classes: {remedy}"
+    return f"{only}{_and_ignored(dataset, statistics)}: training needs two classes", remedy
 
 
-def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> str | None:
-    """The message about classes without a pixel; None if there are none."""
+def missing_classes(dataset: SegmentationDataset, statistics: SplitStatistics) -> Problem | None:
+    """Classes without a pixel."""
     missing = _missing(statistics)
-    return f"{_where(dataset)}: {_described(dataset, missing)}" if missing else None
+    return (_described(dataset, missing), "") if missing else None
 
 
-def binary_masks(label_map: LabelMap, statistics: SplitStatistics) -> tuple[str, str] | None:
-    """What says that masks of 0 and 255 are among label maps of ids, and what to do; None if nothing says so."""
+def binary_masks(label_map: LabelMap, statistics: SplitStatistics) -> Problem | None:
+    """What says that masks of 0 and 255 are among label maps of ids."""
     beside = statistics.beside_ignored
     if IGNORE_INDEX not in label_map.ignored or len(beside) != 1 or not statistics.without_ignored - beside:
         return None

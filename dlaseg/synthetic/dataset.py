@@ -155,7 +155,7 @@ def synthesize(
         raise UserError("0 scenes in all: there is nothing to draw: use 1 or more in one of train, val and test")
     for name in ("leftImg8bit", "gtFine"):
         _check_folder(root / name)
-        if any(path.is_file() for path in (root / name).rglob("*")):
+        if any(files for _, _, files in os.walk(root / name, followlinks=True)):
             raise UserError(
                 f"{root / name}: holds files already, and none is overwritten: choose another folder or remove it"
             )

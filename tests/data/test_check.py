@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import unicodedata
 from pathlib import Path
@@ -13,9 +14,11 @@ from PIL import Image
 
 from dlaseg.cli import main
 from dlaseg.data.check.check import check_dataset
+from dlaseg.data.check.new_classes import new_classes
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.statistics import median_frequency, statistics
 from dlaseg.errors import UserError
+from dlaseg.evaluation.report.check_page import write_check_page
 
 CLASSES = """classes:
   - {name: sky, id: 0, color: [0, 0, 200]}
@@ -267,6 +270,30 @@ def finding(root: Path, fault):
     return check(root).findings[0]
 
 
+def test_a_colon_in_the_name_of_a_class_or_folder_divides_no_message(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("name: car", 'name: "car: parked"'))
+    missing_class(root)
+    (found,) = check(root.rename(root.with_name("a: set"))).findings
+    assert found.message == "class 'car: parked' (id 20) has no pixel"
+    assert found.remedy == "add images that show them, or leave them out of the classes"
+
+
+def test_control_characters_in_names_of_files_are_escaped(root):
+    root = root.rename(root.with_name("a\x1bset"))
+    no_label(root)
+    for name in "ab":
+        (root / f"images/train/{name}.png").write_bytes(b"no image")
+    result = check(root)
+    assert [(each.message, each.count) for each in result.findings] == [
+        ("image without a label map", 1),
+        ("broken or not an image", 2),
+    ]
+    assert "\x1b" not in result.summary()
+    write_check_page(root / "page.html", result, "set")
+    page = (root / "page.html").read_text(encoding="utf-8")
+    assert (page.count("<img "), page.count("cannot be shown")) == (1, 2)
+
+
 def test_a_missing_class_is_found_beside_a_missing_label_map(root):
     missing_class(root)
     (root / "labels/val/w.png").unlink()
@@ -407,6 +434,8 @@ def test_one_class_is_enough_in_a_split_that_is_not_trained_on(root):
     only_sky(root, "train")
     assert [each.kind for each in check(root).findings] == ["too_few_classes"] * 2
     assert check(root).errors == 2
+    (root / "labels/val/u.png").unlink()
+    assert [each.kind for each in check(root).findings] == ["image_without_label", *["too_few_classes"] * 2]
 
 
 def test_a_benchmarks_split_without_annotations_is_no_error(tmp_path):
@@ -441,8 +470,11 @@ def test_val_may_be_missing_and_may_not_if_it_is_asked_for(root, capsys):
 
 def test_splits_are_joined_and_a_pool_has_none(root):
     assert [sum(each.groups.values()) for each in check(root, splits=["train+val"]).splits] == [12]
+    for splits in (["train"], "train"):
+        with pytest.raises(UserError, match=r"--splits train: there is no {split} in --images"):
+            check(root, splits=splits, images="images", labels="labels")
     with pytest.raises(UserError, match=r"--splits train: there is no {split} in --images"):
-        check(root, splits=["train"], images="images", labels="labels")
+        new_classes(root, ["train"], "images", "labels")
 
 
 def test_names_that_all_begin_alike_are_no_sequence(root):
@@ -492,6 +524,10 @@ def test_the_command_prints_writes_json_and_ends_with_1_for_an_error(root, tmp_p
     content = json.loads((tmp_path / "c.json").read_text())
     assert [each["severity"] for each in content["findings"]] == ["error", "warning"]
     assert content["splits"]["train"]["classes"]["car"]["images"] == 7
+    assert (content["splits"]["train"]["sizes"], content["splits"]["train"]["ignored"]) == ([[48, 64, 7]], 14)
+    assert (content["errors"], content["warnings"]) == (1, 1)
+    mean, std = (", ".join(f"{value:.4f}" for value in content[key]) for key in ("mean", "std"))
+    assert f"channels: mean {mean}; standard deviation {std}\n" in output
     assert content["median_frequency_weights"].keys() == {"sky", "road", "car"}
 
 
@@ -615,6 +651,59 @@ def test_a_class_without_a_pixel_has_no_weight(root):
     assert any(line.endswith(", -") for line in result.summary().splitlines())
 
 
+def test_all_files_of_a_finding_are_counted(root):
+    for number in range(21):
+        (root / f"images/train/no label {number}.png").touch()
+    found = next(each for each in check(root).findings if each.kind == "image_without_label")
+    assert (found.count, len(found.files)) == (21, 20)
+
+
+def test_the_size_of_the_label_map_is_told_from_that_of_the_image(root):
+    assert finding(root, other_size).message == "label map of 48 x 64, its image has 47 x 64"
+
+
+def test_of_two_files_of_a_name_the_one_that_is_not_read_is_named(root):
+    found = finding(root, two_of_a_name)
+    assert found.message.endswith("such as b.bmp and b.png; here, the first is read")
+    assert found.files == (str(root / "images/train/b.png"),)
+
+
+@pytest.mark.parametrize("fault", [None, unknown_value])
+def test_a_label_map_whose_suffix_is_another_formats_is_found(root, fault):
+    if fault is not None:
+        fault(root)
+    (root / "labels/train/b.png").rename(root / "labels/train/b.tif")
+    assert kinds(root) == FAULTS.get(fault, {}) | {"wrong_suffix": "warning"}
+
+
+def test_of_many_unknown_values_those_of_the_most_pixels_are_named(root):
+    values = np.arange(1000, 1000 + 48 * 64, dtype=np.uint16).reshape(48, 64)
+    values[:, :10] = 300
+    Image.fromarray(values).save(root / "labels/train/b.png")
+    assert "not ignored: 300 (480 pixels); " in check(root).findings[0].message
+
+
+def test_pixels_of_all_ids_of_a_class_are_counted_beside_unknown_values(root):
+    (root / "classes.yaml").write_text(CLASSES.replace("id: 10", "id: [10, 11]"))
+    before = check(root).splits
+
+    def change(labels):
+        labels[:, ::2][labels[:, ::2] == 10] = 11
+        labels[-1] = 7
+        return labels
+
+    rewrite(root / "labels/train/b.png", change)
+    assert sum(before[0].pixels) - sum(check(root).splits[0].pixels) == 64
+
+
+def test_every_two_of_three_splits_are_compared(root):
+    for folder in ("images", "labels"):
+        (root / folder / "test").mkdir()
+        shutil.copy(root / folder / "val/u.png", root / folder / "test/t.png")
+    (found,) = check(root, splits=["train", "val", "test"]).findings
+    assert (found.kind, found.split) == ("same_image", "val, test")
+
+
 @pytest.mark.parametrize(("count", "more"), [(3, None), (4, "    ... and 1 more")])
 def test_three_files_are_named_and_the_others_counted(root, count, more):
     for name in "abcd"[:count]:
@@ -669,7 +758,8 @@ def test_ids_saved_as_rgb_are_ids(root, tmp_path):
     assert found.message.startswith("values that belong to no class and are not ignored: 7 (")
     assert ";" not in found.message
     (root / "classes.yaml").unlink()
-    assert '{name: "class 7", id: 7}' in write_classes(root, tmp_path / "new.yaml")
+    text = write_classes(root, tmp_path / "new.yaml")
+    assert re.findall('"class (.*)", id: (.*)}', text) == [("0", "0"), ("7", "7"), ("10", "10"), ("20", "20")]
 
 
 def test_ignored_colors_are_known(root):
@@ -799,11 +889,12 @@ def test_a_split_that_is_asked_for_must_be_there(root, tmp_path, capsys):
     assert not (tmp_path / "new.yaml").exists()
 
 
-def test_among_grey_colors_an_unknown_one_is_a_color(root):
-    classes = "classes: [{name: background, color: [0, 0, 0]}, {name: leaf, color: [128, 128, 128]}]\n"
+@pytest.mark.parametrize("grey", [128, 255])
+def test_among_grey_colors_an_unknown_one_is_a_color(root, grey):
+    classes = f"classes: [{{name: background, color: [0, 0, 0]}}, {{name: leaf, color: {[grey] * 3}}}]\n"
     (root / "classes.yaml").write_text(classes)
     for file in (root / "labels").rglob("*.png"):
-        rewrite(file, lambda labels: np.repeat(np.where(labels == 10, 128, 0).astype(np.uint8)[..., None], 3, 2))
+        rewrite(file, lambda labels: np.repeat(np.where(labels == 10, grey, 0).astype(np.uint8)[..., None], 3, 2))
     with Image.open(root / "labels/train/b.png") as stored:
         pixels = np.array(stored)
     pixels[:5, :5] = 50

@@ -11,7 +11,10 @@ from cityscapesscripts.helpers.labels import id2label, name2label
 from PIL import Image
 
 from dlaseg.errors import UserError
+from dlaseg.synthetic.appearance import random_light
+from dlaseg.synthetic.canvas import Canvas
 from dlaseg.synthetic.dataset import CITIES, Scene, draw_scene, synthesize
+from dlaseg.synthetic.roadside import draw_clutter, draw_fence, draw_lamp, draw_sign, draw_traffic_light, draw_tree
 
 TRAINED = (
     "road",
@@ -138,7 +141,10 @@ def test_each_of_the_trained_classes_has_a_share_worth_learning(scenes):
 
 def test_void_regions_are_where_cityscapes_has_them(scenes):
     for scene in scenes:
-        assert (scene.label_ids[:, 0] == name2label["rectification border"].id)[:-1].all()
+        border = mask_of(scene, "rectification border")
+        assert border[:-1, [0, -1]].all()
+        assert border[0].all()
+        assert scene.image[border].mean() < 60
         assert (scene.label_ids[-1, 2:-2] == name2label["out of roi"].id).all()
         rows, columns = np.nonzero(mask_of(scene, "ego vehicle"))
         assert rows.min() > 128 * 0.8
@@ -195,6 +201,54 @@ def test_the_border_test_finds_labels_that_are_one_pixel_off(scenes):
     assert best_shift(moved) == (0, -1)
 
 
+def blank_canvas() -> Canvas:
+    """A camera 1.5 m above the ground, and 99 for a label."""
+    return Canvas(
+        image=np.zeros((200, 400, 3), np.uint8),
+        codes=np.full((200, 400), 99, np.uint16),
+        focal=200,
+        vanishing_point=(200, 100),
+        camera_height=1.5,
+        curvature=0,
+        light=random_light(np.random.default_rng(0)),
+        min_pole_width=3,
+    )
+
+
+@pytest.mark.parametrize(
+    ("draw", "names"),
+    [
+        (lambda canvas, rng: draw_clutter(canvas, rng, 1, 8, is_bin=True), {"static"}),
+        (lambda canvas, rng: draw_clutter(canvas, rng, 1, 8, is_bin=False), {"unlabeled"}),
+        (lambda canvas, rng: draw_tree(canvas, rng, 1, 8, 3, (70, 104, 50)), {"vegetation"}),
+        (lambda canvas, rng: draw_lamp(canvas, 1, 20), {"pole"}),
+        (lambda canvas, rng: draw_sign(canvas, rng, 1, 8), {"pole", "traffic sign"}),
+        (lambda canvas, rng: draw_traffic_light(canvas, 1, 12, 0, gantry=True), {"pole", "traffic light"}),
+        (lambda canvas, rng: draw_fence(canvas, 1, 2, 8, 11, (222, 220, 212)), {"fence"}),
+    ],
+)
+def test_objects_are_labelled_as_in_cityscapes_and_nothing_beside_them_is_painted(draw, names):
+    canvas = blank_canvas()
+    draw(canvas, np.random.default_rng(0))
+    painted = canvas.codes != 99
+    assert set(np.unique(canvas.codes[painted]).tolist()) == {name2label[name].id for name in names}
+    np.testing.assert_array_equal(canvas.image.any(-1), painted)
+
+
+@pytest.mark.parametrize(
+    ("top", "left"), [(2, 3), (-2, -3), (-2, 397), (198, -3), (198, 397), (-9, 0), (0, -9), (200, 0), (0, 400)]
+)
+def test_what_the_edge_of_the_picture_cuts_off_keeps_its_labels(top, left):
+    rng, canvas = np.random.default_rng(0), blank_canvas()
+    pixels, mask = rng.integers(1, 256, (6, 7, 3), np.uint8), rng.integers(0, 2, (6, 7), np.uint8)
+    canvas.paste(pixels, mask, top, left, 26000)
+    image, codes = np.zeros((220, 420, 3), np.uint8), np.full((220, 420), 99, np.uint16)  # 10 more on each side
+    place = np.s_[top + 10 : top + 16, left + 10 : left + 17]
+    image[place], codes[place] = pixels * mask[..., None], np.where(mask, 26000, 99)
+    np.testing.assert_array_equal(canvas.image, image[10:-10, 10:-10])
+    np.testing.assert_array_equal(canvas.codes, codes[10:-10, 10:-10])
+
+
 def test_regions_look_like_what_they_are_called(scenes):
     def mean(scene: Scene, name: str) -> np.ndarray:
         return scene.image[mask_of(scene, name)].mean(0)
@@ -247,7 +301,9 @@ def test_sizes_out_of_range_are_refused(height, width, tmp_path):
         ({"counts": {"train": 1, "val": -1}}, "val -1: the number of scenes: use 0 to 1000000"),
         ({"counts": {"train": 0, "val": 0}}, "0 scenes in all: .* use 1 or more"),
         ({"counts": {}}, "0 scenes in all: .* use 1 or more"),
+        ({"counts": {"train": 1_000_001}}, "train 1000001: the number of scenes: use 0 to 1000000"),
         ({"seed": -1}, "seed -1: .* from 0 to 18446744073709551615"),
+        ({"seed": 1 << 64}, "seed 18446744073709551616: .* from 0 to 18446744073709551615"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(arguments, message, tmp_path):
@@ -257,16 +313,30 @@ def test_wrong_arguments_are_refused_before_anything_is_written(arguments, messa
     assert not (tmp_path / "out").exists()
 
 
+def test_by_default_48_scenes_of_512_x_1024_are_drawn_to_train_and_12_to_validate(tmp_path, monkeypatch):
+    scene, sizes = draw_scene(0, 64, 64), set()
+    drawn = lambda seed, height, width: sizes.add((height, width)) or scene  # noqa: E731
+    monkeypatch.setattr("dlaseg.synthetic.dataset.draw_scene", drawn)
+    synthesize(tmp_path, progress=False)
+    folders = (tmp_path / "leftImg8bit").iterdir()
+    assert {folder.name: len(list(folder.rglob("*.png"))) for folder in folders} == {"train": 48, "val": 12}
+    assert sizes == {(512, 1024)}
+
+
 def test_negative_seeds_are_refused():
-    for seed in (-1, (0, -1)):
+    for seed, size in ((-1, (64, 64)), ((0, -1), (1024, 2048))):
         with pytest.raises(UserError, match="from 0 upwards"):
-            draw_scene(seed, 64, 64)
+            draw_scene(seed, *size)
 
 
+@pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("folder", ["leftImg8bit", "gtFine"])
-def test_a_data_set_that_is_there_is_left_alone(folder, tmp_path):
-    treasure = tmp_path / folder / "train" / "aachen" / "mine.png"
+def test_a_data_set_that_is_there_is_left_alone(folder, linked, tmp_path):
+    treasure = tmp_path / ("elsewhere" if linked else folder) / "train" / "aachen" / "mine.png"
     treasure.parent.mkdir(parents=True)
+    if linked:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train").symlink_to(treasure.parents[1])
     treasure.write_bytes(b"mine")
     with pytest.raises(UserError, match=f"{folder}: holds files already.*choose another folder or remove it"):
         synthesize(tmp_path, {"train": 1}, 64, 64)
@@ -278,7 +348,7 @@ def test_empty_folders_and_other_files_are_no_obstacle(tmp_path, capsys):
     (tmp_path / "leftImg8bit" / "train").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("hello")
     counts = {"train": 1, "val": 0}
-    synthesize(tmp_path, counts, 64, 64)
+    synthesize(tmp_path, counts, 64, 64, seed=(1 << 64) - 1)
     assert len(list(tmp_path.rglob("*.png"))) == 4
     assert not (tmp_path / "gtFine" / "val").exists()
     assert counts == {"train": 1, "val": 0}

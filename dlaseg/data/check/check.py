@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -32,6 +32,7 @@ from dlaseg.data.patterns import files_below
 from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics_table, summed
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.labels import LabelMap
+from dlaseg.text import escaped
 
 AT_A_TIME = 8
 """Pairs that a process is given at a time."""
@@ -100,10 +101,10 @@ class CheckResult:
         lines = []
         for each in self.findings:
             count = f" ({each.count})" if each.count > 1 else ""
-            lines += [f"{each.severity}: {each.split}: {each.message}{count}"]
+            lines += [f"{each.severity}: {each.split}: {escaped(each.message)}{count}"]
             lines += [f"    {file}" for file in each.files[:3]]
             lines += [f"    ... and {each.count - 3} more"] if each.count > 3 else []
-            lines += [f"    -> {each.remedy}"]
+            lines += [f"    -> {escaped(each.remedy)}"]
         if self.label_map is not None and self.splits:
             lines += ["", statistics_table(self.label_map.names, self.splits)]
             weights = ", ".join("-" if weight is None else f"{weight:g}" for weight in self.weights)
@@ -146,12 +147,12 @@ def check_dataset(
     entry.check_options(options)
     if not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; use the folder of dataset {name}: {entry.description}")
+    splits = (splits,) if isinstance(splits, str) else splits
     if not entry.has_splits(options):
         check_pool("--splits", splits or (), images, labels)
     start, findings, facts = perf_counter(), list[Finding](), dict[str, list[PairFacts]]()
     counted: list[tuple[SegmentationDataset, SplitStatistics]] = []
     shifted = set[str]()
-    splits = (splits,) if isinstance(splits, str) else splits
     for split in splits or (DEFAULT_SPLITS if entry.has_splits(options) else ("all",)):
         try:
             files = find_split(entry, Path(root), split, options)
@@ -177,8 +178,7 @@ def check_dataset(
         findings += of_labels
     for dataset, counts in counted:
         if dataset.split not in shifted:  # which is why a class has no pixel
-            labelled = replace(dataset, pairs=tuple(pair for pair in dataset.pairs if pair.label is not None))
-            findings += _class_findings(labelled, counts, [other for other in counted if other[0] is not dataset])
+            findings += _class_findings(dataset, counts, [other for other in counted if other[0] is not dataset])
     findings += [each for each in [_one_color(dataset) for dataset, _ in counted[:1]] if each is not None]
     if not counted:
         raise UserError(f"{findings[0].message}: {findings[0].remedy}")
@@ -246,13 +246,13 @@ def _class_findings(
     if not any(counts.pixels) and not counts.ignored:
         return  # no label map could be read
     trainable = not has_own_classes(dataset) or any(too_few_classes(*other) is None for other in others)
-    for kind, severity, message in (
+    for kind, severity, problem in (
         ("ignored_by_default", "error", ignored_foreground(dataset, counts)),
         ("too_few_classes", "error", None if trainable else too_few_classes(dataset, counts)),
         ("missing_class", "warning", missing_classes(dataset, counts)),
     ):
-        if message is not None:
-            what, _, remedy = message.partition(": ")[2].partition(": ")
+        if problem is not None:
+            what, remedy = problem
             own = ", or leave them out of the classes" if has_own_classes(dataset) else ""
             remedy = remedy or f"add images that show them{own}"
             yield Finding(kind, severity, dataset.split, what, remedy, 1, ())  # type: ignore[arg-type]

@@ -199,7 +199,8 @@ def stored_values(labels: LabelImage, label_map: LabelMap) -> tuple[list[str], l
     ids |= dict.fromkeys(label_map.ignored, IGNORE_INDEX)
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         grey = np.unique(pixels[:, :, 0]).tolist()
-        if sum(value in ids for value in grey) >= sum((value,) * 3 in colors for value in grey):
+        as_ids = sum(value in ids and not (value == 255 and label_map.ignores_by_default) for value in grey)
+        if as_ids >= sum((value,) * 3 in colors for value in grey):
             pixels = pixels[:, :, 0]  # ids that a program saved as RGB, see `LabelMap.encode`
     if pixels.ndim == 3:
         packed = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)

@@ -13,6 +13,7 @@ from dlaseg.data.names import escape_name, near_name
 from dlaseg.data.statistics import SplitStatistics
 from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
 from dlaseg.labels import IGNORE_INDEX, LabelMap
+from dlaseg.text import one_line
 
 EXAMPLES = 20
 """Most files that a finding names."""
@@ -157,7 +158,7 @@ def _by_reason(messages: Iterable[tuple[Path | None, str]]) -> dict[str, list[Pa
     """Files by what is wrong with them: the message without the file's own path and numbers."""
     reasons: dict[str, list[Path]] = defaultdict(list)
     for path, message in messages:
-        reasons[message.removeprefix(f"{path}: ")].append(Path(str(path)))
+        reasons[message.removeprefix(f"{one_line(str(path))}: ")].append(Path(str(path)))
     return reasons
 
 

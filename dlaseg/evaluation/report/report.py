@@ -64,7 +64,10 @@ def write_report(
     class_iou = dict(zip(counts.names, counts.iou(), strict=True))
     colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette]
     data = {
-        "classes": [{"name": name, "color": color} for name, color in zip(results["classes"], colors, strict=True)],
+        "classes": [
+            {"name": name, "color": color, "pixels": row["pixels"]}
+            for (name, row), color in zip(results["classes"].items(), colors, strict=True)
+        ],
         "matrix": results["confusion_matrix"],
         "images": [
             {**image, "miou": miou[image["name"]], "iou": [none_if_nan(value) for value in class_iou[image["name"]]]}

@@ -370,15 +370,15 @@ def test_the_limit_of_pixels_reaches_every_file(root, predictions, weights, tmp_
     limit = ("--max-pixels", str(64 * 128 - 1))
     message = refusal(capsys, predictions, root, tmp_path / "o", *limit)
     assert f"64 x 128 = {64 * 128:,} pixels, the limit is {64 * 128 - 1:,}" in message
-    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", *limit]
-    for more in (["--output", str(tmp_path / "o")], ["--submission", str(tmp_path / "s")]):
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), *limit]
+    for more in (["--output", str(tmp_path / "o"), "--workers", "0"], ["--submission", str(tmp_path / "s")]):
         assert main([*words, *more]) == 2
         assert "_leftImg8bit.png: 64 x 128 = 8,192 pixels, the limit" in capsys.readouterr().err
     assert "--max-pixels 0: use 1 to" in refusal(capsys, predictions, root, tmp_path / "o", "--max-pixels", "0")
 
 
 def test_the_limit_of_memory_reaches_a_submission(root, weights, tmp_path, capsys):
-    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--workers", "0", "--device", "cpu"]
+    words = ["eval", str(weights), "--dataset", "cityscapes", "--root", str(root), "--device", "cpu"]
     assert main([*words, "--max-memory", "1", "--submission", str(tmp_path / "s")]) == 2
     assert "dlaseg eval: max_memory 0.0 MB: " in capsys.readouterr().err
 

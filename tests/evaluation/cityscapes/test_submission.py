@@ -11,7 +11,7 @@ from dlaseg import Predictor, UserError, create_model, save_model
 from dlaseg.cli import main
 from dlaseg.data.datasets import open_images
 from dlaseg.data.sets.cityscapes import cityscapes_labels
-from dlaseg.evaluation.cityscapes.submission import check_and_zip
+from dlaseg.evaluation.cityscapes.submission import IMAGES, check_and_zip
 from dlaseg.images import read_image
 from dlaseg.synthetic.dataset import synthesize
 
@@ -72,10 +72,12 @@ def test_the_number_of_images_is_printed_and_that_the_server_wants_more(weights,
     assert lines == ["3 label maps of 1525: the server accepts only complete splits", str(tmp_path / "s.zip")]
 
 
-def test_a_submission_is_written_over(submitted, weights, root):
+def test_a_submission_is_written_over(submitted, weights, root, capsys, monkeypatch):
+    monkeypatch.setitem(IMAGES, "test", 3)
     before = submitted.with_name("mine.zip").read_bytes()
     submitted.with_name("mine.zip").unlink()
     assert submit(weights, root, submitted) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "3 label maps"  # a complete split
     names = [zipfile.ZipFile(submitted.with_name("mine.zip")).namelist()]
     assert len(names[0]) == 3
     assert len(before) == submitted.with_name("mine.zip").stat().st_size

@@ -224,6 +224,9 @@ def test_the_command_names_the_better_network(files, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("w ")
     assert lines[1].endswith("second is better")
+    first, second, difference, low, _, high = lines[1].split()[1:7]
+    assert float(difference) == pytest.approx(float(second) - float(first), abs=0.011)
+    assert 0 < float(low) <= float(difference) <= float(high)
     assert lines[5].startswith("mean ")
     assert lines[-1].endswith("differences are statistically significant (95 % bootstrap interval excludes 0)")
     assert main(["compare", str(files[1].parent), str(files[0].parent)]) == 0  # their folders do as well

@@ -1,5 +1,7 @@
 """The page of `dlaseg data check` in a real browser, offline."""
 
+import json
+
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -29,6 +31,7 @@ def page_file(tmp_path_factory):
     Image.new("L", (60, 39)).save(root / "labels/val/cval.png")
     file = root.parent / "check.html"
     words = ["data", "check", "--dataset", "folder", str(root), "--workers", "0", "--html", str(file)]
+    words += ["--json", str(file.with_suffix(".json"))]
     assert main(words) == 1
     return file
 
@@ -54,9 +57,35 @@ def open_page(browser, page_file):
     assert problems == []
 
 
-def test_the_page_shows_findings_errors_first_with_remedies_and_files(open_page):
+@pytest.fixture
+def found(page_file):
+    return json.loads(page_file.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def test_the_page_shows_the_numbers_of_classes_and_images(open_page, found):
+    page, splits = open_page(), found["splits"].values()
+    totals = [sum(row["pixels"] for row in split["classes"].values()) for split in splits]
+    rows = [row.inner_text().split("\t") for row in page.query_selector_all("#classes tbody tr")]
+    for row, (name, weight) in zip(rows, found["median_frequency_weights"].items(), strict=True):
+        counts = [split["classes"][name] for split in splits]
+        of_splits = [
+            text
+            for each, total in zip(counts, totals, strict=True)
+            for text in (f"{100 * each['pixels'] / total:.3f} %", str(each["images"]))
+        ]
+        assert row == [name, *of_splits, "–" if weight is None else f"{weight:.3g}"]
+    numbers = page.inner_text("#numbers")
+    assert "6 images; height x width 40 x 60 (6)" in numbers
+    mean, std = (", ".join(f"{value:.4f}" for value in found[key]) for key in ("mean", "std"))
+    assert f"mean {mean}; standard deviation {std}" in numbers
+    swatches = page.locator("#classes .swatch")
+    assert swatches.first.evaluate("it => getComputedStyle(it).backgroundColor") == "rgb(0, 0, 200)"
+
+
+def test_the_page_shows_findings_errors_first_with_remedies_and_files(open_page, found):
     page = open_page()
-    assert page.locator(".figure").first.inner_text().split() == ["Errors", "3"]
+    figures = [text.split() for text in page.locator(".figure").all_inner_texts()]
+    assert figures == [["Errors", "3"], ["Warnings", str(found["warnings"])], ["Images", "12"], ["Classes", "3"]]
     badges = page.locator(".finding .badge").all_inner_texts()
     assert badges == sorted(badges)
     unknown = page.locator(".finding", has_text="belong to no class and are not ignored: 7")
@@ -70,18 +99,20 @@ def test_the_page_shows_findings_errors_first_with_remedies_and_files(open_page)
     assert "a <i>set" in page.inner_text("h1")
 
 
-def test_pixels_of_no_class_are_magenta(open_page):
+def test_label_maps_are_shown_in_the_colours_of_the_classes_and_what_is_of_none_is_magenta(open_page):
     page = open_page()
-    read = """image => {
+    read = """(image, [x, y]) => {
         const canvas = new OffscreenCanvas(60, 40), context = canvas.getContext("2d");
         context.drawImage(image, 0, 0);
-        return [...context.getImageData(25, 37, 1, 1).data];
+        return [...context.getImageData(x, y, 1, 1).data].slice(0, 3);
     }"""
+    swatch = page.locator("#classes .swatch").nth(1)
+    road = swatch.evaluate("it => getComputedStyle(it).backgroundColor.match(/[0-9]+/g).map(Number)")
     picture = page.locator(".finding", has_text="belong to no class").locator("img").first
-    red, green, blue, _ = picture.evaluate(read)
-    assert red > 200
-    assert green < 60
-    assert blue > 200
+    for place, color in (([25, 37], (255, 0, 255)), ([5, 35], road), ([25, 5], (0, 0, 200))):
+        assert picture.evaluate(read, place) == pytest.approx(color, abs=20)
+    picture = page.locator(".finding", has_text="label map of 39 x 60").locator("img")
+    assert picture.evaluate(read, [25, 5]) == pytest.approx((0, 0, 200), abs=20)
 
 
 @pytest.mark.parametrize(

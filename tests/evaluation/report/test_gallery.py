@@ -60,7 +60,7 @@ def test_large_label_maps_are_resized_by_nearest_neighbour(size, expected):
     rows = (np.arange(size[0]) * 7 // size[0] * 30).astype(np.uint8)
     target = np.repeat(rows[:, None], size[1], 1)
     content = pack_image("a", None, target, target)
-    assert content["packed_size"] == list(expected)
+    assert (content["size"], content["packed_size"]) == (list(size), list(expected))
     middles = [size[0] * (2 * row + 1) // (2 * expected[0]) for row in range(expected[0])]
     assert np.array_equal(labels(content["target"], expected), np.repeat(rows[middles][:, None], expected[1], 1))
 
@@ -81,3 +81,5 @@ def test_a_street_keeps_its_native_size():
     content = pack_image("street", noise, target, np.roll(target, 9, 0))
     assert content["packed_size"] == [1024, 2048]
     assert picture(content["image"]).shape == (800, 1600, 3)
+    line = np.zeros((4000, 1), np.uint8)
+    assert picture(pack_image("line", line[..., None].repeat(3, 2), line, line)["image"]).shape == (1600, 1, 3)

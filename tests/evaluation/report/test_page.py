@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts
 from dlaseg.evaluation.report.gallery import pack_image
-from dlaseg.evaluation.report.report import write_report
+from dlaseg.evaluation.report.report import confusions, write_report
 from dlaseg.evaluation.results import build_results
 
 NAMES = ("road", "car", "moon", "</script><b>x")
@@ -43,11 +43,12 @@ def page_file(tmp_path_factory):
         images.append(class_counts(total.update(target[scored], prediction[scored])))
         boundary.update(target, prediction)
         calibration.update(target, prediction, np.linspace(0.3, 1, target.size, dtype=np.float32).reshape(target.shape))
-        image = np.full((HEIGHT, WIDTH, 3), (10, 200, 10), np.uint8) if i else None
+        image = np.full((HEIGHT, WIDTH, 3), (10, 200, 10 * i), np.uint8) if i else None
         parts.append(pack_image(name, image, target, prediction))
-    protocol = {"dataset": "folder", "split": "val", "images": 14, "scales": [1.0], "flip": False,
+    protocol = {"dataset": "folder", "split": "val", "images": 14, "scales": [0.5, 1.0], "flip": False,
                 "precision": "float32", "backend": "torch", "weights_sha256": "ab" * 32,
-                "weights_origin": [], "model": {"name": "dla34", "stride": 4}}  # fmt: skip
+                "weights_origin": [{"source": "camvid", "argument": "model.weights", "sha256": "cd" * 32}],
+                "model": {"name": "dla34", "stride": 4}}  # fmt: skip
     counts = ImageCounts.of(names, images)
     results = build_results(NAMES, total.scores(), total.matrix, counts, protocol, None, boundary, calibration)
     parts.reverse()  # the farther moved, the worse
@@ -119,9 +120,43 @@ def test_the_page_opens_and_shows_the_scores(open_page, results):
     assert f"95 % interval {100 * low:.2f} to {100 * high:.2f}" in head
     assert f"{100 * results['calibration']['expected_calibration_error']:.2f}" in head
     assert "not part of the mean: moon" in head
-    assert "a GPU" in page.inner_text("#provenance")
+    figures = dict(text.split("\n")[:2] for text in page.locator(".figure").all_inner_texts())
+    shown = {"Pixel accuracy": "pixel_accuracy", "Mean accuracy": "mean_accuracy"}
+    assert {name: figures[name] for name in shown} == {n: f"{100 * results[key]:.2f} %" for n, key in shown.items()}
+    assert figures["Boundary IoU"] == f"{100 * results['boundary_iou']['mean']:.2f} %"
+    worst = confusions(results)[0]
+    assert " ".join(page.locator("#confusions li").first.inner_text().split()) == (
+        f"{worst.truth} predicted as {worst.prediction} {100 * worst.cost:.2f} points "
+        f"{100 * worst.share:.1f} % of {worst.truth}, {worst.pixels:,} pixels"
+    )
+    provenance = page.inner_text("#provenance")
+    assert "14 whole images at native size, scales 0.5, 1.0, without horizontal flip, float32 by torch." in provenance
+    assert f"camvid as model.weights SHA-256 {'cd' * 32}" in provenance
+    assert "a GPU" in provenance
     assert page.locator("#training svg").count() == 3
     assert NAMES[3] in page.inner_text("#classes")
+
+
+def test_each_class_has_its_scores_interval_and_colour(open_page, results):
+    page, rows = open_page(), results["classes"].values()
+    total = sum(row["pixels"] for row in rows)
+    for number, values in (
+        (2, [row["iou"] for row in rows]),
+        (4, results["boundary_iou"]["classes"].values()),
+        (5, [row["accuracy"] for row in rows]),
+        (6, [row["pixels"] / total for row in rows]),
+    ):
+        expected = ["–" if value is None else f"{100 * value:.2f}" for value in values]
+        assert column(page, "#classes table", number) == expected
+    intervals = filter(None, class_intervals(ImageCounts.from_dict(results["images"])))
+    bars = page.locator("#classes .bar u").evaluate_all("all => all.map(({ style }) => [style.left, style.width])")
+    assert [[float(text.rstrip("%")) for text in bar] for bar in bars] == [
+        pytest.approx([100 * low, 100 * (high - low)], abs=0.006) for low, high in intervals
+    ]
+    for place in ("#classes", ".class-switches"):
+        swatches = page.locator(f"{place} .swatch")
+        colors = swatches.evaluate_all("all => all.map(it => getComputedStyle(it).backgroundColor)")
+        assert colors == ["rgb({}, {}, {})".format(*color) for color in PALETTE]
 
 
 def test_the_table_sorts_by_every_column_with_missing_values_last(open_page, results):
@@ -168,8 +203,9 @@ def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_p
     cell(1, 0).hover()
     share = 100 * matrix[1, 0] / matrix[1].sum()
     assert page.inner_text("#cell") == f"car predicted as road: {matrix[1, 0]:,} pixels, {share:.2f} % of car"
-    shade = cell(1, 0).evaluate("it => getComputedStyle(it).backgroundColor")
-    assert shade != cell(1, 2).evaluate("it => getComputedStyle(it).backgroundColor")
+    shades = [cell(1, i).evaluate("it => getComputedStyle(it).backgroundColor") for i in range(2)]
+    assert "180, 60, 10" in shades[0]
+    assert "29, 78, 216" in shades[1]
     choose(page, "values", "counts")
     assert cell(1, 1).inner_text() == f"{round(matrix[1, 1] / 1000, 1):g}K"
     page.focus('input[name="values"]:checked')
@@ -183,6 +219,18 @@ def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_p
     assert page.locator('#heatmap td[tabindex="0"]').count() == 1
 
 
+def test_a_row_of_the_confusion_matrix_counts_pixels_that_are_predicted_as_no_class(open_page, results, tmp_path):
+    row = results["classes"]["car"]
+    classes = results["classes"] | {"car": row | {"pixels": 300 * row["pixels"]}}
+    gallery = {"all": [pack_image("city/00", None, *scene(1))]}
+    write_report(tmp_path / "page.html", results | {"classes": classes}, PALETTE, gallery)
+    page, correct = open_page(file=tmp_path / "page.html"), results["confusion_matrix"][1][1]
+    cell = page.locator('#heatmap td[data-row="1"][data-column="1"]')
+    cell.hover()
+    assert page.inner_text("#cell").endswith(f"{100 * correct / (300 * row['pixels']):.2f} % of car")
+    assert cell.inner_text() == "<1"
+
+
 def test_layers_are_painted_from_the_labels(open_page):
     page = open_page()
     shift = 14  # of the worst image
@@ -191,26 +239,35 @@ def test_layers_are_painted_from_the_labels(open_page):
     assert color(page, *right) == color(page, *below) == [255, 255, 255, 150]
     stripes = {tuple(color(page, 10 + i, 30 + shift - 1)) for i in range(8)}
     assert stripes == {(214, 39, 40, 255), (92, 10, 10, 255)}
+    key = '<i class="wrong"></i>wrong<i class="correct"></i>correct<i class="ignored"></i>ignored'
+    assert page.inner_html("#key") == key
+    assert page.locator("#layer").evaluate("it => getComputedStyle(it).imageRendering") == "pixelated"
     choose(page, "layer", "target")
+    assert page.inner_text("#key") == "Class colours. ignored"
     assert color(page, *wrong) == [*PALETTE[1], 255]
     assert color(page, *below) == [*PALETTE[3], 255]
     assert color(page, *ignored) == [0, 0, 0, 255]
     choose(page, "layer", "prediction")
+    assert page.inner_text("#key") == "Class colours. no class"
     assert color(page, *wrong) == [*PALETTE[0], 255]
     assert color(page, 0, 0) == [0, 0, 0, 255]
     choose(page, "layer", "none")
     assert color(page, *wrong)[3] == 0
 
 
-def test_what_is_ignored_is_white_beside_a_black_class(open_page, page_file, tmp_path):
-    of_a_class = "#{:02x}{:02x}{:02x}".format(*PALETTE[1])
-    (tmp_path / "black.html").write_text(page_file.read_text(encoding="utf-8").replace(of_a_class, "#000000"), "utf-8")
-    page = open_page(file=tmp_path / "black.html")
+@pytest.mark.parametrize(("black", "white", "ignored"), [(1, None, 255), (None, 1, 0), (1, 3, 128)])
+def test_what_is_ignored_has_the_colour_of_no_class(open_page, page_file, tmp_path, black, white, ignored):
+    text = page_file.read_text(encoding="utf-8")
+    for number, color_of_class in ((black, "#000000"), (white, "#ffffff")):
+        if number is not None:
+            text = text.replace("#{:02x}{:02x}{:02x}".format(*PALETTE[number]), color_of_class)
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    page = open_page(file=tmp_path / "page.html")
     choose(page, "layer", "target")
-    assert color(page, 10, 50) == [0, 0, 0, 255]
-    assert color(page, 2, 20) == [255, 255, 255, 255]
+    assert color(page, 10, 50) == [0 if black else 255] * 3 + [255]
+    assert color(page, 2, 20) == [ignored] * 3 + [255]
     background = "getComputedStyle(document.querySelector('#key i')).backgroundColor"
-    assert page.evaluate(background) == "rgb(255, 255, 255)"
+    assert page.evaluate(background) == f"rgb({ignored}, {ignored}, {ignored})"
 
 
 def test_classes_can_be_switched_off_and_on(open_page):
@@ -225,6 +282,11 @@ def test_classes_can_be_switched_off_and_on(open_page):
     assert [color(page, *place)[3] for place in (road, car, below)] == [0, 0, 255]
     choose(page, "layer", "errors")  # of a class: what it is and what is taken for it
     assert [color(page, *place)[3] for place in (road, car)] == [0, 0]
+    wrong = (10, 43)  # a car that is predicted as road
+    for shown in (0, 1):
+        page.click("#none")
+        page.check(f'input[name="class"][value="{shown}"]')
+        assert color(page, *wrong)[3] == 255
     page.click("#all")
     assert all(color(page, *place)[3] for place in (road, car, below))
 
@@ -291,6 +353,9 @@ def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, results):
     shown = [float(it.inner_text()) for it in page.query_selector_all(".thumb .number")]
     assert shown == [round(100 * miou[name], 2) for name in names]
     assert len(names) == 12
+    assert page.locator(".groups legend").all_inner_texts() == ["Worst", "Median", "Best"]
+    frames = page.locator(".thumb .frame").evaluate_all("all => all.map(it => it.style.backgroundImage)")
+    assert frames == page.evaluate('data.images.map(({ image }) => image && `url("${image}")`)')[:-1] + [""]
     assert page.locator("#stage").get_attribute("aria-label") == "city/13, errors"
     point(page, 10, 43)
     choose(page, "image", 8)
@@ -310,6 +375,16 @@ def test_every_image_can_be_chosen_by_mouse_and_keyboard(open_page, results):
     page.wait_for_selector('#stage[data-shown="11"]')
     assert "The image file was not found" in page.inner_text("#key")
     assert page.locator("#photo").is_hidden()
+
+
+def test_places_of_a_reduced_label_map_are_those_of_the_image(open_page, page_file, tmp_path):
+    text = page_file.read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(text.replace('"size": [40, 60]', '"size": [80, 180]'), "utf-8")
+    page = open_page(file=tmp_path / "page.html")
+    point(page, 10, 43)
+    assert page.inner_text("#pixel").startswith("Row 21, column 130: ground truth car")
+    page.check("#full-size")
+    assert page.locator("#stage").bounding_box()["width"] == 180
 
 
 def test_full_size_shows_one_css_pixel_per_pixel(open_page):

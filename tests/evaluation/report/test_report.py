@@ -65,6 +65,9 @@ def test_confusions_by_hand():
     assert len(pairs) == 1
     assert (pairs[0].truth, pairs[0].prediction, pairs[0].pixels, pairs[0].share) == ("a", "b", 2, 0.25)
     assert pairs[0].cost == pytest.approx((8 / 10 + 8 / 10) / 2 - (6 / 10 + 8 / 12) / 2)
+    results = results_of([np.array([[6, 2], [2, 8]])], ["a", "b"])
+    results["classes"]["a"]["pixels"] = 10  # two of them predicted as no class
+    assert confusions(results)[0].share == 0.2
     assert confusions(results_of([np.diag([3, 4])])) == []
     assert confusions(results_of([np.zeros((2, 2), int)])) == []
 
@@ -130,7 +133,8 @@ def test_the_page_shows_training_command_versions_and_curves(tmp_path):
     for text in ("dlaseg train --output &#39;a b&#39;", "c0ffee", "torch 2.9", "Python 3.12", "SHA-256 ab12"):
         assert text in page
     assert "Validation mIoU: 10.00 % at epoch 2, 30.00 % at epoch 4; lowest 10.00 %, highest 30.00 %." in page
-    assert "Training loss: 1 at epoch 1, 0.25 at epoch 4" in page
+    assert "Training loss: 1 at epoch 1, 0.25 at epoch 4; lowest 0.25, highest 1." in page
+    assert "Learning rate: 0.1 at epoch 1" in page
     assert page.count("<svg") == 3
 
 
@@ -169,6 +173,11 @@ def test_the_same_scores_give_the_same_page(tmp_path):
     assert written(tmp_path, results, run=run) == written(tmp_path, results, run=run)
     assert results == before
     assert "confidence 60 %: accuracy 50 %" in (tmp_path / "report.html").read_text()
+
+
+def test_an_image_without_counted_pixels_is_listed_last(tmp_path):
+    page = written(tmp_path, results_of([np.zeros((2, 2), int), np.diag([3, 4])], image_names=["void", "scored"]))
+    assert 0 < page.index('<th scope="row">scored</th>') < page.index('<th scope="row">void</th>')
 
 
 def test_a_split_without_counted_pixels_has_a_page(tmp_path):

@@ -33,7 +33,7 @@ for (const table of all("table.sortable")) {
 // The confusion matrix as a heat map. The shade is the square root of the share, so that small shares show.
 {
   const heatmap = byId("heatmap"), info = byId("cell"), names = data.classes.map(({ name }) => name);
-  const totals = data.matrix.map((row) => row.reduce((sum, count) => sum + count, 0));
+  const totals = data.classes.map(({ pixels }) => pixels);  // also those that are predicted as no class
   const largest = Math.max(1, ...data.matrix.map((row) => Math.max(...row)));
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 2 });
   const cells = [];
@@ -99,7 +99,9 @@ if (data.images.length) {
   const classScores = boxes.map((box) => box.closest("label").querySelector(".number"));
   const thumbs = all('input[name="image"]');
   const palette = data.classes.map(({ color }) => [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)));
-  const empty = palette.some((color) => Math.max(...color) < 32) ? 255 : 0;  // what is ignored is black, or white beside a black class
+  // What is ignored is black; beside a black class white, beside a white one too grey
+  const isClassColor = (level) => palette.some((color) => color.every((value) => Math.abs(value - level) < 32));
+  const empty = [0, 255].find((level) => !isClassColor(level)) ?? 128;
   let image = null, target = null, prediction = null, position = null;  // position: row and column of the cursor
 
   const inflate = async (text) => {
@@ -107,6 +109,7 @@ if (data.images.length) {
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   };
+  key.style.setProperty("--empty", `rgb(${empty} ${empty} ${empty})`);
   const addToKey = (kind, text) => key.append(Object.assign(document.createElement("i"), { className: kind }), text);
   const updateKey = () => {
     const layer = checked("layer");
@@ -118,7 +121,7 @@ if (data.images.length) {
       addToKey("ignored", "ignored");
     } else if (layer !== "none") {
       key.append("Class colours. ");
-      addToKey(empty ? "empty" : "ignored", layer === "target" ? "ignored" : "no class");
+      addToKey("empty", layer === "target" ? "ignored" : "no class");
     }
   };
   const paint = () => {
