@@ -87,7 +87,7 @@ def create_model(
         scales: of the image, 0.25 to 4, whose scores the network blends (scale-space rendering), see `RenderedDLASeg`;
             empty for a network of one scale.
         activation: of decoder and head: `relu`, or `leaky_relu` with slope 0.01.
-        norm: as for `load_weights`.
+        norm: as for `load_weights`; only with `weights`.
 
     Raises:
         UserError: an unknown name, a value out of range, or weights that do not fit.
@@ -100,6 +100,8 @@ def create_model(
     """
     if weights is not None and backbone_weights is not None:
         raise UserError(f"weights {weights} and backbone_weights {backbone_weights}: pass at most one of the two")
+    if norm is not None and weights is None:
+        raise UserError(f"norm {norm}: of a file of weights: give weights, or leave norm out")
     model = build_segmenter(
         Architecture(name, num_classes, stride, root_kernel_size, in_channels, decoder, head, scales, activation)
     )

@@ -8,7 +8,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dlaseg.errors import UserError
 from dlaseg.text import ESCAPE, to_json
+
+
+def make_folder(path: Path) -> None:
+    """Creates a folder for results, and its parents; it may exist.
+
+    Raises:
+        UserError: the path cannot be a folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be a folder ({error.strerror or error}): name another output") from error
 
 
 @contextmanager
@@ -19,7 +32,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to create or replace. The temporary name has the same suffix, which some encoders depend on.
+
+    Raises:
+        UserError: something is there that is no file, such as /dev/stdout, which the new file would replace.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a regular file: name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name has 255 bytes at most, and a character up to 4
     temporary = path.with_name(f".{path.stem[:50]}.{secrets.token_hex(6)}{path.suffix}")

@@ -84,7 +84,7 @@ class ImageHeader:
         dtype: of a pixel's values, as numpy calls it, where the format has several.
         orientation: of a TIFF, as EXIF counts: 1 is upright.
         has_palette: of a TIFF, whether its pixels are indices: a palette of grey pixels does not count.
-        has_alpha: of a TIFF of RGB, whether there are more than three channels.
+        alpha_pages: of a TIFF: the numbers of the images of 8-bit RGB that have more than three channels.
         problem: why OpenCV gives other pixels than are meant; None for a file that it reads correctly.
         label_problem: of a TIFF, why it is no label map; None if it may be one.
     """
@@ -97,7 +97,7 @@ class ImageHeader:
     dtype: str = "uint8"
     orientation: int = 1
     has_palette: bool = False
-    has_alpha: bool = False
+    alpha_pages: tuple[int, ...] = ()
     problem: str | None = None
     label_problem: str | None = None
 
@@ -272,7 +272,11 @@ def _tiff_header(content: bytes) -> ImageHeader:
         dtype=_tiff_dtype(first_page),
         orientation=first_page.get("orientation", 1),
         has_palette=first_page.get("photometric") == 3,
-        has_alpha=first_page.get("photometric") == 2 and first_page.get("samples", 1) > 3,
+        alpha_pages=tuple(
+            number
+            for number, page in enumerate(directories)
+            if _tiff_dtype(page) == "uint8" and page.get("photometric") == 2 and page.get("samples", 1) > 3
+        ),
         problem=next(filter(None, map(_tiff_problem, directories)), None),
         label_problem=_tiff_label_problem(first_page),
     )
@@ -294,7 +298,8 @@ def _tiff_label_problem(directory: dict[str, int]) -> str | None:
 
 
 def _tiff_problem(directory: dict[str, int]) -> str | None:
-    bits, samples, is_grey = directory.get("bits", 1), directory.get("samples", 1), directory.get("photometric", 1) < 2
+    bits, samples, photometric = directory.get("bits", 1), directory.get("samples", 1), directory.get("photometric", 1)
+    is_grey = photometric < 2
     if bits == 8 and samples > 2 and is_grey:
         return f"8 bits and {samples} channels that are not marked as colours"
     # OpenCV multiplies alpha into grey; it does not decode a fourth channel that is no alpha
@@ -303,8 +308,12 @@ def _tiff_problem(directory: dict[str, int]) -> str | None:
         return f"8 bits whose {samples} channels are stored one after the other"
     if directory.get("kind", 1) == 1 and bits < 16 and bits not in (1, 2, 4, 8):
         return f"pixels of {bits} bits"
-    if bits == 16 and directory.get("photometric") == 0:
+    if bits == 16 and photometric == 0:
         return "16 bits in which 0 is white"
+    if bits == 16 and photometric in (3, 5):
+        return "16 bits that are " + ("indices of a palette" if photometric == 3 else "CMYK")
+    if photometric in (8, 9, 10):
+        return "CIELAB colours"
     if bits == 16 and directory.get("planar") == 2 and samples > 1:
         return "16 bits whose channels are stored one after the other"
     return None

@@ -88,7 +88,7 @@ class ImageFile:
 
     def _decode_with_opencv(self, page: int) -> NDArray[Any] | None:
         is_tiff = self.header.format == "TIFF"
-        if self.header.has_alpha and self.header.dtype == "uint8":  # OpenCV would multiply it into the colours
+        if page in self.header.alpha_pages:  # OpenCV would multiply it into the colours
             return self._decode_tiff_with_pillow(page)
         # As RGB, OpenCV leaves the pixels of a 16-bit TIFF in colour undefined
         flags = (cv2.IMREAD_COLOR_BGR if is_tiff else cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_ANYDEPTH
@@ -212,8 +212,9 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         UserError: as `read_image`; what is broken behind the header is not found.
     """
     content = _read_bytes(path, max_pixels, _HEADER_BYTES)
-    # Other formats may have their sizes and orientations anywhere
-    header = read_header(content) if is_png(content) or content[:2] == b"\xff\xd8" else None
+    # Other formats may have their sizes and orientations anywhere, as a PNG with much text before its pixels has
+    is_enough = b"IDAT" in content if is_png(content) else content[:2] == b"\xff\xd8"
+    header = read_header(content) if is_enough else None
     if header is None:
         content = _read_bytes(path, max_pixels)
         header = read_header(content)

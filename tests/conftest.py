@@ -16,6 +16,7 @@ collect_ignore = ["support"]  # or it would be imported a second time, by anothe
 def pytest_configure(config):
     """Converted networks go to a folder of this run, which the processes of pytest-xdist share."""
     os.fsync = lambda descriptor: None  # waiting for the disk is a tenth of each short run
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # some tests import ONNX Runtime without dlaseg
     gc.disable()  # until everything is imported, nothing is garbage
     if not hasattr(config, "workerinput"):
         folder = tempfile.TemporaryDirectory(prefix="dlaseg-tests-")

@@ -245,12 +245,21 @@ def test_an_argument_too_many_is_named(capsys):
         ("eval w.safetensors --dataset ade --root .", "--dataset: invalid choice: 'ade'"),
         ("eval --dataset camvid --root .", "WEIGHTS and --predictions: pass exactly one of them"),
         ("eval w --predictions p --dataset camvid --root .", "WEIGHTS and --predictions: pass exactly one of them"),
+        ("eval --predictions p --submission s --dataset camvid --root .", "--predictions and --submission: pass at"),
+        ("eval w --submission s --workers 2 --dataset cityscapes --root .", "--workers: --submission reads the images"),
+        ("eval w --submission s --output o --dataset cityscapes --root .", "--output: of scores; --submission writes"),
+        ("eval w --submission s --measures boundary --dataset cityscapes --root .", "--measures: of scores; --submis"),
+        ("eval w --max-pixels 0 --dataset camvid --root .", "--max-pixels 0: use 1 to "),
+        ("data check . --dataset camvid --workers -1", "--workers -1: use 0 to "),
+        ("data check . --dataset camvid --json a --html a", "--json and --html a: name two files"),
+        ("data draft camvid . d.zip --shown -1", "--shown -1: use 0 or more"),
         ("eval w --workers few --dataset camvid --root .", "--workers: few: expected a whole number"),
         ("eval w.safetensors --dataset camvid --root nowhere", "nowhere: no such folder"),
         ("eval w --precision half --dataset camvid --root .", "--precision: invalid choice: 'half'"),
         ("infer w in out --precision half", "--precision: invalid choice: 'half'"),
         ("infer nowhere.safetensors", "required"),
         ("infer nowhere.safetensors nothing out", "no such file"),
+        ("infer w a s3://out", "s3://out: a URL: --engine ray reads and writes URLs"),
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),
@@ -680,6 +689,14 @@ def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatc
         "macs": 2,
         "activations": 5,
     }
+
+
+def test_decoder_and_head_reach_the_costs_of_the_networks(monkeypatch):
+    seen = []
+    monkeypatch.setattr(cost, "classifier_cost", lambda name, **_: cost.Cost(1, 2, 3))
+    monkeypatch.setattr(cost, "segmentation_costs", lambda name, **options: seen.append(options) or {})
+    assert main(["models", "dla46_c", "--json", "--decoder", "afa", "--head", "ocr"]) == 0
+    assert [(options["decoder"], options["head"]) for options in seen] == [("afa", "ocr")]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dlaseg import device as devices
-from dlaseg.device import gains_from_bfloat16, memory_format, pick_device, reduced_precision
+from dlaseg.device import gains_from_bfloat16, memory_format, pick_device, reduced_precision, reproducible
 from dlaseg.errors import UserError
 
 
@@ -20,7 +20,7 @@ def test_cpu_is_the_cpu():
     assert pick_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:99", "CPU", "xpu"])
+@pytest.mark.parametrize("name", ["nonsense", "", "cpu:x", "cuda:99", "CPU", "xpu", "meta"])
 def test_an_unavailable_device_is_refused_and_named(name):
     with pytest.raises(UserError) as caught:
         pick_device(name)
@@ -85,3 +85,23 @@ def test_an_unsuitable_precision_is_refused_in_one_line(precision, message):
     with pytest.raises(UserError) as caught:
         reduced_precision(precision, torch.device("cpu"), "train.precision")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_algorithms_are_deterministic_inside_the_block_alone(monkeypatch, before):
+    def settings():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    original = settings()
+    try:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = not before
+        with reproducible(False):
+            assert settings() == (before, not before)
+        with reproducible(True):
+            assert settings() == (True, False)
+        assert settings() == (before, not before)
+    finally:
+        torch.use_deterministic_algorithms(original[0])
+        torch.backends.cudnn.benchmark = original[1]

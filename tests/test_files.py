@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from dlaseg.errors import UserError
 from dlaseg.files import replacing, write_bytes, write_json, write_text
 
 
@@ -78,6 +79,13 @@ def test_permissions_follow_the_umask(tmp_path, umask, mask, mode):
     write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
     assert umask(mask) == mask
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: not a regular file: name another file$"):
+        write_text(tmp_path / "pipe", "new")
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
 
 
 def test_bytes_are_written_as_they_are(tmp_path):

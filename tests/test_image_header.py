@@ -52,11 +52,13 @@ def test_the_size_is_read_from_every_format(kind, name):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_every_kind_of_webp(options, mode):
     assert read_header(encode("webp", frame().convert(mode), **options)) == ImageHeader("WebP", 20, 33)
+    assert read_header(encode("webp", frame(16000, 3).convert(mode), **options)) == ImageHeader("WebP", 16000, 3)
 
 
 @pytest.mark.parametrize("kind", ANIMATED)
 def test_frames_are_counted(kind):
     assert read_header(animation(kind)).frames == 3
+    assert read_header(animation(kind, icc_profile=b"odd")).frames == 3
 
 
 def test_the_image_of_a_png_that_is_not_part_of_the_animation_is_no_frame():
@@ -96,6 +98,7 @@ def test_pages_of_a_tiff_are_not_its_smaller_copies_and_masks(order, big):
     smaller, mask = ({**PAGE, 254: ("I", subfile)} for subfile in (1, 4))
     header = read_header(tiff(PAGE, smaller, {**PAGE, 254: ("I", 2)}, mask, order=order, big=big))
     assert header == ImageHeader("TIFF", 20, 33, 2, ((0, 20, 33), (2, 20, 33)))
+    assert read_header(tiff(smaller, PAGE, order=order, big=big)).pages == ((0, 20, 33), (1, 20, 33))
 
 
 def test_directories_that_form_a_circle_come_to_an_end():
@@ -105,6 +108,18 @@ def test_directories_that_form_a_circle_come_to_an_end():
 
 def test_a_second_page_that_is_cut_off_does_not_count():
     assert read_header(tiff(PAGE, PAGE)[:-10]).frames == 1
+
+
+def test_white_of_a_pnm_is_the_largest_value_of_its_bytes():
+    assert [read_header(b"P5 1 1 %d\n\0\0" % white).problem is None for white in (255, 65535, 254)] == [1, 1, 0]
+
+
+def test_jpeg_2000_is_known_without_its_container():
+    assert read_header(encode("jpeg2000", no_jp2=True)) == ImageHeader("JPEG 2000", 20, 33)
+
+
+def test_a_page_that_is_read_wrongly_is_a_problem_of_the_file():
+    assert read_header(tiff(PAGE, {**PAGE, 258: ("H", 12)})).problem == "pixels of 12 bits"
 
 
 @pytest.mark.parametrize(

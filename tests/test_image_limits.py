@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from dlaseg.errors import UnreadableFileError, UserError
-from dlaseg.images import check_max_pixels, open_image, read_image, write_png
+from dlaseg.images import check_file_size, check_max_pixels, open_image, read_image, read_size, write_png
 from dlaseg.label_images import read_ids, read_label_image
 from dlaseg.memory import MAX_PIXELS
 
@@ -77,9 +78,10 @@ def test_no_format_is_decoded_beyond_the_limit(tmp_path, suffix, monkeypatch):
     assert read_image(path, max_pixels=40 * 56).shape == (40, 56, 3)
     monkeypatch.setattr(cv2, "imdecode", None)
     monkeypatch.setattr(Image.Image, "convert", None)
-    with pytest.raises(UserError, match=r"40 x 56 = 2,240 pixels, the limit is 2,239: .*--max-pixels") as caught:
-        read_image(path, max_pixels=40 * 56 - 1)
-    assert not isinstance(caught.value, UnreadableFileError)  # a sound file
+    for read in (read_image, read_size):
+        with pytest.raises(UserError, match=r"40 x 56 = 2,240 pixels, the limit is 2,239: .*--max-pixels") as caught:
+            read(path, max_pixels=40 * 56 - 1)
+        assert not isinstance(caught.value, UnreadableFileError)  # a sound file
 
 
 @pytest.mark.parametrize("read", [read_label_image, read_ids])
@@ -111,6 +113,13 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path):
     os.truncate(path, 10**11)  # sparse: no bytes on the disk
     with pytest.raises(UserError, match=r"a\.tif: a file of 100\.0 GB: larger than an image of 256,000,000 pixels"):
         read_image(path)
+
+
+def test_a_file_may_have_as_many_bytes_as_four_channels_of_16_bits():
+    most = 8 * 1000 + 2**26
+    check_file_size(Path("a.tif"), most, max_pixels=1000)
+    with pytest.raises(UserError, match="larger than an image of 1,000 pixels"):
+        check_file_size(Path("a.tif"), most + 1, max_pixels=1000)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
@@ -175,6 +184,15 @@ def test_frames_are_those_of_pillow(tmp_path, suffix, options):
     for one, other in zip(ours, theirs, strict=True):
         assert np.abs(one.astype(int) - other).max() <= (2 if suffix == "avif" else 0)
     assert np.array_equal(ours[0], read_image(path))
+
+
+def test_frames_of_16_bits_are_refused_but_not_called_broken(tmp_path):
+    deep = Image.fromarray(scene()[..., 0].astype(np.uint16) * 257)
+    frames = open_image(save(tmp_path / "a.png", deep, save_all=True, append_images=[deep.rotate(180)])).frames()
+    assert np.array_equal(next(frames)[..., 0], scene()[..., 0])
+    with pytest.raises(UserError, match=r"a\.png: frames with 16 bits per channel: convert the file to 8") as caught:
+        next(frames)
+    assert not isinstance(caught.value, UnreadableFileError)
 
 
 def test_transparent_frames_show_what_the_animation_shows(tmp_path):

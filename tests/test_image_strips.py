@@ -85,6 +85,9 @@ UNSUITABLE = {
     "pages.tif": lambda path: save(path, RGB, save_all=True, append_images=[Image.fromarray(scene(1))]),
     "alpha.tif": lambda path: save(path, np.dstack((RGB, GREY))),
     "palette that does not count.tif": lambda path: save_tiff(path, GREY, {i: (255 - i, i, 9) for i in range(256)}),
+    "deep palette.tif": lambda path: save_tiff(
+        path, DEEP[..., 0], {i: (i % 256, i // 256, 9) for i in range(65536)}, photometric="PALETTE"
+    ),
     "white is zero.tif": lambda path: save_tiff(path, GREY, photometric="MINISWHITE"),
     "lossy.tif": lambda path: save_tiff(path, RGB, photometric="YCBCR", compress="jpeg", **BLOCKS),
     "five.tif": lambda path: save_tiff(path, np.dstack((RGB, RGB[..., :2]))),

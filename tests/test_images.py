@@ -160,7 +160,7 @@ def test_an_exif_orientation_is_applied(tmp_path, suffix, orientation):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif", "bmp", "gif", "jp2", "ppm"])
-@pytest.mark.parametrize("orientation", [None, 3, 6])
+@pytest.mark.parametrize("orientation", [None, 4, 5, 9])
 @pytest.mark.parametrize("large", [False, True])
 def test_the_size_is_that_of_the_image_that_is_read(tmp_path, suffix, orientation, large):
     path, exif = tmp_path / f"a.{suffix}", Image.Exif()
@@ -189,7 +189,7 @@ def test_what_stands_behind_a_jpeg_does_not_matter(tmp_path):
 
 
 def test_a_truncated_jpeg_is_refused_even_where_opencv_fills_the_rest(tmp_path, monkeypatch):
-    path = save(tmp_path / "a.jpg", scene())
+    path = save(tmp_path / "a.jpg", scene(), exif=b"Exif\0\0 a thumbnail ends \xff\xd9")
     monkeypatch.setattr(cv2, "imdecode", lambda *_: scene())
     assert read_image(path).shape == scene().shape
     path.write_bytes(path.read_bytes()[:-20])
@@ -421,9 +421,14 @@ def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
         ({258: 12, 262: 1}, "pixels of 12 bits"),
         ({258: 16, 262: 0}, "16 bits in which 0 is white"),
         ({258: 16, 262: 2, 277: 3, 284: 2}, "16 bits whose channels are stored one after the other"),
+        ({258: 8, 262: 1, 277: 3}, "8 bits and 3 channels that are not marked as colours"),
         ({258: 8, 262: 1, 277: 4}, "8 bits and 4 channels that are not marked as colours"),
         ({258: 8, 262: 1, 277: 2, 284: 2, 338: 2}, "8 bits whose 2 channels are stored one after the other"),
         ({258: 8, 262: 2, 277: 4, 284: 2}, "8 bits whose 4 channels are stored one after the other"),
+        ({258: 16, 262: 3}, "16 bits that are indices of a palette"),
+        ({258: 16, 262: 5, 277: 4}, "16 bits that are CMYK"),
+        ({258: 8, 262: 8, 277: 3}, "CIELAB colours"),
+        ({258: 16, 262: 8, 277: 3}, "CIELAB colours"),
     ],
 )
 def test_a_tiff_that_opencv_reads_wrongly_is_refused(tmp_path, tags, problem):
@@ -468,6 +473,11 @@ def test_the_alpha_of_a_tiff_is_dropped(tmp_path):
     first, second = open_image(path).frames()
     assert np.array_equal(first, scene())
     assert np.array_equal(second, scene()[:, ::-1])
+    deep = Image.fromarray(scene()[..., 0].astype(np.uint16) * 257)
+    for pages in ([Image.fromarray(scene()), transparent], [transparent, deep]):
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        _, second = open_image(path).frames()
+        assert np.array_equal(second[..., 0], scene()[..., 0])
 
 
 def test_ids_of_16_bits_are_read_from_a_tiff_of_either_byte_order(tmp_path):
@@ -584,12 +594,13 @@ PROFILE = b"\nexif\n      34\n" + b"4578696600004d4d002a000000080001011200030000
 
 
 XMP = b'<x tiff:Orientation="6"/>'
+TURNED = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
 
 
 @pytest.mark.parametrize(
     ("between", "turned"),
     [
-        (chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"), True),
+        (TURNED, True),
         (chunk(b"tEXt", b"Raw profile type exif\0" + PROFILE), False),
         (chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)), False),
         (chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP), False),
@@ -599,23 +610,28 @@ def test_a_png_that_says_an_orientation_is_turned_in_one_way_as_image_and_as_lab
     path = tmp_path / "a.png"
     for bits, color_type in ((8, 0), (8, 3)):  # the second kind is not for the fast decoder
         palette = chunk(b"PLTE", bytes(value for i in range(256) for value in (i, i, i))) if color_type else b""
-        path.write_bytes(png([row.tobytes() for row in ids()], 56, 40, bits, color_type, between + palette))
+        before = png([row.tobytes() for row in ids()], 56, 40, bits, color_type, between + palette)
+        behind = png([row.tobytes() for row in ids()], 56, 40, bits, color_type, palette)
         expected = np.rot90(ids(), -1) if turned else ids()
-        assert np.array_equal(read_label_image(path), expected)
-        assert np.array_equal(read_image(path)[:, :, 0], expected)
-        assert read_size(path) == expected.shape
+        for content in (before, behind[:-12] + between + behind[-12:]):
+            path.write_bytes(content)
+            assert np.array_equal(read_label_image(path), expected)
+            assert np.array_equal(read_image(path)[:, :, 0], expected)
+            assert read_size(path) == expected.shape
 
 
 @pytest.mark.parametrize("height", [40, 400])
-def test_an_orientation_behind_the_pixels_of_a_png_is_applied(tmp_path, height):
+def test_an_orientation_behind_the_pixels_or_a_long_text_of_a_png_is_applied(tmp_path, height):
     pixels = np.random.default_rng(0).integers(0, 256, (height, 300), np.uint8)  # of 400 rows, they are 120 kB
     content = png([row.tobytes() for row in pixels], 300, height, 8, 0, b"")
-    exif = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
     path = tmp_path / "a.png"
-    path.write_bytes(content[:-12] + exif + content[-12:])
+    path.write_bytes(content[:-12] + TURNED + content[-12:])
     assert np.array_equal(read_image(path)[:, :, 0], np.rot90(pixels, -1))
     assert read_size(path) == (300, height)
-    path.write_bytes(content[:-12] + exif[:-1] + b"\0" + content[-12:])  # a wrong checksum: it may be pixels
+    text = chunk(b"tEXt", b"Comment\0" + b"x" * 70_000)
+    path.write_bytes(png([row.tobytes() for row in pixels], 300, height, 8, 0, text + TURNED))
+    assert read_size(path) == (300, height)
+    path.write_bytes(content[:-12] + TURNED[:-1] + b"\0" + content[-12:])  # a wrong checksum: it may be pixels
     assert read_size(path) == (height, 300)
 
 

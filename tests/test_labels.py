@@ -222,7 +222,7 @@ def test_an_id_that_no_label_map_can_hold_is_refused(number):
     assert largest.encode(np.array([[65535, 23]], np.uint16)).tolist() == [[0, 1]]
 
 
-@pytest.mark.parametrize("number", ["26", "x", 1.5, None, {}])
+@pytest.mark.parametrize("number", ["26", "x", 1.5, None, {}, True])
 def test_an_id_that_is_no_whole_number_is_refused(number):
     refusal(two_classes(id=number))
 
@@ -232,7 +232,8 @@ def test_a_class_without_an_id_is_refused():
 
 
 @pytest.mark.parametrize(
-    "color", [[256, 0, 0], [-1, 0, 0], [1, 2], [1, 2, 3, 4], [], ["r", 0, 0], "123", "red", 5, None, [1.5, 2, 3]]
+    "color",
+    [[256, 0, 0], [-1, 0, 0], [1, 2], [1, 2, 3, 4], [], ["r", 0, 0], "123", "red", 5, None, [1.5, 2, 3], [True, 2, 3]],
 )
 def test_a_color_that_is_not_three_values_from_0_to_255_is_refused(color):
     refusal(two_classes(color=color))

@@ -1,6 +1,7 @@
 """What the processor is, and by how many threads a network is computed, without torch and as torch says."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -14,14 +15,19 @@ TWO_CORES = "\n\n".join(
     f"processor : {n}\nmodel name : Fast CPU\nflags : fpu avx2 amx_tile sse\nphysical id : 0\ncore id : {n // 2}"
     for n in range(4)
 )
+TWO_SOCKETS = re.sub(r"physical id : 0\ncore id : (\d)", r"physical id : \1\ncore id : 0", TWO_CORES)
 
 
 def test_the_processor_is_what_the_system_says(tmp_path):
     (tmp_path / "cpuinfo").write_text(TWO_CORES)
     assert processor(tmp_path / "cpuinfo") == ("Fast CPU", ["avx2", "amx_tile"])
+    (tmp_path / "cpuinfo").write_text("model name : Fast CPU\n\nmodel name : Slow CPU\n")
+    assert processor(tmp_path / "cpuinfo")[0] == "Fast CPU"
     (tmp_path / "arm").write_text("processor : 0\nFeatures : fp asimd bf16\n")
     assert processor(tmp_path / "arm")[1] == ["asimd", "bf16"]
-    assert processor(tmp_path / "none")[1] == []
+    name, flags = processor(tmp_path / "none")
+    assert name
+    assert flags == []
 
 
 @pytest.mark.parametrize(("flags", "expected"), [("avx2", False), ("avx512_bf16", True), ("amx_tile amx_bf16", True)])
@@ -51,9 +57,12 @@ def test_threads_are_those_of_torch_where_it_is_imported(monkeypatch):
     assert num_threads() == 7
 
 
+@pytest.mark.parametrize("cpuinfo", [TWO_CORES, TWO_SOCKETS])
 @pytest.mark.parametrize(("variable", "expected"), [("3", 3), ("5,2", 5), ("0", 2), ("many", 2), ("", 2)])
-def test_threads_are_the_cores_of_which_each_may_have_two_hardware_threads(tmp_path, monkeypatch, variable, expected):
-    (tmp_path / "cpuinfo").write_text(TWO_CORES)
+def test_threads_are_the_cores_of_which_each_may_have_two_hardware_threads(
+    tmp_path, monkeypatch, cpuinfo, variable, expected
+):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
     without_torch(monkeypatch, OMP_NUM_THREADS=variable)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     assert num_threads(tmp_path / "cpuinfo") == expected

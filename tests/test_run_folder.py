@@ -18,6 +18,10 @@ CONTENT = {
 }
 
 
+def environment(**fields):
+    return json.dumps(json.loads(CONTENT[ENVIRONMENT]) | fields)
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name, content in CONTENT.items():
@@ -34,8 +38,9 @@ def test_config_log_and_environment_are_read(folder):
 
 def test_a_curve_leaves_out_epochs_without_a_finite_number(folder):
     assert RunFolder.read(folder).curve("miou") == ([1, 3], [0.1, 0.3])
-    (folder / LOG).write_text(CONTENT[LOG].replace(": 0.3}", ": NaN}"))
-    assert RunFolder.read(folder).curve("miou") == ([1], [0.1])
+    for other in ("NaN", "1e31", "true"):
+        (folder / LOG).write_text(CONTENT[LOG].replace(": 0.3}", f": {other}}}"))
+        assert RunFolder.read(folder).curve("miou") == ([1], [0.1])
     assert RunFolder.read(folder).curve("top1") == ([], [])
 
 
@@ -55,10 +60,14 @@ def test_a_run_without_a_finished_epoch_has_an_empty_log(folder):
         (LOG, "{"),
         (LOG, '{"epoch": 1, "loss": 2}\n'),
         (LOG, "[]\n"),
+        (LOG, '{"epoch": 1.5, "loss": 2, "lr": 1}\n'),
         (ENVIRONMENT, None),
         (ENVIRONMENT, "{}"),
         (ENVIRONMENT, "[]"),
         (ENVIRONMENT, b"\xff"),
+        (ENVIRONMENT, environment(gpus="H200")),
+        (ENVIRONMENT, environment(command=[1])),
+        (ENVIRONMENT, environment(packages=["torch"])),
     ],
 )
 def test_a_missing_or_broken_file_is_refused_in_one_line(folder, name, content):

@@ -64,6 +64,7 @@ def changed(change):
         (put("classes", "sky", value={"iou": True}), "iou of 'sky' True, which is not from 0 to 1"),
         (put("classes", "sky", value={"accuracy": "1"}), "accuracy of 'sky' '1', which is not from 0 to 1"),
         (put("miou", value=[]), "miou [], which is not from 0 to 1"),
+        (put("mean_accuracy", value=50), "mean_accuracy 50, which is not from 0 to 1"),
         (put("pixel_accuracy", value={}), "pixel_accuracy {}, which is not from 0 to 1"),
         (lambda scores: scores.pop("miou"), "no 'miou'"),
         (put("protocol", value=[]), "no 'dataset' in 'protocol'"),
@@ -72,6 +73,8 @@ def changed(change):
         (put("protocol", "images", value=True), "images True in 'protocol'"),
         (put("protocol", "flip", value=1), "flip 1 in 'protocol'"),
         (put("protocol", "scales", value=1), "scales 1 in 'protocol'"),
+        (put("protocol", "scales", value=[True]), "scales [True] in 'protocol'"),
+        (put("protocol", "weights_sha256", value=1), "weights_sha256 1 in 'protocol'"),
         (put("protocol", "scales", value=["1"]), "scales ['1'] in 'protocol'"),
     ],
 )

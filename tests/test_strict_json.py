@@ -52,10 +52,11 @@ def test_anything_else_is_refused(text, message):
     assert message in str(caught.value)
 
 
-def test_the_deepest_nesting_and_whole_pairs_of_surrogates_are_read():
+def test_the_deepest_nesting_whole_pairs_of_surrogates_and_64_bits_are_read():
     deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert json.dumps(parse_json(deepest)) == deepest
     assert parse_json('"\\ud83d\\ude97"') == "🚗"
+    assert parse_json(f"[{-(2**63)}, {2**63 - 1}]") == [-(2**63), 2**63 - 1]
 
 
 def test_nan_is_read_where_it_is_allowed():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dlaseg.cli import COMMANDS, main
 from dlaseg.errors import UserError
 from dlaseg.files import write_json, write_text
-from dlaseg.text import ESCAPE, LONGEST, escaped, one_line, printable, to_json
+from dlaseg.text import ESCAPE, LONGEST, escaped, one_line, percent, printable, to_json
 
 NAME = os.fsdecode(b"caf\xe9 \xff.png")
 
@@ -88,6 +88,10 @@ def test_one_line_joins_lines_and_leaves_out_the_middle_of_a_long_one():
     assert len(shortened) == LONGEST + len(" ... ")
     assert shortened.startswith("aaa")
     assert shortened.endswith("the remedy")
+
+
+def test_shares_are_shown_with_two_digits():
+    assert [percent(share) for share in (0.70616, 1, 0, None)] == ["70.62", "100.00", "0.00", "-"]
 
 
 def test_a_users_error_is_one_line_wherever_it_is_shown():

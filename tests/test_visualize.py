@@ -69,3 +69,4 @@ def test_comparison_grid_shrinks_images_by_area_and_labels_by_nearest_neighbour(
     assert grid.shape == (8, 64, 3)
     np.testing.assert_array_equal(grid[:, :16], cv2.resize(image, (16, 8), interpolation=cv2.INTER_AREA))
     assert {tuple(color) for color in grid[:, 16:48].reshape(-1, 3).tolist()} == set(LABELS.palette)
+    assert comparison_grid([(image[:1], target[:1], target[:1])], LABELS, width=16).shape == (1, 64, 3)

@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 import yaml
 
+from dlaseg import yaml_file
 from dlaseg.errors import UserError
-from dlaseg.yaml_file import MAX_BYTES, parse_yaml, read_yaml
+from dlaseg.yaml_file import MAX_BYTES, MAX_DEPTH, parse_yaml, read_yaml
 
 LETTERS = "abcdefghijk"
 
@@ -76,6 +77,15 @@ def test_nesting_without_end_is_refused(refused, text):
     assert "nested more than 20 levels deep" in refused(text)
 
 
+def test_the_deepest_nesting_and_the_most_values_are_read(refused, monkeypatch):
+    deepest = "[" * MAX_DEPTH + "]" * MAX_DEPTH
+    assert str(parse_yaml(deepest)) == deepest
+    assert "nested more than 20 levels deep" in refused(f"[{deepest}]")
+    monkeypatch.setattr(yaml_file, "MAX_VALUES", 4)
+    assert parse_yaml("[1, 2, 3]") == [1, 2, 3]
+    assert "more than 4 values" in refused("[1, 2, 3, 4]")
+
+
 def test_aliases_that_repeat_each_other_are_refused(refused):
     lines = (f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise(LETTERS))
     assert "more than 100000 values, repetitions by aliases included" in refused("a: &a [x]\n" + "\n".join(lines))
@@ -96,6 +106,7 @@ def test_aliases_that_repeat_each_other_are_refused(refused):
         (b"a: !!bool 3", ": not YAML (a value cannot be read: "),
         (b"a: " + b"9" * 5000, ", line 1, column 4: an integer of more than 300 digits: put text in quotes"),
         (b"a: 010", ", line 1, column 4: 010 means 8 in YAML: write the number that is meant, or put text in quotes"),
+        (b"a: 0_10", ", line 1, column 4: 0_10 means 8 in YAML: "),
         (b"a: [-010]", ", line 1, column 5: -010 means -8 in YAML: "),
         (b"a: 1:30", ", line 1, column 4: 1:30 means 90 in YAML: "),
         (b"a: 1:30.5", ", line 1, column 4: 1:30.5 means 90.5 in YAML: "),

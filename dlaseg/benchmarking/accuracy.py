@@ -18,7 +18,7 @@ from dlaseg.evaluation.cityscapes.predictions import instance_file
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.scoring import evaluate
 from dlaseg.evaluation.trained_on import images_of_training
-from dlaseg.files import sha256
+from dlaseg.files import make_folder, sha256
 from dlaseg.inference.backends.choice import BACKENDS
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.scores_file import read_scores
@@ -143,10 +143,7 @@ def score_all(
     for dataset in datasets:
         distinct.setdefault(dataset_identity(dataset), dataset)
     names = dict(zip(distinct, distinct_names(list(distinct.values())), strict=True))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be a folder ({error.strerror or error}): name another output") from error
+    make_folder(output)
     rows = []
     files = dict.fromkeys(weights)
     cells = [(w, d, i, p) for i, d in distinct.items() for w in files for p in protocols]

@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
@@ -273,18 +273,21 @@ def _memory() -> Iterator[Fact]:
 def _folders() -> Iterator[Fact]:
     from dlaseg.inference.backends.graph_cache import cache_folder
 
-    remedies = {
-        "cache": (cache_folder(), "set DLASEG_CACHE to a folder that can be written to"),
-        "temporary files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder that can be written to"),
-        "this folder": (Path.cwd(), "change to a folder that can be written to: runs/ is made there"),
+    remedies: dict[str, tuple[Callable[[], str | Path], str]] = {
+        "cache": (cache_folder, "set DLASEG_CACHE to a folder that can be written to"),
+        "temporary files": (tempfile.gettempdir, "set TMPDIR to a folder that can be written to"),
+        "this folder": (Path.cwd, "change to a folder that can be written to: runs/ is made there"),
     }
-    for name, (folder, remedy) in remedies.items():
-        existing = next(each for each in (folder, *folder.parents) if each.exists())
+    for name, (find, remedy) in remedies.items():
+        folder = None
         try:
+            folder = Path(find())  # fails where there is none
+            existing = next(each for each in (folder, *folder.parents) if each.exists())
             with tempfile.TemporaryFile(dir=existing):
                 free = shutil.disk_usage(existing).free
         except OSError as error:
-            yield Fact(name, f"{folder}: {error.strerror}", "problem", remedy)
+            where = "" if folder is None else f"{folder}: "
+            yield Fact(name, f"{where}{error.strerror}", "problem", remedy)
             continue
         few = free < ENOUGH_DISK
         yield Fact(

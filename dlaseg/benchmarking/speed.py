@@ -32,7 +32,7 @@ from dlaseg.benchmarking.networks import (
 )
 from dlaseg.benchmarking.peaks import Segmenting, peak_of_files, peak_of_image
 from dlaseg.benchmarking.timing import Ratio, Stopwatch, in_turns, speed_ratio, totals
-from dlaseg.device import pick_device, synchronize
+from dlaseg.device import PRECISIONS, pick_device, synchronize
 from dlaseg.errors import UserError
 from dlaseg.images import read_size
 from dlaseg.inference.backends.exported import exported_sha256
@@ -189,8 +189,7 @@ def measure_speed(
     """
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: use 1 or more")
-    device = pick_device(candidates[0].device)
-    machine = fingerprint(device)
+    machine = fingerprint(pick_device(candidates[0].device))
     sizes = [read_size(path) for path in images]
     largest = images[max(range(len(images)), key=lambda index: math.prod(sizes[index]))]
     measured: dict[str, _Measured] = {}
@@ -213,12 +212,10 @@ def measure_speed(
     if not measured:
         name, row = next(iter(failed.items()))
         raise UserError(f"{name}: {row.message}: give another network")
-    peaks = {
-        precision: matrix_product(precision, device)
-        for precision in dict.fromkeys(each.candidate.computes_in for each in measured.values())
-        if hasattr(torch, precision)  # has no product of int8
-    }
-    peak_seconds: dict[str, list[float]] = {precision: [] for precision in peaks}
+    # Of int8 there is no peak: torch multiplies such matrices slowly on a CPU, and not at all on a GPU
+    kinds = {_arithmetic(each): each for each in measured.values() if each.candidate.computes_in in PRECISIONS}
+    peaks = {kind: matrix_product(each.candidate.computes_in, each.network.device) for kind, each in kinds.items()}
+    peak_seconds: dict[str, list[float]] = {kind: [] for kind in peaks}
     turns = [*measured, *peaks]
     with tempfile.TemporaryDirectory() as folder:
         for name in tqdm(in_turns(turns, rounds, pause), "measure", rounds * len(turns), leave=False, disable=None):
@@ -230,14 +227,14 @@ def measure_speed(
         files = (
             _measure_files(list(measured.values()), images, rounds, Path(folder), clock, pause) if with_files else []
         )
-    flops = {precision: peaks[precision][1] / min(seconds) for precision, seconds in peak_seconds.items()}
+    flops = {kind: peaks[kind][1] / min(seconds) for kind, seconds in peak_seconds.items()}
     first = next(iter(measured.values()))
     costs: dict[str, tuple[int | None, float | None]] = {}
     rows = []
     for each in measured.values():
         if each.candidate.network not in costs:
             costs[each.candidate.network] = _cost(each.candidate, sizes)
-        rows.append(_row(each, costs[each.candidate.network], flops.get(each.candidate.computes_in), first))
+        rows.append(_row(each, costs[each.candidate.network], flops.get(_arithmetic(each)), first))
     return Speed(machine, sizes, [*rows, *failed.values()], files)
 
 
@@ -246,11 +243,14 @@ def _warmed_up(candidate: Candidate, images: Sequence[Path], clock: Callable[[],
     network = build(candidate)
     if isinstance(network, Predicting):
         backend, precision = network.predictor.backend.name, network.predictor.backend.precision
-        if precision == "int8" and candidate.precision not in ("auto", "float32"):
-            precision += f"+{candidate.precision}"  # of the layers that are not quantised
         candidate = replace(candidate, runs_backend=backend, runs_precision=precision)
     watch = Stopwatch(clock, partial(synchronize, network.device))
     return _Measured(candidate, network, watch, [network.predict(network.decode(path), watch) for path in images])
+
+
+def _arithmetic(each: _Measured) -> str:
+    """Precision and device that a network computes in, such as `float32 cpu`."""
+    return f"{each.candidate.computes_in} {each.network.device}"
 
 
 def _measure_memory(each: _Measured, largest: Path, files: Sequence[Path]) -> None:

@@ -164,9 +164,11 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     charts: dict[str, dict[str, tuple[float, float]]] = {}
     for dataset, scores in single_pass_scores(board).items():
         for row in rows:
-            asked, runs = row.candidate.precision, row.candidate.runs_precision
+            asked = row.candidate.precision
+            if asked == "auto":  # of an int8 file, what its other layers are computed in
+                asked = row.candidate.runs_precision.removeprefix("int8").removeprefix("+") or "float32"
             backend = row.candidate.runs_backend or row.candidate.backend
-            scored = scores.get((row.weights_sha256 or "", backend, runs if asked == "auto" else asked))
+            scored = scores.get((row.weights_sha256 or "", backend, asked))
             if scored is not None:
                 name = f"{row.candidate.name} *" if scored.get("trained_on") else row.candidate.name
                 charts.setdefault(dataset, {})[name] = (row.images_per_second, scored["miou"])

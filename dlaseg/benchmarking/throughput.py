@@ -1,6 +1,7 @@
 """Measures how fast a config trains on this machine, and whether data or network limits the speed."""
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -66,7 +67,7 @@ class Throughput:
         images: shape of a micro-batch, such as `4 x 3 x 256 x 352`.
         batch_size: images per update, summed over all processes and micro-batches.
         workers: loading processes for each training process.
-        cores: cores that these processes may use.
+        cores: for each training process and its loading processes; those of a machine are divided among its processes.
         batches: batches of each measurement in each round.
         rounds: speeds of each round.
         memory: peak memory, such as `2.31 GiB of the GPU`.
@@ -129,7 +130,7 @@ def measure(task: Task[Any, Any], batches: int, rounds: int = ROUNDS) -> Through
             shape_text(micro_batches[0][0]),
             run.sampler.batch_size,
             workers,
-            cores(),
+            max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),  # of torchrun
             batches,
             speeds,
             memory(run),
@@ -187,7 +188,7 @@ def advice(speeds: Speeds, workers: int, cores: int) -> str:
     Args:
         speeds: all above 0.
         workers: loading processes.
-        cores: cores for all processes.
+        cores: cores for these and their training process.
 
     Examples:
         >>> advice(Speeds(training=20, network=50, data=20, data_wait=0.6), workers=2, cores=8)

@@ -86,6 +86,7 @@ def speed(arguments: Sequence[str]) -> int:
     from dlaseg.benchmarking.pictures import choose_images, draw_images
     from dlaseg.benchmarking.speed import measure_speed
     from dlaseg.benchmarking.speed_report import speed_markdown, write_speed
+    from dlaseg.files import make_folder
 
     if args.images is not None and args.size is not None:
         raise UserError("--images and --size: use one of the two")
@@ -104,6 +105,8 @@ def speed(arguments: Sequence[str]) -> int:
             images = draw_images(Path(folder), height, width, args.count)
         else:
             images = choose_images(args.images, args.count)
+        if args.output is not None:
+            make_folder(args.output)  # or it would fail after all has been measured
         measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
     load = measured.machine["load_average"]
     if load is not None and load > measured.machine["cores"] / 2:

@@ -55,6 +55,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
         raise UserError("WEIGHTS and --predictions: pass exactly one of them")
+    if args.predictions is not None and args.submission is not None:
+        raise UserError("--predictions and --submission: pass at most one of them: label maps are not predicted again")
     if args.workers is not None:
         check_workers("--workers", args.workers)
     if args.predictions is not None or args.submission is not None:
@@ -116,7 +118,8 @@ def _evaluate_predictions(args: Namespace) -> int:
         if given:
             raise UserError(f"{option}: of a network; --predictions are scored as they are: leave it out")
     keep_freed_memory()  # the same few megabytes for every image
-    output = args.output or args.predictions.parent / f"{args.predictions.name}-{args.split}"
+    folder = args.predictions if args.predictions.name not in ("", "..") else args.predictions.resolve()
+    output = args.output or folder.parent / f"{folder.name}-{args.split}"
     results = score_predictions(
         args.predictions, args.root, args.split, output, args.workers, args.measures, args.max_pixels,
         args.output is None,
@@ -133,6 +136,8 @@ def _submit(args: Namespace) -> int:
     for option, given in (("--measures", args.measures), ("--output", args.output)):
         if given is not None and given != []:
             raise UserError(f"{option}: of scores; --submission writes label maps alone: leave it out")
+    if args.workers is not None:
+        raise UserError("--workers: --submission reads the images in this process: leave it out")
     archive, count = submit(
         args.weights, args.root, args.split, args.submission, scales=args.scales, flip=args.flip, device=args.device,
         precision=args.precision, max_pixels=args.max_pixels, backend=args.backend, padding=args.padding,

@@ -58,10 +58,10 @@ def infer(arguments: Sequence[str]) -> int:
         from dlaseg.inference.ray_engine import infer as infer_with_ray
         from dlaseg.memory import MAX_PIXELS
 
+        max_pixels = MAX_PIXELS if args.max_pixels is None else args.max_pixels
         summary = infer_with_ray(
-            **options, max_pixels=args.max_pixels or MAX_PIXELS, address=args.ray_address, workers=args.workers,
-            cpus=args.cpus_per_worker,
-        )  # fmt: skip
+            **options, max_pixels=max_pixels, address=args.ray_address, workers=args.workers, cpus=args.cpus_per_worker
+        )
     else:
         from dlaseg.inference.run import infer as run
         from dlaseg.memory import share_freed_memory

@@ -10,12 +10,22 @@ from dlaseg_testing import write_camvid
 from PIL import Image
 
 from dlaseg import open_dataset
-from dlaseg.benchmarking import accuracy
-from dlaseg.benchmarking.accuracy import Protocol, dataset_identity, parse_protocol, score_all
+from dlaseg.benchmarking import accuracy, leaderboard
+from dlaseg.benchmarking.accuracy import Protocol, Score, dataset_identity, parse_protocol, score_all
 from dlaseg.benchmarking.dataset_names import distinct_names
-from dlaseg.benchmarking.leaderboard import Entries, read_board, read_entries, single_pass_scores
+from dlaseg.benchmarking.leaderboard import (
+    Entries,
+    board_markdown,
+    board_rows,
+    dataset_entry_of,
+    read_board,
+    read_entries,
+    single_pass_scores,
+)
 from dlaseg.cli import main
 from dlaseg.errors import UserError
+from dlaseg.inference.backends.exported import exported_sha256
+from dlaseg.weights.download import resolve
 
 
 @pytest.fixture
@@ -52,7 +62,7 @@ def test_a_rerun_computes_only_what_is_new(tmp_path, dataset, weights_file, othe
         return scores
 
     first = run([str(weights_file)], [dataset], [Protocol()])
-    assert len(computed) == 1
+    assert computed == [(weights_file.name, "camvid", (0, "cpu", (), "float32", "stop", "torch"))]
     again = run([str(weights_file)], [dataset], [Protocol()])
     assert computed == []
     assert again[0].results == first[0].results
@@ -68,6 +78,20 @@ def test_the_same_weights_under_another_name_are_known(tmp_path, dataset, weight
     for path in (weights_file, copy):
         score_all([str(path)], [dataset], [Protocol()], tmp_path / "board", workers=0, device="cpu")
     assert len(computed) == 1
+
+
+def test_the_key_of_a_score_is_all_that_it_depends_on():
+    key = ("weights", "images", Protocol(), "cpu", False)
+    others = [(*key[:i], other, *key[i + 1 :]) for i, other in enumerate(("w", "i", FLIPPED, "cuda", True))]
+    assert len({accuracy._key(*each) for each in (key, *others)}) == 6
+
+
+def test_an_exported_file_is_scored_by_what_reads_it(tmp_path, dataset):
+    protocols = [Protocol(), Protocol("onnxruntime")]
+    row, failed = score_all(["camvid-int8"], [dataset], protocols, tmp_path / "board", workers=0, device="cpu")
+    assert (row.message, row.results["protocol"]["backend"]) == (None, "openvino")
+    assert failed.message.startswith("backend onnxruntime: ")
+    assert row.weights_sha256 == failed.weights_sha256 == exported_sha256(resolve("camvid-int8"))
 
 
 def test_another_version_or_damaged_scores_are_computed_again(tmp_path, dataset, weights_file, computed, monkeypatch):
@@ -101,6 +125,7 @@ def test_the_identity_of_a_data_set_is_its_content(tmp_path, camvid, dataset):
     others = [
         replace(dataset, pairs=open_dataset("camvid", moved, "val").pairs[:1]),
         open_dataset("camvid", moved, "train"),
+        replace(open_dataset("camvid", moved, "val"), name="other"),
         replace(
             open_dataset("camvid", moved, "val"), label_map=replace(dataset.label_map, ids=dataset.label_map.ids[::-1])
         ),
@@ -111,7 +136,7 @@ def test_the_identity_of_a_data_set_is_its_content(tmp_path, camvid, dataset):
     image = moved / "val/1.png"
     image.write_bytes(image.read_bytes() + b"\0")
     identities.add(dataset_identity(open_dataset("camvid", moved, "val")))
-    assert len(identities - {identity}) == 5
+    assert len(identities - {identity}) == 6
 
 
 @pytest.mark.parametrize("benchmark", ["cityscapes", None])
@@ -192,8 +217,10 @@ def test_a_file_that_is_gone_is_named(camvid, dataset):
 
 
 def test_the_scores_are_those_of_eval(tmp_path, camvid, dataset, weights_file):
-    (row,) = score_all([str(weights_file)], [dataset], [FLIPPED], tmp_path / "board", workers=0, device="cpu")
+    protocols = [Protocol("torch", "bfloat16", (0.75, 1.0), flip=True)]
+    (row,) = score_all([str(weights_file)], [dataset], protocols, tmp_path / "board", workers=0, device="cpu")
     words = [str(weights_file), "--dataset", "camvid", "--root", str(camvid), "--flip", "--workers", "0"]
+    words += ["--scales", "0.75", "1", "--precision", "bfloat16"]
     assert main(["eval", *words, "--device", "cpu", "--output", str(tmp_path / "eval")]) == 0
     files = [row.report.parent / "scores.json", tmp_path / "eval/scores.json"]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -254,17 +281,48 @@ def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, wei
     assert (output / "leaderboard.md").read_text().strip() in shown
     table = list(csv.DictReader((output / "leaderboard.csv").read_text().splitlines()))
     assert [row["weights"] for row in table] == [row["weights"] for row in rows]
-    assert table[0]["miou"] == str(rows[0]["miou"])
+    assert (table[0]["miou"], table[0]["scales"]) == (str(rows[0]["miou"]), "1.0")
     found = single_pass_scores(rows)
     assert found == {"camvid val": {(row["weights_sha256"], "torch", "float32"): row for row in rows[:2]}}
     assert main(["benchmark", "accuracy", *words]) == 2
     assert "0 scored, 2 known from before, 1 failed" in capsys.readouterr().out
 
 
+def test_a_row_has_interval_network_and_scales():
+    protocol = {"images": 3, "scales": [0.5, 1.0], "backend": "torch", "model": {"name": "dla34", "stride": 4}}
+    results = {"miou": 0.75, "miou_interval": [0.5, 0.875], "pixel_accuracy": 0.9, "protocol": protocol}
+    best = Score("a", "camvid val", Protocol(precision="bfloat16"), results=results)
+    none = replace(best, weights="b", results={**results, "miou": None})  # of a split without labelled pixels
+    failed = replace(best, weights="c", protocol=Protocol(scales=(2.0,)), results=None, message="broken")
+    table = board_markdown([failed, none, best]).splitlines()
+    assert [line.split("|")[1].strip() for line in table[4:7]] == ["a", "b", "c"]
+    cells = [cell.strip() for cell in table[4].strip("|").split("|")]
+    assert cells == ["a", "dla34 stride 4", "bfloat16", "75.00", "50.00 to 87.50", "90.00"]
+    row, _, last = board_rows([failed, none, best])
+    shown = [row[key] for key in ("miou_low", "miou_high", "precision", "scales")]
+    assert shown == [0.5, 0.875, "bfloat16", [0.5, 1.0]]
+    assert last["scales"] == [2.0]
+
+
+SCORED = {"dataset": "a", "weights_sha256": "b", "backend": "torch", "precision": "float32", "miou": 0.5}
+SCORED |= {"scales": [1.0], "flip": False}
+
+
 def test_scores_with_flip_or_scales_are_not_those_of_one_pass():
-    row = {"dataset": "a", "weights_sha256": "b", "backend": "torch", "precision": "float32", "miou": 0.5}
-    rows = [{**row, "scales": [1.0], "flip": True}, {**row, "scales": [0.5], "flip": False}]
-    assert single_pass_scores(rows) == {}
+    assert single_pass_scores([{**SCORED, "flip": True}, {**SCORED, "scales": [0.5]}]) == {}
+
+
+def test_every_option_of_a_data_set_is_used_and_a_protocol_counts_once(dataset, monkeypatch):
+    entry = {"root": "r", "dataset": "d", "list": "t", "split": "s", "classes": "c", "labels": "l", "images": "i"}
+    given = []
+    monkeypatch.setattr(leaderboard, "open_dataset", lambda *options: given.append(options) or dataset)
+    Entries(datasets=[entry, dataset_entry_of("camvid:C:/data", "test"), {"dataset": "d", "root": "r"}]).open_datasets()
+    assert given == [
+        ("d", "r", "s", "i", "l", "c", "t"),
+        ("camvid", "C:/data", "test", None, None, None, None),
+        ("d", "r", "val", None, None, None, None),
+    ]
+    assert Entries(protocols=["flip", "float32+flip"]).parse_protocols() == [FLIPPED]
 
 
 def test_a_list_says_the_same_as_the_options(tmp_path, camvid, weights_file, capsys):
@@ -322,7 +380,8 @@ def test_wrong_options_are_one_line(words, message, capsys, folder):
 
 
 @pytest.mark.parametrize(
-    "content", [[], {}, {"rows": [{}]}, {"rows": [{"miou": 2}]}, {"rows": [{"miou": "a"}]}, {"rows": [{"miou": 0.5}]}]
+    "content",
+    [[], {}, *({"rows": [row]} for row in ({}, {"miou": "a"}, {"miou": 0.5}, {**SCORED, "miou": 2}))],
 )
 def test_a_file_that_is_no_leader_board_is_refused(tmp_path, content):
     path = tmp_path / "leaderboard.json"

@@ -147,6 +147,18 @@ def test_a_folder_that_cannot_be_written_to_is_a_problem(monkeypatch):
     assert "DLASEG_CACHE" in fact.remedy
 
 
+def test_a_disk_without_room_for_temporary_files_hides_no_other_folder(monkeypatch):
+    def fail():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(doctor.tempfile, "gettempdir", fail)
+    found = facts(doctor._folders)
+    temporary = found["temporary files"]
+    assert (temporary.value, temporary.status) == ("No usable temporary directory found", "problem")
+    assert "TMPDIR" in temporary.remedy
+    assert found["this folder"].value.endswith(" GiB free")
+
+
 def test_a_backend_that_fails_or_computes_other_logits_is_a_problem(monkeypatch):
     def make(name, *arguments):
         if name == "openvino":

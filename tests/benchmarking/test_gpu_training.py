@@ -233,6 +233,10 @@ def test_recipes_name_fields_of_a_config(script, config):
         ({"train": {"class_weights": "median_frequency"}}, "cross-entropy with numbers as class weights"),
         ({"augment": {"rotation": 5.0}}, "augment.rotation and data.class_uniform are not supported: use 0"),
         ({"data": {"class_uniform": 0.5}}, "augment.rotation and data.class_uniform are not supported: use 0"),
+        ({"train": {"freeze": "backbone"}}, "train.freeze is not supported: leave it out"),
+        ({"train": {"clip_grad_norm": 1.0}}, "train.clip_grad_norm is not supported: leave it out"),
+        ({"train": {"patience": 2}}, "train.patience is not supported: leave it out"),
+        ({"train": {"schedule": "step"}}, "train.schedule step is not supported: use poly or cosine"),
     ],
 )
 def test_what_it_cannot_follow_is_refused(script, config, root, tmp_path, changes, message):

@@ -82,13 +82,21 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(text, pack
         build(other(text))
 
 
-def write_onnx(path, kind=TensorProto.FLOAT, shape=(1, 3, "h", "w"), operator="Identity", output=TensorProto.FLOAT):
-    """A file whose output is an operator of its input."""
-    nodes = [helper.make_node(operator, ["image"], ["out"], **({"axis": 1} if operator == "ArgMax" else {}))]
+def write_onnx(
+    path,
+    kind=TensorProto.FLOAT,
+    shape=(1, 3, "h", "w"),
+    operator="Identity",
+    output=TensorProto.FLOAT,
+    inputs=("image",),
+    **attributes,
+):
+    """A file whose output is an operator of its first input."""
+    nodes = [helper.make_node(operator, ["image"], ["out"], **attributes)]
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("image", kind, shape)],
+        [helper.make_tensor_value_info(name, kind, shape) for name in inputs],
         [helper.make_tensor_value_info("out", output, None)],
     )
     opset = [helper.make_opsetid("", 17)]
@@ -104,8 +112,9 @@ def test_an_onnx_file_gets_normalised_floats_and_its_logits_become_labels(tmp_pa
     assert list(watch.seconds) == ["prepare", "network", "upsample"]
 
 
-def test_an_onnx_file_may_take_pixel_values_and_give_labels(tmp_path):
-    candidate = write_onnx(tmp_path / "a.onnx", TensorProto.UINT8, operator="ArgMax", output=TensorProto.INT64)
+@pytest.mark.parametrize(("shape", "axis"), [((1, 3, "h", "w"), 1), ((1, "h", "w", 3), 3)])
+def test_an_onnx_file_may_take_pixel_values_and_give_labels(tmp_path, shape, axis):
+    candidate = write_onnx(tmp_path / "a.onnx", TensorProto.UINT8, shape, "ArgMax", TensorProto.INT64, axis=axis)
     np.testing.assert_array_equal(build(candidate).predict(IMAGE, Stopwatch()), IMAGE.argmax(2))
 
 
@@ -114,12 +123,17 @@ def test_logits_of_an_onnx_file_are_upsampled(tmp_path):
     logits = np.zeros((1, 4, 10, 20), np.float32)
     logits[:, 2, :, :10] = 1
     assert file.labels(logits, 40, 80)[:, [0, 79]].tolist() == [[2, 0]] * 40
+    with pytest.raises(UserError, match=r"its first output has shape \(1, 10, 20\), int64"):
+        file.labels(np.zeros((1, 10, 20), np.int64), 40, 80)
+    assert file._session.get_session_options().intra_op_num_threads == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"shape": (1, 3, 64, 96)}, "takes images of 64 x 96 pixels: use --size 64 96"),
+        ({"shape": (1, 64, 96, 3)}, "takes images of 64 x 96 pixels: use --size 64 96"),
+        ({"inputs": ("image", "mask")}, r"its inputs are image .*, mask tensor\(float\)"),
         ({"shape": (1, 4, "h", "w")}, "its inputs are image tensor\\(float\\) \\[1, 4, 'h', 'w'\\]: use a file with"),
         ({"kind": TensorProto.DOUBLE, "output": TensorProto.DOUBLE}, "its inputs are image tensor\\(double\\)"),
         ({"operator": "Shape", "output": TensorProto.INT64}, "its first output has shape \\(4,\\), int64"),

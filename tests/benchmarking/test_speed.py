@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -94,8 +95,10 @@ def fakes(clock, monkeypatch):
     def matrix_product(precision, device):
         assert (precision, device) == ("float32", CPU)
 
+        seconds = cycle((4, 2, 3))  # the fastest counts
+
         def multiply():
-            clock.now += 2
+            clock.now += next(seconds)
 
         return multiply, 1_000_000
 
@@ -125,6 +128,8 @@ def test_latency_phases_and_ratio_are_those_of_the_clock(images, clock, fakes):
     assert ours.peak_flops == 500_000
     assert ours.share_of_peak == pytest.approx(2 * macs / 0.5 / 500_000)
     assert found.sizes == [(10, 20), (10, 10)]
+    _, macs = speed._cost(ours.candidate, [(10, 20), (10, 10), (10, 10)])
+    assert macs == (27 * 8 + 8 * 6) * (10 * 5 + 5 * 5 + 5 * 5) / 3
 
 
 def test_labels_are_compared_with_those_of_plain_pytorch(images, clock, fakes):
@@ -134,21 +139,37 @@ def test_labels_are_compared_with_those_of_plain_pytorch(images, clock, fakes):
 
 
 def test_a_round_in_which_the_machine_is_slow_changes_no_ratio(images, clock, fakes, monkeypatch):
-    turns = iter(range(9))  # of plain, ours and the matrix product, three rounds
+    turns, waits = iter(range(9)), []  # of plain, ours and the matrix product, three rounds
 
     def pause(seconds):
-        monkeypatch.setattr(FakeNetwork, "slowness", 4.0 if 3 <= next(turns) < 6 else 1.0)
+        monkeypatch.setattr(FakeNetwork, "slowness", (0.25, 4.0, 1.0)[next(turns) // 3])
 
+    monkeypatch.setattr(speed, "synchronize", waits.append)
     found = measured(images, clock, pause=pause)
-    assert found.rows[1].round_seconds == [2, 8, 2]
-    assert str(found.ratio(found.rows[1])) == "3.50 (3.50 to 3.50)"
+    ours = found.rows[1]
+    assert ours.round_seconds == [0.5, 8, 2]
+    assert str(found.ratio(ours)) == "3.50 (3.50 to 3.50)"
+    assert (ours.images_per_second, ours.phase("network")) == (1, 0.5)  # those of the round of median speed
+    assert ours.share_of_peak == pytest.approx(2 * ours.macs / 0.5 / 500_000)
+    assert [speed_dict(found)["latency"][1][name] for name in ("p50", "p95")] == [1, 4]
+    assert "|  1000.0 |  4000.0 |     1.00 |" in speed_markdown(found)
+    assert set(waits) == {CPU}  # at every look at the clock
+
+
+def test_the_peak_is_that_of_the_device_that_computes_and_int8_has_none(images, clock, fakes, monkeypatch):
+    monkeypatch.setattr(speed, "pick_device", lambda name: torch.device("cuda"))  # openvino computes on the CPU
+    monkeypatch.setattr(speed, "fingerprint", lambda device: {})
+    candidates = make_candidates(["dla46_c"], ["plain"], ["torch"], ["float32"], "auto", ARCHITECTURE)
+    candidates += [replace(candidates[1], runs_precision="int8")]
+    found = measure_speed(candidates, images, 3, False, False, clock, lambda seconds: None)
+    assert [row.peak_flops for row in found.rows] == [500_000, 500_000, None]
 
 
 def test_from_file_to_file_everything_counts(images, clock, fakes):
     found = measured(images, clock, with_files=True)
     plain, ours = found.files
     assert (plain.seconds, ours.seconds) == ([13, 13, 13], [8, 8, 8])  # two files: 1 + 3.5 + 2, and 1 + 1 + 2
-    assert ours.images_per_second == 0.25
+    assert ours.images_per_second == replace(ours, seconds=[4, 8, 16]).images_per_second == 0.25
     assert str(found.ratio(ours)) == "1.62 (1.62 to 1.62)"
     assert ours.equal_labels == pytest.approx(298 / 300)
 
@@ -168,7 +189,12 @@ def test_the_memory_is_that_of_new_processes_which_take_the_largest_image(images
         (peaks.peak_of_image, "dla46_c.safetensors", images[0]),
         (peaks.peak_of_files, "dla46_c.safetensors", images),
     ]
-    assert [row.peak_memory for row in (*found.rows, *found.files)] == [10**6, 3 * 10**6, 2 * 10**6, 4 * 10**6]
+    peaks_found = [row.peak_memory for row in (*found.rows, *found.files)]
+    assert peaks_found == [10**6, 3 * 10**6, 2 * 10**6, 4 * 10**6]
+    assert [int(row["peak_memory"]) for row in csv.DictReader(speed_csv(found).splitlines())] == peaks_found
+    rows = [line.split("|") for line in speed_markdown(found).splitlines() if "dla46_c" in line]
+    assert [int(cells[6]) for cells in rows if len(cells) == 10 and "(" in cells[2]] == [1, 3]
+    assert [int(cells[4]) for cells in rows if len(cells) == 7] == [2, 4]
 
 
 def test_what_a_process_does_for_its_memory_is_real(images):
@@ -247,6 +273,10 @@ def test_csv_and_json_hold_both_tables(images, clock, fakes):
         ("3.5", "1.0", "0.5"),
         ("1.625", "", ""),
     ]
+    slower = [{phase: 2 * seconds for phase, seconds in sample.items()} for sample in found.rows[1].rounds[0]]
+    ours = replace(found.rows[1], rounds=[slower, *found.rows[1].rounds[1:]])
+    *_, row = csv.DictReader(speed_csv(replace(found, rows=[found.rows[0], ours], files=())).splitlines())
+    assert (row["lowest"], row["highest"]) == ("1.75", "3.5")
     content = json.loads(json.dumps(speed_dict(found)))
     assert content["latency"][0]["rounds"][2][1]["network"] == 3
     assert content["files"][1]["times_as_fast"] == {"median": 1.625, "low": 1.625, "high": 1.625}
@@ -266,6 +296,8 @@ def test_the_plot_shows_what_the_leader_board_has(images, clock, fakes):
         (("auto", "float32"), ("openvino", "float32"), ("openvino", "float32"), True),
         (("auto", "auto"), ("openvino", "bfloat16"), ("openvino", "bfloat16"), True),
         (("auto", "bfloat16"), ("openvino", "int8+bfloat16"), ("openvino", "bfloat16"), True),
+        (("auto", "auto"), ("openvino", "int8+bfloat16"), ("openvino", "bfloat16"), True),
+        (("auto", "auto"), ("openvino", "int8"), ("openvino", "float32"), True),
         (("auto", "float32"), ("openvino", "float32"), ("torch", "float32"), False),
         (("torch", "bfloat16"), ("torch", "bfloat16"), ("torch", "float32"), False),
     ],
@@ -430,6 +462,7 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
             "size 8 x 8: a scene is 64 to 1024 pixels high and 64 to 2048 wide: choose a size within, or give images "
             "of your own by --images",
         ),
+        (["dla46_c", "--size", "64", "64", "--output", "/dev/null"], "/dev/null: cannot be a folder (File exists): "),
     ],
 )
 def test_wrong_options_are_one_line(words, message, capsys):

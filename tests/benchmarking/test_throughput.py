@@ -138,7 +138,9 @@ def test_a_record_is_measured_and_nothing_is_written(config, folder, monkeypatch
     assert shown == (dlaseg_testing.TINY, "2 x 3 x 32 x 64", 2, workers, "float32", batches)
 
 
-def test_a_classifier_is_measured_too(folder, tmp_path_factory):
+def test_a_classifier_is_measured_too_and_torchruns_processes_share_the_cores(folder, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(throughput, "cores", lambda: 9)
     root = tmp_path_factory.mktemp("images")
     for split in ("train", "val"):
         for name in ("blue", "red"):
@@ -150,7 +152,7 @@ def test_a_classifier_is_measured_too(folder, tmp_path_factory):
         augment=PretrainAugmentConfig(crop_size=32, resize=32),
     )
     found = measure(Classification(dlaseg_testing.with_train(config, batch_size=2, device="cpu")), 1, rounds=1)
-    assert found.images == "2 x 3 x 32 x 32"
+    assert (found.images, found.cores) == ("2 x 3 x 32 x 32", 2)
     assert list(folder.iterdir()) == []
 
 

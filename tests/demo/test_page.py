@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from threading import Event, Timer
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import httpx
 import numpy as np
@@ -23,6 +25,7 @@ from video_files import write_video
 from dlaseg.cli import main
 from dlaseg.data.datasets import label_map_of
 from dlaseg.demo import segmenting
+from dlaseg.errors import UserError
 from dlaseg.images import write_png
 from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_label_image
@@ -309,6 +312,50 @@ def test_weights_may_have_the_name_of_the_choice_of_no_second_ones(handlers, mon
         seen.clear()
 
 
+def test_the_downloads_and_the_legend_are_those_of_the_first_network(handlers, monkeypatch):
+    labels = {"one": 3, "two": 8}
+    given = []
+
+    def segment(file, name, *options):
+        given.append(options)
+        return fake_result(np.full((2, 3), labels[name], np.uint8))
+
+    monkeypatch.setattr(handlers._networks, "segment", segment)
+    first, second, *sliders, _, colors, _, shown, ids, _, _ = handlers.segment(
+        "a.png", "one", "two", "torch", [0.5], True, 0.2
+    )
+    assert given == [("torch", [0.5], True)] * 2
+    assert [np.unique(each.labels).tolist() for each in (first, second)] == [[3], [8]]
+    for slider, each in zip(sliders, (first, second), strict=True):
+        assert np.array_equal(slider["value"][1], segmenting.picture(each, [], 0.2))
+    assert segmenting.swatches(first, "#shown") in colors
+    assert (shown["choices"], shown["value"]) == ([("road  100.0%", "road")], ["road"])
+    assert np.unique(read_label_image(Path(ids))).tolist() == [3]
+
+
+def test_the_pixel_that_is_clicked_is_described(handlers):
+    import gradio
+
+    result = fake_result(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    assert handlers.point(result, SimpleNamespace(index=[2, 1])).startswith("row 1, column 2: ")
+    with pytest.raises(gradio.Error, match="outside the image of 2 x 3"):
+        handlers.point(result, SimpleNamespace(index=[1, 2]))
+
+
+def test_a_video_is_segmented_as_it_was_asked_for(handlers, monkeypatch):
+    given = []
+
+    def infer(weights, file, output, save, backend):
+        given.append((weights, file, save, backend))
+        (output / "overlay").mkdir()
+        (output / "overlay/clip.mp4").touch()
+        return SimpleNamespace(failed=[])
+
+    monkeypatch.setattr("dlaseg.demo.page.infer", infer)
+    assert handlers.segment_video("/tmp/clip.MP4", "mine", "torch", lambda *_: None).endswith("/overlay/clip.mp4")
+    assert given == [("mine", "/tmp/clip.MP4", ["overlay"], "torch")]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -349,6 +396,30 @@ def test_other_machines_are_offered_the_listed_weights_alone(photo, tmp_path, mo
     for dropdown in (first, second):
         with pytest.raises(gradio.Error, match="not in the list of choices"):
             dropdown.preprocess("/etc/passwd")
+
+
+@pytest.mark.parametrize(("host", "any_weights"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_this_machine_alone_may_name_other_weights(monkeypatch, host, any_weights):
+    from dlaseg.demo import page
+
+    monkeypatch.setattr(page, "check_address", lambda *address: None)
+    monkeypatch.setattr(page, "build", Mock(side_effect=UserError("built")))
+    before = dict(os.environ)
+    with pytest.raises(UserError, match="built"), page.served(["camvid"], host, 7860, 1):
+        pass
+    assert page.build.call_args.kwargs == {"any_weights": any_weights}
+    assert dict(os.environ) == before
+
+
+def test_other_files_of_this_machine_are_not_served(address):
+    for file, status in (("/etc/hostname", 403), (sys.executable, 403)):
+        assert httpx.get(f"{address}gradio_api/file={file}").status_code == status
+
+
+def test_a_port_of_the_system_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(socket, "create_server", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert main(["demo", "--port", "80"]) == 2
+    assert "--port 80: reserved for the system: use 1024 or more" in capsys.readouterr().err
 
 
 def free_port():

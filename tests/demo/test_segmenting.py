@@ -4,6 +4,8 @@ import base64
 import html
 import json
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -46,7 +48,7 @@ def networks():
 def segmented():
     labels = np.array([[0, 0, 3], [3, 3, 8]], np.uint8)
     image = np.full((2, 3, 3), 100, np.uint8)
-    confidence = np.full((2, 3), 0.5, np.float16)
+    confidence = np.array([[0.25, 0.5, 0.75], [1, 0.125, 0.5]], np.float16)
     return Segmented("a", image, labels, confidence, label_map_of("camvid"), (0.002, 0.05), "torch, float32")
 
 
@@ -71,6 +73,9 @@ def test_few_networks_are_kept_and_the_last_ones(networks, photo, monkeypatch):
         few.segment(photo, "camvid", "torch", [scale], flip=False)
     assert made == [(0.5,), (0.6,), (0.7,), (0.8,), (0.9,), (0.6,)]
     assert len(few._predictors) == MOST_PREDICTORS
+    few.segment(photo, "camvid", "torch", [0.6], flip=True)
+    few.segment(photo, "camvid", "openvino", [0.6], flip=True)
+    assert len(made) == 8
 
 
 def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch):
@@ -78,11 +83,22 @@ def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch)
     monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append(words[0]) or
                         Predictor("camvid", "torch"))  # fmt: skip
     weights, several = tmp_path / "best.safetensors", Networks()
-    for content, count in ((b"a", 1), (b"a", 1), (b"bc", 2)):
+    for content, count in ((b"a", 1), (b"a", 1), (b"bc", 2), (b"cd", 3)):
         if not weights.exists() or weights.read_bytes() != content:
             weights.write_bytes(content)
         several.segment(photo, str(weights), "torch", [], flip=False)
         assert len(made) == count
+
+
+def test_a_file_that_gives_labels_alone_has_no_probabilities(photo, monkeypatch):
+    labels = np.full((96, 128), 3, np.uint8)
+    predictor = Mock(return_value=labels, label_map=label_map_of("camvid"))
+    predictor.backend = SimpleNamespace(output="labels", name="onnxruntime", precision="float32")
+    monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: predictor)
+    monkeypatch.setattr("dlaseg.demo.segmenting.perf_counter", Mock(side_effect=[0, 2, 10, 13]))
+    found = Networks().segment(photo, "labels.onnx", "auto", [1.0], flip=False)
+    assert found.labels is labels
+    assert (found.confidence, found.seconds) == (None, (2, 3))
 
 
 def test_what_cannot_be_segmented_is_a_user_error(networks, photo, tmp_path):
@@ -108,7 +124,7 @@ def test_the_browser_knows_the_class_and_the_probability_of_each_pixel(segmented
 
     element, picture = sent(segmented)
     assert np.array_equal(picture[..., 0], segmented.labels)
-    assert (picture[..., 1] == 128).all()
+    assert picture[..., 1].tolist() == [[64, 128, 191], [255, 32, 128]]
     assert json.loads(html.unescape(element.split('"')[3])) == list(segmented.label_map.names)
     element, picture = sent(replace(segmented, confidence=None))
     assert "data-sure" not in element
@@ -128,14 +144,19 @@ def test_hidden_classes_show_the_image(segmented):
 
 def test_a_pixel_and_the_times_in_words(segmented):
     assert pixel(segmented, 1, 2) == "row 1, column 2: car, probability 50.0%"
-    with pytest.raises(UserError, match="outside"):
-        pixel(segmented, 2, 0)
+    none = replace(segmented, labels=np.full((2, 3), 255, np.uint8), confidence=None)
+    assert pixel(none, 0, 1) == "row 0, column 1: no class"
+    for place in ((2, 0), (-1, 0), (0, 3), (0, -1)):
+        with pytest.raises(UserError, match="outside"):
+            pixel(segmented, *place)
     assert times(segmented) == "2 x 3 pixels; read in 2 ms, segmented in 50 ms (torch, float32)"
 
 
 def test_the_downloads_are_label_map_colours_and_overlay(segmented, tmp_path):
+    segmented = replace(segmented, label_map=label_map_of("cityscapes"))  # whose ids are not the train ids
     ids, color, overlay = save(segmented, tmp_path)
     assert [file.name for file in (ids, color, overlay)] == ["a_ids.png", "a_color.png", "a_overlay.png"]
     assert np.array_equal(read_label_image(ids), segmented.label_map.decode(segmented.labels))
     assert np.array_equal(read_image(color), segmented.label_map.colorize(segmented.labels))
-    assert cv2.imread(str(overlay)).shape == (2, 3, 3)
+    blended = (segmented.label_map.colorize(segmented.labels).astype(int) + 100) / 2
+    assert np.abs(read_image(overlay) - blended).max() <= 0.5
