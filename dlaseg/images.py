@@ -212,7 +212,7 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         UserError: as `read_image`; what is broken behind the header is not found.
     """
     content = _read_bytes(path, max_pixels, _HEADER_BYTES)
-    # Other formats may have their sizes and orientations anywhere, as a PNG with much text before its pixels has
+    # Of other formats, and of a PNG with much text before its pixels, size or orientation may lie behind these bytes
     is_enough = b"IDAT" in content if is_png(content) else content[:2] == b"\xff\xd8"
     header = read_header(content) if is_enough else None
     if header is None:
