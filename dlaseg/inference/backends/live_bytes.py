@@ -1,11 +1,11 @@
 """Memory of the tensors that torch creates."""
 
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
         self._add(image, True)
         self._unfolds = not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
-    def __torch_dispatch__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: OpOverload, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         from_image = any(self._storages.get(tensor.untyped_storage()._cdata, False) for tensor in inputs)
