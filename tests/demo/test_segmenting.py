@@ -64,18 +64,17 @@ def test_an_image_is_segmented_as_by_the_predictor(networks, photo):
     assert np.array_equal(averaged.labels, Predictor("camvid", "torch", scales=(0.5, 1.0), flip=True)(photo))
 
 
-def test_few_networks_are_kept_and_the_last_ones(networks, photo, monkeypatch):
-    made = []
-    monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append(more["scales"]) or
-                        Predictor(*words, **more))  # fmt: skip
+def test_few_networks_are_kept_and_the_last_ones(photo, monkeypatch):
+    made, ready = [], Predictor("camvid", "torch")
+    monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append((words, more)) or ready)
     few = Networks()
     for scale in (0.5, 0.6, 0.5, 0.7, 0.8, 0.9, 0.5, 0.6):
         few.segment(photo, "camvid", "torch", [scale], flip=False)
-    assert made == [(0.5,), (0.6,), (0.7,), (0.8,), (0.9,), (0.6,)]
+    assert [more["scales"] for _, more in made] == [(0.5,), (0.6,), (0.7,), (0.8,), (0.9,), (0.6,)]
     assert len(few._predictors) == MOST_PREDICTORS
     few.segment(photo, "camvid", "torch", [0.6], flip=True)
     few.segment(photo, "camvid", "openvino", [0.6], flip=True)
-    assert len(made) == 8
+    assert made[6:] == [(("camvid", name), {"scales": (0.6,), "flip": True}) for name in ("torch", "openvino")]
 
 
 def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ def test_every_parameter_of_a_large_classifier_learns(name):
 
 
 @pytest.mark.parametrize("root_kernel_size", [1, 3])
-@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("stride", [2, pytest.param(4, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("name", ["dla34", "dla46_c", "dla46x_c", "dla60x_c"])
 def test_every_parameter_of_a_segmenter_learns(name, stride, root_kernel_size):
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """A run folder may come from anyone: what --resume cannot continue it refuses in one line."""
 
+import copy
 import shutil
 import zipfile
 
@@ -27,6 +28,12 @@ def original(config, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "run"
     run(config, output)
     return output
+
+
+@pytest.fixture(scope="module")
+def saved(original):
+    """The checkpoint of the run; not to be changed."""
+    return torch.load(original / "last.ckpt", weights_only=True)
 
 
 @pytest.fixture
@@ -75,8 +82,8 @@ def first_momentum(checkpoint):
         *(put("unreadable", value=value) for value in (None, [3], {"a": "x"}, {3: 4})),
     ],
 )
-def test_plain_values_of_another_kind_are_refused(original, tmp_path, change):
-    checkpoint = torch.load(original / "last.ckpt", weights_only=True)
+def test_plain_values_of_another_kind_are_refused(saved, tmp_path, change):
+    checkpoint = copy.deepcopy(saved)
     check_snapshot(checkpoint, tmp_path)
     change(checkpoint)
     with pytest.raises(UserError) as caught:
@@ -99,8 +106,8 @@ def test_plain_values_of_another_kind_are_refused(original, tmp_path, change):
         lambda checkpoint: first_momentum(checkpoint).update(momentum_buffer=torch.zeros(5)),
     ],
 )
-def test_a_state_of_something_else_is_refused(config, original, tmp_path, change):
-    checkpoint = torch.load(original / "last.ckpt", weights_only=True)
+def test_a_state_of_something_else_is_refused(config, saved, tmp_path, change):
+    checkpoint = copy.deepcopy(saved)
     change(checkpoint)
     with pytest.raises(UserError) as caught:
         restore(new_state(config), checkpoint, tmp_path)
