@@ -25,6 +25,9 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
 _LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp", "tiff_sgilog", "tiff_sgilog24")
 """Pillow's names of formats, and of compressions in a TIFF, that change values."""
 
+LOSSLESS = "save label maps as PNG from the source, or round values to those of the classes first (0 and 255 at 128)"
+"""The remedy for label maps whose values were changed; a PNG that is made of a JPEG has the wrong ones."""
+
 
 @dataclass(frozen=True)
 class LabelImage:
@@ -58,7 +61,7 @@ def read_label_file(path: Path, max_pixels: int = MAX_PIXELS) -> LabelImage:
         UserError: a missing or broken file, or a format with lossy compression.
     """
     if path.suffix.lower() in LOSSY_SUFFIXES:
-        raise UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
+        raise UserError(f"{path}: lossy formats such as JPEG change label values: {LOSSLESS}")
     content = read_checked_bytes(path, max_pixels)
     if is_png(content) and content[24:25] == b"\x10" and content[25:26] != b"\0":
         raise UserError(f"{path}: 16-bit colours; label maps hold 8- or 16-bit ids, or 8-bit colours: convert it")
@@ -92,7 +95,7 @@ def _check_exact(path: Path, picture: Image.Image, content: bytes) -> None:
     compression = picture.info.get("compression") if picture.format == "TIFF" else None
     if picture.format in _LOSSY or compression in _LOSSY_IN_TIFF:
         kind = f"{picture.format} with {compression} compression" if compression else picture.format
-        raise UserError(f"{path}: {kind} changes label values: save label maps as PNG")
+        raise UserError(f"{path}: {kind} changes label values: {LOSSLESS}")
     if (maximum := pnm_maximum(content)) != 255:
         raise UserError(
             f"{path}: a PNM whose largest value is {maximum}; programs stretch others than 255: save label maps as PNG"

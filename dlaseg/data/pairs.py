@@ -101,7 +101,7 @@ class SegmentationDataset(_Dataset):
         if image.shape[:2] != (height, width):
             raise UserError(
                 f"{label}: {height} x {width} pixels, but its image {pair.image} has "
-                f"{image.shape[0]} x {image.shape[1]}: use a label map of the same height and width"
+                f"{image.shape[0]} x {image.shape[1]}: {size_remedy((height, width), image.shape[:2])}"
             )
         return image, self.encode(labels, pair)
 
@@ -139,6 +139,13 @@ class SegmentationDataset(_Dataset):
         """
         for index in range(len(self)):
             self.label_file(index)
+
+
+def size_remedy(label_size: tuple[int, ...], image_size: tuple[int, ...]) -> str:
+    """What to do about a label map whose height and width are not those of its image."""
+    if label_size == image_size[::-1]:  # a resized one would have the right size and wrong labels
+        return "turn the label map instead of resizing it, as an image counts as it is displayed (EXIF orientation)"
+    return "use a label map of the same height and width"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dlaseg.errors import UserError
 from dlaseg.image_suffixes import IMAGE_SUFFIXES, LOSSY_SUFFIXES
+from dlaseg.label_images import LOSSLESS
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class FilePattern:
 
 def lossy_labels(path: Path) -> UserError:
     """The error of a label map in a lossy format."""
-    return UserError(f"{path}: lossy formats such as JPEG change label values: save label maps as PNG")
+    return UserError(f"{path}: lossy formats such as JPEG change label values: {LOSSLESS}")
 
 
 def same_name(first: Path, second: Path) -> UserError:

@@ -19,7 +19,7 @@ from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_im
 from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
 from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics
 from dlaseg.data.transforms import Augmentation
-from dlaseg.errors import UserError
+from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import evaluate
@@ -61,7 +61,12 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         data = self.config.data
         training = self._open_split(data.train_split, data.train_list)
         if data.val_share is None:
-            validation = self._open_split(data.val_split, data.val_list)
+            try:
+                validation = self._open_split(data.val_split, data.val_list)
+            except MissingSplitError as error:
+                raise MissingSplitError(
+                    f"{error}; --data.val_share 0.1 draws validation images from the others"
+                ) from error
         else:
             training, validation = divide(training, data.val_share, data.split_seed, val_names)
         check_no_common_image(training, validation)

@@ -183,6 +183,11 @@ def same_image(root):
     shutil.copy(root / "images/train/b.png", root / "images/val/w.png")
 
 
+def copy_in_a_split(root):
+    for folder in ("images", "labels"):
+        shutil.copy(root / folder / "train/b.png", root / folder / "train/z.png")
+
+
 def near_image(root):
     picture = Image.open(root / "images/train/b.png")
     picture.save(root / "images/val/w.jpg", quality=60)
@@ -222,6 +227,7 @@ FAULTS = {
     empty_but_for_void: {},  # the other label maps have void pixels, too
     missing_class: {"missing_class": "warning"},
     same_image: {"same_image": "error"},
+    copy_in_a_split: {"copies": "warning"},
     near_image: {"near_image": "warning"},
     sequences: {"same_sequence": "warning"},
     two_of_a_name: {"same_name": "error"},
@@ -275,7 +281,7 @@ def test_a_colon_in_the_name_of_a_class_or_folder_divides_no_message(root):
     missing_class(root)
     (found,) = check(root.rename(root.with_name("a: set"))).findings
     assert found.message == "class 'car: parked' (id 20) has no pixel"
-    assert found.remedy == "add images that show them, or leave them out of the classes"
+    assert found.remedy == "add images that show them, or leave them out of the classes and list the ids of the others"
 
 
 def test_control_characters_in_names_of_files_are_escaped(root):
@@ -386,6 +392,15 @@ def test_a_fault_of_the_classes_is_said_as_training_says_it(root):
     assert found.remedy == "the label maps are stored as colors, so list each color once"
 
 
+def test_palettes_that_differ_at_other_pixels_are_one_finding(root):
+    palette(root)
+    with Image.open(root / "labels/train/b.png") as picture:
+        picture.rotate(180).save(root / "labels/train/c.png")
+    (found,) = check(root).findings
+    assert (found.kind, found.count) == ("misread", 2)
+    assert found.message.startswith("row 0, column 0: palette index 0 is class 'sky' as an id")
+
+
 def test_soft_edges_are_found_whatever_the_ids(root):
     (root / "classes.yaml").write_text("classes: [sky, road, car]")
     values = np.zeros(256, np.uint8)
@@ -475,6 +490,16 @@ def test_splits_are_joined_and_a_pool_has_none(root):
             check(root, splits=splits, images="images", labels="labels")
     with pytest.raises(UserError, match=r"--splits train: there is no {split} in --images"):
         new_classes(root, ["train"], "images", "labels")
+
+
+def test_all_sequences_of_two_splits_are_one_finding(root):
+    for split, numbers in (("train", (1, 2, 3, 7)), ("val", (5, 6))):
+        for number in numbers:
+            save(root, split, f"berlin_{number}.png", *draw(200 + number))
+            save(root, split, f"rome_{number}.png", *draw(300 + number))
+    (found,) = check(root).findings
+    assert found.count == 4
+    assert found.message.startswith("the sequences 'berlin_' and 1 more are in both: 8 images in train, 4 in val, ")
 
 
 def test_names_that_all_begin_alike_are_no_sequence(root):
@@ -733,7 +758,9 @@ def test_an_orientation_that_shows_in_the_size_is_no_warning_of_its_own(root, wi
     save(root, "train", "b.png", image[:, :width], np.ascontiguousarray(labels[:, :width]))
     with Image.open(root / "images/train/b.png") as picture:
         picture.save(root / "images/train/b.png", exif=exif)
-    assert kinds(root).keys() == {kind}
+    (found,) = check(root).findings
+    assert found.kind == kind
+    assert ("instead of resizing it" in found.remedy) == (kind == "sizes")
 
 
 def test_an_index_beyond_the_palette_is_an_unknown_value(root):

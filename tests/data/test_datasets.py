@@ -171,6 +171,9 @@ def test_sizes_that_differ_are_refused_with_both_sizes(root):
     assert str(root / "labels/train/a.png") in message
     assert "2 x 3" in message
     assert "3 x 2" in message
+    assert message.endswith(
+        ": turn the label map instead of resizing it, as an image counts as it is displayed (EXIF orientation)"
+    )
 
 
 @pytest.mark.parametrize("kind", ["images", "labels"])
@@ -200,7 +203,10 @@ def test_label_maps_in_a_lossy_format_are_refused_as_such(root, suffix):
     save(root / f"labels/val/a{suffix}", IDS)
     message = refused("folder", root, "val")
     lossy = root / f"labels/val/a{suffix}"
-    assert message == f"{lossy}: lossy formats such as JPEG change label values: save label maps as PNG"
+    assert message == (
+        f"{lossy}: lossy formats such as JPEG change label values: save label maps as PNG from the source, or round "
+        "values to those of the classes first (0 and 255 at 128)"
+    )
 
 
 def test_a_missing_classes_file_is_refused_with_its_path(root):

@@ -128,6 +128,7 @@ def test_a_share_of_a_list_is_drawn_from_the_list(config, tmp_path):
 
 def test_a_share_of_a_split_leaves_the_split_val_alone(tmp_path):
     config = tiny_config(write_camvid(tmp_path, train=4, val=0))
+    assert refused(config).endswith("; --data.val_share 0.1 draws validation images from the others")
     config.data.val_share = 0.25
     training, validation = Segmentation(config).open_splits()
     assert [len(training), len(validation), validation.split] == [3, 1, "train-val"]

@@ -253,7 +253,9 @@ def _class_findings(
     ):
         if problem is not None:
             what, remedy = problem
-            own = ", or leave them out of the classes" if has_own_classes(dataset) else ""
+            own = (
+                ", or leave them out of the classes and list the ids of the others" if has_own_classes(dataset) else ""
+            )
             remedy = remedy or f"add images that show them{own}"
             yield Finding(kind, severity, dataset.split, what, remedy, 1, ())  # type: ignore[arg-type]
             return

@@ -10,8 +10,10 @@ from typing import Any, Literal
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
 from dlaseg.data.label_check import binary_masks
 from dlaseg.data.names import escape_name, near_name
+from dlaseg.data.pairs import size_remedy
 from dlaseg.data.statistics import SplitStatistics
 from dlaseg.image_suffixes import OTHER_IMAGE_SUFFIXES
+from dlaseg.label_images import LOSSLESS
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 from dlaseg.text import one_line
 
@@ -87,7 +89,7 @@ def unread_findings(split: str, in_images: Iterable[Path], lossy_labels: Iterabl
     if lossy := list(lossy_labels):
         yield finding(
             "lossy_label", "error", split, lossy, "label maps in a lossy format, which changes values",
-            "make them again and save them as PNG",
+            LOSSLESS,
         )  # fmt: skip
 
 
@@ -173,13 +175,16 @@ def label_findings(split: str, label_map: LabelMap, facts: Sequence[PairFacts]) 
         yield finding(
             "sizes", "error", split, _label_files(sizes),
             f"label map of {_size(first.label)}, its image has {_size(first.image)}",
-            "use label maps of the same height and width",
+            size_remedy(first.label.size, first.image.size),
         )  # fmt: skip
     yield from _unknown_values(split, label_map, labels)
-    misread = [(each.pair.label, label.misread) for each, label in labels if label.misread]
-    for reason, paths in _by_reason(misread).items():
-        what, _, remedy = reason.rpartition(": ")
-        yield finding("misread", "error", split, paths, what or reason, remedy)
+    misread = defaultdict(list)  # by the remedy: each message names another pixel
+    for each, label in labels:
+        if label.misread:
+            what, _, remedy = label.misread.removeprefix(f"{one_line(str(each.pair.label))}: ").rpartition(": ")
+            misread[remedy].append((each, what))
+    for remedy, found in misread.items():
+        yield finding("misread", "error", split, _label_files(each for each, _ in found), found[0][1], remedy)
     void = [each for each, label in labels if set(label.pixels) == {IGNORE_INDEX} and not label.unknown]
     if void:
         yield finding(
@@ -209,7 +214,7 @@ def _unknown_values(
             "interpolated", "error", split, _label_files(each for each, _ in rims),
             f"{count} values in thin rims belong to no class, such as {names}: label maps that were scaled with "
             "interpolation, drawn with soft edges or saved as JPEG",
-            "make them again: scale with nearest neighbour, save as PNG",
+            f"scale with nearest neighbour, and {LOSSLESS}",
         )  # fmt: skip
     unknown = [(each, label) for each, label in labels if label.unknown and not _is_interpolated(label)]
     if not unknown:

@@ -1,4 +1,4 @@
-"""Images that several splits have in common, or nearly so: scores on them say little about other images."""
+"""Images that are there twice, or nearly so, in a split or in two: scores on them say little about other images."""
 
 import re
 from collections import Counter, defaultdict
@@ -25,15 +25,29 @@ ALIKE = 0.75
 
 
 def split_findings(facts: Mapping[str, Sequence[PairFacts]]) -> Iterator[Finding]:
-    """Findings about two splits at a time.
+    """Findings about each split, and about two at a time.
 
     Args:
         facts: of each split, by its name.
     """
     readable = {split: [each for each in pairs if isinstance(each.image, ImageFacts)] for split, pairs in facts.items()}
+    for split, pairs in readable.items():
+        yield from _copies(split, pairs)
     for one, other in combinations(readable, 2):
         yield from _common_images(one, readable[one], other, readable[other])
         yield from _common_sequences(one, readable[one], other, readable[other])
+
+
+def _copies(split: str, pairs: Sequence[PairFacts]) -> Iterator[Finding]:
+    """The same file twice in a split, which `data.val_share` may divide."""
+    by_digest = {_image(each).digest: each for each in reversed(pairs)}  # the first of each
+    if copies := [each for each in pairs if by_digest[_image(each).digest] is not each]:
+        first = by_digest[_image(copies[0]).digest].pair.image.name
+        yield finding(
+            "copies", "warning", split, (each.pair.image for each in copies),
+            f"copies of images of {split}, such as {first}: data.val_share may train on one and validate on the other",
+            "keep one of each",
+        )  # fmt: skip
 
 
 def _common_images(one: str, first: Sequence[PairFacts], other: str, second: Sequence[PairFacts]) -> Iterator[Finding]:
@@ -78,18 +92,29 @@ def _common_sequences(
     sizes = Counter({sequence: len(images) for sequence, images in ours.items()})
     sizes.update({sequence: len(images) for sequence, images in theirs.items()})
     several = sum(size >= LEAST for size in sizes.values()) > 1
-    for sequence in sorted(ours.keys() & theirs.keys()):
+    shared, found = sorted(ours.keys() & theirs.keys()), list[str]()
+    if not shared:
+        return
+    most = ALIKE * _typical_distance(first, second)
+    files = list[tuple[PairFacts, PairFacts]]()
+    for sequence in shared:
         numbers = np.array([number for number, _ in ours[sequence]])
         nearest = [(ours[sequence][int(abs(numbers - number).argmin())][1], each) for number, each in theirs[sequence]]
-        distances = [(_image(a).looks ^ _image(b).looks).bit_count() for a, b in nearest]
-        alike = median(distances) <= ALIKE * _typical_distance(first, second)
+        alike = median((_image(a).looks ^ _image(b).looks).bit_count() for a, b in nearest) <= most
         if alike or (several and sizes[sequence] >= LEAST):
-            yield finding(
-                "same_sequence", "warning", f"{one}, {other}", _files(nearest),
-                f"the sequence {sequence!r} is in both: {len(numbers)} images in {one}, {len(nearest)} in {other}, "
-                "taken at the same place",
-                f"keep a sequence in one split: scores on {other} are too high for other places",
-            )  # fmt: skip
+            found.append(sequence)
+            files += nearest
+    if found:
+        names = f"sequence {found[0]!r} is"
+        if len(found) > 1:
+            names = f"sequences {found[0]!r} and {len(found) - 1} more are"
+        images = sum(len(ours[sequence]) for sequence in found)
+        yield finding(
+            "same_sequence", "warning", f"{one}, {other}", _files(files),
+            f"the {names} in both: {images} images in {one}, {len(files)} in {other}, taken at the same place if their "
+            "numbers count frames",
+            f"keep a sequence in one split: scores on {other} are too high for other places",
+        )  # fmt: skip
 
 
 def _sequences(pairs: Sequence[PairFacts]) -> dict[str, list[tuple[int, PairFacts]]]:

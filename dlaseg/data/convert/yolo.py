@@ -175,8 +175,8 @@ def _inside(root: Path, base: str, place: str, where: str) -> Path:
         if normal.is_relative_to(root) and normal.exists():
             return normal
     raise UserError(
-        f"{where} {shown(place)}: no such folder or list below {root}: correct the path, or name the data set's folder "
-        "with --images"
+        f"{where} {shown(place)}: no such folder or list below {root}: correct the path, leave the split out, or name "
+        "the data set's folder with --images"
     )
 
 

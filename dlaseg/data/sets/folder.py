@@ -63,7 +63,7 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
     if not common:
         raise UserError(
             f"{files.images[min(files.images)]} and {files.labels[min(files.labels)]}: no image has the name of a "
-            f"label map: use {_advice(images, labels, files.images.keys(), files.labels.keys())}"
+            f"label map: use {_advice(images, labels, split, files.images.keys(), files.labels.keys())}"
         )
     if both := [name for name in common if files.images[name] == files.labels[name]]:
         raise UserError(
@@ -111,12 +111,13 @@ def _pattern(option: str, path: str, root: Path, split: str) -> FilePattern:
     return FilePattern(root / folder, below or "{name}.*", suffixes)
 
 
-def _advice(images: str, labels: str, image_names: Collection[str], label_names: Collection[str]) -> str:
-    """A pattern under which images and label maps match, if all names of one kind are the others with something added.
+def _advice(images: str, labels: str, split: str, image_names: Collection[str], label_names: Collection[str]) -> str:
+    """A pattern under which all images or all label maps match, where one kind's names are the other's and an addition.
 
     Args:
         images: path of the images.
         labels: path of the label maps.
+        split: a folder of this name becomes {split}: other splits would get the label maps of this one.
         image_names: names of the images.
         label_names: names of the label maps.
     """
@@ -127,6 +128,8 @@ def _advice(images: str, labels: str, image_names: Collection[str], label_names:
         first = min(long)
         inside = max((name for name in short if name in first), key=len, default="")
         added = first.replace(inside, "{name}", 1) if inside else ""
-        if added and all(added.replace("{name}", name) in long for name in short):
+        matching = {added.replace("{name}", name) for name in short}
+        if added and (matching <= set(long) or matching >= set(long)):
+            added = "/".join("{split}" if part == split else part for part in added.split("/"))
             return f"{option} {path.replace('{name}', added) if '{name}' in path else f'{path}/{added}.*'}"
     return f"patterns, such as images {_EXAMPLES['images']} and labels {_EXAMPLES['labels']}"
