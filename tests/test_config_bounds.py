@@ -143,6 +143,10 @@ def test_a_number_at_its_upper_bound_is_accepted(name, value):
         (lambda: TrainConfig(class_weights=[0.0, 0.0]), r"train\.class_weights .*at least one of them above 0"),
         (lambda: TrainConfig(class_weights=[1e300, 1.0]), r"train\.class_weights .*numbers from 0 to 1e\+06"),
         (lambda: TrainConfig(class_weights=[]), r"train\.class_weights "),
+        (
+            lambda: TrainConfig(class_weights="median_frequency", losses=[LossConfig("dice")]),
+            r"train\.class_weights median_frequency: only cross_entropy, ohem, focal take them, and train\.losses has none",
+        ),
         (lambda: TrainConfig(losses=[LossConfig(weight=1e300)]), r"train\.losses\[0\]\.weight 1e\+300"),
         (lambda: TrainConfig(losses=[LossConfig("focal", gamma=1e300)]), r"train\.losses\[0\]\.gamma 1e\+300"),
         (lambda: TrainConfig(losses=[LossConfig()] * 21), r"train\.losses of 21 terms: use 20 or less"),

@@ -8,8 +8,9 @@ from dlaseg.errors import UserError, nearest
 from dlaseg.factory import list_models
 from dlaseg.inference.backends import exported
 from dlaseg.models.build import DECODERS
+from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.weights.builtin import builtin_files
-from dlaseg.weights.download import find_builtin
+from dlaseg.weights.download import FILE, find_builtin
 
 PLAIN = "plain"
 FAMILIES = ("plain", "smp:ARCH:ENCODER", "torchvision:NAME", "onnx:FILE")
@@ -62,9 +63,12 @@ class Candidate:
     @property
     def network(self) -> str:
         """The network's name for people."""
-        if self.family in ("dlaseg", PLAIN):
-            return self.source if self.is_named else Path(self.source).name
-        return f"{self.family}:{self.source}"
+        if self.family not in ("dlaseg", PLAIN):
+            return f"{self.family}:{self.source}"
+        path = Path(self.source)
+        if path.name in (BEST_WEIGHTS, FILE):  # every run has a file of that name
+            return str(Path(path.parent.name, path.name))
+        return self.source if self.is_named else path.name
 
     @property
     def name(self) -> str:

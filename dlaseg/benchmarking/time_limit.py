@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from math import ceil
 from typing import Any
 
@@ -47,7 +48,10 @@ def epochs_within(task: Task[Any, Any], minutes: float) -> tuple[int, str]:
         UserError: not a single epoch fits, several processes (torchrun), or what `fit` would raise in its first step.
     """
     begin = time.perf_counter()
+    task = copy(task)
+    task.config = deepcopy(task.config)
     train = task.config.train
+    train.epochs = MANY  # the warm-up need not end within the config's
     with (
         without_warnings(),
         distributed_context(train.device) as dist,

@@ -199,6 +199,9 @@ _OPTIONS_OF_LOSSES = {
     "gamma": "focal",
 }
 
+_WEIGHTED_LOSSES = ("cross_entropy", "ohem", "focal")
+"""Those that class weights have an effect on."""
+
 
 def _check_losses(name: str, losses: list[LossConfig]) -> None:
     """The terms of a field of this name are some, with weights and options that they have."""
@@ -242,6 +245,12 @@ class TrainConfig(BaseTrainConfig):
         if isinstance(weights, list) and not (all(0 <= w <= LARGEST_FACTOR for w in weights) and any(weights)):
             raise UserError(
                 f"train.class_weights {weights}: use numbers from 0 to {LARGEST_FACTOR:g}, at least one of them above 0"
+            )
+        terms = {loss.name for loss in (*self.losses, *(self.auxiliary_losses or ()))}
+        if weights is not None and terms.isdisjoint(_WEIGHTED_LOSSES):
+            raise UserError(
+                f"train.class_weights {weights}: only {', '.join(_WEIGHTED_LOSSES)} take them, and train.losses has "
+                "none of these: use null"
             )
 
 

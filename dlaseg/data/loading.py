@@ -282,6 +282,7 @@ def _loader(samples: Dataset[Any], workers: int, **batching: Any) -> DataLoader[
         worker_init_fn=_prepare_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or each iteration would take a number from the caller's
         **batching,
     )
 

@@ -24,8 +24,11 @@ class ImageDropout(nn.Module):
         """Draws the channels of the next batches, until it is called again.
 
         Args:
-            seeds: one for each image of the batch, 0 to 2^64 - 1.
+            seeds: one for each image of the batch, 0 to 2^64 - 1; none for torch's global generator.
         """
+        self._factors = None
+        if not seeds:
+            return
         kept = torch.empty(len(seeds), self.channels, 1, 1)
         for factors, seed in zip(kept, seeds, strict=True):
             factors.bernoulli_(1 - self.share, generator=torch.Generator().manual_seed(seed))

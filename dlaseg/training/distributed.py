@@ -85,7 +85,7 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
         device: as for `pick_device`; with `auto` and `cuda`, each process takes the GPU of its local rank.
 
     Raises:
-        UserError: several processes cannot share the device.
+        UserError: several processes cannot share the device, or the environment is not as torchrun sets it.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
@@ -94,7 +94,13 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
     local_device = _local_device(device)
     # torchrun's store outlives a restart. A prefix for each attempt keeps the new processes from reading the old ones'
     # entries (torch 2.14: connections to addresses that no longer exist).
-    store, rank, world_size = next(rendezvous("env://"))
+    try:
+        store, rank, world_size = next(rendezvous("env://"))
+    except ValueError as error:
+        reason = str(error).rpartition("rendezvous: ")[2]
+        raise UserError(
+            f"WORLD_SIZE {world_size}: {reason}: start the processes by torchrun, or unset WORLD_SIZE"
+        ) from error
     store = distributed.PrefixStore(f"attempt_{_restart_count()}", store)
     backend = "nccl" if local_device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)

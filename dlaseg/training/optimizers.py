@@ -51,9 +51,13 @@ def make_optimizer(model: Network, train: BaseTrainConfig, device: torch.device)
     Each parameter group has a `factor`: its learning rate is the step's learning rate times this factor.
 
     Raises:
-        UserError: a learning rate of attention, for a network without any.
+        UserError: a learning rate of the backbone or of attention, for a network without any.
     """
     backbone = {id(parameter) for module in _backbone_modules(model) for parameter in module.parameters()}
+    if train.backbone_lr_factor != 1 and not backbone:
+        raise UserError(
+            f"train.backbone_lr_factor {train.backbone_lr_factor}: this network has no module `backbone`: use 1"
+        )
     gates = {id(parameter) for module in _gates(model, train) for parameter in module.parameters()}
     matrices = _matrices(model) if train.optimizer == "muon" else {}
     groups: dict[tuple[float, float, int], list[Tensor]] = {}

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from dlaseg.data.loading import EpochBatches
 from dlaseg.memory import keep_freed_memory
-from dlaseg.run_folder import LOG, VAL_NAMES
+from dlaseg.run_folder import BEST_WEIGHTS, LOG, VAL_NAMES
 from dlaseg.training.checkpoint import has_checkpoint, load_latest
 from dlaseg.training.cpu import convolution
 from dlaseg.training.cpu.batch_norm import synchronize
@@ -22,6 +22,7 @@ from dlaseg.training.schedules import check_warmup
 from dlaseg.training.state import TrainState, check_snapshot, initial_state, restore, snapshot
 from dlaseg.training.step import Step, step_function
 from dlaseg.training.task import Task
+from dlaseg.weights.files import check_savable
 
 
 @dataclass
@@ -119,6 +120,7 @@ def build(
         keep_freed_memory()
     torch.manual_seed(train.seed)
     model = task.make_model(training)
+    dist.run_on_rank0(lambda: check_savable(model, output / BEST_WEIGHTS))  # now, not after the first epoch
     if dist.device.type == "cpu":
         convolution.convert(model)
     if checkpoint is None:

@@ -15,6 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dlaseg.data.tensors import normalize
 from dlaseg.device import memory_format, reduced_precision
+from dlaseg.errors import UserError
+from dlaseg.memory import is_out_of_memory
 from dlaseg.models.base import TrainingOutputs
 from dlaseg.models.dropout import image_dropouts
 from dlaseg.training.distributed import DistributedContext
@@ -60,6 +62,28 @@ class _TrainingForward(nn.Module):
         return self.model.training_outputs(inputs)
 
 
+def _compiled(forward: nn.Module) -> Callable[[Tensor], TrainingOutputs]:
+    """A module by `torch.compile`, which builds it in the first call.
+
+    Raises:
+        UserError: in that call, the machine has no compiler.
+    """
+    compute = torch.compile(forward)
+
+    def call(inputs: Tensor) -> TrainingOutputs:
+        try:
+            return compute(inputs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error.inner_exception).strip().partition("\n")[0]
+            raise UserError(
+                f"train.compile true: {reason}: install a C++ compiler, such as g++, or use false"
+            ) from error
+
+    return call
+
+
 def image_seeds(seed: int, step: int, first: int, count: int) -> list[int]:
     """Seeds of some images of a batch, which do not depend on how it is split."""
     numbers = range(first, first + count)
@@ -83,7 +107,7 @@ def step_function(
         stop request. It makes one update from all micro-batches of all processes and returns a `StepResult`.
 
     Raises:
-        UserError: the device does not support the precision.
+        UserError: the device does not support the precision; in the first step, no compiler for `train.compile`.
     """
     model, optimizer, train, device = state.model, state.optimizer, task.config.train, dist.device
     train_mode(model, train.freeze)
@@ -99,7 +123,7 @@ def step_function(
         options: dict[str, Any] = {option: False}
         forward = DistributedDataParallel(forward, **options)
     no_sync = forward.no_sync if distributed else contextlib.nullcontext
-    compute = torch.compile(forward) if train.compile else forward
+    compute = _compiled(forward) if train.compile else forward
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     saved_statistics = [buffer.clone() for buffer in statistics]
     dropouts = image_dropouts(model)
@@ -130,6 +154,8 @@ def step_function(
                 # gradients must be summed: the factor turns the average into a sum.
                 state.scaler.scale(loss * dist.world_size).backward()
             total_loss += loss.detach()
+        for dropout in dropouts:
+            dropout.draw([])  # whoever gets the network may have other batches
         if state.scaler.is_enabled():
             state.scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in trainable if parameter.grad is not None]

@@ -284,6 +284,6 @@ def epoch_summary(row: dict[str, Any], epochs: int, metrics: Mapping[str, str]) 
     problems = "".join(f"  {row[name]} {name}" for name in ("skipped", "broken") if row[name])
     loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"
     return (
-        f"epoch {row['epoch']}/{epochs}  loss {loss}  lr {row['lr']:.5f}  "
+        f"epoch {row['epoch']}/{epochs}  loss {loss}  lr {row['lr']:.3g}  "
         f"{row['images_per_second']:.1f} img/s  data wait {row['data_wait']:.0%}{scores}{problems}"
     )

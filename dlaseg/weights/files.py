@@ -60,11 +60,7 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
         raise UserError(f"{path}: weights files end in .safetensors: name it {path.stem}.safetensors")
     if path.is_dir():
         raise UserError(f"{path}: a folder has this name: name a file, such as {path / 'best.safetensors'}")
-    metadata = model.metadata
-    if not metadata.architecture:
-        raise UserError(f"{path}: this model was assembled by hand: save one that create_model made")
-    metadata.check(metadata.architecture["num_classes"] or 0, metadata.architecture["in_channels"])
-    _check_layers(path, model)
+    check_savable(model, path)
     content = _serialize(model, _rounded if precision == "float16" else None)
     try:
         write_bytes(path, content, sync=True)  # save_file's files only their owner reads
@@ -72,6 +68,22 @@ def save_model(model: Savable, path: str | Path, precision: str = "float32") -> 
         raise UserError(
             f"{path}: cannot be written ({error.strerror}): name a file in a folder that is writable and has room"
         ) from error
+
+
+def check_savable(model: Savable, path: Path) -> None:
+    """Checks that `save_model` writes a network to a file of this path, which may be long before.
+
+    Raises:
+        UserError: as `save_model`, for what is wrong with the network.
+    """
+    architecture = model.metadata.architecture
+    if not {"num_classes", "in_channels"} <= architecture.keys():
+        raise UserError(
+            f"{path}: this model was assembled by hand: save one that create_model made, or name at least num_classes "
+            "and in_channels in metadata.architecture"
+        )
+    model.metadata.check(architecture["num_classes"] or 0, architecture["in_channels"])
+    _check_layers(path, model)
 
 
 def check_network(model: object) -> None:

@@ -42,6 +42,10 @@ def test_what_is_none_of_the_families_is_refused_with_their_names(text):
 def test_files_that_could_not_be_told_apart_are_refused():
     with pytest.raises(UserError, match=r"w\.safetensors torch float32: two files of this name"):
         names(["a/w.safetensors", "b/w.safetensors"])
+    assert names(["best.safetensors", "runs/b/best.safetensors"]) == [
+        "best.safetensors torch float32",
+        "b/best.safetensors torch float32",
+    ]
 
 
 def test_nothing_is_refused():

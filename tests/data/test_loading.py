@@ -147,7 +147,9 @@ def test_a_broken_file_is_one_line_that_names_it(dataset, whole, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_whole_images_come_at_native_size_in_the_data_sets_order(dataset, workers):
+    state = torch.get_rng_state()
     pairs = list(batches(whole_image_loader(dataset, workers)))
+    assert torch.equal(torch.get_rng_state(), state)  # of whoever scores between steps of a training
     assert [tuple(image.shape) for image, _ in pairs] == [(1, 3, *size) for size in SIZES]
     assert [tuple(target.shape) for _, target in pairs] == [(1, *size) for size in SIZES]
     assert [int(image[0, 0, 0, 0]) for image, _ in pairs] == list(range(1, len(SIZES) + 1))

@@ -32,6 +32,9 @@ def test_it_drops_whole_channels_and_keeps_the_mean():
 
 def test_without_seeds_it_is_torchs():
     torch.manual_seed(0)
-    y = ImageDropout(64, 0.5).train()(torch.ones(2, 64, 1, 1))
+    dropout = ImageDropout(64, 0.5).train()
+    dropout.draw([1, 2, 3])
+    dropout.draw([])
+    y = dropout(torch.ones(2, 64, 1, 1))
     torch.manual_seed(0)
     assert torch.equal(y, torch.nn.functional.dropout2d(torch.ones(2, 64, 1, 1), 0.5))

@@ -26,7 +26,7 @@ from dlaseg.data.tensors import normalize
 from dlaseg.models.base import AuxiliaryOutput, TrainingOutputs, upsample_logits
 from dlaseg.models.segmenter import DLASeg
 from dlaseg.training.classification import ImageCrossEntropy
-from dlaseg.training.optimizers import freeze
+from dlaseg.training.optimizers import freeze, make_optimizer
 from dlaseg.training.pixel_loss import PixelLoss
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
@@ -216,7 +216,23 @@ def test_a_decoder_with_nodes_of_its_own_trains(config, tmp_path):
     assert log_rows(tmp_path / "run")[0]["miou"] is not None
 
 
+def test_a_network_that_cannot_be_saved_is_refused_before_it_is_trained(config, tmp_path):
+    class Unnamed(GateTask):
+        def make_model(self, training):
+            model = super().make_model(training)
+            model.metadata = dataclasses.replace(model.metadata, architecture={})
+            return model
+
+    with pytest.raises(UserError, match=r"best\.safetensors: this model was assembled by hand: "):
+        fit(Unnamed(config), tmp_path / "run", report=no_report)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("choice", ["backbone", "backbone_and_norm"])
 def test_a_backbone_that_the_network_does_not_name_cannot_be_frozen(config, choice):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match=f"train.freeze {choice}: this network has no module `backbone`"):
-        freeze(nn.Sequential(nn.Conv2d(3, 3, 1)), choice)
+        freeze(network, choice)
+    train = with_train(config, backbone_lr_factor=0.1).train
+    with pytest.raises(UserError, match=r"train\.backbone_lr_factor 0\.1: this network has no module `backbone`"):
+        make_optimizer(network, train, torch.device("cpu"))

@@ -35,10 +35,11 @@ from torch import distributed
 
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.data.loading import batches
+from dlaseg.errors import UserError
 from dlaseg.models.dropout import ImageDropout
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.cpu.batch_norm import synchronize
-from dlaseg.training.distributed import DistributedContext
+from dlaseg.training.distributed import DistributedContext, distributed_context
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function
@@ -342,3 +343,14 @@ def test_a_signal_to_torchrun_leaves_a_checkpoint_to_go_on_from(public, tmp_path
     assert "stopped by SIGTERM after step" in log
     step = int(re.search(r"stopped by SIGTERM after step (\d+)", log)[1])
     assert load_checkpoint(output / "last.ckpt")["step"] == step
+
+
+def test_an_environment_that_torchrun_did_not_set_is_refused(monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = (
+        "^WORLD_SIZE 2: environment variable RANK expected, but not set: start the processes by torchrun, or unset"
+    )
+    with pytest.raises(UserError, match=message), distributed_context("cpu"):
+        pass

@@ -306,6 +306,19 @@ def test_a_compiled_network_learns_the_same(config):
     assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
 
 
+def test_a_missing_compiler_is_named(monkeypatch):
+    class FailedError(RuntimeError):  # torch's takes seconds to import
+        inner_exception = RuntimeError("No working C++ compiler found\n\nSet ...")
+
+    def compiled(inputs):
+        raise FailedError
+
+    monkeypatch.setitem(vars(torch), "_dynamo", SimpleNamespace(exc=SimpleNamespace(BackendCompilerFailed=FailedError)))
+    monkeypatch.setattr(torch, "compile", lambda module: compiled)
+    with pytest.raises(UserError, match=r"^train\.compile true: No working C\+\+ compiler found: install a C\+\+ comp"):
+        steps._compiled(nn.ReLU())(torch.zeros(1))
+
+
 @pytest.mark.usefixtures("no_page")
 def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path, monkeypatch):
     seen = []
@@ -414,14 +427,16 @@ def test_the_average_of_a_resumed_run_is_saved_with_the_mean_of_its_weights(conf
 
 
 def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=drawn.extend)])
+    calls = []
+    monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=calls.append)])
     state = new_state(config)
     task = Segmentation(config)
     criterion = task.criterion(None, state.model)
     step = step_function(task, state, criterion, 10, SINGLE_PROCESS)
     for _ in range(2):
         step([make_batch(), make_batch()])
+        assert calls[-1] == []  # the network that `fit` returns draws anew for every batch
+    drawn = [seed for seeds in calls for seed in seeds]
     assert drawn == image_seeds(config.train.seed, 0, 0, 4) + image_seeds(config.train.seed, 1, 0, 4)
     assert len(set(drawn)) == 8
 
@@ -442,4 +457,4 @@ def test_images_of_all_processes_and_micro_batches_have_seeds_of_their_own(confi
     task, state = Segmentation(config), new_state(config)
     step = step_function(task, state, task.criterion(None, state.model), 10, OneOfTwo(1, 2, CPU))
     step([make_batch(), make_batch()])
-    assert drawn == [image_seeds(config.train.seed, 0, first, 2) for first in (2, 6)]
+    assert drawn[:-1] == [image_seeds(config.train.seed, 0, first, 2) for first in (2, 6)]

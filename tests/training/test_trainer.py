@@ -39,7 +39,7 @@ from dlaseg.training.schedules import poly
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.task import Validation
 from dlaseg.training.train import train
-from dlaseg.training.trainer import fit
+from dlaseg.training.trainer import epoch_summary, fit
 from dlaseg.weights.files import save_model
 
 
@@ -294,6 +294,7 @@ def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_pat
     state = fit(task, tmp_path / "new", resume=True, report=messages.append)
     assert (state.epoch, state.step, len(log_rows(tmp_path / "new"))) == (1, 2, 1)
     assert messages[0] == f"{tmp_path / 'new'}: nothing to resume from, the run begins"
+    assert "  lr 4e-06  " in epoch_summary(state.log[0] | {"lr": 4e-6}, 1, task.metrics)
     assert torch.equal(torch.get_rng_state(), before)  # the caller's own numbers do not repeat
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.confusion import iou, mean_over_present, none_if_nan
+from dlaseg.evaluation.metrics.confusion import Pixels, iou, mean_over_present, none_if_nan
 
 RESAMPLES = 2000
 """Number of resamples; the ends of an interval then vary by about a hundredth of its width."""
@@ -55,8 +55,11 @@ class ImageCounts:
         Returns:
             (n or resamples, C), NaN for a class that occurs in neither ground truth nor prediction.
         """
-        counts = (self.true_positives, self.support, self.predicted)
-        true_positives, support, predicted = counts if repeats is None else (repeats @ part for part in counts)
+        counts: Sequence[Pixels] = (self.true_positives, self.support, self.predicted)
+        if repeats is not None:  # floats are exact up to 2**53 pixels, and NumPy multiplies integers 20 times as slowly
+            times = repeats.astype(np.float64)
+            counts = [times @ part.astype(np.float64) for part in counts]
+        true_positives, support, predicted = counts
         return iou(true_positives, support - true_positives, predicted - true_positives)
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,9 +139,9 @@ def _resampled_iou(counts: ImageCounts) -> NDArray[np.float64]:
 
 
 def resamples(images: int, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """How often each image occurs in each resample, (rows, images), `RESAMPLES` rows in blocks of at most 32 MB."""
+    """How often each image occurs in each resample, (rows, images), `RESAMPLES` rows in blocks of at most 16 MB."""
     rng, share = np.random.default_rng(seed), np.full(images, 1 / images)
-    rows = max(1, (1 << 22) // images)
+    rows = max(1, (1 << 21) // images)
     for start in range(0, RESAMPLES, rows):
         yield rng.multinomial(images, share, min(rows, RESAMPLES - start))
 

@@ -71,6 +71,11 @@ def test_every_resample_has_as_many_images_as_the_split_and_is_reproducible():
     assert abs((repeats == 0).mean() - (6 / 7) ** 7) < 0.02  # an image is left out as often as it should be
 
 
+def test_resamples_are_multiplied_as_floats_which_is_far_faster():
+    many = np.full((8, 1), 1 << 60)  # integers would overflow
+    assert ImageCounts(tuple("abcdefgh"), many, many, many).iou(np.ones((1, 8), np.int64)) == 1
+
+
 def test_the_interval_is_the_percentiles_of_a_plain_loop():
     matrices = random_matrices(9)
     means = []
