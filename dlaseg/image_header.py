@@ -62,6 +62,9 @@ _PNM = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^
 
 _ORIENTATION = 0x0112  # EXIF's tag
 
+OTHER_METADATA = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow finds an orientation beside EXIF, in the `info` of an image."""
+
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float", 4: "uint", 5: "complex_int", 6: "complex"}
 _TIFF_FIELDS = {
     **{254: "subfile", 256: "width", 257: "height", 258: "bits", 262: "photometric", 274: "orientation"},
@@ -154,7 +157,7 @@ def upright(picture: Image) -> Image:
 
 
 def _keep_exif_alone(picture: Image) -> None:
-    for other in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+    for other in OTHER_METADATA:
         picture.info.pop(other, None)
 
 

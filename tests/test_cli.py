@@ -259,7 +259,7 @@ def test_an_argument_too_many_is_named(capsys):
         ("infer w in out --precision half", "--precision: invalid choice: 'half'"),
         ("infer nowhere.safetensors", "required"),
         ("infer nowhere.safetensors nothing out", "no such file"),
-        ("infer w a s3://out", "s3://out: a URL: --engine ray reads and writes URLs"),
+        ("infer w a s3://out", "s3://out: a URL: `dlaseg infer --engine ray` reads and writes URLs"),
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),
         ("models dla34 dla60", "dla60: one argument too many"),
         ("data synthesize x --size 64", "--size"),

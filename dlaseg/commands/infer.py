@@ -105,6 +105,3 @@ def _check_engine(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
             other = "local" if args.engine == "ray" else "ray"
             name = f"--{option.replace('_', '-')}"
             raise UserError(f"{name}: not an option of --engine {args.engine}: leave it out, or use --engine {other}")
-    for path in (*args.inputs, args.output):
-        if args.engine == "local" and "://" in path:
-            raise UserError(f"{path}: a URL: --engine ray reads and writes URLs")

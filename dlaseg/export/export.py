@@ -87,7 +87,7 @@ def export(
     path = Path(path)
     check_arguments(path, input, output)
     model = load_model(weights) if isinstance(weights, str | Path) else weights
-    pictures = comparison_images(images)
+    pictures = comparison_images(images, model.metadata.in_channels)
     program = trace_network(model, input, output)
     entries = entries_of(weights, model, input, output)
     with writing(path) as temporary:
@@ -150,18 +150,22 @@ def require_exact(path: Path, comparisons: Sequence[Comparison]) -> None:
             raise UserError(f"{path}: not written, since it differs from PyTorch ({comparison}): use another format")
 
 
-def comparison_images(images: str | Path | None) -> list[NDArray[np.uint8]]:
-    """The images that a file is compared on, (H, W, 3) uint8 each.
+def comparison_images(images: str | Path | None, channels: int = 3) -> list[NDArray[np.uint8]]:
+    """The images that a file is compared on, (H, W, channels) uint8 each.
 
     Args:
         images: a file or a folder, of which the first ones are taken; None for drawn scenes.
+        channels: of the network; where it takes no RGB, those of the images are repeated.
 
     Raises:
         UserError: no image, or one that cannot be read.
     """
     if images is None:
-        return [draw_scene(seed, height, width).image for seed, (height, width) in enumerate([(256, 512), (203, 300)])]
-    return [_middle(read_image(source.path)) for source in find_images(Path(images))[:MOST_IMAGES]]
+        sizes = [(256, 512), (203, 300)]
+        found = [draw_scene(seed, height, width).image for seed, (height, width) in enumerate(sizes)]
+    else:
+        found = [_middle(read_image(source.path)) for source in find_images(Path(images))[:MOST_IMAGES]]
+    return [image[..., np.arange(channels) % 3] for image in found]
 
 
 def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -100,7 +100,7 @@ def export_int8(
     require("openvino", "dlaseg[export]")
     model = load_model(weights) if isinstance(weights, str | Path) else weights
     dataset.require_labels()
-    pictures = comparison_images(dataset.pairs[0].image if images is None else images)
+    pictures = comparison_images(dataset.pairs[0].image if images is None else images, model.metadata.in_channels)
     entries = entries_of(weights, model, input, output)
     spaced = np.linspace(0, len(calibration) - 1, min(CALIBRATION_IMAGES, len(calibration))).round().astype(int)
     inputs = [_input(read_image(calibration[index]), model, input) for index in spaced]

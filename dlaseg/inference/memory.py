@@ -81,7 +81,7 @@ class MemoryBudget:
         if max_memory is not None:
             if not isinstance(max_memory, Integral):
                 raise UserError(f"max_memory {max_memory!r}: use a number of bytes, such as 4 * 2**30")
-            self.max_memory: int | None = max_memory
+            self.max_memory: int | None = int(max_memory)
             self._budget: float | None = max_memory - used
             if max_memory <= used:
                 raise UserError(

@@ -90,8 +90,8 @@ class Predictor:
         for scale in scales or ():
             if not isinstance(scale, Real) or not 0.1 <= scale <= 10:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size}: use 1 or more")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise UserError(f"batch_size {batch_size!r}: use an integer from 1")
         network = open_network(weights)
         blended = None if scales is None else blend_scales(network, scales)
         self.backend = make_backend(backend, blended or network, device, precision)

@@ -16,6 +16,7 @@ from dlaseg.inference.folders import FAILED, Folder, LocalFolder, check_output
 from dlaseg.inference.network import WeightsFile, open_network
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
 from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.remote import is_url
 from dlaseg.inference.settings import Claim, Settings, claim_output, read_settings
 from dlaseg.inference.sinks import KINDS, Sink
 from dlaseg.inference.sources import Source, expand_frames, find_all
@@ -93,6 +94,9 @@ def infer(
             )
     if not isinstance(output, str | Path):
         raise UserError(f"output of type {type(output).__name__}: use the path of a folder")
+    for path in (*inputs, output):
+        if is_url(str(path)):
+            raise UserError(f"{path}: a URL: `dlaseg infer --engine ray` reads and writes URLs")
     output = Path(output)
     check_output(output)
     sources = find_all([Path(path) for path in inputs], exclude=output, videos=True)
@@ -108,8 +112,8 @@ def infer(
     limit = recorded if max_memory is None else max_memory
     predictor = Predictor(network, chosen, device, precision, scales, flip, max_memory=limit)
     settings = Settings(
-        weights_sha256, predictor.backend.name, predictor.backend.precision, keep_suffix, all_frames, ids,
-        tuple(map(float, predictor.scales)), flip, None if recorded is None else predictor.memory.max_memory,
+        weights_sha256, predictor.backend.name, predictor.backend.precision, bool(keep_suffix), bool(all_frames), ids,
+        tuple(map(float, predictor.scales)), bool(flip), None if recorded is None else predictor.memory.max_memory,
     )  # fmt: skip
     if "probabilities" in save:
         predictor.check_gives_logits("probabilities are computed from")

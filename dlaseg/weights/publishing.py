@@ -24,6 +24,7 @@ def save_pretrained(
     run: str | Path | None = None,
     scores: str | Path | None = None,
     license: str = "unknown",
+    source: str = "USER/NAME",
 ) -> None:
     """Writes what a repository on the hub holds: `model.safetensors`, `config.json` and the card, `README.md`.
 
@@ -33,6 +34,7 @@ def save_pretrained(
         run: see `dlaseg.weights.card.model_card`.
         scores: see there.
         license: see there.
+        source: see there.
 
     Raises:
         UserError: as `save_model` and `model_card`, or a card or `config.json` in the folder that something else wrote;
@@ -44,7 +46,7 @@ def save_pretrained(
     for path, is_own in ((card_path, _is_card(card_path)), (config_path, _is_config(config_path, model))):
         if path.exists() and not is_own:
             raise UserError(f"{path}: would be replaced, but dlaseg did not write it: give another folder")
-    card = model_card(model, run, scores, license)
+    card = model_card(model, run, scores, license, source=source)
     save_model(model, folder / FILE)
     write_json(config_path, dict(model.metadata.architecture))
     card.save(card_path)
@@ -99,7 +101,7 @@ def push_to_hub(
     """
     hub = HfApi(token=token)
     with TemporaryDirectory() as folder:
-        save_pretrained(model, folder, run, scores, license)
+        save_pretrained(model, folder, run, scores, license, source=name)
         repository = hub.create_repo(name, private=private, exist_ok=True).repo_id
         commit = hub.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message)
     return commit.commit_url

@@ -315,6 +315,16 @@ def test_an_image_of_less_than_a_megapixel_is_compared_as_a_whole(tmp_path):
     assert comparison_images(tmp_path)[0].shape == (800, 1000, 3)
 
 
+def test_a_network_of_four_channels_is_compared_on_images_of_four(tmp_path, monkeypatch):
+    for name in ("trace_network", "write_network", "require_exact", "describe"):
+        monkeypatch.setattr(exports, name, lambda *_: None)
+    batches = []
+    monkeypatch.setattr(exports, "compare", lambda *args: batches.extend(args[-1]) or ())
+    export(create_model("dla46_c", 2, in_channels=4), tmp_path / "m.onnx")
+    assert {batch.shape[1] for batch in batches} == {4}
+    assert torch.equal(batches[0][:, 3], batches[0][:, 0])
+
+
 def test_an_xml_gets_its_name_last(tmp_path, monkeypatch):
     move, moved = Path.replace, []
     monkeypatch.setattr(Path, "replace", lambda self, target: moved.append(self.name) or move(self, target))

@@ -218,6 +218,13 @@ def test_a_gpu_is_looked_for_by_torch_unless_no_driver_has_made_its_file(tmp_pat
     assert not choice._has_no_gpu(tmp_path / "none")
 
 
+def test_auto_says_of_a_broken_file_no_more_than_what_is_wrong(tmp_path, caplog):
+    (tmp_path / "a.safetensors").write_bytes(b"broken")
+    with pytest.raises(UserError, match="neither a safetensors file"):
+        make_backend("auto", WeightsFile(tmp_path / "a.safetensors"), "cpu", "float32")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("missing", ["openvino", "onnxscript"])
 def test_auto_takes_torch_without_openvino(model, tmp_path, monkeypatch, missing):
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path))

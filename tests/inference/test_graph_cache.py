@@ -67,3 +67,5 @@ def test_the_graphs_that_were_used_last_are_kept(tmp_path, monkeypatch):
     assert graph_cache.find_graph("a") is not None
     graph_cache.keep_graph("c", b"", entries, np.zeros(1, np.float32))
     assert [graph_cache.find_graph(key) is not None for key in "abc"] == [True, False, True]
+    (tmp_path / "graphs/gone.onnx").symlink_to(tmp_path / "gone")  # as if another process removed it meanwhile
+    graph_cache.keep_graph("d", b"", entries, np.zeros(1, np.float32))

@@ -255,6 +255,10 @@ def test_a_pil_image_is_turned_as_its_exif_says_and_loses_its_alpha(predictor):
     turned = Image.fromarray(np.rot90(image).copy())
     turned.getexif()[0x0112] = 6  # 90 degrees clockwise to be shown upright
     np.testing.assert_array_equal(as_rgb(turned), image)
+    of_xmp = Image.fromarray(image)
+    of_xmp.info["xmp"] = b'<rdf:Description tiff:Orientation="6"/>'  # ignored, as in files
+    np.testing.assert_array_equal(as_rgb(of_xmp), image)
+    assert "xmp" in of_xmp.info
     transparent = Image.fromarray(np.dstack([image, image[..., 0]]))
     np.testing.assert_array_equal(as_rgb(transparent), image)
     grey = Image.fromarray(image[..., 0])
@@ -333,7 +337,8 @@ def test_the_class_of_averaged_probabilities_is_predicted(model):
     [
         ({"scales": (1.0, 11.0)}, r"scale 11\.0: use 0\.1 to 10"),
         ({"scales": ()}, "use a list of one at least"),
-        ({"batch_size": 0}, "batch_size 0: use 1 or more"),
+        ({"batch_size": 0}, "batch_size 0: use an integer from 1"),
+        ({"batch_size": 2.5}, r"batch_size 2\.5: use an integer from 1"),
         ({"precision": "half"}, "precision 'half': use one of auto, float32"),
         ({"precision": "float16"}, "precision float16: GPUs only"),
     ],

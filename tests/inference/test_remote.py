@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlaseg import UserError
+from dlaseg import UserError, infer
 from dlaseg.cli import main
 from dlaseg.inference.remote import RemoteFolder, URLPath, find_remote_images, is_url, local_path, open_folder, open_url
 from dlaseg.inference.sinks import Sink
@@ -209,7 +209,9 @@ def test_wrong_options_are_refused(refused, words, message):
 
 
 def test_urls_and_missing_packages_are_refused(refused, monkeypatch):
-    assert "s3://data/in: a URL: --engine ray reads and writes URLs" in refused(name="s3://data/in")
+    assert "s3://data/in: a URL: `dlaseg infer --engine ray` reads and writes URLs" in refused(name="s3://data/in")
+    with pytest.raises(UserError, match="s3://data/out: a URL"):
+        infer("camvid", "in", "s3://data/out")
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "--engine ray needs ray: pip install 'dlaseg[ray]'" in refused("--engine", "ray")
     monkeypatch.setitem(sys.modules, "fsspec.core", None)

@@ -73,10 +73,10 @@ def test_a_model_has_the_hash_of_its_file(weights, tmp_path):
 
 
 def test_the_settings_are_read_as_they_were_written(network, images, tmp_path):
-    options = {"scales": [1, 0.5], "flip": True, "ids": "train"}
+    options = {"scales": [1, 0.5], "flip": 1, "keep_suffix": 1, "all_frames": 0, "ids": "train"}
     infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options)
     assert read_settings(LocalFolder(tmp_path / "out")) == Settings(
-        model_sha256(network), "torch", "float32", ids="train", scales=(1.0, 0.5), flip=True
+        model_sha256(network), "torch", "float32", keep_suffix=True, ids="train", scales=(1.0, 0.5), flip=True
     )
     assert infer(network, images, tmp_path / "out", ["ids"], device="cpu", **options) == InferSummary(skipped=3)
 

@@ -129,7 +129,7 @@ def test_the_limit_is_recorded_when_an_image_is_tiled_and_kept(network, tiled, t
     other = save(tmp_path / "other.png")
     run(["small.png"], max_memory=5 * 10**9)
     assert recorded() is None
-    run(["small.png", "large.png"], max_memory=4 * 10**9)
+    run(["small.png", "large.png"], max_memory=np.int64(4 * 10**9))
     assert recorded() == 4 * 10**9
     # The same command, the default limit: the limit of the results goes on
     limits = []

@@ -274,6 +274,7 @@ def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
     url = push_to_hub(model, "me/leaves", license="mit", token="hf_x")
     assert COMMIT in url
     assert sorted(fake_hub.repositories["me/leaves"]) == ["README.md", "config.json", "model.safetensors"]
+    assert b'dlaseg.Predictor("me/leaves")' in fake_hub.repositories["me/leaves"]["README.md"]
     again = load_model("me/leaves")
     same(again, model)
     assert again.metadata == model.metadata

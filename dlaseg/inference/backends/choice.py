@@ -167,6 +167,8 @@ def _fastest(network: "SegmentationModel | WeightsFile", device: str, precision:
     needed = ["openvino"] if graph else ["openvino", "onnxscript"]
     if not all(map(importlib.util.find_spec, needed)):
         return _torch(network, device, precision)
+    if graph is None and isinstance(network, WeightsFile):
+        _ = network.metadata  # what is wrong with the file is no matter of the conversion
     try:
         graph = graph or graph_of(network)
     except UserError as error:  # it cannot be kept, say

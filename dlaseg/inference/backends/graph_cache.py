@@ -62,9 +62,10 @@ def keep_graph(key: str, content: bytes, entries: Mapping[str, str], reference: 
         write_bytes(path, content)
         write_bytes(path.with_suffix(".npy"), numbers.getvalue())
         write_json(path.with_suffix(".json"), {"entries": entries, "sha256": hashes})
-        for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-KEPT_GRAPHS]:
-            for part in (old, old.with_suffix(".json"), old.with_suffix(".npy")):
-                part.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process removes graphs, too
+            for old in sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)[:-KEPT_GRAPHS]:
+                for part in (old, old.with_suffix(".json"), old.with_suffix(".npy")):
+                    part.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{error.filename or path}: cannot be written ({error.strerror or error}): set DLASEG_CACHE to another "
