@@ -87,8 +87,8 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
     Raises:
         UserError: several processes cannot share the device, or the environment is not as torchrun sets it.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes == "1":
         yield DistributedContext(0, 1, pick_device(device))
         return
     local_device = _local_device(device)
@@ -99,7 +99,7 @@ def distributed_context(device: str) -> Iterator[DistributedContext]:
     except ValueError as error:
         reason = str(error).rpartition("rendezvous: ")[2]
         raise UserError(
-            f"WORLD_SIZE {world_size}: {reason}: start the processes by torchrun, or unset WORLD_SIZE"
+            f"WORLD_SIZE {processes}: {reason}: start the processes by torchrun, or unset WORLD_SIZE"
         ) from error
     store = distributed.PrefixStore(f"attempt_{_restart_count()}", store)
     backend = "nccl" if local_device.type == "cuda" else "gloo"

@@ -115,7 +115,8 @@ def read_model_file(path: Path) -> tuple[ModelMetadata, dict[str, Tensor]]:
         UserError: no such file, damaged, not a segmentation network of ours, or numbers that `check_numbers` refuses.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file; weights are a .safetensors file, such as runs/NAME/best.safetensors")
+        what = "a folder without weights" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}; weights are a .safetensors file, such as runs/NAME/best.safetensors")
     checkpoint = read_checkpoint(path)
     metadata = decode_metadata(path, checkpoint.metadata)
     if metadata.label_map is None:

@@ -111,6 +111,12 @@ def wrong_suffix(root):
     (root / "images/train/b.png").rename(root / "images/train/b.bmp")
 
 
+def dark_image(root):
+    path = root / "images/train/b.png"
+    grey = np.array(Image.open(path).convert("L")).astype(np.uint16)
+    Image.fromarray(grey << 4).save(path)  # 12 bits of 16
+
+
 def turned_image(root):
     exif = Image.Exif()
     exif[0x0112] = 3
@@ -214,6 +220,7 @@ FAULTS = {
     empty_label: {"unreadable_label": "error"},
     jpeg_label: {"unreadable_label": "error"},
     wrong_suffix: {"wrong_suffix": "warning"},
+    dark_image: {"dark_image": "warning"},
     turned_image: {"turned_image": "warning"},
     unknown_value: {"unknown_values": "error"},
     unknown_color: {"unknown_values": "error"},

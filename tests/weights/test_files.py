@@ -188,9 +188,9 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(model, tmp_path, mo
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["missing.safetensors", ""])
-def test_a_missing_file_and_a_folder_are_refused(tmp_path, name):
-    assert "no such file" in refusal(tmp_path / name)
+@pytest.mark.parametrize(("name", "what"), [("missing.safetensors", "no such file"), ("", "a folder without weights")])
+def test_a_missing_file_and_a_folder_are_refused(tmp_path, name, what):
+    assert f": {what}; weights are a .safetensors file" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class ImageFacts:
         looks: perceptual hash of 64 bits: that of similar images differs in few of them.
         sums: of the values of each channel, 0 to 255.
         squares: of the squared values.
+        largest: value of a channel, 0 to 255.
         format: of the content, such as JPEG, if the suffix says another one; else None.
         turned: whether an EXIF orientation turns or mirrors it and leaves its size as it is.
     """
@@ -44,6 +45,7 @@ class ImageFacts:
     looks: int
     sums: tuple[float, ...]
     squares: tuple[float, ...]
+    largest: int
     format: str | None
     turned: bool
 
@@ -116,6 +118,7 @@ def _image_facts(path: Path, max_pixels: int) -> ImageFacts:
         _looks(pixels),
         tuple((mean * count).tolist()),
         tuple(((deviation**2 + mean**2) * count).tolist()),
+        int(pixels.max()),
         _other_format(path, file.header.format),
         exif_orientation(file.content, file.header) in range(2, 9 if height == width else 5),
     )

@@ -20,6 +20,9 @@ from dlaseg.text import one_line
 EXAMPLES = 20
 """Most files that a finding names."""
 
+DARK = 32
+"""Images without a value from here upwards are nearly black."""
+
 OF_LABELS = {
     *("label_without_image", "unreadable_label", "sizes", "unknown_values"),
     *("interpolated", "shifted", "misread", "all_ignored", "binary_masks"),
@@ -145,6 +148,13 @@ def file_findings(split: str, facts: Sequence[PairFacts]) -> Iterator[Finding]:
         yield finding(
             "wrong_suffix", "warning", split, (path for path, _ in wrong if path is not None),
             f"the content is {formats}, the suffix says another format", "rename the files",
+        )  # fmt: skip
+    dark = [(path, each.largest) for path, each in images if isinstance(each, ImageFacts) and 0 < each.largest < DARK]
+    if dark:
+        yield finding(
+            "dark_image", "warning", split, (path for path, _ in dark),
+            f"nearly black: no value above {max(value for _, value in dark)} of 255, as where 16 bits hold 10 or 12",
+            "scale the values to the whole range of the file, in training as in use",
         )  # fmt: skip
     pairs = [(each.pair.image, each.image) for each in facts if each.pair.label is not None]
     if turned := [path for path, each in pairs if isinstance(each, ImageFacts) and each.turned]:
