@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from dlaseg.data.names import abbreviated
 from dlaseg.data.pairs import SplitFiles
 from dlaseg.data.patterns import FilePattern
 from dlaseg.errors import MissingSplitError, UserError
@@ -56,6 +57,8 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
                 f"{error}; there are images in {pool}, though: if they are in no split, set images (--images) to "
                 f"{images.replace('/{split}', '')} and labels (--labels) to {labels.replace('/{split}', '')}"
             ) from error
+        if image_pattern.folder.name == split and (splits := _visible_folders(pool)):
+            raise MissingSplitError(f"{error}; the splits there are called {abbreviated(splits)}") from error
         raise
     if files.labels is None:
         return files
@@ -75,6 +78,12 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
     if "{split}" in labels and "{split}" not in images:
         return replace(files, images={name: files.images[name] for name in common})
     return files
+
+
+def _visible_folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _is_image(path: Path) -> bool:

@@ -151,6 +151,8 @@ def test_a_missing_folder_is_refused_with_the_file_that_is_expected(root):
     assert (
         message == f"{root / 'photos/train'}: no such folder; expected files such as {root / 'photos/train/NAME_x.jpg'}"
     )
+    put(root, "photos/training/1_x.jpg", "photos/valid/1_x.jpg")
+    assert refused(root, "photos/{split}/{name}_x.jpg") == f"{message}; the splits there are called training, valid"
 
 
 @pytest.mark.parametrize(
