@@ -258,8 +258,6 @@ def test_an_argument_too_many_is_named(capsys):
         ("eval w --precision half --dataset camvid --root .", "--precision: invalid choice: 'half'"),
         ("infer w in out --precision half", "--precision: invalid choice: 'half'"),
         ("infer nowhere.safetensors", "required"),
-        ("infer camvid a out --save ids --save color", "--save: given twice: give all values after one --save"),
-        ("eval w --dataset camvid --root . --scales 1 --scales 1", "--scales: given twice: "),
         ("infer nowhere.safetensors nothing out", "no such file"),
         ("infer w a s3://out", "s3://out: a URL: `dlaseg infer --engine ray` reads and writes URLs"),
         ("models dla35", "model 'dla35': unknown; the variants are dla34, "),

@@ -74,16 +74,6 @@ def _number(text: str, kind: type[Number], words: str) -> Number:
         raise argparse.ArgumentTypeError(f"{text}: expected {words}") from None
 
 
-class _Store(argparse._StoreAction):
-    """Stores a value; a list that is given twice is an error, as its first values would be lost."""
-
-    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
-        is_given = self.default != argparse.SUPPRESS and getattr(namespace, self.dest) is not self.default
-        if self.nargs == "+" and is_given:
-            raise argparse.ArgumentError(self, f"given twice: give all values after one {option_string}")
-        super().__call__(parser, namespace, values, option_string)
-
-
 class CommandParser(argparse.ArgumentParser):
     """The parser of a command, or of a family of commands; it raises errors instead of exiting.
 
@@ -95,7 +85,6 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, run: Callable[[Sequence[str]], int] | None = None, **kwargs: Any):
         super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs})
         self.run = run
-        self.register("action", None, _Store)
         self.register("type", int, _whole_number)  # plain words for `type=int`
         self.register("type", float, _any_number)
 
