@@ -153,7 +153,7 @@ def file_findings(split: str, facts: Sequence[PairFacts]) -> Iterator[Finding]:
     if dark:
         yield finding(
             "dark_image", "warning", split, (path for path, _ in dark),
-            f"nearly black: no value above {max(value for _, value in dark)} of 255, as in 16-bit files that hold 12 bits",
+            f"nearly black: no value above {max(value for _, value in dark)} of 255, as of 12 bits in a 16-bit file",
             "scale the values to the whole range of the file, in training as in use",
         )  # fmt: skip
     pairs = [(each.pair.image, each.image) for each in facts if each.pair.label is not None]
