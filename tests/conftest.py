@@ -1,10 +1,17 @@
 import gc
 import os
 import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import dlaseg_testing
 import pytest
+import torch
 from hypothesis import settings
+
+from dlaseg import LabelMap
+from dlaseg.export.export import export
+from dlaseg.inference.backends.exported import report_path
 
 settings.register_profile("dlaseg", deadline=None)  # no test depends on a duration
 settings.load_profile("dlaseg")
@@ -35,3 +42,30 @@ def tiny_variant():
     """Tests of training have a network that takes a step in a fraction of the time."""
     with dlaseg_testing.tiny_variant():
         yield
+
+
+@pytest.fixture(scope="session")
+def exported_network():
+    """A network of six classes that takes no time; another family than the package's."""
+    torch.manual_seed(0)
+    labels = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
+    model = dlaseg_testing.TwoHeads(labels.num_classes)
+    model.metadata = replace(model.metadata, label_map=labels, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+    model.multiple = 64
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def exported(exported_network):
+    """Exports `exported_network` once for each suffix, input and output, whichever process asks, and gives the path."""
+
+    folder = Path(os.environ["DLASEG_CACHE"], "exported")
+    folder.mkdir(exist_ok=True)
+
+    def path_of(suffix, input="pixels", output="labels"):
+        path = folder / f"{input}-{output}{suffix}"
+        if not (path.exists() and report_path(path).exists()):
+            export(exported_network, path, input, output)
+        return path
+
+    return path_of

@@ -389,7 +389,7 @@ def test_inference_of_good_images_exits_with_0_and_skips_existing_results(capsys
     assert counts == [written, skipped, written]
 
 
-@pytest.mark.parametrize("precision", [None, "bfloat16"])
+@pytest.mark.parametrize("precision", [None, pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_eval_and_infer_compute_in_the_precision_of_the_option(run, data, tmp_path, monkeypatch, precision):
     predictors = []
     original = Predictor.__init__
@@ -591,6 +591,7 @@ def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory)
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, data, here):
     words = ["benchmark", *without_run_folder(training(data, here / "run", "--model.name", TINY)), "--steps", "1"]
@@ -629,6 +630,7 @@ def test_pretraining_ends_with_its_best_top1_and_can_be_resumed(capsys, tmp_path
     assert "epoch 3/3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_segmentation_network_starts_from_a_pretrained_backbone(capsys, data, tmp_path):
     for split in ("train", "val"):
         for name in ("blue", "red"):

@@ -73,6 +73,7 @@ def test_threads_are_the_cores_of_which_each_may_have_two_hardware_threads(
     assert num_threads(tmp_path / "cpuinfo") == (cores() if expected == 2 else expected)
 
 
+@pytest.mark.slow
 def test_a_new_process_has_the_threads_of_torch():
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     code = "from dlaseg.processor import num_threads; print(num_threads()); import torch; print(num_threads())"

@@ -45,6 +45,10 @@ train: {epochs: 1, batch_size: 2, eval_every: 1, device: cpu, precision: float32
     (tmp_path / "größe.yaml").write_text(config, encoding="utf-8")
 
 
+WRONG = {
+    "train --train.lr schön": 2,
+    "train --config größe.yaml": 2,  # the root is größe
+}
 COMMANDS = {
     "train --config größe.yaml --data.root Straße --output läuft": 0,
     "train --config läuft/config.yaml --output läuft --resume": 0,
@@ -53,9 +57,13 @@ COMMANDS = {
     "infer läuft/best.safetensors Straße/images/val Bilder_ü --device cpu": 0,
     "compare läuft/folder-val/scores.json läuft/folder-val/scores.json": 0,
     "weights inspect läuft/best.safetensors": 0,
-    "train --train.lr schön": 2,
-    "train --config größe.yaml": 2,  # the root is größe
+    **WRONG,
 }
+REFUSALS = [
+    r"dlaseg train: --train.lr sch\xc3\xb6n: expected a number, such as --train.lr 0.01",
+    r"dlaseg train: gr\u00f6\u00dfe: no such folder; use the folder of dataset folder: images/SPLIT/* with "
+    "labels/SPLIT/*, or paths of your own; classes.yaml defines the classes",
+]
 RUN_ALL = """
 import sys
 from dlaseg.cli import main
@@ -64,18 +72,28 @@ for line in sys.argv[1:]:
 """
 
 
+def run_in_ascii(commands, folder):
+    """What commands print where only ASCII can be printed and named, after their exit codes were checked."""
+    process = start([sys.executable, "-c", RUN_ALL, *commands], folder, **C_LOCALE)
+    output, errors = (stream.decode("ascii") for stream in process.communicate(timeout=600))
+    assert [int(code) for code in re.findall(r"^exit code (\d)$", output, re.MULTILINE)] == [*commands.values()], errors
+    assert process.returncode == 0
+    return output, errors
+
+
+@pytest.mark.usefixtures("street")
+def test_what_is_counted_and_refused_can_be_printed_where_only_ascii_can(tmp_path):
+    output, errors = run_in_ascii({"data stats Straße --dataset folder": 0, **WRONG}, tmp_path)
+    assert r"Stra\u00dfe" in output  # the class, as no byte of the terminal's alphabet can show it
+    assert errors.splitlines() == REFUSALS
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("street")
 def test_commands_work_where_only_ascii_can_be_printed_and_named(tmp_path):
-    process = start([sys.executable, "-c", RUN_ALL, *COMMANDS], tmp_path, **C_LOCALE)
-    output, errors = (stream.decode("ascii") for stream in process.communicate(timeout=600))
-    assert [int(code) for code in re.findall(r"^exit code (\d)$", output, re.MULTILINE)] == [*COMMANDS.values()], errors
-    assert process.returncode == 0
-    assert r"Stra\u00dfe" in output  # the class, as no byte of the terminal's alphabet can show it
-    assert errors.splitlines()[-2:] == [
-        r"dlaseg train: --train.lr sch\xc3\xb6n: expected a number, such as --train.lr 0.01",
-        r"dlaseg train: gr\u00f6\u00dfe: no such folder; use the folder of dataset folder: images/SPLIT/* with "
-        "labels/SPLIT/*, or paths of your own; classes.yaml defines the classes",
-    ]
+    output, errors = run_in_ascii(COMMANDS, tmp_path)
+    assert r"Stra\u00dfe" in output
+    assert errors.splitlines()[-2:] == REFUSALS
     assert "Straße" in (tmp_path / "läuft/report.html").read_text(encoding="utf-8")
     assert len(list((tmp_path / "läuft").glob("events.*"))) == 2
     assert sorted(path.name for path in (tmp_path / "Bilder_ü/ids/Köln").iterdir()) == ["ä0.png", "ä1.png"]

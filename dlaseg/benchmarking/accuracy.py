@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.dataset_names import distinct_names
+from dlaseg.data.label_check import OnMissingClass
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
@@ -114,6 +115,7 @@ def score_all(
     output: Path,
     workers: int = 1,
     device: str = "auto",
+    on_missing_class: OnMissingClass = "stop",
 ) -> list[Score]:
     """Scores every weights file on every data set by every protocol, as `dlaseg eval` does.
 
@@ -129,6 +131,7 @@ def score_all(
         output: folder of the scores.
         workers: see `evaluate`.
         device: see `Predictor`.
+        on_missing_class: see `evaluate`.
 
     Returns:
         A row for each, also for what cannot be scored.
@@ -145,12 +148,13 @@ def score_all(
     names = dict(zip(distinct, distinct_names(list(distinct.values())), strict=True))
     make_folder(output)
     rows = []
-    files = dict.fromkeys(weights)
+    files = {file: _find(file) for file in dict.fromkeys(weights)}
     cells = [(w, d, i, p) for i, d in distinct.items() for w in files for p in protocols]
     for file, dataset, identity, protocol in tqdm(cells, "score", leave=False, disable=None):
-        where, digest = names[identity], None
+        where, path, digest = names[identity], files[file], None
         try:
-            path = resolve(file)
+            if isinstance(path, UserError):
+                raise path
             digest = _file_hash(path, exported_sha256)
             seen = images_of_training(path, dataset) is not None
             folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type, seen)
@@ -158,13 +162,21 @@ def score_all(
             if cached is None:
                 evaluate(
                     file, dataset, folder, protocol.scales, protocol.flip, workers, device, (), protocol.precision,
-                    "stop", protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
+                    on_missing_class, protocol.backend or ("auto" if is_exported(str(path)) else "torch"),
                 )  # fmt: skip
             results = cached or _read(folder)
             rows.append(Score(file, where, protocol, digest, results, folder / "report.html", cached is not None))
         except UserError as error:
             rows.append(Score(file, where, protocol, digest, message=str(error)))
     return rows
+
+
+def _find(weights: str) -> Path | UserError:
+    """The weights file, or why there is none: a hub that does not answer takes half a minute, so it is asked once."""
+    try:
+        return resolve(weights)
+    except UserError as error:
+        return error
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -153,11 +153,13 @@ def board_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
     for dataset in dict.fromkeys(score.dataset for score in scores):
         for row in ranked([score for score in scores if score.dataset == dataset]):
             results = row.results or {}
+            computed: Mapping[str, Any] = results.get("protocol", {})  # of an int8 file not as asked
             low, high = results.get("miou_interval") or (None, None)
             rows.append(
                 {"dataset": dataset, "weights": row.weights, "weights_sha256": row.weights_sha256}
-                | {"protocol": row.protocol.name, "backend": results.get("protocol", {}).get("backend")}
-                | {"precision": row.protocol.precision, "scales": _scales(row), "flip": row.protocol.flip}
+                | {"protocol": row.protocol.name, "backend": computed.get("backend")}
+                | {"precision": computed.get("precision", row.protocol.precision)}
+                | {"scales": _scales(row), "flip": row.protocol.flip}
                 | {"miou": results.get("miou"), "miou_low": low, "miou_high": high}
                 | {"pixel_accuracy": results.get("pixel_accuracy"), "trained_on": True if _is_trained_on(row) else None}
                 | {"report": None if row.report is None else str(row.report), "message": row.message}

@@ -164,11 +164,8 @@ def plots(speed: Speed, board: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     charts: dict[str, dict[str, tuple[float, float]]] = {}
     for dataset, scores in single_pass_scores(board).items():
         for row in rows:
-            asked = row.candidate.precision
-            if asked == "auto":  # of an int8 file, what its other layers are computed in
-                asked = row.candidate.runs_precision.removeprefix("int8").removeprefix("+") or "float32"
             backend = row.candidate.runs_backend or row.candidate.backend
-            scored = scores.get((row.weights_sha256 or "", backend, asked))
+            scored = scores.get((row.weights_sha256 or "", backend, row.candidate.computes_in))
             if scored is not None:
                 name = f"{row.candidate.name} *" if scored.get("trained_on") else row.candidate.name
                 charts.setdefault(dataset, {})[name] = (row.images_per_second, scored["miou"])

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import command_parser
+from dlaseg.commands.parsing import add_on_missing_class_argument, command_parser
 from dlaseg.config.checks import check_workers
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
@@ -136,6 +136,7 @@ def accuracy(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", default="val", help="of --datasets")
     parser.add_argument("--protocols", nargs="+", default=[], help="how images are predicted: words joined by +: a "
                         "backend, a precision, scales=0.75,1,1.25, flip (default: float32, by torch)")  # fmt: skip
+    add_on_missing_class_argument(parser)
     parser.add_argument("--output", type=Path, default=Path("leaderboard"), help="folder for leaderboard.md, .csv and "
                         ".json, and for the scores and report of each row")  # fmt: skip
     parser.add_argument("--workers", type=int, default=1, help="processes that read images")
@@ -153,8 +154,9 @@ def accuracy(arguments: Sequence[str]) -> int:
         [*listed.protocols, *args.protocols],
     )
     scores = score_all(
-        entries.weights, entries.open_datasets(), entries.parse_protocols(), args.output, args.workers, args.device
-    )
+        entries.weights, entries.open_datasets(), entries.parse_protocols(), args.output, args.workers, args.device,
+        args.on_missing_class,
+    )  # fmt: skip
     cached, failed = sum(score.cached for score in scores), sum(score.message is not None for score in scores)
     counts = f"{len(scores) - cached - failed} scored, {cached} known from before, {failed} failed"
     print(board_markdown(scores), "", counts, *write_board(scores, args.output), sep="\n")

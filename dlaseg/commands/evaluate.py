@@ -10,6 +10,7 @@ from dlaseg.commands.parsing import (
     add_dataset_arguments,
     add_max_memory_argument,
     add_max_pixels_argument,
+    add_on_missing_class_argument,
     add_precision_argument,
     command_parser,
     open_splits,
@@ -27,8 +28,7 @@ def evaluate(arguments: Sequence[str]) -> int:
                         "CITY_SEQUENCE_FRAME*.png instead of weights; cityscapes only")  # fmt: skip
     add_dataset_arguments(parser, "--root")
     parser.add_argument("--split", help="such as val or test (default: val)")
-    parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
-                        "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
+    add_on_missing_class_argument(parser)
     parser.add_argument("--scales", type=float, nargs="+", help="average over these scales (default: 1); "
                         "a network with scale-space rendering blends them (default: those in its file)")  # fmt: skip
     parser.add_argument("--flip", action="store_true", help="average over the mirrored image, too")

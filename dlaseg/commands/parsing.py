@@ -156,6 +156,12 @@ def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -
                         f"(default: {default or 'torch; for an exported file, what reads it'})")  # fmt: skip
 
 
+def add_on_missing_class_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--on-missing-class`."""
+    parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
+                        "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
+
+
 def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = False) -> None:
     """Adds `--max-pixels`; None by default if images are read in strips."""
     from dlaseg.memory import MAX_PIXELS

@@ -163,9 +163,13 @@ class PixelLoss:
             A scalar, float32, or float64 for float64 logits; a term whose normalizer is 0 is 0.
 
         Raises:
-            UserError: the number of class weights differs from the number of classes; or terms for auxiliary outputs,
-                which the network does not have; or, on a CPU, a target of no class.
+            UserError: logits alone; the number of class weights differs from the number of classes; or terms for
+                auxiliary outputs, which the network does not have; or, on a CPU, a target of no class.
         """
+        if isinstance(outputs, Tensor):
+            raise UserError(
+                f"outputs {tuple(outputs.shape)}: logits alone: use model.training_outputs(x) in place of model(x)"
+            )
         self._check_targets(targets, outputs.logits.shape[1])
         main, auxiliary = normalizers[: len(self.terms)], normalizers[len(self.terms) :]
         loss = self._of_logits(self.terms, outputs.logits, self.stride, targets, main)

@@ -46,7 +46,7 @@ CURVE_EVERY = 10
 
 def fit(
     task: Task[Any, Any],
-    output: Path,
+    output: str | Path,
     resume: bool = False,
     report: Callable[[str], None] = print,
     allow_trackers: bool = False,
@@ -72,6 +72,7 @@ def fit(
             out of memory, or a checkpoint that cannot be read or written.
         Stopped: SIGINT or SIGTERM stopped the run; the checkpoint is written.
     """
+    output = Path(output)
     trackers = tracker_classes(task.config.train.trackers, allow_trackers)
     with ExitStack() as stack:
         with (

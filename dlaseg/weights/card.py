@@ -45,12 +45,12 @@ def model_card(
         held_out: `scores.json` of networks that were trained by the same recipe without a part of the data, and scored
             on that part, by its name; or their mIoU alone, 0 to 1.
         license_note: the licence in words, such as one that is called `other`.
-        score_note: what is to be known about the scores, such as that their images were trained on; leader boards are
-            not given such scores.
+        score_note: what is to be known about the scores; leader boards are not given such scores. That their images
+            were trained on is noted if they say so.
         source: what `Predictor` gets to load these weights.
 
     Raises:
-        UserError: a run folder or a `scores.json` that cannot be read, or scores of other classes.
+        UserError: a run folder or a `scores.json` that cannot be read, scores of other classes, or of label maps.
     """
     runs = [] if run is None else [run] if isinstance(run, str | Path) else run
     *earlier, training = [None, *(_training(Path(each)) for each in runs)]
@@ -66,6 +66,8 @@ def model_card(
             "%s: scores of weights with SHA-256 %s, which are not this model's, unless it was rounded since",
             scores, results["protocol"].get("weights_sha256"),
         )  # fmt: skip
+    if results and results["protocol"].get("trained_on") and not score_note:
+        score_note = "The network was trained on images of this split: its scores are too high."
     dataset = results["protocol"]["dataset"] if results else training["dataset"] if training else None
     name = " on ".join(filter(None, (str(model.metadata.architecture.get("name", "DLA")), dataset)))
     eval_results = None
@@ -155,6 +157,8 @@ def _results(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     results = read_scores(path, "miou", "pixel_accuracy")
     if tuple(results["classes"]) != names:
         raise UserError(f"{path}: its classes are not those of the model: score the model's own weights")
+    if "predictions" in results["protocol"]:
+        raise UserError(f"{path}: scores of label maps, not of a network: score the model's own weights")
     protocol = {key: escaped(value) if isinstance(value, str) else value for key, value in results["protocol"].items()}
     return results | {"protocol": protocol}
 
@@ -207,7 +211,9 @@ mIoU {{ percent(results.miou) }} %, pixel accuracy {{ percent(results.pixel_accu
 
 Protocol: {{ results.protocol.dataset }} {{ results.protocol.split }}, one confusion matrix over \
 {{ results.protocol.images }} whole images at native size, scales {{ results.protocol.scales | join(", ") }}, \
-{{ "with" if results.protocol.flip else "without" }} horizontal flip. mIoU is the mean over the classes that occur.
+{{ "with" if results.protocol.flip else "without" }} horizontal flip\
+{{ ", stretched to multiples of 128" if results.protocol.padding }}\
+{{ ", large images in tiles" if results.protocol.tiled }}. mIoU is the mean over the classes that occur.
 SHA-256 of the weights: {{ results.protocol.weights_sha256 }}.
 {%- elif training and training.best_miou is not none -%}
 Best validation mIoU during training: {{ percent(training.best_miou) }} %. Results of `dlaseg eval` are not available.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlaseg.errors import UserError
 from dlaseg.metadata import MAX_ORIGINS, ModelMetadata, Origin
@@ -38,7 +38,7 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
     Raises:
         UserError: no such weights, or of another network: names what does not fit.
     """
-    check_network(model)
+    _check_kind(model, DLASeg)
     checkpoint = read_checkpoint(resolve(source, "weights (--model.weights)"))
     recognized = recognize(checkpoint, norm)
     if recognized.stride is None:
@@ -79,7 +79,10 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
         if same_classes and saved.label_map is not None:
             metadata = replace(metadata, label_map=saved.label_map)
     else:
-        notes.append("the file has no mean and std, ImageNet's are assumed: set others in model.metadata")
+        notes.append(
+            "the file has no mean and std, ImageNet's are assumed: set others by dlaseg weights convert --mean --std, "
+            "or in Python in model.metadata"
+        )
     _load(model, state, f"{source}: {recognized}")
     origin = _log(checkpoint, recognized, "weights", source, notes)
     model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
@@ -99,8 +102,8 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
     Raises:
         UserError: no such weights, or of another network: names what does not fit.
     """
-    check_network(model)
     backbone = model.backbone if isinstance(model, DLASeg) else model
+    _check_kind(backbone, DLA)
     checkpoint = read_checkpoint(resolve(source, f"{argument} (--model.{argument})"))
     recognized = recognize(checkpoint)
     state, notes = _backbone_state(recognized, backbone, source)
@@ -125,6 +128,20 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
     origin = _log(checkpoint, recognized, argument, source, notes)
     model.metadata = replace(metadata, origin=(origin, *earlier)[:MAX_ORIGINS])
     return origin
+
+
+def _check_kind(model: nn.Module, kind: type[DLASeg | DLA]) -> None:
+    """Checks that weights of our layouts can go into a network.
+
+    Raises:
+        UserError: it is another one.
+    """
+    check_network(model)
+    if not isinstance(model, kind):
+        raise UserError(
+            f"{type(model).__name__}: not a {kind.__name__}, which these weights are for: use load_backbone_weights "
+            "for a backbone, and load_state_dict for a network of your own"
+        )
 
 
 def _load(network: DLASeg | DLA, state: dict[str, Tensor], source: str) -> None:

@@ -80,6 +80,19 @@ def test_the_same_weights_under_another_name_are_known(tmp_path, dataset, weight
     assert len(computed) == 1
 
 
+def test_weights_that_cannot_be_had_are_looked_for_once(tmp_path, dataset, monkeypatch):
+    looked_for = []
+
+    def resolve(name):
+        looked_for.append(name)
+        raise UserError(f"{name}: no answer from the hub")
+
+    monkeypatch.setattr(accuracy, "resolve", resolve)
+    rows = score_all(["me/x"], [dataset], [Protocol(), FLIPPED], tmp_path / "board", device="cpu")
+    assert [row.message for row in rows] == ["me/x: no answer from the hub"] * 2
+    assert looked_for == ["me/x"]
+
+
 def test_the_key_of_a_score_is_all_that_it_depends_on():
     key = ("weights", "images", Protocol(), "cpu", False)
     others = [(*key[:i], other, *key[i + 1 :]) for i, other in enumerate(("w", "i", FLIPPED, "cuda", True))]
@@ -94,6 +107,7 @@ def test_an_exported_file_is_scored_by_what_reads_it(tmp_path, dataset):
     assert row.weights_sha256 == failed.weights_sha256 == exported_sha256(resolve("camvid-int8"))
 
 
+@pytest.mark.slow
 def test_another_version_or_damaged_scores_are_computed_again(tmp_path, dataset, weights_file, computed, monkeypatch):
     def run():
         return score_all([str(weights_file)], [dataset], [Protocol()], tmp_path / "board", workers=0, device="cpu")
@@ -154,11 +168,12 @@ def test_the_identity_of_the_benchmark_has_the_instance_maps(camvid, dataset, be
     assert len(set(identities)) == (1 if benchmark is None else 3)
 
 
-def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_weights_file, capsys):
+def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_weights_file, computed, capsys):
     sites = [write_camvid(tmp_path / site, train=1, val=count) for site, count in (("site_a", 1), ("site_b", 2))]
     words = ["--weights", str(weights_file), str(other_weights_file), "--workers", "0", "--device", "cpu"]
     words += ["--output", str(tmp_path / "board"), "--datasets", *(f"camvid:{site}" for site in sites)]
-    assert main(["benchmark", "accuracy", *words]) == 0
+    assert main(["benchmark", "accuracy", *words, "--on-missing-class", "warn"]) == 0
+    assert [arguments[4] for _, _, arguments in computed] == ["warn"] * 4
     shown = capsys.readouterr().out
     assert (tmp_path / "board/leaderboard.md").read_text().strip() in shown
     headings = [line for line in shown.splitlines() if line.startswith("camvid")]
@@ -289,7 +304,8 @@ def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, wei
 
 
 def test_a_row_has_interval_network_and_scales():
-    protocol = {"images": 3, "scales": [0.5, 1.0], "backend": "torch", "model": {"name": "dla34", "stride": 4}}
+    protocol = {"images": 3, "scales": [0.5, 1.0], "backend": "openvino", "precision": "int8+bfloat16"}
+    protocol |= {"model": {"name": "dla34", "stride": 4}}
     results = {"miou": 0.75, "miou_interval": [0.5, 0.875], "pixel_accuracy": 0.9, "protocol": protocol}
     best = Score("a", "camvid val", Protocol(precision="bfloat16"), results=results)
     none = replace(best, weights="b", results={**results, "miou": None})  # of a split without labelled pixels
@@ -300,8 +316,8 @@ def test_a_row_has_interval_network_and_scales():
     assert cells == ["a", "dla34 stride 4", "bfloat16", "75.00", "50.00 to 87.50", "90.00"]
     row, _, last = board_rows([failed, none, best])
     shown = [row[key] for key in ("miou_low", "miou_high", "precision", "scales")]
-    assert shown == [0.5, 0.875, "bfloat16", [0.5, 1.0]]
-    assert last["scales"] == [2.0]
+    assert shown == [0.5, 0.875, "int8+bfloat16", [0.5, 1.0]]
+    assert (last["precision"], last["scales"]) == ("float32", [2.0])
 
 
 SCORED = {"dataset": "a", "weights_sha256": "b", "backend": "torch", "precision": "float32", "miou": 0.5}
@@ -325,6 +341,7 @@ def test_every_option_of_a_data_set_is_used_and_a_protocol_counts_once(dataset, 
     assert Entries(protocols=["flip", "float32+flip"]).parse_protocols() == [FLIPPED]
 
 
+@pytest.mark.slow
 def test_a_list_says_the_same_as_the_options(tmp_path, camvid, weights_file, capsys):
     path = tmp_path / "list.yaml"
     path.write_text(

@@ -37,6 +37,7 @@ def root(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_draws_the_three_rows(script, root, tmp_path, capsys):
     output = tmp_path / "picture.jpg"
     script.main([str(root / "plain.safetensors"), str(root / "afa.safetensors"), "--root", str(root), "--image",

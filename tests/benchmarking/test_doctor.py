@@ -29,6 +29,7 @@ def required(monkeypatch):
     return set_
 
 
+@pytest.mark.slow
 def test_this_machine_has_no_problem_and_every_part_is_examined():
     found = examine()
     assert [fact for fact in found if fact.status == "problem"] == []

@@ -55,6 +55,7 @@ def config(root):
     return replace(tiny, augment=replace(tiny.augment, rotation=0), train=train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "shape"), [(2, (3, 5)), (2, (1, 1)), (4, (2, 3)), (8, (4, 1))])
 def test_upsampling_is_the_decoders_and_that_of_the_logits(script, factor, shape):
     x = torch.randn(2, 3, *shape)
@@ -207,6 +208,7 @@ def test_compare_holds_each_drive_out(script, config, root, tmp_path, capsys, mo
     assert seen == [(each, optimizer) for optimizer in ("muon", "adamw") for each in others]
 
 
+@pytest.mark.slow
 def test_a_network_of_another_package_is_trained_in_the_same_way(script, config, root, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     script.main(["compare", "--config", str(tmp_path / "config.yaml"), "--root", str(root), "--steps", "2", "--seeds",

@@ -93,6 +93,7 @@ def test_the_timing_itself_the_start_and_validations_are_counted(clock, folder, 
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_fast_machine_is_timed_over_more_steps(clock, config, monkeypatch):
     monkeypatch.setattr(time_limit, "TIMED_SECONDS", 10.0)
     taken, slow_step = [], time_limit.take_step

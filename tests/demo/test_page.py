@@ -170,6 +170,7 @@ def test_two_networks_stand_side_by_side(open_page, photo):
     assert "int8" in page.inner_text("#times")
 
 
+@pytest.mark.slow
 def test_ten_people_at_once_are_not_mixed_up(served_page, tmp_path):
     page, address = served_page
     index = next(number for number, event in page.fns.items() if event.fn.__name__ == "segment")
@@ -232,6 +233,7 @@ def test_a_video_that_cannot_be_read_gives_a_message_without_folders_and_no_trac
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_truncated_video_shows_the_frames_that_can_be_read(open_page, tmp_path):
     path = write_video(tmp_path / "cut.avi", frames=20, fourcc="MJPG")
     content = path.read_bytes()

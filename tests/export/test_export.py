@@ -165,6 +165,7 @@ def test_onnx_names_the_sizes_that_may_be_any_and_no_source_files(exported):
     assert b".py" not in exported(".onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes(network, exported, tmp_path):
     again = tmp_path / "again.onnx"
     entries = encode_entries(network, "pixels", "labels")

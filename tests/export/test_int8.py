@@ -189,6 +189,7 @@ def test_handlers_of_others_keep_their_level():
     assert not logging.getLogger("nncf").isEnabledFor(logging.WARNING)
 
 
+@pytest.mark.slow
 def test_openvino_and_nncf_report_nothing(tmp_path):
     """Their own code would send the use of every import to its makers, and keep an identity in the home folder."""
     code = """

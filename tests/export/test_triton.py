@@ -65,9 +65,8 @@ def folder_with(exported, tmp_path):
     ("suffix", "kind"),
     [
         (".onnx", ("pixels", "labels")),
-        (".xml", ("normalized", "logits")),
-        pytest.param(".onnx", ("normalized", "logits"), marks=pytest.mark.slow),
-        pytest.param(".xml", ("pixels", "labels"), marks=pytest.mark.slow),
+        (".xml", ("pixels", "labels")),
+        *(pytest.param(suffix, ("normalized", "logits"), marks=pytest.mark.slow) for suffix in (".onnx", ".xml")),
     ],
 )
 def test_the_config_is_that_of_the_file(folder_with, suffix, kind):

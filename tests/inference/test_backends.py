@@ -147,7 +147,9 @@ def test_a_weights_file_is_converted_once_and_opened_no_more(weights, monkeypatc
 
 
 @pytest.mark.parametrize("suffix", [".json", ".npy", ".onnx"])
-@pytest.mark.parametrize("content", [None, b"{}", b"", "zeros"])
+@pytest.mark.parametrize(
+    "content", [None, "zeros", *(pytest.param(each, marks=pytest.mark.slow) for each in (b"{}", b""))]
+)
 def test_a_graph_of_which_a_part_is_lost_is_made_again(weights, quick_conversion, suffix, content):
     first = graph_of(WeightsFile(weights))
     part = first.path.with_suffix(suffix)
@@ -415,6 +417,7 @@ def test_a_large_image_is_computed_alone(model, monkeypatch):
     assert [key.streams for key in backend._compiled] == [2, 1]
 
 
+@pytest.mark.slow
 def test_torch_compile_computes_the_same():
     model = TwoHeads(3).eval()
     plain, compiled = (make_backend(name, model, "cpu", "float32") for name in ("torch", "torch-compile"))
@@ -445,6 +448,7 @@ def test_infer_converts_a_network_for_a_video(network, tmp_path, monkeypatch):
     assert read_settings(LocalFolder(tmp_path / "out")).backend == "openvino"
 
 
+@pytest.mark.slow
 def test_settings_of_other_weights_decide_no_backend(network, other_network, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "FEW", 1)
     path, out = save(tmp_path / "a.png", np.zeros((40, 40, 3), np.uint8)), tmp_path / "out"

@@ -13,7 +13,6 @@ import ray
 from PIL import Image
 
 from dlaseg import UserError
-from dlaseg.export.export import export
 from dlaseg.inference import ray_engine, ray_worker
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.folders import LocalFolder
@@ -178,21 +177,21 @@ def test_workers_have_the_options_of_the_local_engine(call, context, tasks, weig
 
 
 @pytest.mark.parametrize("at", ["{folder}/", f"{deadly_files.DeadlyFileSystem.protocol}://{{folder}}/"])
-def test_an_openvino_file_goes_to_the_workers_with_its_numbers(network, tmp_path, monkeypatch, at):
+def test_an_openvino_file_goes_to_the_workers_with_its_numbers(exported, exported_network, tmp_path, monkeypatch, at):
     monkeypatch.setenv("DEADLY_LOG", str(tmp_path / "kills.log"))
-    path = export(network, tmp_path / "model.xml").path
-    name, files, sha256, graph = _read_weights(f"{at.format(folder=tmp_path)}model.xml")
-    assert (name, sorted(files)) == ("model.xml", ["model.bin", "model.xml"])
+    path = exported(".xml")
+    name, files, sha256, graph = _read_weights(f"{at.format(folder=path.parent)}{path.name}")
+    assert (name, sorted(files)) == (path.name, [path.with_suffix(".bin").name, path.name])
     assert sha256 == exported_sha256(path)
-    assert graph.metadata == network.metadata
+    assert graph.metadata == exported_network.metadata
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     worker = PredictorSpec(name, "openvino", "float32", 1, 0).make(files)
     np.testing.assert_array_equal(worker(image), Predictor(path)(image))
 
 
-def test_probabilities_of_a_file_of_labels_are_refused_before_a_cluster_is_started(network, tmp_path):
+def test_probabilities_of_a_file_of_labels_are_refused_before_a_cluster_is_started(exported, tmp_path):
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
-    path = export(network, tmp_path / "model.onnx", output="labels").path
+    path = exported(".onnx")
     with pytest.raises(UserError, match=r"^probabilities are computed from logits, and this file gives labels alone: "):
         ray_engine.infer(path, tmp_path / "a.png", tmp_path / "out", ["probabilities"])
 

@@ -56,7 +56,7 @@ def test_the_settings_of_the_results_stand_beside_them(weights, images, tmp_path
     }
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_same_settings_go_on(weights, images, tmp_path, overwrite):
     out = tmp_path / "out"
     infer(weights, images, out, ["ids"], device="cpu")

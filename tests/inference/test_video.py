@@ -583,6 +583,7 @@ def test_hidden_files_are_no_results_of_others(network, tmp_path):
 
 
 def test_another_kind_of_an_earlier_recording_is_refused_too(network, tmp_path, camera):
+    camera.frames = 2
     infer(network, "camera:0", tmp_path / "out", ["ids"], device="cpu")
     with pytest.raises(UserError, match="camera:0: the output holds an earlier recording"):
         infer(network, "camera:0", tmp_path / "out", ["ids", "color"], device="cpu")

@@ -283,6 +283,7 @@ def test_engines_compute_it(name):
     assert (logits - expected).abs().max() < LARGEST_ERROR["float32"] * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_one_word_in_the_config_trains_it(tmp_path):
     config = tiny_config(write_camvid(tmp_path / "data"))
     config = replace(with_train(config, batch_size=4, grad_accum_steps=2), model=replace(config.model, decoder="afa"))

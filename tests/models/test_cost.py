@@ -129,7 +129,11 @@ def test_a_classifier_costs_what_a_forward_pass_does():
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("dla102x2", {}), ("dla46_c", {"stride": 8, "head": "ocr", "scales": [0.5, 1]})]
+    ("name", "options"),
+    [
+        ("dla46_c", {"stride": 8, "head": "ocr", "scales": [0.5, 1]}),
+        pytest.param("dla102x2", {}, marks=pytest.mark.slow),
+    ],
 )
 def test_the_counter_of_torch_finds_the_same_multiply_adds(name, options):
     network = without_memory(create_model, name, 19, **options)

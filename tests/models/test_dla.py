@@ -80,9 +80,9 @@ def test_a_classifier_has_as_many_parameters_as_published(name):
     assert residual == {name in ("dla102", "dla102x", "dla102x2", "dla169")}  # table 1, too
 
 
-# One of each kind of block, at each width and depth that has its own layout of trees
+# One of each kind of block, with and without residual connections in the nodes
 COMPARED = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in ("dla60", "dla60x", "dla102", "dla102x") else ())
+    pytest.param(name, marks=[pytest.mark.slow] if name in ("dla60", "dla60x", "dla102", "dla102x", "dla169") else ())
     for name in PARAMETERS
 ]
 
@@ -119,6 +119,7 @@ def test_features_are_the_levels_outputs_untouched_by_later_levels():
             assert torch.equal(feature, x)
 
 
+@pytest.mark.slow
 def test_making_dla102x2_changes_no_other_variant():
     without_memory(create_backbone, "dla102x2", num_classes=1000)
     for name in ("dla46_c", "dla46x_c", "dla60x_c", "dla60x"):  # of the same class
@@ -145,8 +146,10 @@ def test_every_parameter_of_a_large_classifier_learns(name):
     test_every_parameter_of_a_classifier_learns(name)
 
 
-@pytest.mark.parametrize("root_kernel_size", [1, 3])
-@pytest.mark.parametrize("stride", [2, pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize(
+    ("stride", "root_kernel_size"),
+    [(2, 3), (8, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 1), (4, 1), (4, 3), (8, 3)))],
+)
 @pytest.mark.parametrize("name", ["dla34", "dla46_c", "dla46x_c", "dla60x_c"])
 def test_every_parameter_of_a_segmenter_learns(name, stride, root_kernel_size):
     torch.manual_seed(0)
@@ -161,7 +164,8 @@ def test_every_parameter_of_a_large_segmenter_learns(name, stride, root_kernel_s
     test_every_parameter_of_a_segmenter_learns(name, stride, root_kernel_size)
 
 
-@pytest.mark.parametrize("name", ["dla102x2", pytest.param("dla169", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dla102x2", "dla169"])
 def test_every_parameter_of_a_large_segmenter_is_used(name):
     # Shapes are enough to see which parameters the graph reaches
     network = without_memory(create_model, name, 3, stride=8, root_kernel_size=3)

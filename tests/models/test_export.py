@@ -24,6 +24,7 @@ def assert_equal_on(sizes, traced: nn.Module, model: nn.Module) -> None:
             assert torch.equal(traced(images), model(images)), (batch, height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(65, 97), pytest.param(64, 96, marks=pytest.mark.slow)])
 def test_one_trace_of_a_network_serves_all_sizes(height, width):
     model = create_model("dla46_c", num_classes=5).eval()

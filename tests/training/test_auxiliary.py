@@ -209,7 +209,7 @@ class GateTask(Segmentation):
 
 
 def test_a_decoder_with_nodes_of_its_own_trains(config, tmp_path):
-    state = fit(GateTask(with_train(config, epochs=1)), tmp_path / "run", report=no_report)
+    state = fit(GateTask(with_train(config, epochs=1)), str(tmp_path / "run"), report=no_report)
     gates = [tensor for name, tensor in state.model.state_dict().items() if name.endswith("gate.bias")]
     assert len(gates) == 6
     assert all(gate.abs().sum() > 0 for gate in gates)  # biases are 0 before training

@@ -115,6 +115,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best.state_dict(), resumed.state_dict())
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_weight_and_no_score(straight, config, tmp_path):
     output, state = straight
     config.data.workers = 2
@@ -123,6 +124,7 @@ def test_the_number_of_workers_changes_no_weight_and_no_score(straight, config, 
         assert all(before[name] == after[name] for name in ("loss", "top1", "top5"))
 
 
+@pytest.mark.slow
 def test_two_colours_are_told_apart(tmp_path):
     write_images(tmp_path / "data", (16, 16), (4, 5))
     learning = {"epochs": 8, "batch_size": 8, "lr": 0.01, "schedule": "poly", "warmup_steps": 0, "eval_every": 8}
@@ -216,6 +218,7 @@ def test_the_weights_file_says_the_classes_and_the_normalisation(straight):
     assert json.loads(metadata["model"])["num_classes"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_a_classifier_and_that_is_another_run(straight, config, tmp_path):
     output, _ = straight
     config.model.weights = str(output / "best.safetensors")

@@ -112,6 +112,7 @@ def test_a_schedule_that_depends_on_the_length_refuses_another_with_both_rates(c
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_the_new_run_that_the_refusal_proposes_starts(config, tmp_path):
     config = with_train(config, schedule="poly")

@@ -74,7 +74,7 @@ def test_an_attentive_recipe_is_that_of_its_paper(path):
 
 def quick_first(path):
     """The largest take most of the time and show nothing that the others do not."""
-    large = path.stem.endswith(("_dla60", "_dla102", "_dla169", "_dla102x"))
+    large = path.stem.endswith(("_dla60", "_dla102", "_dla169", "_dla102x", "cityscapes_dla34", "_stride8"))
     return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if large else [])
 
 

@@ -462,6 +462,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
     assert best.metadata.label_map.names[0] == "sky"  # the data set's, not the file's
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_path):
     gone = tmp_path / "gone.safetensors"
@@ -506,12 +507,14 @@ def test_a_validation_split_of_one_class_may_be_predicted_as_one(config, caplog)
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_have_other_trackers(config, tmp_path, no_page):
     config = with_train(config, epochs=1, schedule="step", warmup_steps=0)
     run(config, tmp_path / "run")
     assert run(with_train(config, epochs=2, trackers=[]), tmp_path / "run", resume=True).epoch == 2
 
 
+@pytest.mark.slow
 def test_the_time_of_an_epoch_includes_that_before_a_resume(config, tmp_path, no_page, monkeypatch):
     config = with_train(config, epochs=1)
     build = trainer.open_run

@@ -50,7 +50,7 @@ def test_a_broken_image_stops_the_run_with_its_path(config, root, tmp_path, work
 
 
 @pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_path, workers, caplog):
     paths = break_files(root, 5)
     config.data.workers = workers
@@ -60,6 +60,7 @@ def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_
     assert load_checkpoint(tmp_path / "run/last.ckpt")["unreadable"].keys() == {0, 1, 4, 5, 6}  # 0, 1, 10, 11, 2, 3, 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_page")
 def test_a_resumed_run_knows_what_was_named(config, root, tmp_path, caplog, monkeypatch):
     break_files(root, 5)

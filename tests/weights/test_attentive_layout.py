@@ -297,6 +297,7 @@ def test_a_published_network_computes_what_it_did(ocr, rendering, norm, tmp_path
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_published_network_may_see_the_image_stretched_as_it_did(tmp_path):
     state = original("dla46_c", ocr=True, rendering=True)
@@ -349,7 +350,7 @@ def test_a_file_that_does_not_tell_its_norm_is_not_loaded_without_it(tmp_path):
     load_backbone_weights(create_model("dla46_c", 7, root_kernel_size=1), path)  # always batch norm
 
 
-@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("inplace", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hyper_parameters_tell_the_norm_and_the_scales(inplace, tmp_path):
     state = original("dla46_c", ocr=False, rendering=True)
     Stranger = collections.namedtuple("Stranger", "x")
@@ -379,6 +380,7 @@ def test_hyper_parameters_run_no_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_converted_file_keeps_activation_and_scales(tmp_path):
     state = original("dla46_c", ocr=True, rendering=True)

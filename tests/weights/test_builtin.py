@@ -120,7 +120,7 @@ def test_a_name_works_in_every_command(here, command, written, capsys):
     assert {path: path.stat().st_mtime_ns for path in BOX.iterdir()} == before  # nothing is left in the package
 
 
-@pytest.mark.parametrize("argument", ["weights", "backbone_weights"])
+@pytest.mark.parametrize("argument", ["weights", pytest.param("backbone_weights", marks=pytest.mark.slow)])
 def test_a_name_works_in_a_config(here, argument, model, caplog):
     config = tiny_config(Path("camvid"))
     config.model = replace(config.model, **{**architecture_of(model), argument: "camvid"})
@@ -329,7 +329,7 @@ def test_scores_and_recipe_are_those_of_the_file(name):
 
 
 @pytest.mark.parametrize("height", [353, 360, 370])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_rows_at_the_bottom_of_an_odd_size_are_as_right_as_those_of_the_whole_image(seed, height):
     """The network pads to a multiple of 32: what it sees there must not change what is above."""
     image, predictor = draw_scene(seed, 384, 512).image, Predictor("camvid", device="cpu")
@@ -440,6 +440,7 @@ def box(tmp_path, script, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_becomes_weights_of_the_package(run, script, box, capsys):
     root = str(run.parent / "camvid")
     parts = ["north=25", f"south={run / 'scores.json'}"]

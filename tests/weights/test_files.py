@@ -389,6 +389,15 @@ def test_wrappers_and_what_is_no_network_are_refused_with_the_network_inside(mod
                 load(wrapper, tmp_path / "w.safetensors")
         with pytest.raises(UserError, match=message):
             save_pretrained(wrapper, tmp_path / "folder")
+    own = torch.nn.Linear(2, 2)
+    own.metadata = model.metadata
+    for load, other, kind in (
+        (load_weights, model.backbone, "DLA: not a DLASeg"),
+        (load_weights, own, "Linear: not a DLASeg"),
+        (load_backbone_weights, own, "Linear: not a DLA"),
+    ):
+        with pytest.raises(UserError, match=f"{kind}, which these weights are for: "):
+            load(other, tmp_path / "w.safetensors")
     for other in (None, model.state_dict(), torch.nn.Linear(2, 2)):
         assert f"{type(other).__name__}: not a network of dlaseg: give" in unsaved(other, tmp_path)
     for source in (None, model.state_dict(), model):

@@ -476,6 +476,14 @@ def test_scores_of_other_classes_are_refused(model, scores):
         model_card(model, scores=scores)
 
 
+def test_scores_of_label_maps_are_refused(model, scores):
+    content = json.loads(scores.read_text())
+    content["protocol"]["predictions"] = "label_maps"
+    scores.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"scores\.json: scores of label maps, not of a network"):
+        model_card(model, scores=scores)
+
+
 @pytest.mark.parametrize("fault", ["environment.json", "log.jsonl", "config.yaml", "empty", "classifier"])
 def test_a_broken_run_folder_is_refused(model, run, fault):
     if fault == "empty":
@@ -523,3 +531,9 @@ def test_scores_that_need_a_note_are_given_to_no_leader_board(model, run, scores
     scores.write_text(json.dumps(content))
     assert model_card(model, run, scores).data.eval_results is not None
     assert model_card(model, run, scores, score_note="Its images were trained on.").data.eval_results is None
+    content["protocol"] |= {"trained_on": True, "padding": "stretch", "tiled": True}
+    scores.write_text(json.dumps(content))
+    card = model_card(model, run, scores)
+    assert card.data.eval_results is None
+    assert "trained on images of this split: its scores are too high" in card.text
+    assert "with horizontal flip, stretched to multiples of 128, large images in tiles. mIoU" in card.text

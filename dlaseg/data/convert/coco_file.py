@@ -93,8 +93,10 @@ class CocoFile:
             UserError: there is no such file, or several.
         """
         where = f"{self.path}: image {shown(image.id)}"
+        # The images of instances_train2017.json lie in train2017, and those of another split may have the same names
+        subsets = (self.path.stem, self.path.stem.partition("_")[2])
         with located(where):
-            file, name = self._folder.find(image.file_name)
+            file, name = self._folder.find(image.file_name, subsets=subsets)
         size = None if image.height is None or image.width is None else (image.height, image.width)
         return AnnotatedImage(name, file, objects, where, size, self._split)
 

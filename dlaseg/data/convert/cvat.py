@@ -39,8 +39,9 @@ def read(source: Source) -> Annotations:
         where = f"{path}: image {shown(element.get('id', index))}"
         with located(where):
             size = (_whole(element, "height"), _whole(element, "width"))
-            file, written = folder.find(name)
-            split = source.split or split_name(element.get("subset") or "train", where)
+            subset = element.get("subset") or "train"
+            file, written = folder.find(name, subsets=[subset])
+            split = source.split or split_name(subset, where)
         objects = _objects(element, classes, where, source)
         images.append(AnnotatedImage(written, file, objects, where, size, split))
     if not images:

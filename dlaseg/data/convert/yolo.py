@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from dlaseg.data.convert.annotations import (
@@ -165,12 +165,14 @@ def _find_images(root: Path, base: str, place: str, where: str, skipped: Skipped
 def _inside(root: Path, base: str, place: str, where: str) -> Path:
     """The place that data.yaml names, tried as ultralytics does, but only below `root`.
 
-    The file often holds paths of the machine that wrote it (`path`), or Roboflow's `../train/images`, which mean a
-    folder beside it.
+    The file often holds paths of the machine that wrote it (`path`, or whole ones), or Roboflow's `../train/images`,
+    which mean a folder beside it.
     """
     words = [word for word in place.replace("\\", "/").split("/") if word not in ("", ".")]
     inside = [word for word in words if word != ".."]
-    for candidate in (root / base / place, root.joinpath(*words), root.joinpath(*inside)):
+    absolute = bool(PureWindowsPath(place).root)  # on any system; its end is the same on this machine
+    ends = [root.joinpath(*inside[start:]) for start in range(len(inside) if absolute else 1)]
+    for candidate in (root / base / place, root.joinpath(*words), *ends):
         normal = Path(os.path.normpath(candidate))
         if normal.is_relative_to(root) and normal.exists():
             return normal

@@ -20,6 +20,11 @@ def cityscapes_labels() -> LabelMap:
     )
 
 
+def annotation_of(split: str) -> str:
+    """The folder of a split's annotations: gtCoarse for train_extra, else gtFine."""
+    return "gtCoarse" if split == "train_extra" else "gtFine"
+
+
 def find_cityscapes(root: Path, split: str, with_labels: bool) -> SplitFiles:
     """Finds the files of a split. Their names are CITY/CITY_SEQUENCE_FRAME.
 
@@ -28,7 +33,7 @@ def find_cityscapes(root: Path, split: str, with_labels: bool) -> SplitFiles:
         split: train, val or test; train_extra for the coarse annotations, which are in `gtCoarse`.
         with_labels: whether label maps are needed; without them, the folder of annotations may be missing.
     """
-    annotation = "gtCoarse" if split == "train_extra" else "gtFine"
+    annotation = annotation_of(split)
     images = FilePattern(root / "leftImg8bit" / split, "{name}_leftImg8bit.*")
     labels = FilePattern(root / annotation / split, f"{{name}}_{annotation}_labelIds.*")
     return SplitFiles.find(images, labels, cityscapes_labels(), with_labels)

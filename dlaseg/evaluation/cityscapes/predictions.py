@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dlaseg.data.names import escape_name
-from dlaseg.data.sets.cityscapes import cityscapes_labels
+from dlaseg.data.sets.cityscapes import annotation_of, cityscapes_labels
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.scores import Counts, class_scores, count, evaluated_class_counts, scores
 from dlaseg.evaluation.earlier_scores import check_earlier_scores
@@ -44,7 +44,7 @@ def score_predictions(
     max_pixels: int = MAX_PIXELS,
     keep_others: bool = False,
 ) -> dict[str, Any]:
-    """Scores a folder of label id maps against the fine annotations of a split; writes `scores.json` and `report.html`.
+    """Scores a folder of label id maps against the annotations of a split; writes `scores.json` and `report.html`.
 
     Of each image, only a few numbers stay in memory.
 
@@ -52,7 +52,7 @@ def score_predictions(
         predictions: is searched recursively for one `CITY_SEQUENCE_FRAME*.png` of label ids per ground truth.
         root: folder with `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`; without the latter,
             no iIoU is computed. If it has `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` as well, the report shows these
-            images.
+            images. The coarse annotations of train_extra are in `gtCoarse`.
         split: such as val.
         output: folder of the two files.
         workers: threads that decode and count; None for one per core. The result does not depend on it.
@@ -80,7 +80,7 @@ def score_predictions(
     labels = cityscapes_labels()
     total, image_counts = Counts.zero(), []
     boundary = BoundaryIoU(labels.num_classes) if "boundary" in measures else None
-    frames = [escape_name(f"{truth.parent.name}/{truth.name.removesuffix('_gtFine_labelIds.png')}") for truth in truths]
+    frames = [escape_name(f"{truth.parent.name}/{truth.name.rpartition('_gt')[0]}") for truth in truths]
     protocol = {"dataset": "cityscapes", "split": split, "images": len(pairs), "predictions": str(predictions)}
     if keep_others:
         check_earlier_scores(
@@ -136,10 +136,13 @@ def ground_truth(root: Path, split: str) -> list[Path]:
     Raises:
         UserError: no such file.
     """
-    folder = root / "gtFine" / split
-    files = sorted(folder.glob("*/*_gtFine_labelIds.png"))
+    annotation = annotation_of(split)
+    folder = root / annotation / split
+    files = sorted(folder.glob(f"*/*_{annotation}_labelIds.png"))
     if not files:
-        raise UserError(f"{folder}: no CITY/*_gtFine_labelIds.png in it: use the folder that contains gtFine/ as root")
+        raise UserError(
+            f"{folder}: no CITY/*_{annotation}_labelIds.png in it: use the folder that contains {annotation}/ as root"
+        )
     return files
 
 
@@ -254,7 +257,7 @@ def _count_pair(
 def _pack(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap, max_pixels: int) -> dict[str, Any]:
     """An image of the report; without its picture if the file is missing or broken."""
     target, prediction = (labels.encode(read_ids(path, max_pixels)) for path in pair)
-    picture = images / pair[0].parent.name / pair[0].name.replace("_gtFine_labelIds", "_leftImg8bit")
+    picture = images / pair[0].parent.name / f"{pair[0].name.rpartition('_gt')[0]}_leftImg8bit.png"
     image = None
     if picture.exists():
         try:

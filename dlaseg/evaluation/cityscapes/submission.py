@@ -62,6 +62,7 @@ def submit(
         UserError: other classes, a folder that holds other files, or a broken image.
     """
     check_max_pixels(max_pixels)
+    folder = folder.resolve() if folder.name in ("", "..") else folder  # the zip file has the folder's name
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     network = stretch(open_network(weights)) if padding == "stretch" else weights
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)

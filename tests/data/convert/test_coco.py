@@ -183,6 +183,16 @@ def test_files_become_splits_by_their_names_or_as_the_user_says(root, tmp_path, 
     assert sorted(label_maps(tmp_path / "named", "fold2")) == ["sub dir/b"]
 
 
+def test_of_images_of_one_name_that_in_the_folder_named_like_the_file_is_taken(root, tmp_path):
+    save_image(root / "val2017/a.jpg", 4, 6, 200)
+    for split in ("train", "val"):
+        annotated(root, [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}], f"instances_{split}2017.json")
+    converted("coco", [root], tmp_path / "out")
+    for split in ("train", "val"):
+        written = tmp_path / "out/images" / split / "a.jpg"
+        assert written.read_bytes() == (root / f"{split}2017/a.jpg").read_bytes()
+
+
 def test_files_of_roboflow_are_found_in_their_folders(tmp_path):
     for split in ("train", "valid"):
         save_image(tmp_path / "robo" / split / "a.jpg", 4, 6)

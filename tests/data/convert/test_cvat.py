@@ -78,6 +78,7 @@ def test_masks_are_runs_along_the_rows_of_their_box(root, tmp_path):
 def test_subsets_of_a_project_are_splits(root, tmp_path):
     for name in ("b.jpg", "c d.jpg"):
         save_image(root / "images/Validation" / name, 4, 6)
+    save_image(root / "images/Test/c d.jpg", 2, 2)  # of another subset
     project = META.replace("task>", "project>")
     images = [
         image(shape("polygon", **SQUARE), more=' subset="default" task_id="1"'),

@@ -41,13 +41,14 @@ def test_lists_of_images_lists_of_folders_and_names_in_a_list(root, tmp_path):
     assert class_names(tmp_path / "out") == ["background", "leaf", "7"]
 
 
-def test_paths_of_roboflow_and_labels_beside_their_images(tmp_path):
+@pytest.mark.parametrize("before", ["..", "/content/leaves-1", r"C:\datasets\leaves-1"])
+def test_paths_of_roboflow_and_labels_beside_their_images(before, tmp_path):
     root = tmp_path / "robo"
     save_image(root / "train/images/a.jpg", 4, 6)
     save_text(root / "train/labels/a.txt", LEFT_HALF)
     save_image(root / "valid/b.jpg", 4, 6)
     save_text(root / "valid/b.txt", TOP_ROW)
-    save_text(root / "data.yaml", "train: ../train/images", "val: ../valid", "nc: 2", "names: ['leaf', 'stem']")
+    save_text(root / "data.yaml", f"train: {before}/train/images", f"val: {before}/valid", "names: ['leaf', 'stem']")
     assert converted("yolo", [root], tmp_path / "out") == {"a": as_ids("111... 111... 111... 111...")}
     assert label_maps(tmp_path / "out", "val") == {"b": as_ids("222222 ...... ...... ......")}
 

@@ -108,6 +108,18 @@ def test_any_number_of_threads_gives_the_same_to_the_last_bit(root, predictions,
     assert records[0] == records[1]
 
 
+def test_train_extra_is_scored_by_its_coarse_annotations(root, predictions, tmp_path):
+    coarse = tmp_path / "coarse"
+    shutil.copytree(root / "gtFine/val", coarse / "gtCoarse/train_extra")
+    shutil.copytree(root / "leftImg8bit/val", coarse / "leftImg8bit/train_extra")
+    for path in (coarse / "gtCoarse").rglob("*.png"):
+        path.rename(path.with_name(path.name.replace("gtFine", "gtCoarse")))
+    fine = score(predictions, root, tmp_path / "fine")
+    found = score(predictions, coarse, tmp_path / "scores", "--split", "train_extra")
+    assert (found["cityscapes"], found["images"]) == (fine["cityscapes"], fine["images"])
+    assert all(image["image"] is not None for image in pictured(tmp_path / "scores/report.html"))
+
+
 def test_an_ignored_id_is_no_class_and_no_outline(root, predictions, tmp_path):
     for path in predictions.rglob("*.png"):
         Image.fromarray(np.full_like(read_ids(path), 4)).save(path)

@@ -66,8 +66,10 @@ def test_every_image_has_its_label_map_in_the_zip_file(submitted, root, weights)
             assert np.array_equal(ids, LABELS.decode(predict(read_image(path))))
 
 
-def test_the_number_of_images_is_printed_and_that_the_server_wants_more(weights, root, tmp_path, capsys):
-    assert submit(weights, root, tmp_path / "s", "--flip", "--scales", "1", "0.5") == 0
+def test_the_number_of_images_is_printed_and_that_the_server_wants_more(weights, root, tmp_path, capsys, monkeypatch):
+    (tmp_path / "s").mkdir()
+    monkeypatch.chdir(tmp_path / "s")
+    assert submit(weights, root, ".", "--flip", "--scales", "1", "0.5") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["3 label maps of 1525: the server accepts only complete splits", str(tmp_path / "s.zip")]
 
