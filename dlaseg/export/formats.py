@@ -1,5 +1,6 @@
 """Writes a traced network as ONNX, OpenVINO IR or a program of torch.export, with its entries inside."""
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,9 @@ def write_network(
     if path.suffix not in (ONNX, OPENVINO):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.export.save(program, path, extra_files=dict(entries))
+            file = io.BytesIO()  # torch ends the process if it writes to a full disk itself
+            torch.export.save(program, file, extra_files=dict(entries))
+        path.write_bytes(file.getvalue())
         return
     content = to_onnx(program, output)
     _name_axes(content.graph.input[0], AXES[input])
@@ -54,13 +57,20 @@ def write_network(
 
 
 def write_openvino(model: Any, path: Path, entries: Mapping[str, str]) -> None:
-    """Writes an `openvino.Model` with entries; its numbers stay as they are."""
+    """Writes an `openvino.Model` with entries; its numbers stay as they are.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
     ov = require("openvino", "dlaseg[export]")
     for key, value in entries.items():
         model.set_rt_info(value, [SECTION, key])
-    ov.save_model(model, path, compress_to_fp16=False)
-    model.set_rt_info(sha256(path.with_suffix(".bin")), [SECTION, WEIGHTS])
-    ov.save_model(model, path, compress_to_fp16=False)  # the same .bin
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+        model.set_rt_info(sha256(path.with_suffix(".bin")), [SECTION, WEIGHTS])
+        ov.save_model(model, path, compress_to_fp16=False)  # the same .bin
+    except RuntimeError as error:  # of C++, for example on a full disk
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def _name_axes(value: Any, names: tuple[str | None, ...]) -> None:

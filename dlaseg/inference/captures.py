@@ -27,7 +27,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 AHEAD = 4
 """Frames of a file that are read ahead."""
 
-FASTEST, USUAL = 240, 30
+SLOWEST, FASTEST, USUAL = 0.1, 240, 30
 """Frames per second that a video may have, and those of one that has no rate, or the ticks of its clock as a rate."""
 
 UNFINISHED = 0.5
@@ -196,7 +196,7 @@ def _properties(capture: cv2.VideoCapture) -> tuple[int, int, float]:
     """Height, width and frames per second."""
     height, width = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
     rate = capture.get(cv2.CAP_PROP_FPS)
-    return height, width, rate if 1 <= rate <= FASTEST else USUAL
+    return height, width, rate if SLOWEST <= rate <= FASTEST else USUAL
 
 
 def _rgb(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -192,7 +192,7 @@ def memory_message(error: Exception, path: Path, height: int, width: int) -> str
 
 def size_text(number: float) -> str:
     """Bytes in a unit that people read."""
-    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
+    return f"{float(f'{number / 1e9:.3g}'):g} GB" if number >= 1e8 else f"{number / 1e6:.1f} MB"
 
 
 def _used(device: str) -> int:

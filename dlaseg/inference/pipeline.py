@@ -80,7 +80,7 @@ def process(
     on_tiled: Callable[[], None] = lambda: None,
 ) -> None:
     """Predicts and writes all sources; adds to the summary. Calls `on_tiled` before it writes results in tiles."""
-    files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path"))]
+    files = [list(frames) for _, frames in groupby(todo, key=attrgetter("path", "relative"))]
     predictions: deque[tuple[Source, NDArray[np.uint8], Future[Prediction]]] = deque()
     writes: deque[tuple[Source, Future[None]]] = deque()
     large, clock = predictor.memory.large, BusyClock()

@@ -19,7 +19,7 @@ from dlaseg.errors import UserError
 from dlaseg.export import export as exports
 from dlaseg.export.check import Comparison, batches_of
 from dlaseg.export.export import comparison_images, export, writing
-from dlaseg.export.formats import write_network
+from dlaseg.export.formats import write_network, write_openvino
 from dlaseg.export.network import trace_network
 from dlaseg.files import sha256
 from dlaseg.inference.backends.base import takes_tensors
@@ -194,10 +194,9 @@ def test_the_origin_names_weights_that_come_with_the_package(network, tmp_path, 
 @pytest.fixture
 def copied(exported, monkeypatch):
     """Nothing is converted: the file that was exported before is written again."""
+    source = exported(".onnx", "pixels", "logits")
     monkeypatch.setattr(exports, "trace_network", lambda *_: None)
-    monkeypatch.setattr(
-        exports, "write_network", lambda _, path, *__: shutil.copy(exported(".onnx", "pixels", "logits"), path)
-    )
+    monkeypatch.setattr(exports, "write_network", lambda _, path, *__: shutil.copy(source, path))
 
 
 def test_a_file_that_differs_is_not_left(network, tmp_path, monkeypatch, copied):
@@ -217,6 +216,17 @@ def test_a_file_whose_report_cannot_be_written_is_not_left(network, tmp_path, mo
     with pytest.raises(UserError, match=r"m.onnx.json: cannot be written \(No space left on device\): make room"):
         export(network, tmp_path / "m.onnx", output="logits")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    for name in ("m.pt2", "m.xml", "m.bin"):
+        (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        write_network(torch.export.export(torch.nn.Identity(), (torch.zeros(1),)), tmp_path / "m.pt2", {}, "", "")
+    number = openvino.opset13.parameter([1])
+    with pytest.raises(OSError, match="iostream"):
+        write_openvino(openvino.Model([number], [number], "m"), tmp_path / "m.xml", {})
 
 
 def test_not_finite_logits_differ(network, tmp_path, monkeypatch, copied):

@@ -197,7 +197,7 @@ def test_scales_and_mirror_images_need_more(used):
 
 
 def test_too_little_memory_is_said_in_one_line(used):
-    with pytest.raises(UserError, match=r"max_memory 0\.2 GB: the process holds 0\.3 GB without any image: use more"):
+    with pytest.raises(UserError, match=r"max_memory 0\.2 GB: the process holds 0\.268 GB without any image: use more"):
         budget(200_000_000)
     with pytest.raises(UserError, match=r"8000 x 9000 pixels: not enough memory; in the smallest tiles, it needs"):
         budget(used + 10**7).grid(8000, 9000)

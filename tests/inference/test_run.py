@@ -110,6 +110,8 @@ def test_a_single_file_and_chosen_kinds(weights, tmp_path):
     save(tmp_path / "in" / "b.jpg")
     assert infer(weights, str(path), str(tmp_path / "out"), save=["color"], device="cpu").written == 1
     assert files(tmp_path / "out") == ["color/a.png"]
+    assert infer(weights, [path, tmp_path], tmp_path / "both", ["color"], device="cpu").written == 3
+    assert files(tmp_path / "both") == ["color/a.png", "color/in/a.png", "color/in/b.png"]
 
 
 def test_the_precision_reaches_the_network(weights, tmp_path):

@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 import time
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -558,7 +559,8 @@ def test_an_mp4_of_more_than_four_gigabytes_has_lengths_of_64_bits(tmp_path):
 
 def write_y4m(path, height, width, rate=10, frames=3):
     frame = b"FRAME\n" + bytes([100]) * (height * width) + bytes([128]) * (2 * height * width)
-    path.write_bytes(f"YUV4MPEG2 W{width} H{height} F{rate}:1 Ip A1:1 C444\n".encode() + frames * frame)
+    fraction = f"{rate.numerator}:{rate.denominator}"
+    path.write_bytes(f"YUV4MPEG2 W{width} H{height} F{fraction} Ip A1:1 C444\n".encode() + frames * frame)
     return path
 
 
@@ -570,7 +572,7 @@ def test_frames_of_one_row_have_label_maps_but_no_videos(network, tmp_path):
     assert files(tmp_path / "out") == frame_names("ids/clip", 3)
 
 
-@pytest.mark.parametrize(("rate", "expected"), [(240, 240), (1000, 30)])
+@pytest.mark.parametrize(("rate", "expected"), [(240, 240), (1000, 30), (Fraction(1, 2), 0.5)])
 def test_the_ticks_of_a_clock_are_no_rate(tmp_path, rate, expected):
     assert Video(write_y4m(tmp_path / "clip.y4m", 16, 16, rate), 10**6).rate == expected
 
