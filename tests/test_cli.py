@@ -439,7 +439,9 @@ def test_a_second_training_into_the_folder_is_refused_and_changes_nothing(capsys
 
 
 def test_a_resume_with_another_learning_rate_is_refused_by_the_field(capsys, run, data):
-    assert "train.lr 0.5 (the run has 0.02): " in refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
+    message = refused(capsys, *training(data, run, "--resume", "--train.lr", "0.5"))
+    assert "train.lr 0.5 (the run has 0.02): " in message
+    assert f"use the same values, as --config {run / 'config.yaml'} does, " in message
 
 
 def test_without_output_the_run_folder_is_named_after_the_run(monkeypatch):

@@ -79,8 +79,8 @@ def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path)
     if changed and changed != [_EPOCHS]:
         differences = ", ".join(f"{name} {current[name]} (the run has {original[name]})" for name in changed)
         raise UserError(
-            f"{differences}: the run in {output} keeps its config: use the same values, or start a new run in another "
-            "--output"
+            f"{differences}: the run in {output} keeps its config: use the same values, as --config {output / CONFIG} "
+            "does, or start a new run in another --output"
         )
 
 

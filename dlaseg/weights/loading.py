@@ -80,8 +80,8 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
             metadata = replace(metadata, label_map=saved.label_map)
     else:
         notes.append(
-            "the file has no mean and std, ImageNet's are assumed: set others by dlaseg weights convert --mean --std, "
-            "or in Python in model.metadata"
+            "the file has no mean and std, ImageNet's are assumed unless others are set (dlaseg weights convert --mean "
+            "--std; in Python, model.metadata)"
         )
     _load(model, state, f"{source}: {recognized}")
     origin = _log(checkpoint, recognized, "weights", source, notes)

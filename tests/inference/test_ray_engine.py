@@ -166,7 +166,6 @@ def test_a_second_run_does_what_is_missing_alone(cluster, bucket, images, local_
     assert "s3://data/in/out: holds results of other options (keep_suffix False, now True)" in refused
 
 
-@pytest.mark.slow
 def test_a_cluster_that_is_started_is_private(monkeypatch):
     """Ray's own defaults report its use, and show pages and its workers' output."""
     import ray

@@ -283,7 +283,7 @@ def test_the_originals_segmentation_network_computes_what_it_did(name, stride, r
     path = as_checkpoint(state, name, tmp_path / "model_best.pth.tar")
     with caplog.at_level(logging.WARNING):
         model = create_model(name, CLASSES, stride, root_kernel_size, weights=path).eval()
-    assert "ImageNet's are assumed: set others by dlaseg weights convert --mean --std" in caplog.text
+    assert "ImageNet's are assumed unless others are set (dlaseg weights convert --mean --std" in caplog.text
     x = images(1, 64, 96)
     with torch.no_grad():
         ours, expected = model(x), original_logits(name, stride, state, x)

@@ -114,10 +114,12 @@ def _embedded_image(path: Path) -> bytes:
 def _draw(shape: Shape, height: int, width: int) -> Patch:
     points = shape.points
     kind = shape.shape_type or "polygon"
-    needed = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4}
+    if kind == "rectangle" and len(points) == 4:  # of X-AnyLabeling, which calls a turned one a rotation
+        kind = "oriented_rectangle"
+    needed = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4, "rotation": 4}
     if kind in needed and len(points) != needed[kind]:
         raise UserError(f"a {kind} of {len(points)} points; it has {needed[kind]}: correct it")
-    if kind in ("polygon", "oriented_rectangle"):
+    if kind in ("polygon", "oriented_rectangle", "rotation"):
         return draw_polygons([points], height, width)
     if kind == "circle":
         center, edge = np.array(points)

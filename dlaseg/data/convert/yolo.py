@@ -142,7 +142,7 @@ def read(source: Source) -> Annotations:
 
 
 def _listed(places: str | list[str] | None) -> list[str]:
-    return [places] if isinstance(places, str) else places or []
+    return [places] if places and isinstance(places, str) else places or []
 
 
 def _find_images(root: Path, base: str, place: str, where: str, skipped: Skipped) -> list[tuple[Path, Path]]:

@@ -45,8 +45,10 @@ def test_shapes_are_drawn_in_the_order_of_the_file(root, tmp_path, capsys):
         root / "a.json",
         document(
             [
-                shape("leaf", [[0, 0], [3, 0], [3, 3], [0, 3]]),
+                shape("leaf", [[2, 0], [3, 0], [3, 3], [2, 3]]),
                 shape("stem", [[4, 4], [2, 2]], "rectangle"),  # any two corners
+                shape("leaf", [[0, 0], [1, 0], [1, 3], [0, 3]], "rectangle"),  # of X-AnyLabeling
+                shape("leaf", [[1, 0], [2, 0], [2, 3], [1, 3]], "rotation"),
                 shape("dot", [[5, 1], [5.9, 1]], "circle"),
                 shape("leaf", [[4, 2], [6, 2], [6, 3], [4, 3]], "oriented_rectangle"),
                 # of the box from (4, 3) to (5, 3), both included
@@ -62,7 +64,7 @@ def test_shapes_are_drawn_in_the_order_of_the_file(root, tmp_path, capsys):
     assert found == {"a": as_ids("222.11 222.11 223322 ..33.3")}
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("skipped")]
     assert len(lines) == 3
-    assert f"skipped 1: a shape of type line, which has no area; first: {root / 'a.json'}: shape 5" in lines
+    assert f"skipped 1: a shape of type line, which has no area; first: {root / 'a.json'}: shape 7" in lines
 
 
 def test_the_special_labels_of_its_scripts(root, tmp_path):

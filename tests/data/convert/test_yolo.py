@@ -17,7 +17,7 @@ def root(tmp_path):
         save_image(root / f"images/{split}/sub/a b.jpg", 4, 6)
         save_text(root / f"labels/{split}/sub/a b.txt", LEFT_HALF, "", TOP_ROW)
     save_text(root / "data.yaml", "path: /home/someone/yolo", "train: images/train", "val: images/val",
-              "test:  # none", "names:", "  0: leaf", "  1: stem")  # fmt: skip
+              "test: ''", "names:", "  0: leaf", "  1: stem")  # fmt: skip
     return root
 
 

@@ -302,7 +302,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_shards_are_normalized_as_the_whole_batch_is(together, world_size, dtype, layout):
     together(check_layer, world_size, dtype, layout)
 
