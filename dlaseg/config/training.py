@@ -35,7 +35,7 @@ class BaseTrainConfig(ConfigSection):
         decay_norm_and_bias: whether weight decay also applies to batch norm parameters and biases.
         clip_grad_norm: largest L2 norm of a gradient; a larger gradient is scaled down to it; null for no limit.
         ema_decay: decay of the exponential moving average of the weights, which is then validated and saved; 0 for no
-            average. The first updates decay faster, (1 + n) / (10 + n) after n updates.
+            average. The first update copies the weights; after n, it is at most (1 + n) / (10 + n).
         freeze: what is not trained: the backbone; norm, which is every batch norm including its statistics; both; or
             nothing.
         warmup_steps: steps over which the learning rate rises linearly to that of the schedule.

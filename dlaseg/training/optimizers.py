@@ -119,8 +119,8 @@ def moving_average(model: Network, decay: float) -> AveragedModel:
 
     Args:
         model: the network to average.
-        decay: upper limit; after n updates the decay is min(decay, (1 + n) / (10 + n)), so the average quickly forgets
-            the initial weights.
+        decay: upper limit; the first update copies the weights, and after n updates the decay is min(decay, (1 + n) /
+            (10 + n)), so the average soon forgets the first ones.
     """
 
     def average_(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:

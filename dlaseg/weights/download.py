@@ -17,8 +17,9 @@ FILE = "model.safetensors"
 """Name of the weights file in a repository, and in a folder that `save_pretrained` wrote."""
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt", ".pkl", ".onnx", ".xml", ".pt2")
-_HUB_NAME = re.compile(r"(?:hf-hub:)?([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
-_HUB_FILE = re.compile(r"hf-hub:([A-Za-z0-9][\w.-]*/[\w.-]+)/([\w./-]+)(?:@([\w.-]+))?")
+_REVISION = r"(?:@((?!.*\.\.)[\w./-]+))?"  # a branch may be called refs/pr/1
+_HUB_NAME = re.compile(rf"(?:hf-hub:)?([A-Za-z0-9][\w.-]*/[\w.-]+){_REVISION}")
+_HUB_FILE = re.compile(rf"hf-hub:([A-Za-z0-9][\w.-]*/[\w.-]+)/([\w./-]+){_REVISION}")
 
 
 def resolve(source: str | Path, argument: str = "weights") -> Path:

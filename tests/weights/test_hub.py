@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import cv2
 import dlaseg_testing
@@ -286,8 +287,9 @@ def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
 
 def test_a_revision_of_a_repository_is_asked_for_by_its_name(fake_hub, model):
     push_to_hub(model, "me/leaves")
-    same(load_model("me/leaves@v1.2"), model)
-    assert ("HEAD", "/me/leaves/resolve/v1.2/model.safetensors") in fake_hub.asked
+    for revision in ("v1.2", "refs/pr/1"):
+        same(load_model(f"me/leaves@{revision}"), model)
+        assert ("HEAD", f"/me/leaves/resolve/{quote(revision, safe='')}/model.safetensors") in fake_hub.asked
 
 
 def test_nothing_is_uploaded_of_a_model_that_cannot_be_saved(fake_hub):
