@@ -23,8 +23,8 @@ from dlaseg.weights.inert_pickle import read_lightning
 TRAINING_FORMAT = "dlaseg-checkpoint-"
 """What the format of a checkpoint for `--resume` begins with; its version follows."""
 
-WRAPPERS = ("state_dict", "model")
-"""Keys under which trainers keep the network's tensors beside their own state."""
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema")
+"""Keys under which trainers keep the network's tensors beside their own state; the first that is there counts."""
 
 HYPER_PARAMETERS = "hyper_parameters"
 """Key under which Lightning keeps the arguments of a run; they are beside the tensors as `hyper_parameters.NAME`."""
@@ -233,8 +233,8 @@ def _unwrap(path: Path, content: Any) -> tuple[dict[str, Tensor], tuple[str, ...
     others = [_name(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise UserError(
-            f"{path}: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}: not tensors, and no "
-            f"{' or '.join(WRAPPERS)} beside them: save a model's state_dict()"
+            f"{path}: {', '.join(others[:5])}{' and more' if len(others) > 5 else ''}: not tensors, and none of "
+            f"{', '.join(WRAPPERS)} beside them: save a model's state_dict()"
         )
     for name, value in content.items():
         if not isinstance(name, str):

@@ -45,6 +45,9 @@ class RunsCode:
         ({"model": STATE, "best": None, "optimizer": {}}, ("model",), {"best": None, "optimizer": "dict of 0"}),
         ({"model": {"state_dict": STATE, "x": [1]}}, ("model", "state_dict"), {"x": "list of 1"}),
         ({"state_dict": STATE, "state_dict_ema": STATE}, ("state_dict",), {"state_dict_ema": "dict of 2"}),
+        ({"state_dict_ema": STATE, "epoch": 3}, ("state_dict_ema",), {"epoch": 3}),
+        ({"epoch": 3, "model_state_dict": STATE}, ("model_state_dict",), {"epoch": 3}),
+        ({"net": STATE, "acc": 0.5}, ("net",), {"acc": 0.5}),
         (prefixed("module._orig_mod.model.backbone."), ("module.", "_orig_mod.", "model.", "backbone."), {}),
         ({"n_averaged": torch.tensor(3), **prefixed("module.")}, ("module.",), {"n_averaged": "a tensor of shape ()"}),
         ({"state_dict": STATE, "acc": torch.tensor(0.5)}, ("state_dict",), {"acc": "a tensor of shape ()"}),
@@ -114,7 +117,7 @@ def test_what_a_pickle_holds_beside_tensors_is_named(content, message, tmp_path)
         ([torch.ones(3)], "holds list of 1, not tensors by name"),
         ({}, "holds dict of 0, not tensors by name"),
         ({"state_dict": {}}, "holds dict of 0, not tensors by name"),
-        ({"weights": STATE, "epoch": 3}, "weights, epoch: not tensors, and no state_dict or model beside them"),
+        ({"weights": STATE, "epoch": 3}, "weights, epoch: not tensors, and none of state_dict, model, "),
     ],
 )
 def test_a_pickle_without_tensors_by_name_is_refused(content, message, tmp_path):
