@@ -346,6 +346,17 @@ def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
     assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
 
 
+def test_a_full_folder_of_temporary_files_is_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("basic_ios::clear:\niostream error")
+
+    monkeypatch.setattr(openvino.require("openvino", ""), "save_model", fail)
+    with pytest.raises(
+        UserError, match=r"^/.*: cannot be written \(basic_ios::clear: iostream error\): make room, or set"
+    ):
+        openvino.mark_float32(None, openvino.TRANSPOSED)
+
+
 def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
     monkeypatch.setattr(openvino, "computes_bfloat16", lambda: True)
     backend = make_backend("openvino", model, "cpu", "bfloat16")

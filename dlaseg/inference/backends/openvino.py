@@ -180,11 +180,20 @@ def mark_float32(model: Any, kind: str) -> Any:
 
     Returns:
         The model with the marks, which a file of it keeps.
+
+    Raises:
+        UserError: the folder of temporary files is full.
     """
     ov = require("openvino", "dlaseg[openvino]")
     with TemporaryDirectory(prefix="dlaseg-") as folder:
         path = Path(folder) / "network.xml"
-        ov.save_model(model, path, compress_to_fp16=False)
+        try:
+            ov.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{folder}: cannot be written ({reason}): make room, or set TMPDIR to another folder"
+            ) from error
         tree = ElementTree.parse(path)  # of our own making
         for layer in tree.iterfind(f"./layers/layer[@type='{kind}']"):
             attributes = layer.find("rt_info")
