@@ -60,6 +60,32 @@ def one_line(text: str) -> str:
     return escaped(re.sub(r"\s*[\r\n]\s*", " ", text).strip())
 
 
+def padded(text: str, columns: int) -> str:
+    """The text and spaces after it, so many columns of a terminal, where e.g. a Chinese character takes two."""
+    return text + " " * (columns - width(text))
+
+
+def width(text: str) -> int:
+    """The columns that a text takes in a terminal.
+
+    Examples:
+        >>> width("road"), width("道路"), width("cafe\u0301")
+        (4, 4, 4)
+    """
+    shown = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]  # not what is put on another
+    return len(shown) + sum(unicodedata.east_asian_width(c) in "WF" for c in shown)
+
+
+def markdown(text: str) -> str:
+    r"""The text as `escaped`, so that Markdown shows it as it is, also in a cell of a table.
+
+    Examples:
+        >>> print(markdown("_background_, traffic_light, <b>, a|b, R&D"))
+        \_background\_, traffic_light, \<b>, a\|b, R&D
+    """
+    return re.sub(r"[\\`*<\[|~]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", escaped(text))
+
+
 def percent(share: float | None) -> str:
     """A share from 0 to 1 as a percentage without its sign, such as `70.62`; `-` for None."""
     return "-" if share is None else f"{100 * share:.2f}"

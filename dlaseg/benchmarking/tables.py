@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from dlaseg.text import escaped
+from dlaseg.text import escaped, padded, width
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -23,16 +23,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
         | dla46_c |   12 |
     """
     cells = [[escaped(cell).replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    widths = [max(4, *map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(4, *map(width, column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
         aligned = [
-            text.ljust(width) if index < left else text.rjust(width)
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+            padded(text, columns) if index < left else text.rjust(columns)
+            for index, (text, columns) in enumerate(zip(row, widths, strict=True))
         ]
         return f"| {' | '.join(aligned)} |"
 
-    rule = ["-" * width if index < left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    rule = ["-" * columns if index < left else "-" * (columns - 1) + ":" for index, columns in enumerate(widths)]
     return "\n".join([line(cells[0]), line(rule), *map(line, cells[1:])])
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from dlaseg.data.label_counts import CountedFiles, LabelCounts, count_labels
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.labels import IGNORE_INDEX
-from dlaseg.text import escaped
+from dlaseg.text import escaped, padded, width
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
         splits: statistics of data with these classes.
     """
     names = list(map(escaped, names))
-    width = max(map(len, (*names, "ignored")))
-    lines = [f"{'':<{width}}" + "".join(f"  {split.split:>20}" for split in splits)]
-    lines.append(f"{'images':<{width}}" + "".join(f"  {sum(split.groups.values()):>20}" for split in splits))
-    lines += ["", f"{'class':<{width}}" + "".join(f"  {'pixels':>9}  {'images':>9}" for _ in splits)]
+    widest = max(map(width, (*names, "ignored")))
+    lines = [" " * widest + "".join(f"  {split.split:>20}" for split in splits)]
+    lines.append(f"{'images':<{widest}}" + "".join(f"  {sum(split.groups.values()):>20}" for split in splits))
+    lines += ["", f"{'class':<{widest}}" + "".join(f"  {'pixels':>9}  {'images':>9}" for _ in splits)]
     for i, name in enumerate(names):
         cells = (f"  {_percent(split.pixels[i], sum(split.pixels)):>9}  {split.images[i]:>9}" for split in splits)
-        lines.append(f"{name:<{width}}" + "".join(cells))
+        lines.append(padded(name, widest) + "".join(cells))
     ignored = (f"  {_percent(split.ignored, split.ignored + sum(split.pixels)):>9}  {'':>9}" for split in splits)
-    lines.append((f"{'ignored':<{width}}" + "".join(ignored)).rstrip())
+    lines.append((f"{'ignored':<{widest}}" + "".join(ignored)).rstrip())
     for split in splits:
         sizes = ", ".join(f"{height} x {width} ({count})" for (height, width), count in split.sizes.items())
         lines += ["", f"{split.split}: height x width {sizes}"]

@@ -45,9 +45,10 @@ CSS = """
 #shown .wrap { flex-direction: column; flex-wrap: nowrap; gap: .25rem; }
 #shown label::before { content: ""; flex: none; width: .9em; height: .9em; border-radius: .2em; border: 1px solid #888;
   background: var(--swatch); order: -1; margin-right: .45em; }
-#shown label span { white-space: pre; }
+#shown label span { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 0; }
 #tip { position: fixed; z-index: 100; pointer-events: none; padding: .15rem .5rem; border-radius: .3rem;
-  background: #222; color: #fff; font: 14px system-ui, sans-serif; white-space: nowrap; }
+  background: #222; color: #fff; font: 14px system-ui, sans-serif;
+  box-sizing: border-box; width: max-content; max-width: calc(100vw - 8px); overflow-wrap: anywhere; }
 #tip[hidden] { display: none; }
 """
 

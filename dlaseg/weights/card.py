@@ -14,7 +14,7 @@ from dlaseg.errors import UserError
 from dlaseg.models.build import OPTIONS
 from dlaseg.run_folder import RunFolder
 from dlaseg.scores_file import read_scores
-from dlaseg.text import escaped, percent
+from dlaseg.text import escaped, markdown, percent
 from dlaseg.weights.files import model_sha256
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def model_card(
     *earlier, training = [None, *(_training(Path(each)) for each in runs)]
     names = model.metadata.labels.names
     parts = {
-        escaped(part): {"miou": value} if isinstance(value, int | float) else _results(Path(value), names)
+        markdown(part): {"miou": value} if isinstance(value, int | float) else _results(Path(value), names)
         for part, value in (held_out or {}).items()
     }
     results = None if scores is None else _results(Path(scores), names)
@@ -91,7 +91,7 @@ def model_card(
         eval_results=eval_results,
     )
     classes = [
-        (escaped(class_name).replace("|", r"\|"), color, results["classes"][class_name].get("iou") if results else None)
+        (markdown(class_name), color, results["classes"][class_name].get("iou") if results else None)
         for class_name, color in zip(model.metadata.labels.names, model.metadata.labels.palette, strict=True)
     ]
     origins = [f"{o.source} as {o.argument} ({o.layout}; SHA-256 {o.sha256})" for o in model.metadata.origin]

@@ -6,8 +6,9 @@ from PIL import Image
 
 from dlaseg.cli import main
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.statistics import statistics
+from dlaseg.data.statistics import statistics, statistics_table
 from dlaseg.synthetic.dataset import synthesize
+from dlaseg.text import width
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,5 @@ def test_the_share_of_ignored_pixels_is_of_all(root, capsys):
     found = statistics(open_dataset("cityscapes", root, "train"))
     line = capsys.readouterr().out.splitlines()
     assert f"ignored {found.ignored / (4 * 64 * 96):.3%}" in [" ".join(each.split()) for each in line]
+    table = statistics_table(["道路" * 9, *map(str, range(18))], [found]).splitlines()
+    assert len({width(each) for each in table[3:23]}) == 1

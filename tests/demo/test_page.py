@@ -95,6 +95,8 @@ def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, pho
     road = page.locator("#shown label", has_text="road")
     color = road.evaluate("label => getComputedStyle(label, '::before').backgroundColor")
     assert color == f"rgb{label_map_of('camvid').palette[3]}"
+    road.evaluate("label => label.querySelector('span').prepend('_long'.repeat(20))")
+    assert road.evaluate("label => label.scrollWidth <= label.clientWidth")
     page.wait_for_selector("#first img >> nth=1")
     before = page.locator("#first img").nth(1).get_attribute("src")
     page.locator("#shown label", has_text="road").locator("input").uncheck()

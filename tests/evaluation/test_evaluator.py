@@ -26,6 +26,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.stretching import StretchedDLASeg
+from dlaseg.text import width
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]
@@ -423,7 +424,10 @@ def test_a_split_without_a_scored_pixel_has_its_page_too(scored, dataset, tmp_pa
     record = evaluate(scored[0] / "weights.safetensors", void, tmp_path / "out", workers=0, device="cpu")
     assert record["miou"] is None
     assert "No image has a pixel that counts" in (tmp_path / "out/report.html").read_text()
-    assert scores_table(record).splitlines()[0].startswith("class")
+    wide = {f"道路 {name}": row for name, row in record["classes"].items()}
+    header, row, *_ = scores_table(record | {"classes": wide}).splitlines()
+    assert header.startswith("class")
+    assert width(header) == width(row)
 
 
 @pytest.mark.parametrize(

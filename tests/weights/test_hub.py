@@ -263,7 +263,7 @@ def model():
     model = create_model("dla46_c", 2, stride=4, root_kernel_size=1).eval()
     model.metadata = replace(
         model.metadata,
-        label_map=LabelMap(("leaf", "stem | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,)),
+        label_map=LabelMap(("leaf", "_<b> | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,)),
         mean=(0.25, 0.5, 0.75),
         std=(0.2, 0.2, 0.2),
         origin=(Origin("backbone_weights", "timm/x", "timm's", "ab12"),),
@@ -377,7 +377,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def scores(tmp_path):
-    classes = {"leaf": {"iou": 0.5}, "stem | x": {"iou": None}}
+    classes = {"leaf": {"iou": 0.5}, "_<b> | x": {"iou": None}}
     protocol = {
         "dataset": "folder",
         "split": "test",
@@ -411,7 +411,7 @@ def test_the_card_tells_classes_data_protocol_scores_command_and_licence(model, 
     assert (result.metric_type, result.metric_value, result.dataset_split) == ("mean_iou", 0.5, "test")
     lines = card.text.splitlines()
     assert "| 0 | leaf | 1, 2, 3 | 50.00 |" in lines
-    assert r"| 1 | stem \| x | 4, 5, 6 | - |" in lines
+    assert r"| 1 | \_\<b> \| x | 4, 5, 6 | - |" in lines
     assert "folder, train; validated on val." in lines
     assert "Initial weights: timm/x as backbone_weights (timm's; SHA-256 ab12)." in lines
     assert "mIoU 50.00 %, pixel accuracy 75.00 %." in lines

@@ -28,7 +28,7 @@ def line_chart(
     """
     top = 32 if len(series) == 1 else 56
     x_ticks = ticks([x for xs, _ in series.values() for x in xs], x_label == "epoch")
-    y_ticks = ticks([y for _, ys in series.values() for y in ys])
+    y_ticks = ticks([y for _, ys in series.values() for y in ys], largest=1 if "y" in percent else math.inf)
 
     parts = [
         '<svg viewBox="0 0 400 250" fill="currentColor" font-size="12" aria-hidden="true">',
@@ -63,7 +63,7 @@ def point_chart(title: str, x_label: str, points: Mapping[str, tuple[float, floa
     top, height = 32, 262 + 15 * len(points)
     x_ticks, y_ticks = (ticks([0.0, *values]) for values in zip(*points.values(), strict=True))
     if "y" in percent:
-        y_ticks = ticks([y for _, y in points.values()])
+        y_ticks = ticks([y for _, y in points.values()], largest=1)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 400 {height}" width="800" role="img" fill="#111" '
         'color="#111" font-family="sans-serif" font-size="12">',
@@ -81,12 +81,13 @@ def point_chart(title: str, x_label: str, points: Mapping[str, tuple[float, floa
     return "".join([*parts, "</svg>\n"])
 
 
-def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
+def ticks(values: Sequence[float], integer: bool = False, largest: float = math.inf) -> list[float]:
     """Ticks that enclose the values, two or more: multiples of 1, 2 or 5 times a power of ten.
 
     Args:
         values: finite, at least one.
         integer: whether all ticks are whole numbers.
+        largest: value that there can be.
 
     Examples:
         >>> ticks([1, 7, 30], integer=True)
@@ -95,7 +96,7 @@ def ticks(values: Sequence[float], integer: bool = False) -> list[float]:
     low, high = min(values), max(values)
     if math.isclose(low, high, abs_tol=1e-30):
         margin = abs(low) / 2
-        low, high = low - margin, high + (margin or 1)
+        low, high = low - margin, min(high + (margin or 1), largest)
     shortest = (high - low) / _MOST_INTERVALS
     power = 10.0 ** math.floor(math.log10(shortest))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= shortest)

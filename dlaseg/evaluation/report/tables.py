@@ -5,7 +5,7 @@ from typing import Any
 
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.metrics.bootstrap import FEWEST_IMAGES, Difference
-from dlaseg.text import escaped, percent
+from dlaseg.text import escaped, padded, percent, width
 
 WORST = 5
 """Number of images that the table lists."""
@@ -67,9 +67,9 @@ def scores_table(results: Mapping[str, Any]) -> str:
 def difference_table(rows: Sequence[Difference]) -> str:
     """IoU of two networks, the difference, its 95 % interval, and the better network where it is significant."""
     names = [escaped(row.name) for row in rows]
-    width = max(map(len, names))
-    lines = [f"{'IoU':<{width}}  {'first':>6}  {'second':>6}  {'diff.':>7}  95 % interval"]
-    for name, row in zip(names, rows, strict=True):
+    columns = max(map(width, names))
+    lines = [f"{'IoU':<{columns}}  {'first':>6}  {'second':>6}  {'diff.':>7}  95 % interval"]
+    for name, row in zip((padded(name, columns) for name in names), rows, strict=True):
         difference = ""
         if row.first is not None and row.second is not None:
             difference = f"{100 * (row.second - row.first):>+7.2f}"
@@ -77,7 +77,7 @@ def difference_table(rows: Sequence[Difference]) -> str:
                 low, high = (100 * end for end in row.interval)
                 verdict = ("  second is better" if low > 0 else "  first is better") if row.significant else ""
                 difference += f"  {low:+.2f} to {high:+.2f}{verdict}"
-        lines.append(f"{name:<{width}}  {percent(row.first):>6}  {percent(row.second):>6}  {difference}".rstrip())
+        lines.append(f"{name}  {percent(row.first):>6}  {percent(row.second):>6}  {difference}".rstrip())
     significant, compared = sum(row.significant for row in rows), sum(row.interval is not None for row in rows)
     few = sum(row.interval is None and row.first is not None and row.second is not None for row in rows)
     conclusion = (
@@ -98,11 +98,11 @@ def _table(
 ) -> list[str]:
     """Lines of a table: header, one line per name, mean; `last_column` holds text for each of these lines."""
     names = list(map(escaped, names))
-    width = max(map(len, (title, "mean", *names)))
-    lines = [f"{title:<{width}}" + "".join(f"  {name:>6}" for name in columns)]
+    widest = max(map(width, (title, "mean", *names)))
+    lines = [f"{title:<{widest}}" + "".join(f"  {name:>6}" for name in columns)]
     for i, name in enumerate(names):
-        lines.append(f"{name:<{width}}" + "".join(f"  {percent(values[i]):>6}" for values, _ in columns.values()))
-    lines.append(f"{'mean':<{width}}" + "".join(f"  {percent(mean):>6}" for _, mean in columns.values()))
+        lines.append(padded(name, widest) + "".join(f"  {percent(values[i]):>6}" for values, _ in columns.values()))
+    lines.append(f"{'mean':<{widest}}" + "".join(f"  {percent(mean):>6}" for _, mean in columns.values()))
     if last_column is not None:
         lines = [f"{line}  {text:>7}".rstrip() for line, text in zip(lines, last_column, strict=True)]
     return lines

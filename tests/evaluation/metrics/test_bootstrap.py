@@ -18,6 +18,7 @@ from dlaseg.evaluation.metrics.bootstrap import (
 )
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts, mean_over_present
 from dlaseg.evaluation.report.tables import difference_table
+from dlaseg.text import percent
 
 
 def random_matrices(images=12, classes=4, share=0.7, seed=0):
@@ -106,11 +107,12 @@ def test_few_images_have_no_interval_and_no_significance(images, enough):
     first, second = counts(worse), counts(better)
     assert (miou_interval(first) is not None) == enough
     assert all((interval is not None) == enough for interval in class_intervals(first))
-    rows = compare(["a", "b", "c", "d"], first, second)
+    rows = compare(["a", "b", "c", "道路"], first, second)
     assert rows[0].significant == enough
     table = difference_table(rows)
     assert ("no test of statistical significance: it takes 6 images" in table) != enough
     assert f"{100 * (rows[0].second - rows[0].first):+.2f}" in table  # the difference is shown all the same
+    assert f"道路  {percent(rows[3].first):>6}  " in table  # as wide as "mIoU"
 
 
 def test_a_class_in_few_images_is_not_tested():

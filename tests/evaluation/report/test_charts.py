@@ -80,6 +80,7 @@ def test_points_lie_where_the_ticks_say():
 def test_shares_are_shown_in_per_cent_and_epochs_as_whole_numbers():
     svg = parsed("mIoU", "epoch", {"mIoU": ([1, 2], [0.5, 0.7])}, "y")
     assert texts(svg) == ["mIoU", "50 %", "55 %", "60 %", "65 %", "70 %", "1", "2", "epoch"]
+    assert texts(parsed("mIoU", "epoch", {"mIoU": ([1], [0.9])}, "y"))[-5] == "100 %"
     shares = parsed("a", "b", {"c": ([0, 1], [0, 1])}, "xy")
     assert texts(shares).count("20 %") == 2
 
@@ -128,3 +129,4 @@ def test_points_are_numbered_and_named():
     slow, fast = ((float(c.get("cx")), float(c.get("cy"))) for c in svg.iter(f"{namespace}circle"))
     assert slow == (pytest.approx(56 + 322 / 4), 32)
     assert fast == (378, 206)
+    assert "120 %" not in point_chart("mIoU", "images per second", {"a": (1.0, 0.9)}, percent="y")

@@ -217,6 +217,12 @@ def test_the_confusion_matrix_shows_shares_and_counts_and_names_its_cells(open_p
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#cell").startswith("road predicted as car")
     assert page.locator('#heatmap td[tabindex="0"]').count() == 1
+    page.set_viewport_size({"width": 1280, "height": 150})
+    cell(3, 3).hover()
+    assert page.locator("#cell").bounding_box()["y"] >= 0
+    page.emulate_media(media="print", color_scheme="dark")
+    assert cell(0, 0).evaluate("it => getComputedStyle(it).printColorAdjust") == "exact"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_a_row_of_the_confusion_matrix_counts_pixels_that_are_predicted_as_no_class(open_page, results, tmp_path):
@@ -411,7 +417,10 @@ def test_full_size_shows_one_css_pixel_per_pixel(open_page):
 )
 def test_nothing_overflows_and_axe_finds_no_violation(open_page, width, scheme):
     page = open_page(width, 800, color_scheme=scheme, bypass_csp=True)  # for the checker's own script
+    long = "all => all.forEach(it => (it.firstElementChild ?? it).append('_long'.repeat(20)))"
+    page.locator("#confusions span:first-child b, #heatmap tbody th").evaluate_all(long)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#heatmap tbody th").first.bounding_box()["width"] < width / 2
     red, green, blue = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (red + green + blue < 150) is (scheme == "dark")
     choose(page, "layer", "target")

@@ -39,7 +39,11 @@ for (const table of all("table.sortable")) {
   const cells = [];
   const header = heatmap.createTHead().insertRow();
   header.append(document.createElement("td"));
-  const title = (text, scope) => Object.assign(document.createElement("th"), { textContent: text, scope });
+  const title = (text, scope) => {
+    const head = Object.assign(document.createElement("th"), { scope });
+    head.append(Object.assign(document.createElement("span"), { textContent: text, title: text }));
+    return head;
+  };
   names.forEach((name) => header.append(title(name, "col")));
   const body = heatmap.createTBody();
   names.forEach((name, row) => {
