@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -74,6 +74,14 @@ def synchronize(device: torch.device) -> None:
 
 
 @contextmanager
+def own_defaults() -> Iterator[None]:
+    """Computes gradients, and makes tensors on the CPU by default, whatever the caller has set."""
+    changed = torch.get_default_device().type != "cpu"  # the context costs time in every call of torch
+    with torch.inference_mode(False), torch.device("cpu") if changed else nullcontext():
+        yield
+
+
+@contextmanager
 def reproducible(wanted: bool) -> Iterator[None]:
     """Uses only deterministic algorithms inside the `with` block, if wanted."""
     if not wanted:
@@ -83,10 +91,11 @@ def reproducible(wanted: bool) -> Iterator[None]:
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
     )  # without it cuBLAS is not deterministic, and torch refuses it
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark

@@ -141,8 +141,8 @@ def load_model(source: str | Path, device: str | torch.device = "cpu") -> DLASeg
     """Makes the segmentation network of a weights file of ours.
 
     Args:
-        source: a file that `save_model` wrote, a folder that `save_pretrained` wrote, a name of `list_weights`, or a
-            repository on the Hugging Face hub (`USER/NAME`, or `USER/NAME@REVISION`).
+        source: a file that `save_model` wrote, the folder of a run or one that `save_pretrained` wrote, a name of
+            `list_weights`, or a repository on the Hugging Face hub (`USER/NAME`, or `USER/NAME@REVISION`).
         device: where the weights go, as in `pick_device`.
 
     Returns:

@@ -90,18 +90,19 @@ def test_an_unsuitable_precision_is_refused_in_one_line(precision, message):
 @pytest.mark.parametrize("before", [True, False])
 def test_algorithms_are_deterministic_inside_the_block_alone(monkeypatch, before):
     def settings():
-        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        return torch.are_deterministic_algorithms_enabled(), warn_only, torch.backends.cudnn.benchmark
 
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     original = settings()
     try:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=before)
         torch.backends.cudnn.benchmark = not before
         with reproducible(False):
-            assert settings() == (before, not before)
+            assert settings() == (before, before, not before)
         with reproducible(True):
-            assert settings() == (True, False)
-        assert settings() == (before, not before)
+            assert settings() == (True, False, False)
+        assert settings() == (before, before, not before)
     finally:
-        torch.use_deterministic_algorithms(original[0])
-        torch.backends.cudnn.benchmark = original[1]
+        torch.use_deterministic_algorithms(original[0], warn_only=original[1])
+        torch.backends.cudnn.benchmark = original[2]

@@ -286,9 +286,10 @@ def test_a_missing_classes_file_and_a_folder_are_refused(tmp_path):
     file_refusal(tmp_path)
 
 
-def test_names_palette_and_ids_are_equally_long():
-    with pytest.raises(UserError, match="differ in length: give one of each"):
-        LabelMap(("a", "b"), (ROAD,), ((0,), (1,)))
+@pytest.mark.parametrize(("palette", "ids"), [((ROAD,), ((0,), (1,))), ((ROAD, CAR), ((0,), ()))])
+def test_every_class_has_a_color_and_an_id(palette, ids):
+    with pytest.raises(UserError, match="one of them lacks a class: give all three for each"):
+        LabelMap(("a", "b"), palette, ids)
 
 
 def test_classes_may_be_plain_names(tmp_path):

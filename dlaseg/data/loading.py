@@ -275,6 +275,8 @@ def _collate(samples: list[Any]) -> Any:
 
 
 def _loader(samples: Dataset[Any], workers: int, **batching: Any) -> DataLoader[Any]:
+    if multiprocessing.current_process().daemon:  # such as one of a multiprocessing.Pool, which may start no processes
+        workers = 0
     return DataLoader(
         samples,
         collate_fn=_collate,

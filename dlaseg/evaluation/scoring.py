@@ -13,6 +13,7 @@ from dlaseg.data.datasets import SegmentationDataset
 from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
 from dlaseg.data.names import escape_name
 from dlaseg.data.statistics import statistics
+from dlaseg.device import own_defaults
 from dlaseg.errors import UserError
 from dlaseg.evaluation.cityscapes.predictions import count_image, has_instances
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK, Counts
@@ -37,6 +38,7 @@ from dlaseg.weights.download import resolve
 logger = logging.getLogger(__name__)
 
 
+@own_defaults()
 def evaluate(
     weights: str | Path,
     dataset: SegmentationDataset,

@@ -37,9 +37,9 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
     xp, device = namespace(coarse), coarse.device
     count, classes, h, w = coarse.shape
     logits = xp.moveaxis(coarse, 1, -1).reshape(-1, classes)
-    best = xp.asarray(xp.argmax(logits, -1), dtype=xp.uint8).reshape(count, h, w)
+    best = xp.asarray(xp.argmax(logits, -1), dtype=xp.uint8, device=device).reshape(count, h, w)
     if stride == 1:
-        return xp.asarray(best[:, :height, :width], copy=True)
+        return xp.asarray(best[:, :height, :width], copy=True, device=device)
     # Cell i is the pixels between the centres of the logits i - 1 and i; beyond the first and last logit, they repeat
     rows = xp.clip(xp.arange(-1, (height - 1 + stride // 2) // stride + 1, device=device), 0, h - 1)
     columns = xp.clip(xp.arange(-1, (width - 1 + stride // 2) // stride + 1, device=device), 0, w - 1)
@@ -62,8 +62,8 @@ def argmax_logits(coarse: "Images", stride: int, height: int, width: int) -> "Im
         )
         # Not a product of matrices: NumPy's threads for it would wait busily, in the way of the next image's
         between = (1 - second[:, None]) * left + second[:, None] * right  # (stride, stride, cells, C), columns first
-        found = xp.asarray(xp.argmax(between, -1), dtype=xp.uint8)
+        found = xp.asarray(xp.argmax(between, -1), dtype=xp.uint8, device=device)
         labels[n, i, :, j] = xp.moveaxis(found, (2, 1, 0), (0, 1, 2))
     skip = stride // 2
     whole = labels.reshape(count, -1, (len(columns) - 1) * stride)
-    return xp.asarray(whole[:, skip : skip + height, skip : skip + width], copy=True)
+    return xp.asarray(whole[:, skip : skip + height, skip : skip + width], copy=True, device=device)

@@ -38,11 +38,11 @@ class Predictor:
     Images have any height and width from 1 upwards. Safe to call from several threads.
 
     Args:
-        weights: a weights file, a folder with `model.safetensors`, a name of `dlaseg.list_weights()`, a repository on
-            the Hugging Face hub (`USER/NAME`), a file from `dlaseg export` (.onnx, .xml), or a model, which is copied:
-            training it further changes nothing here; or what `open_network` gives.
-        backend: what runs the network: `torch`, `openvino`, `onnxruntime`, or `auto` for the fastest that is installed
-            and exact for this network. By default `torch`, and for an exported file what reads it.
+        weights: a weights file, the folder of a run or one with `model.safetensors`, a name of `dlaseg.list_weights()`,
+            a repository on the Hugging Face hub (`USER/NAME`), a file from `dlaseg export` (.onnx, .xml), or a model,
+            which is copied: training it further changes nothing here; or what `open_network` gives.
+        backend: what runs the network: `torch`, `torch-compile`, `openvino`, `onnxruntime`, or `auto` for the fastest
+            that is installed and exact for this network. By default `torch`, and for an exported file what reads it.
         device: `auto` (the first available of cuda, mps, cpu), or a device's name.
         precision: `float32`, `bfloat16`, `float16` (GPUs, torch), or `auto` for a reduced one where the device gains
             from it.

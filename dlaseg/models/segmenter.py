@@ -116,7 +116,7 @@ class AttentiveDLASeg(DLASeg):
     that is trained beside the main one.
 
     A node's channel attention looks at the whole image. So a tile of a large image gets the attention of the tile, and
-    in training each process and micro-batch needs two images at least.
+    a micro-batch of training, over all processes, needs two images at least.
 
     Args:
         backbone: see `DLASeg`.

@@ -174,8 +174,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         """Random crops, padded with the mean colour; with data.class_uniform, rank 0 reads all label maps before.
 
         Raises:
-            UserError: fewer images for each process and micro-batch than the network needs, and as `train_loader`,
-                `samples_per_class` and `split_centroids`.
+            UserError: fewer images for each micro-batch of all processes than the network needs, and as
+                `train_loader`, `samples_per_class` and `split_centroids`.
         """
         train, data = self.config.train, self.config.data
         smallest = model.smallest_batch * train.grad_accum_steps  # batch norm sees the images of all processes

@@ -29,7 +29,9 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
-            self._previous_handlers = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            # None is a handler that is not Python's, such as R's or Julia's, and could not be set again
+            numbers = [number for number in _SIGNALS if signal.getsignal(number) is not None]
+            self._previous_handlers = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -60,7 +62,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         self.name = signal.Signals(number).name
-        for handled in _SIGNALS:
+        for handled in self._previous_handlers:
             signal.signal(handled, signal.SIG_DFL)
         if not self._deferred:
             raise Stopped(f"stopped by {self.name}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dlaseg.config.files import to_yaml
 from dlaseg.data.loading import batches
-from dlaseg.device import reproducible
+from dlaseg.device import own_defaults, reproducible
 from dlaseg.errors import Stopped, UserError
 from dlaseg.files import write_json, write_text
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LOG
@@ -44,6 +44,7 @@ CURVE_EVERY = 10
 """Steps between two points of the curves within an epoch."""
 
 
+@own_defaults()
 def fit(
     task: Task[Any, Any],
     output: str | Path,

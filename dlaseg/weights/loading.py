@@ -31,7 +31,8 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
 
     Args:
         model: its architecture decides what is expected; changed only if everything fits.
-        source: a file, a folder with model.safetensors, or a repository on the Hugging Face hub, such as `USER/NAME`.
+        source: a file, the folder of a run or one with model.safetensors, a name of `list_weights`, or a repository on
+            the Hugging Face hub, such as `USER/NAME`.
         norm: of decoder and head of an attentive network in the original's layout, which its file may not tell:
             `batch`, or `inplace` for in-place activated batch norm.
 
@@ -96,7 +97,7 @@ def load_backbone_weights(model: DLASeg | DLA, source: str | Path, argument: str
 
     Args:
         model: a segmentation network, of which the backbone alone is changed, or a backbone.
-        source: a file, a folder, or a repository on the Hugging Face hub, such as `timm/dla34.in1k`.
+        source: as for `load_weights`, such as `timm/dla34.in1k`.
         argument: the name of the argument that `source` comes from, for messages and the metadata.
 
     Raises:

@@ -405,6 +405,13 @@ def test_no_batch_norm_is_left_in_our_networks(model, converted):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
+def test_the_default_device_of_the_caller_does_not_matter(model, predictor):
+    image = np.random.default_rng(0).integers(0, 256, (33, 50, 3), np.uint8)
+    expected = predictor(image)
+    with torch.device("meta"):
+        np.testing.assert_array_equal(Predictor(model, device="cpu")(image), expected)
+
+
 def test_folding_draws_no_random_numbers(model):
     state = torch.get_rng_state()
     TorchBackend(model, "cpu")

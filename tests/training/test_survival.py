@@ -35,6 +35,7 @@ from dlaseg.training.checkpoint import load_checkpoint, load_latest
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.out_of_memory import oom_message
 from dlaseg.training.state import restore, snapshot
+from dlaseg.training.stopping import StopRequest
 
 PATIENCE = 60  # seconds, of a loaded machine
 
@@ -168,6 +169,15 @@ def test_a_signal_to_the_whole_group_stops_it_as_well(config, tmp_path):
         os.kill(process, signal.SIGINT)
     child.join(PATIENCE)
     assert child.exitcode == 75, (tmp_path / "errors").read_text()
+
+
+def test_a_handler_that_is_not_pythons_is_left_alone(monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda _: None)  # as in a Python inside R or Julia
+        with StopRequest():
+            patch.undo()
+            assert signal.getsignal(signal.SIGTERM) is before
 
 
 def children_of(pid: int) -> list[int]:

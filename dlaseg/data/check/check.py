@@ -44,7 +44,7 @@ class CheckResult:
 
     Attributes:
         findings: errors first.
-        label_map: the classes; None if no split could be opened.
+        label_map: the classes.
         splits: counts of each split that could be opened.
         mean: of each channel over all images, in units of 255; empty without a readable image.
         std: the standard deviation of the same values.
@@ -52,7 +52,7 @@ class CheckResult:
     """
 
     findings: tuple[Finding, ...]
-    label_map: LabelMap | None
+    label_map: LabelMap
     splits: tuple[SplitStatistics, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -65,7 +65,7 @@ class CheckResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a JSON file."""
-        names = () if self.label_map is None else self.label_map.names
+        names = self.label_map.names
         return {
             "errors": self.errors,
             "warnings": len(self.findings) - self.errors,
@@ -105,7 +105,7 @@ class CheckResult:
             lines += [f"    {file}" for file in each.files[:3]]
             lines += [f"    ... and {each.count - 3} more"] if each.count > 3 else []
             lines += [f"    -> {escaped(each.remedy)}"]
-        if self.label_map is not None and self.splits:
+        if self.splits:
             lines += ["", statistics_table(self.label_map.names, self.splits)]
             weights = ", ".join("-" if weight is None else f"{weight:g}" for weight in self.weights)
             lines += ["", f"class weights (median_frequency, {self.splits[0].split}): {weights}"]

@@ -77,7 +77,7 @@ class TorchBackend:
         The tensors that are computed from an image grow with its pixels, those that are computed from the weights
         alone, such as copies in lower precision, do not. So one forward pass of a small image tells both.
         """
-        image = torch.zeros(1, self.metadata.in_channels, _SIDE, _SIDE, dtype=torch.uint8)
+        image = torch.zeros(1, self.metadata.in_channels, _SIDE, _SIDE, dtype=torch.uint8, device="cpu")
         with LiveBytes(image) as live:
             self.run(image)
         return live.peak[True] / _SIDE**2, live.peak[False]
@@ -85,7 +85,7 @@ class TorchBackend:
     def _build(self) -> None:
         """Compiles the network now, so that what is missing is reported before anything is done."""
         try:
-            self.run(torch.zeros(1, self.metadata.in_channels, 97, 161, dtype=torch.uint8))
+            self.run(torch.zeros(1, self.metadata.in_channels, 97, 161, dtype=torch.uint8, device="cpu"))
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().partition("\n")[0]
             raise UserError(
@@ -110,7 +110,8 @@ def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
         UserError: metadata of another number of classes than the logits have.
     """
     model = copy.deepcopy(model).cpu().float().eval()
-    noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=generator, device="cpu")
     with torch.inference_mode():
         expected = model.coarse_logits(noise)
     model.metadata.check(expected.shape[1], model.metadata.in_channels)
