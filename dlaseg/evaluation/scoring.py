@@ -102,6 +102,8 @@ def evaluate(
     file = resolve(weights)
     network = stretch(open_network(file)) if padding == "stretch" else file
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
+    if calibration is not None:
+        predictor.check_gives_logits("calibration needs")
     protocol = {
         "dataset": dataset.name,
         "split": dataset.split,

@@ -10,9 +10,10 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from dlaseg_testing import write_camvid
 from PIL import Image
 
-from dlaseg import Predictor, create_model
+from dlaseg import Predictor, create_model, evaluate, open_dataset
 from dlaseg.cli import main
 from dlaseg.data.tensors import normalize
 from dlaseg.errors import UserError
@@ -123,8 +124,11 @@ def test_a_file_says_where_tiles_of_a_large_image_may_begin(exported, suffix):
     assert Predictor(exported(suffix), device="cpu").backend.multiple == 64
 
 
-def test_labels_alone_give_no_probabilities(exported):
+def test_labels_alone_give_no_probabilities(exported, tmp_path):
     path = exported(".onnx")
+    dataset = open_dataset("camvid", write_camvid(tmp_path), "val")
+    with pytest.raises(UserError, match=r"^calibration needs logits, and this file gives labels alone"):
+        evaluate(path, dataset, tmp_path / "out", device="cpu", measures=["calibration"])
     with pytest.raises(UserError, match="scales and flip average logits, and this file gives labels alone"):
         Predictor(path, flip=True)
     with pytest.raises(UserError, match="probabilities are computed from logits"):
