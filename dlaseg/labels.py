@@ -64,7 +64,7 @@ class LabelMap:
         if not 2 <= len(self.names) <= IGNORE_INDEX:
             raise UserError(f"{len(self.names)} classes: use 2 to {IGNORE_INDEX} classes")
         if not (len(self.names) == len(self.palette) == len(self.ids) and all(self.ids)):
-            raise UserError("names, palette and ids of a label map: one of them lacks a class: give all three for each")
+            raise UserError("names, palette and ids of a label map: one lacks a class: give one of each per class")
         _check_unique("class name", self.names)
         _check_unique("id", class_ids)
         _check_unique("ignored id", self.ignored)

@@ -1,3 +1,4 @@
+import contextlib
 import gc
 import os
 import tempfile
@@ -11,7 +12,6 @@ from hypothesis import settings
 
 from dlaseg import LabelMap
 from dlaseg.export.export import export
-from dlaseg.inference.backends.exported import report_path
 
 settings.register_profile("dlaseg", deadline=None)  # no test depends on a duration
 settings.load_profile("dlaseg")
@@ -58,14 +58,15 @@ def exported_network():
 @pytest.fixture(scope="session")
 def exported(exported_network):
     """Exports `exported_network` once for each suffix, input and output, whichever process asks, and gives the path."""
-
-    folder = Path(os.environ["DLASEG_CACHE"], "exported")
-    folder.mkdir(exist_ok=True)
+    cache = Path(os.environ["DLASEG_CACHE"])
 
     def path_of(suffix, input="pixels", output="labels"):
-        path = folder / f"{input}-{output}{suffix}"
-        if not (path.exists() and report_path(path).exists()):
-            export(exported_network, path, input, output)
-        return path
+        folder = cache / f"exported-{input}-{output}{suffix}"
+        if not folder.exists():
+            own = Path(tempfile.mkdtemp(dir=cache))
+            export(exported_network, own / f"m{suffix}", input, output)
+            with contextlib.suppress(OSError):  # another process was first
+                own.rename(folder)
+        return folder / f"m{suffix}"
 
     return path_of

@@ -288,7 +288,7 @@ def test_a_missing_classes_file_and_a_folder_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("palette", "ids"), [((ROAD,), ((0,), (1,))), ((ROAD, CAR), ((0,), ()))])
 def test_every_class_has_a_color_and_an_id(palette, ids):
-    with pytest.raises(UserError, match="one of them lacks a class: give all three for each"):
+    with pytest.raises(UserError, match="one lacks a class: give one of each per class"):
         LabelMap(("a", "b"), palette, ids)
 
 
