@@ -405,6 +405,13 @@ def test_no_batch_norm_is_left_in_our_networks(model, converted):
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
 
 
+def test_a_network_that_was_loaded_for_it_is_not_copied(model, predictor, tmp_path, monkeypatch):
+    save_model(model, tmp_path / "m.safetensors")
+    monkeypatch.setattr("dlaseg.inference.backends.torch.copy", None)
+    image = random_image(33, 50)
+    np.testing.assert_array_equal(Predictor(tmp_path / "m.safetensors", device="cpu")(image), predictor(image))
+
+
 def test_the_default_device_of_the_caller_does_not_matter(model, predictor):
     image = np.random.default_rng(0).integers(0, 256, (33, 50, 3), np.uint8)
     expected = predictor(image)

@@ -85,7 +85,7 @@ def _engine(name: str, graph: Graph, device: str, precision: str) -> Backend:
 def _torch(network: "SegmentationModel | WeightsFile", device: str, precision: str, compile: bool = False) -> Backend:
     from dlaseg.inference.backends.torch import TorchBackend
 
-    return TorchBackend(_model(network), device, precision, compile)
+    return TorchBackend(_model(network), device, precision, compile, in_place=isinstance(network, WeightsFile))
 
 
 def _model(network: "SegmentationModel | WeightsFile") -> "SegmentationModel":

@@ -27,6 +27,7 @@ class TorchBackend:
 
     Args:
         model: copied now: it keeps its mode and its device, and training it further changes nothing here.
+        in_place: whether the model is nobody else's, so that it is changed instead of copied.
         device: see `pick_device`.
         precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto` for what training's `auto` takes on the device.
         compile: whether the network is built by `torch.compile`. This takes about a minute at the start, and again for
@@ -39,7 +40,12 @@ class TorchBackend:
     input, output, arrays = "normalized", "coarse_logits", False
 
     def __init__(
-        self, model: SegmentationModel, device: str = "auto", precision: str = "float32", compile: bool = False
+        self,
+        model: SegmentationModel,
+        device: str = "auto",
+        precision: str = "float32",
+        compile: bool = False,
+        in_place: bool = False,
     ):
         self.name = "torch-compile" if compile else "torch"
         self._device = pick_device(device)
@@ -52,7 +58,7 @@ class TorchBackend:
         if self._device.type == "cpu" and self._autocast is not None and not gains_from_bfloat16(self._device):
             logger.warning("precision bfloat16: this CPU computes it more slowly than float32: use float32")
         self._memory_format = memory_format(self._device)
-        folded = fold_batch_norm(model)
+        folded = fold_batch_norm(model, in_place)
         folded = folded.to(self._device).to(memory_format=self._memory_format)
         self._coarse_logits = folded.coarse_logits
         if compile:
@@ -93,7 +99,7 @@ class TorchBackend:
             ) from error
 
 
-def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
+def fold_batch_norm(model: SegmentationModel, in_place: bool = False) -> SegmentationModel:
     """Merges every batch norm into the convolution before it, in a copy in float32 and eval mode on the CPU.
 
     A batch norm is taken to follow the convolution that its module registers right before it. That holds in DLA, but
@@ -101,15 +107,16 @@ def fold_batch_norm(model: SegmentationModel) -> SegmentationModel:
     model keeps its batch norms.
 
     Args:
-        model: of any floating-point type, on any device; is not changed.
+        model: of any floating-point type, on any device.
+        in_place: whether the model itself is changed, which saves a third of the time.
 
     Returns:
-        The copy.
+        The copy, or the model.
 
     Raises:
         UserError: metadata of another number of classes than the logits have.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    model = (model if in_place else copy.deepcopy(model)).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=generator, device="cpu")
     with torch.inference_mode():
