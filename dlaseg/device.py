@@ -75,10 +75,20 @@ def synchronize(device: torch.device) -> None:
 
 @contextmanager
 def own_defaults() -> Iterator[None]:
-    """Computes gradients, and makes tensors on the CPU by default, whatever the caller has set."""
+    """Torch as it is by default, whatever the caller has set: gradients, no autocast, float32 on the CPU."""
     changed = torch.get_default_device().type != "cpu"  # the context costs time in every call of torch
-    with torch.inference_mode(False), torch.device("cpu") if changed else nullcontext():
-        yield
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.device("cpu") if changed else nullcontext(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 @contextmanager

@@ -40,6 +40,6 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def normalize_(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """As `normalize`, of (N, C, H, W) float32 from 0 to 255, which are overwritten."""
     shape = (1, -1, 1, 1)
-    offset = torch.tensor([m * 255 for m in mean], device=pixels.device).view(shape)
-    factor = torch.tensor([1 / (s * 255) for s in std], device=pixels.device).view(shape)
+    offset = torch.tensor([m * 255 for m in mean], dtype=torch.float32, device=pixels.device).view(shape)
+    factor = torch.tensor([1 / (s * 255) for s in std], dtype=torch.float32, device=pixels.device).view(shape)
     return pixels.sub_(offset).mul_(factor)

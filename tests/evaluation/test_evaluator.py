@@ -134,7 +134,7 @@ def test_images_may_be_stretched_instead_of_mirrored(model, dataset, tmp_path):
     save_model(model, tmp_path / "w.safetensors")
     with torch.no_grad():
         expected = counted(dataset, lambda index: StretchedDLASeg(model)(pixels(model, dataset, index)).argmax(1))
-    with torch.device("meta"):  # the default of the caller
+    with torch.device("meta"), torch.autocast("cpu"):  # what the caller has set
         results = evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", padding="stretch")
     assert results["protocol"]["padding"] == "stretch"
     assert np.abs(np.array(results["confusion_matrix"]) - expected).sum() <= 4  # ties

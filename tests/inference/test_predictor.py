@@ -412,11 +412,15 @@ def test_a_network_that_was_loaded_for_it_is_not_copied(model, predictor, tmp_pa
     np.testing.assert_array_equal(Predictor(tmp_path / "m.safetensors", device="cpu")(image), predictor(image))
 
 
-def test_the_default_device_of_the_caller_does_not_matter(model, predictor):
+def test_the_defaults_of_the_caller_do_not_matter(model, predictor):
     image = np.random.default_rng(0).integers(0, 256, (33, 50, 3), np.uint8)
     expected = predictor(image)
-    with torch.device("meta"):
-        np.testing.assert_array_equal(Predictor(model, device="cpu")(image), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.autocast("cpu"):
+            np.testing.assert_array_equal(Predictor(model, device="cpu")(image), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_folding_draws_no_random_numbers(model):

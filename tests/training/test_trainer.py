@@ -380,8 +380,14 @@ def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
 def test_the_workers_and_what_the_caller_has_set_change_no_weight(straight, config, tmp_path):
     _, _, state = straight
     config.data.workers = 1
-    with torch.device("meta"), torch.no_grad():
-        other = run(config, tmp_path)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.no_grad(), torch.autocast("cpu"):
+            other = run(config, tmp_path)
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert_same_tensors(other.model.state_dict(), state.model.state_dict())
 
 

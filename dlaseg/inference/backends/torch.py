@@ -118,7 +118,7 @@ def fold_batch_norm(model: SegmentationModel, in_place: bool = False) -> Segment
     """
     model = (model if in_place else copy.deepcopy(model)).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=generator, device="cpu")
+    noise = torch.randn(1, model.metadata.in_channels, 32, 32, generator=generator, device="cpu", dtype=torch.float32)
     with torch.inference_mode():
         expected = model.coarse_logits(noise)
     model.metadata.check(expected.shape[1], model.metadata.in_channels)
