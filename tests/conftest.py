@@ -1,17 +1,17 @@
 import contextlib
+import copy
 import gc
 import os
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-import dlaseg_testing
 import pytest
-import torch
 from hypothesis import settings
 
-from dlaseg import LabelMap
-from dlaseg.export.export import export
+# The process that hands the tests out imports this file before it starts the others: what takes seconds to import, such
+# as torch, is imported where it is used.
 
 settings.register_profile("dlaseg", deadline=None)  # no test depends on a duration
 settings.load_profile("dlaseg")
@@ -40,6 +40,8 @@ def pytest_collection_finish():
 @pytest.fixture(scope="module")
 def tiny_variant():
     """Tests of training have a network that takes a step in a fraction of the time."""
+    import dlaseg_testing
+
     with dlaseg_testing.tiny_variant():
         yield
 
@@ -47,6 +49,11 @@ def tiny_variant():
 @pytest.fixture(scope="session")
 def exported_network():
     """A network of six classes that takes no time; another family than the package's."""
+    import dlaseg_testing
+    import torch
+
+    from dlaseg import LabelMap
+
     torch.manual_seed(0)
     labels = LabelMap.from_dict({"classes": [{"name": f"c{i}", "id": [10 * i + 7, 100 + i]} for i in range(6)]})
     model = dlaseg_testing.TwoHeads(labels.num_classes)
@@ -57,14 +64,26 @@ def exported_network():
 
 @pytest.fixture(scope="session")
 def exported(exported_network):
-    """Exports `exported_network` once for each suffix, input and output, whichever process asks, and gives the path."""
-    cache = Path(os.environ["DLASEG_CACHE"])
+    """Exports `exported_network` once for each suffix, input and output, whichever process asks, and gives the path.
+
+    It is traced and converted to ONNX once for all suffixes of an input and output.
+    """
+    from dlaseg.export import export as exports
+    from dlaseg.export import formats
+
+    shared = Path(os.environ["DLASEG_CACHE"])
+    trace_network, to_onnx = cache(exports.trace_network), cache(formats.to_onnx)
+    comparison_images = cache(exports.comparison_images)
 
     def path_of(suffix, input="pixels", output="labels"):
-        folder = cache / f"exported-{input}-{output}{suffix}"
+        folder = shared / f"exported-{input}-{output}{suffix}"
         if not folder.exists():
-            own = Path(tempfile.mkdtemp(dir=cache))
-            export(exported_network, own / f"m{suffix}", input, output)
+            own = Path(tempfile.mkdtemp(dir=shared))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(exports, "trace_network", trace_network)
+                patch.setattr(exports, "comparison_images", comparison_images)
+                patch.setattr(formats, "to_onnx", lambda *arguments: copy.deepcopy(to_onnx(*arguments)))
+                exports.export(exported_network, own / f"m{suffix}", input, output)
             with contextlib.suppress(OSError):  # another process was first
                 own.rename(folder)
         return folder / f"m{suffix}"

@@ -22,6 +22,7 @@ from dlaseg.errors import Stopped, UserError
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.run import FEW
 from dlaseg.models import cost
+from dlaseg.models.dla import VARIANTS
 from dlaseg.training import trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,21 +32,14 @@ ROOT = Path(__file__).resolve().parents[1]
 def _plain_process():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, tiny_variant():
         patch.setattr("dlaseg.training.run.keep_freed_memory", lambda: True)
         yield
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def tiny():
-    """For single tests: others list the variants."""
-    with tiny_variant():
-        yield
-
-
 def training(data: Path, output: Path, *more: str) -> list[str]:
-    words = f"""train --output {output} --data.root {data} --data.workers 0 --model.name dla46_c --model.stride 4
+    words = f"""train --output {output} --data.root {data} --data.workers 0 --model.name {TINY} --model.stride 4
         --augment.crop_size [64,64] --train.epochs 2 --train.batch_size 2 --train.eval_every 1 --train.device cpu
         --train.precision float32 --train.lr 0.02""".split()
     return [*words, *more]
@@ -178,7 +172,14 @@ def test_start_up_imports_nothing_heavy(words):
     assert not modules & {"torch", "numpy", "jsonargparse", "yaml"}
 
 
-@pytest.mark.parametrize("words", [["train", "--train.lr", "x"], ["train", "--help"], ["eval", "--help"], ["eval"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--train.lr", "x"],
+        ["eval", "--help"],
+        *(pytest.param(words, marks=pytest.mark.slow) for words in (["train", "--help"], ["eval"])),
+    ],
+)
 def test_parsing_imports_no_torch(words):
     modules = modules_imported_by(*words)
     assert "dlaseg" in modules
@@ -545,7 +546,7 @@ def without_epochs(words: list[str]) -> list[str]:
 
 def test_minutes_set_the_epochs_and_a_resumed_run_keeps_them(capsys, data, tmp_path, timed):
     output = tmp_path / "run"
-    words = without_epochs(training(data, output))
+    words = without_epochs(training(data, output, "--train.trackers", "[]"))
     assert main([*words, "--minutes", "1.5"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "an epoch takes a minute"
@@ -586,7 +587,7 @@ def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory)
         for name in ("blue", "red"):
             (images / split / name).mkdir(parents=True)
             Image.new("RGB", (40, 36), name).save(images / split / name / "0.png")
-    words = f"""pretrain --data.root {images} --data.workers 0 --model.name dla46_c --augment.crop_size 32
+    words = f"""pretrain --data.root {images} --data.workers 0 --model.name {TINY} --augment.crop_size 32
         --augment.resize 32 --train.batch_size 2 --train.device cpu --train.precision float32 --dry-run""".split()
     assert main(words) == 0
     assert "logits       2 x 2 float32" in capsys.readouterr().out.splitlines()
@@ -594,9 +595,8 @@ def test_a_dry_run_of_pretraining_leaves_nothing(capsys, here, tmp_path_factory)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("tiny")
 def test_a_benchmark_of_training_is_a_table_or_json_and_leaves_nothing(capsys, data, here):
-    words = ["benchmark", *without_run_folder(training(data, here / "run", "--model.name", TINY)), "--steps", "1"]
+    words = ["benchmark", *without_run_folder(training(data, here / "run")), "--steps", "1"]
     assert main(words) == 0
     printed = capsys.readouterr()
     (missing,) = printed.err.splitlines()
@@ -618,8 +618,8 @@ def test_pretraining_ends_with_its_best_top1_and_can_be_resumed(capsys, tmp_path
             for index in range(2):
                 Image.new("RGB", (40, 36), name).save(tmp_path / "data" / split / name / f"{index}.png")
     words = f"""pretrain --name tiny --output {tmp_path / "run"} --data.root {tmp_path / "data"} --data.workers 0
-        --model.name dla46_c --augment.crop_size 32 --augment.resize 32 --train.epochs 2 --train.batch_size 2
-        --train.device cpu --train.lr 0.01""".split()
+        --model.name {TINY} --augment.crop_size 32 --augment.resize 32 --train.trackers [] --train.epochs 2
+        --train.batch_size 2 --train.device cpu --train.lr 0.01""".split()
     assert main(words) == 0
     best = max(json.loads(line)["top1"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines())
     last = capsys.readouterr().out.splitlines()[-1]
@@ -643,7 +643,9 @@ def test_a_segmentation_network_starts_from_a_pretrained_backbone(capsys, data, 
         --train.device cpu --train.precision float32""".split()
     assert main(words) == 0
     best = tmp_path / "classifier/best.safetensors"
-    words = training(data, tmp_path / "run", "--model.backbone_weights", str(best), "--train.lr", "0")
+    words = training(
+        data, tmp_path / "run", "--model.name", "dla46_c", "--model.backbone_weights", str(best), "--train.lr", "0"
+    )
     assert main([*words, "--train.epochs", "1"]) == 0
     assert "the centre of 3x3 nodes" in capsys.readouterr().err
     classifier = dlaseg.create_backbone("dla46_c", weights=best)
@@ -669,6 +671,7 @@ def test_models_are_listed_in_aligned_columns(capsys):
 
 
 def test_models_as_json_are_the_exact_numbers_of_all_variants(capsys, monkeypatch):
+    monkeypatch.delitem(VARIANTS, TINY)
     monkeypatch.setattr(cost, "segmentation_costs", lambda name, **_: {(2, 3): cost.Cost(1, 2, len(name))})
     assert main(["models", "--json"]) == 0
     tables = json.loads(capsys.readouterr().out)
@@ -779,8 +782,9 @@ def test_a_wrong_conversion_is_refused_and_writes_nothing(capsys, weights, tmp_p
 
 
 def test_loaded_weights_are_logged_on_standard_error(capsys, data, weights, tmp_path):
-    words = training(data, tmp_path / "run", "--model.stride", "8", "--model.root_kernel_size", "1",
-                     "--model.backbone_weights", str(weights), "--train.epochs", "1")  # fmt: skip
+    words = training(data, tmp_path / "run", "--model.name", "dla46_c", "--model.stride", "8", "--train.trackers", "[]",
+                     "--model.root_kernel_size", "1", "--model.backbone_weights", str(weights),
+                     "--train.epochs", "1")  # fmt: skip
     assert main(words) == 0
     log = capsys.readouterr().err
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()

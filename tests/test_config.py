@@ -286,7 +286,11 @@ WRONG_TYPES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "written", "message", "example"), WRONG_TYPES)
+# In an option, each of them is refused as well; the file has a reader of its own, but the same conversions
+@pytest.mark.parametrize(
+    ("field", "written", "message", "example"),
+    [*WRONG_TYPES[:7], *(pytest.param(*case, marks=pytest.mark.slow) for case in WRONG_TYPES[7:])],
+)
 def test_a_value_of_the_wrong_type_is_refused_in_a_file(parse_text, tmp_path, field, written, message, example):
     section, key = field.split(".")
     with pytest.raises(UserError) as caught:

@@ -492,8 +492,25 @@ def test_ids_of_16_bits_are_read_from_a_tiff_of_either_byte_order(tmp_path):
         assert np.array_equal(labels, values)
 
 
-@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate"])
-@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+@pytest.mark.parametrize(
+    ("mode", "compression"),
+    [
+        ("L", "raw"),
+        ("P", "tiff_lzw"),
+        ("I;16", "tiff_adobe_deflate"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("L", "tiff_lzw"),
+                ("L", "tiff_adobe_deflate"),
+                ("P", "raw"),
+                ("P", "tiff_adobe_deflate"),
+                ("I;16", "raw"),
+                ("I;16", "tiff_lzw"),
+            )
+        ),
+    ],
+)
 def test_a_truncated_tiff_is_refused_or_has_the_same_labels(tmp_path, mode, compression):
     path, small = tmp_path / "a.tif", ids(6, 8)
     picture = Image.fromarray(small.astype(np.uint16) * 300 if mode == "I;16" else small)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 from configparser import ConfigParser
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def modules(package: Path) -> dict[str, Path]:
     return named
 
 
+@cache
 def imports(path: Path, package: Path) -> set[str]:
     """Dotted names below dlaseg that a file imports, anywhere in it; `__init__` for the package itself."""
     found = set()

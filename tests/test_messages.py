@@ -1,12 +1,16 @@
 """Every message says what to do, and the site has a page of all of them."""
 
+from functools import cache
+
 import pytest
 from dlaseg_testing import load_script
 
 
 @pytest.fixture(scope="module")
 def hook():
-    return load_script("docs/hooks/messages.py")
+    module = load_script("docs/hooks/messages.py")
+    module.messages = cache(module.messages)  # both tests read every file
+    return module
 
 
 SOURCE = """

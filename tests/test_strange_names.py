@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from dlaseg_testing import train_arguments
+from dlaseg_testing import TINY, train_arguments
 from PIL import Image
 
 from dlaseg.cli import main
@@ -32,11 +32,12 @@ def root(tmp_path):
     return root
 
 
+@pytest.mark.usefixtures("tiny_variant")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere, all names are Unicode")
 def test_such_names_go_through_every_command(root, tmp_path, capsys):
     config = Config(
         data=DataConfig(dataset="folder", root=str(root), workers=0),
-        model=ModelConfig(name="dla46_c", stride=8),
+        model=ModelConfig(name=TINY, stride=8),
         augment=AugmentConfig(crop_size=(32, 32)),
         train=TrainConfig(epochs=1, batch_size=4, lr=0.001, precision="float32", device="cpu"),
     )

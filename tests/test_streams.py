@@ -43,6 +43,7 @@ augment: {crop_size: [32, 32]}
 train: {epochs: 1, batch_size: 2, eval_every: 1, device: cpu, precision: float32}
 """
     (tmp_path / "größe.yaml").write_text(config, encoding="utf-8")
+    (tmp_path / "größer.yaml").write_text("größe: 1\n", encoding="utf-8")
 
 
 WRONG = {
@@ -83,9 +84,16 @@ def run_in_ascii(commands, folder):
 
 @pytest.mark.usefixtures("street")
 def test_what_is_counted_and_refused_can_be_printed_where_only_ascii_can(tmp_path):
-    output, errors = run_in_ascii({"data stats Straße --dataset folder": 0, **WRONG}, tmp_path)
+    refused = ["train --train.lr schön", "train --config größer.yaml", "data stats größe --dataset folder"]
+    commands = {"data stats Straße --dataset folder": 0, **dict.fromkeys(refused, 2)}
+    output, errors = run_in_ascii(commands, tmp_path)
     assert r"Stra\u00dfe" in output  # the class, as no byte of the terminal's alphabet can show it
-    assert errors.splitlines() == REFUSALS
+    number, field, folder = errors.splitlines()
+    assert number == REFUSALS[0]
+    assert field == (
+        r"dlaseg train: gr\xc3\xb6\xc3\x9fer.yaml: unknown field 'gr\u00f6\u00dfe': did you mean 'data.images'?"
+    )
+    assert folder == r"dlaseg data stats: gr\xc3\xb6\xc3\x9fe: no such folder; " + REFUSALS[1].partition("; ")[2]
 
 
 @pytest.mark.slow
@@ -121,8 +129,22 @@ def test_tensorboard_writes_into_a_folder_whose_name_is_not_utf8(tmp_path):
 
 
 # Buffered output fails when the process ends, unbuffered output at once
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("line", ["--help", "data synthesize drawn --train 1 --val 0 --size 64 64", "nope"])
+@pytest.mark.parametrize(
+    ("line", "unbuffered"),
+    [
+        ("--help", ""),
+        ("nope", "1"),
+        ("data synthesize drawn --train 1 --val 0 --size 64 64", "1"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("--help", "1"),
+                ("nope", ""),
+                ("data synthesize drawn --train 1 --val 0 --size 64 64", ""),
+            )
+        ),
+    ],
+)
 def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path, line, unbuffered):
     code = "import sys; from dlaseg.cli import main; sys.exit(main())"
     process = start([sys.executable, "-c", code, *line.split()], tmp_path, PYTHONUNBUFFERED=unbuffered)

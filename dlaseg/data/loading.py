@@ -258,7 +258,10 @@ def batches(
                 "out: lower data.workers"
             ) from error
         if isinstance(batch, UserError):
-            raise batch
+            try:
+                raise batch
+            finally:
+                del batch  # the error's traceback holds this frame: the loader's processes would live on for no one
         images, targets, *skipped = batch  # batches from elsewhere have no list of skipped samples
         if on_skip is not None:
             for index, message in chain(*skipped):

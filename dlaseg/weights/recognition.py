@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -157,7 +157,7 @@ def recognize(checkpoint: Checkpoint, norm: str | None = None) -> Recognized:
     )
 
 
-@lru_cache(maxsize=len(VARIANTS))
+@cache
 def backbone_shapes(name: str) -> tuple[Shapes, Shapes]:
     """Shapes of a variant's tensors (3 input channels, 1x1 nodes, no classifier), and of the original's unused ones.
 

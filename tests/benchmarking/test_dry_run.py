@@ -20,12 +20,20 @@ from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.classification import Classification
 from dlaseg.training.run import build
 from dlaseg.training.segmentation import Segmentation
+from dlaseg.training.task import Validation
 
 
 def tried(config, output: Path = Path("run"), resume: bool = False, task=Segmentation) -> dict[str, str]:
     facts = dry_run(task(config), output, resume, report=dlaseg_testing.no_report)
     assert facts is not None
     return facts
+
+
+@pytest.fixture
+def quick_runs(monkeypatch):
+    """Runs look at no validation image, and end without a report."""
+    monkeypatch.setattr(Segmentation, "validator", lambda *_: lambda model: Validation({"miou": 0.5}))
+    monkeypatch.setattr(Segmentation, "on_fit_end", lambda *_: None)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -105,7 +113,7 @@ def test_a_classifier_is_tried_too(folder, tmp_path_factory):
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder):
+def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder, quick_runs):
     begun(config, folder / "run")
     before = contents(folder)
     with pytest.raises(UserError) as real:
@@ -118,7 +126,7 @@ def test_a_folder_that_holds_a_run_is_refused_as_the_run_would_be(config, folder
     assert contents(folder) == before
 
 
-def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
+def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder, quick_runs):
     begun(config, folder / "run")
     before, message = contents(folder), []
     facts = dry_run(Segmentation(config), folder / "run", resume=True, report=message.append)
@@ -130,7 +138,7 @@ def test_with_resume_it_counts_what_is_left_and_changes_nothing(config, folder):
     assert dlaseg_testing.run(config, folder / "run", resume=True).epoch == 3
 
 
-def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, folder):
+def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, folder, quick_runs):
     begun(config, folder / "run")
     saved = load_checkpoint(folder / "run/last.ckpt")
     saved["progress"]["batches"], saved["step"] = 1, 3
@@ -138,7 +146,7 @@ def test_with_resume_within_an_epoch_its_batches_are_not_counted_again(config, f
     assert tried(config, folder / "run", resume=True)["batches"] == "2 per epoch, 6 in all, 3 of them remaining"
 
 
-def test_a_run_that_is_done_has_nothing_left(config, folder):
+def test_a_run_that_is_done_has_nothing_left(config, folder, quick_runs):
     config = dlaseg_testing.with_train(config, epochs=1)
     dlaseg_testing.run(config, folder / "run")
     facts = tried(config, folder / "run", resume=True)

@@ -443,6 +443,9 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
         files.write_labels(speed.build(candidate), images, tmp_path / "out")
 
 
+SMALL = ["--size", "64", "64", "--count", "1"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -452,18 +455,18 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
         (["none.safetensors"], "none.safetensors: "),
         (["dla47"], "dla47: no such file, network or built-in weights: did you mean dla34"),
         (["dla46_c:foo"], "dla46_c:foo: unknown decoder 'foo': did you mean afa? There are plain, afa"),
-        (["dla46_c", "--backends", "fast"], "backend 'fast': unknown; use one of auto, torch"),
+        (["dla46_c", *SMALL, "--backends", "fast"], "backend 'fast': unknown; use one of auto, torch"),
         (
-            ["dla46_c", "--backends", "onnxruntime", "--precisions", "bfloat16"],
+            ["dla46_c", *SMALL, "--backends", "onnxruntime", "--precisions", "bfloat16"],
             "--precisions bfloat16: the backend onnxruntime has none of them: add float32",
         ),
-        (["dla46_c", "--precisions", "float64"], "precision 'float64': use one of"),
+        (["dla46_c", *SMALL, "--precisions", "float64"], "precision 'float64': use one of"),
         (
             ["dla46_c", "--size", "8", "8"],
             "size 8 x 8: a scene is 64 to 1024 pixels high and 64 to 2048 wide: choose a size within, or give images "
             "of your own by --images",
         ),
-        (["dla46_c", "--size", "64", "64", "--output", "/dev/null"], "/dev/null: cannot be a folder (File exists): "),
+        (["dla46_c", *SMALL, "--output", "/dev/null"], "/dev/null: cannot be a folder (File exists): "),
     ],
 )
 def test_wrong_options_are_one_line(words, message, capsys):

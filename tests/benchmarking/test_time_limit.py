@@ -17,6 +17,7 @@ STEP, LOADING, BEGIN, IMAGE = 3.0, 2.0, 1.0, 0.5
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     monkeypatch.setattr(time_limit, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr(time_limit, "WARM_UP", 2)
 
 
 class Clock:

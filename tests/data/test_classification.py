@@ -172,3 +172,4 @@ def test_a_broken_image_is_one_line_that_names_it(root, training, workers):
         list(batches(loader))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    del caught  # as in `test_loading.py`

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dlaseg_testing import write_camvid
+from dlaseg_testing import TINY, write_camvid
 from PIL import Image
 
 from dlaseg import create_model, load_model, save_model
@@ -19,6 +19,8 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.training.distributed import DistributedContext
 from dlaseg.training.segmentation import Segmentation
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 TWO = "classes: [background, {name: leaf}]\n"
 
@@ -48,7 +50,7 @@ def write(tmp_path):
 
 def training(root, output, *more):
     return (
-        f"""train --output {output} --data.dataset folder --data.root {root} --data.workers 0 --model.name dla46_c
+        f"""train --output {output} --data.dataset folder --data.root {root} --data.workers 0 --model.name {TINY}
         --model.stride 8 --augment.crop_size [32,32] --train.epochs 1 --train.batch_size 2 --train.device cpu
         --train.precision float32 --train.trackers [] """.split()
         + list(more)
@@ -58,7 +60,7 @@ def training(root, output, *more):
 @pytest.fixture
 def weights(tmp_path):
     """Weights with the classes background and leaf."""
-    model = create_model("dla46_c", 2, 8, 1)
+    model = create_model(TINY, 2, 8, 1)
     model.metadata = replace(model.metadata, label_map=LabelMap.from_dict({"classes": ["background", "leaf"]}))
     save_model(model, tmp_path / "w.safetensors")
     return tmp_path / "w.safetensors"
@@ -82,7 +84,7 @@ FOREGROUND = (
 )
 
 
-@pytest.mark.parametrize("grey_as_rgb", [False, True])
+@pytest.mark.parametrize("grey_as_rgb", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_foreground_of_255_that_nobody_listed_stops_training(write, capsys, tmp_path, grey_as_rgb):
     root = write(TWO, leaf=255, grey_as_rgb=grey_as_rgb)
     run = tmp_path / "run"

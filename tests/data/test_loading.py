@@ -1,4 +1,7 @@
+import contextlib
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -143,6 +146,27 @@ def test_a_broken_file_is_one_line_that_names_it(dataset, whole, workers):
         list(batches(loader))
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
+    del caught  # its traceback holds the loader, and this frame it: torch waits 5 s for processes that are garbage
+
+
+def test_after_an_error_the_loader_goes_without_the_garbage_collector():
+    class Broken:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return UserError("a.png: no image: remove it")
+
+    loader = Broken()
+    alive = weakref.ref(loader)
+    gc.disable()
+    try:
+        with contextlib.suppress(UserError):
+            next(batches(loader))
+        del loader
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -107,7 +107,11 @@ def test_scoring(tmp_path, readers):
 
 @pytest.mark.parametrize(
     "method",
-    ["fork", pytest.param("spawn", marks=pytest.mark.slow), pytest.param("forkserver", marks=pytest.mark.slow)],
+    [
+        pytest.param("fork", marks=pytest.mark.slow),  # as in the test of training
+        pytest.param("spawn", marks=pytest.mark.slow),
+        pytest.param("forkserver", marks=pytest.mark.slow),
+    ],
 )
 def test_every_way_to_start_processes(tmp_path, readers, method):
     assert_no_orphans(start_process(load_hanging, method, readers), readers, workers=2)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dlaseg_testing import TINY
 from PIL import Image
 
 from dlaseg import UserError, create_model, save_model
@@ -123,9 +124,10 @@ def unlabelled(root, split, with_labels):
     return files if split == "val" else replace(files, labels=dict(files.images))
 
 
+@pytest.mark.usefixtures("tiny_variant")
 def test_images_without_label_maps_are_neither_scored_nor_counted_nor_trained_on(root, monkeypatch):
     dataset = open_images("camvid", root, "val")
-    model = create_model("dla46_c", 11, 8, 1)
+    model = create_model(TINY, 11, 8, 1)
     model.metadata = replace(model.metadata, label_map=dataset.label_map)
     message = refused(evaluate_predictor, Predictor(model, device="cpu"), dataset, loader=[])
     assert message.startswith(f"{root / 'val/0.png'}: image without a label map: ")
@@ -143,8 +145,9 @@ def test_pairs_of_a_single_label_map_too_many_are_refused(root):
     assert refused(files.pairs).startswith(f"{root / 'c.png'}: label map without an image (1 in all)")
 
 
+@pytest.mark.usefixtures("tiny_variant")
 def test_eval_and_stats_take_a_list(root, names, capsys, tmp_path):
-    model = create_model("dla46_c", 11, 8, 1)
+    model = create_model(TINY, 11, 8, 1)
     model.metadata = replace(model.metadata, label_map=DATASETS["camvid"].label_map())
     save_model(model, tmp_path / "w.safetensors")
     words = ["--dataset", "camvid", "--list", str(names("1\n3\n"))]

@@ -47,24 +47,33 @@ def photo(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser, address):
+    """A page for many tests: a new one loads and compiles all scripts of Gradio again."""
+    context = browser.new_context()
+    context.set_default_timeout(300_000)  # ms; however slow the machine is
+    yield context.new_page()
+    context.close()
+
+
 @pytest.fixture
-def open_page(browser, address):
+def open_page(shared_page, address):
     """Opens the page; in the end nothing may have been asked of other machines."""
-    contexts, foreign = [], []
+    foreign = []
+
+    def note(request):
+        foreign.append(request.url)
 
     def open_(width=1280):
-        context = browser.new_context(viewport={"width": width, "height": 900})
-        contexts.append(context)
-        context.set_default_timeout(300_000)  # ms; however slow the machine is
-        page = context.new_page()
-        page.on("request", lambda request: foreign.append(request.url))
-        page.goto(address)
-        page.wait_for_selector("input[type=file]", state="attached")
-        return page
+        shared_page.set_viewport_size({"width": width, "height": 900})
+        shared_page.mouse.move(0, 0)
+        shared_page.goto(address)
+        shared_page.wait_for_selector("input[type=file]", state="attached")
+        return shared_page
 
+    shared_page.on("request", note)
     yield open_
-    for context in contexts:
-        context.close()
+    shared_page.remove_listener("request", note)
     assert [url for url in foreign if not url.startswith((address, "data:", "blob:"))] == []
 
 
@@ -88,7 +97,7 @@ def segment(page, file):
 def test_an_upload_is_segmented_toggled_pointed_at_and_downloaded(open_page, photo, tmp_path):
     page = open_page()
     segment(page, photo)
-    expected = Predictor("camvid", "auto")(photo)
+    expected = Predictor("camvid-int8", "auto")(photo)
     assert "96 x 128 pixels" in page.inner_text("#times")
     shares = dict(re.findall(r"(\w[\w ]*?)  ([\d.]+)%", page.inner_text("#shown")))
     assert float(shares["road"]) == pytest.approx(100 * (expected == 3).mean(), abs=0.06)
@@ -115,7 +124,7 @@ def test_the_class_under_the_pointer_is_named(open_page, photo):
     segment(page, photo)
     page.wait_for_selector("#first img >> nth=1")
     page.wait_for_function("document.querySelector('#pixels img')?.complete")
-    predictor = Predictor("camvid", "auto")
+    predictor = Predictor("camvid-int8", "auto")
     probabilities = predictor.probabilities(photo)
     names = predictor.label_map.names
     for image in (page.locator("#first img").nth(1), page.locator("#image img")):
@@ -144,7 +153,7 @@ def test_a_bad_file_gives_a_message_and_the_server_lives_on(open_page, photo, tm
     upload_another(page, tmp_path / "text.png")
     page.wait_for_selector("text=/^text.png: broken or not an image: replace or remove the file/")
     page.locator(".gallery-item").first.click()  # which makes the part of the page anew
-    page.wait_for_function("document.querySelector('#times').innerText.includes('360 x 640 pixels')")
+    page.wait_for_function("document.querySelector('#times').innerText.includes('90 x 160 pixels')")
     upload_another(page, tmp_path / "example.png")
     page.wait_for_selector("text=/^example.png: broken or not an image: replace or remove the file/")
     assert "Traceback" not in capfd.readouterr().err
@@ -162,14 +171,23 @@ def test_a_file_beyond_the_limit_is_not_taken(open_page, tmp_path):
     page.wait_for_selector("text=/exceeds|maximum|size/i")
 
 
-def test_two_networks_stand_side_by_side(open_page, photo):
+def test_two_networks_stand_side_by_side(open_page, photo, second_weights):
     page = open_page()
     segment(page, photo)
     page.get_by_label("Compare with").click()
-    page.get_by_role("option", name="camvid-int8").click()
-    page.wait_for_function("document.querySelector('#times').innerText.includes('camvid-int8')")
+    page.get_by_role("option", name=second_weights).click()
+    page.wait_for_function("name => document.querySelector('#times').innerText.includes(name)", arg=second_weights)
     assert page.locator("text=Compared with").count() >= 1
-    assert "int8" in page.inner_text("#times")
+    assert "camvid-int8" in page.inner_text("#times")
+
+
+@pytest.mark.slow
+def test_weights_that_are_named_are_converted_for_the_fastest_engine(served_page, photo):
+    page, address = served_page
+    index = next(number for number, event in page.fns.items() if event.fn.__name__ == "segment")
+    client = Client(address, download_files=False, verbose=False)
+    answer = client.predict(handle_file(photo), "camvid", "", "auto", [1.0], False, 0.6, fn_index=index)
+    assert any(isinstance(part, str) and "(openvino, float32)" in part for part in answer)
 
 
 @pytest.mark.slow
@@ -213,10 +231,11 @@ def segment_video(served_page):
     """Sends a video as a browser does; gives the answer."""
     page, address = served_page
     index = next(number for number, event in page.fns.items() if event.fn.__name__ == "segment_video")
+    client = Client(address, download_files=False, verbose=False)
 
     def ask(file):
         video = None if file is None else handle_file(file)
-        return Client(address, download_files=False, verbose=False).predict(video, "camvid", "torch", fn_index=index)
+        return client.predict(video, "camvid-int8", "auto", fn_index=index)
 
     return ask
 

@@ -8,6 +8,7 @@ import dlaseg_testing
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import TINY
 from PIL import Image
 
 from dlaseg import create_model, save_model
@@ -19,7 +20,7 @@ from dlaseg.evaluation.earlier_scores import protocol_differences
 
 def write_weights(path, seed):
     torch.manual_seed(seed)
-    model = create_model("dla46_c", 11, stride=8)
+    model = create_model(TINY, 11, stride=8)
     model.metadata = replace(model.metadata, label_map=camvid_labels())
     save_model(model, path)
 
@@ -30,7 +31,7 @@ def evaluate(weights, root, *options):
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory):
+def scored(tiny_variant, tmp_path_factory):
     """A folder with weights, a data set and the scores."""
     folder = tmp_path_factory.mktemp("scored")
     dlaseg_testing.write_camvid(folder / "camvid", train=3)
@@ -69,7 +70,7 @@ def change_label_map(folder):
         (change_label_map, (), "another label map of 0"),
         (None, ("--scales", "1", "0.5"), "scales 1, now 0.5 1"),
         (None, ("--flip",), "flip false, now true"),
-        (None, ("--precision", "bfloat16"), "precision float32, now bfloat16"),
+        pytest.param(None, ("--precision", "bfloat16"), "precision float32, now bfloat16", marks=pytest.mark.slow),
         (None, ("--precision", "auto"), "precision float32, now bfloat16"),
         (None, ("--padding", "stretch"), "padding mirror, now stretch"),
         (change_weights, ("--flip",), "other weights; flip false, now true"),
@@ -91,7 +92,15 @@ def test_scores_of_something_else_are_kept(copy, capsys, monkeypatch, change, op
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("options", [(), ("--scales", "1"), ("--precision", "auto"), ("--measures", "boundary")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), marks=pytest.mark.slow),  # as in the tests below
+        ("--scales", "1"),
+        pytest.param(("--precision", "auto"), marks=pytest.mark.slow),
+        ("--measures", "boundary"),
+    ],
+)
 def test_scores_of_the_same_are_replaced(copy, monkeypatch, options):
     monkeypatch.setattr("dlaseg.device.computes_bfloat16", lambda: False)
     report = copy / "a-camvid-val/report.html"
@@ -150,7 +159,7 @@ def test_label_maps_of_any_program_have_no_padding():
     assert protocol_differences({"predictions": "folder"}, of_weights) == []
 
 
-@pytest.mark.parametrize("name", ["best.safetensors", "model.safetensors"])
+@pytest.mark.parametrize("name", [pytest.param("best.safetensors", marks=pytest.mark.slow), "model.safetensors"])
 def test_scores_of_a_file_that_may_have_changed_are_replaced(copy, name):
     best = (copy / "a.safetensors").rename(copy / name)
     assert evaluate(best, copy / "camvid") == 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -62,10 +63,10 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(dataset):
+def model(tiny_variant, dataset):
     """Weights at random that say road, car and sky, never moon."""
     torch.manual_seed(0)
-    model = create_model("dla46_c", len(NAMES), stride=4)
+    model = create_model(TINY, len(NAMES), stride=4)
     model.metadata = replace(model.metadata, label_map=dataset.label_map)
     model.eval()
     with torch.no_grad():
@@ -122,7 +123,13 @@ def test_evaluate_equals_a_plain_loop_over_full_logits(model, dataset):
     assert agree(evaluate_predictor(predictor(model), dataset).matrix, expected)
 
 
-@pytest.mark.parametrize(("scales", "flip"), [((1.0,), True), ((1.0, 0.5), False), ((0.5, 1.5), True)])
+@pytest.mark.parametrize(
+    ("scales", "flip"),
+    [
+        ((0.5, 1.5), True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (((1.0,), True), ((1.0, 0.5), False))),
+    ],
+)
 def test_scales_and_flip_average_the_class_probabilities(model, dataset, scales, flip):
     expected = counted(dataset, lambda index: averaged(model, pixels(model, dataset, index), scales, flip).argmax(1))
     result = evaluate_predictor(predictor(model, scales, flip), dataset).matrix
@@ -221,15 +228,15 @@ def test_scores_of_images_in_tiles_are_told_once_and_recorded(model, dataset, mo
     assert caplog.text.count("computed in tiles, for lack of memory") == 1
 
 
-def test_classes_that_differ_are_refused(dataset):
-    other = create_model("dla46_c", len(NAMES))
+def test_classes_that_differ_are_refused(model, dataset):
+    other = create_model(TINY, len(NAMES))
     with pytest.raises(
         UserError,
         match=r"weights have 4 classes \(class 0, .*has 4 classes \(road, car, sky, \.\.\.\): .*, or name them by",
     ):
         evaluate_predictor(predictor(other), dataset)
     with pytest.raises(UserError, match=r"weights have 5 classes .*: score on a data set with the weights' classes$"):
-        evaluate_predictor(predictor(create_model("dla46_c", 5)), dataset)
+        evaluate_predictor(predictor(create_model(TINY, 5)), dataset)
 
 
 def test_a_split_without_images_is_refused(dataset, tmp_path):

@@ -22,7 +22,6 @@ from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.evaluation.trained_on import images_of_training
 from dlaseg.export import int8, quantize
-from dlaseg.export.export import export
 from dlaseg.export.int8 import export_int8
 from dlaseg.export.quantize import import_nncf, rank_layers, search, weight_names
 
@@ -42,13 +41,25 @@ def network(root):
 
 @pytest.fixture(scope="module")
 def run(network, root, tmp_path_factory):
-    """Runs the command, and gives the path of the file and what was printed."""
+    """Runs the command, and gives the path of the file, what was printed, and the path of the file in float32."""
     path, printed = tmp_path_factory.mktemp("int8") / "m.xml", io.StringIO()
+    in_float, write_network = tmp_path_factory.mktemp("float") / "m.xml", int8.write_network
+
+    def write_and_keep(program, reference, *arguments):
+        write_network(program, reference, *arguments)
+        copy_network(reference, in_float)
+
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(int8, "load_model", lambda _: network)
+        patch.setattr(int8, "write_network", write_and_keep)
         words = ["export", "camvid", str(path), "--int8", "--dataset", "camvid", "--root", str(root)]
         assert main([*words, "--max-drop", "100", "--workers", "0"]) == 0
-    return path, printed.getvalue()
+    return path, printed.getvalue(), in_float
+
+
+def copy_network(source, target):
+    for suffix in (".xml", ".bin"):
+        shutil.copy(source.with_suffix(suffix), target.with_suffix(suffix))
 
 
 def test_an_int8_file_is_weights_with_its_precision(run, network):
@@ -61,7 +72,7 @@ def test_an_int8_file_is_weights_with_its_precision(run, network):
 
 
 def test_the_command_says_what_is_lost_and_gained(run):
-    path, printed = run
+    path, printed, _ = run
     report = json.loads(path.with_name("m.xml.json").read_text())["int8"]
     assert (report["dataset"], report["split"]) == ("camvid", "val")
     assert (report["images"], report["calibration_images"]) == (2, 5)
@@ -94,12 +105,20 @@ def float_layers(network):
     return {name for name, inputs in constants.items() if "Constant" in inputs}
 
 
-def test_layers_that_lose_most_stay_in_float32(exported_float):
+@pytest.fixture
+def ranked(exported_float, monkeypatch):
+    """The layers in the order of what they lose, which is found out once."""
+    layers = rank_layers(*exported_float)
+    monkeypatch.setattr(quantize, "rank_layers", lambda network, images: layers)
+    return layers
+
+
+def test_layers_that_lose_most_stay_in_float32(exported_float, ranked):
     model, images = exported_float
     accepted = []
     candidate, in_float = search(model, images, lambda network: bool(accepted) or accepted.append(network))
     assert float_layers(accepted[0]) == set()
-    assert list(in_float) == rank_layers(model, images)[:1]
+    assert list(in_float) == ranked[:1]
     assert float_layers(candidate) == set(in_float)
     assert weight_names(model, in_float)[0] in ("backbone.weight", "head.weight")
 
@@ -121,30 +140,20 @@ def test_the_search_tries_powers_of_two_and_at_last_half_of_the_layers(monkeypat
 
 
 @pytest.fixture(scope="module")
-def float_file(network, tmp_path_factory):
-    """The network in float32, as a file."""
-    return export(network, tmp_path_factory.mktemp("float") / "m.xml").path
-
-
-@pytest.fixture(scope="module")
-def exported_float(float_file):
+def exported_float(run):
     """The network in float32, and inputs."""
     rng = np.random.default_rng(0)
-    return openvino.Core().read_model(float_file), [rng.integers(0, 256, (1, 40, 50, 3), np.uint8) for _ in range(3)]
+    return openvino.Core().read_model(run[2]), [rng.integers(0, 256, (1, 40, 50, 3), np.uint8) for _ in range(3)]
 
 
-def test_a_loss_that_cannot_be_held_leaves_nothing(network, float_file, root, tmp_path, monkeypatch):
-    def copy_float_file(_, path, *__):
-        for suffix in (".xml", ".bin"):
-            shutil.copy(float_file.with_suffix(suffix), path.with_suffix(suffix))
-
+def test_a_loss_that_cannot_be_held_leaves_nothing(network, run, root, tmp_path, monkeypatch):
     def search_in_vain(candidate, _, accept):
         assert [accept(candidate), accept(candidate)] == [False, False]
 
     scores = iter([50.0, 49.5, 49.0])
     monkeypatch.setattr(int8, "_miou", lambda *_: next(scores))
     monkeypatch.setattr(int8, "trace_network", lambda *_: None)
-    monkeypatch.setattr(int8, "write_network", copy_float_file)
+    monkeypatch.setattr(int8, "write_network", lambda _, path, *__: copy_network(run[2], path))
     monkeypatch.setattr(int8, "search", search_in_vain)
     with pytest.raises(UserError, match=r"m.xml: not written: int8 loses 0.50 points of mIoU or more.*--max-drop"):
         export_int8(
@@ -208,15 +217,11 @@ print([event for event in events if event not in ("socket.__new__", "socket.geth
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_as_large_as_is_allowed_is_accepted(network, float_file, root, tmp_path, monkeypatch):
-    def copy_float_file(_, path, *__):
-        for suffix in (".xml", ".bin"):
-            shutil.copy(float_file.with_suffix(suffix), path.with_suffix(suffix))
-
+def test_a_loss_as_large_as_is_allowed_is_accepted(network, run, root, tmp_path, monkeypatch):
     scores, accepted = iter([50.0, 49.5, 49.25]), []
     monkeypatch.setattr(int8, "_miou", lambda *_: next(scores))
     monkeypatch.setattr(int8, "trace_network", lambda *_: None)
-    monkeypatch.setattr(int8, "write_network", copy_float_file)
+    monkeypatch.setattr(int8, "write_network", lambda _, path, *__: copy_network(run[2], path))
     monkeypatch.setattr(
         int8, "search", lambda candidate, _, accept: accepted.extend([accept(candidate), accept(candidate)])
     )

@@ -120,9 +120,14 @@ def test_a_file_that_gives_something_else_is_refused(changed, backend):
         set_entry(model, "labels", json.dumps({"classes": [{"name": "a", "id": 0}, {"name": "b", "id": 1}]}))
 
     def small(model):  # logits of fewer pixels than the stride says
-        edit_export(stride=1)(model)
+        edit_export(output="coarse_logits", stride=2)(model)
+        model.graph.output[0].name = "coarse_logits"
+        for size, name in zip(model.graph.output[0].type.tensor_type.shape.dim[2:], "hw", strict=True):
+            size.dim_param = name
+        pool = {"kernel_shape": [4, 4], "strides": [4, 4], "ceil_mode": 1}
+        model.graph.node.append(helper.make_node("MaxPool", ["logits"], ["coarse_logits"], **pool))
 
-    path = changed(small, "pixels", "coarse_logits")
+    path = changed(small, "pixels", "logits")
     assert "which its metadata do not say" in refused(path, backend)
     path = changed(edit)
     try:

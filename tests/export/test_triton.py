@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import onnxruntime
 import openvino
 import pytest
@@ -102,6 +103,7 @@ def _fixed(size):
 def test_the_command_writes_the_folder_or_nothing(network, exported, tmp_path, monkeypatch, capsys):
     source = exported(".onnx")
     monkeypatch.setattr(exports, "load_model", lambda _: network)
+    monkeypatch.setattr(exports, "comparison_images", lambda *_: [np.zeros((40, 50, 3), np.uint8)])
     monkeypatch.setattr(exports, "trace_network", lambda *_: None)
     monkeypatch.setattr(exports, "write_network", lambda _, path, *__: path.write_bytes(source.read_bytes()))
     assert main(["export", "camvid", str(tmp_path / "models/street"), "--layout", "triton"]) == 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from dlaseg_testing import TINY
 
 from dlaseg import create_model
 from dlaseg.inference import argmax
@@ -13,8 +14,8 @@ from dlaseg.models.base import upsample_logits
     ("stride", "at_a_time"),
     [
         *((stride, at_a_time) for stride in (1, 2, 3, 4, 8) for at_a_time in (1000, 1 << 20)),
-        *((stride, 1) for stride in (1, 3, 4)),
-        *(pytest.param(stride, 1, marks=pytest.mark.slow) for stride in (2, 8)),
+        *((stride, 1) for stride in (1, 3)),
+        *(pytest.param(stride, 1, marks=pytest.mark.slow) for stride in (2, 4, 8)),
     ],
 )
 @pytest.mark.parametrize("values", ["noise", "patches", "ties"])
@@ -43,7 +44,7 @@ def test_the_argmax_equals_that_of_the_upsampled_logits(monkeypatch, at_a_time, 
 @pytest.mark.parametrize("stride", [2, 4, 8])
 def test_the_argmax_is_that_of_the_models_logits(stride):
     torch.manual_seed(0)
-    model, images = create_model("dla46_c", 5, stride).eval(), torch.randn(1, 3, 75, 41)
+    model, images = create_model(TINY, 5, stride).eval(), torch.randn(1, 3, 75, 41)
     with torch.no_grad():
         expected = model(images).argmax(1)
         coarse = model.coarse_logits(images)

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ SIZES = [(1, 1, 1), (1, 1, 70), (2, 17, 5), (1, 33, 64), (3, 64, 32), (1, 63, 97
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return create_model(TINY, 5, stride=4).eval()
+    return create_model(TINY, 5, stride=8).eval()
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_backend_says_what_it_is(model, backend):
     assert backend.precision == "float32"
     assert backend.device == "cpu"
     assert backend.metadata == model.metadata
-    assert backend.stride == 4
+    assert backend.stride == 8
     assert backend.arrays
     assert backend.memory_needed() == (UNKNOWN_PER_PIXEL, 0)
 
@@ -146,9 +147,14 @@ def test_a_weights_file_is_converted_once_and_opened_no_more(weights, monkeypatc
     assert kept_graph(WeightsFile(weights)) is None
 
 
-@pytest.mark.parametrize("suffix", [".json", ".npy", ".onnx"])
 @pytest.mark.parametrize(
-    "content", [None, "zeros", *(pytest.param(each, marks=pytest.mark.slow) for each in (b"{}", b""))]
+    ("suffix", "content"),
+    [
+        *((suffix, "zeros") for suffix in (".json", ".npy", ".onnx")),
+        (".json", None),
+        *(pytest.param(suffix, None, marks=pytest.mark.slow) for suffix in (".npy", ".onnx")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in product((".json", ".npy", ".onnx"), (b"{}", b""))),
+    ],
 )
 def test_a_graph_of_which_a_part_is_lost_is_made_again(weights, quick_conversion, suffix, content):
     first = graph_of(WeightsFile(weights))
@@ -240,7 +246,7 @@ def test_not_finite_logits_are_not_exact(model):
         metadata, precision = model.metadata, "float32"
 
         def run(self, images):
-            return np.full((1, 5, 17, 25), np.nan, np.float32)
+            return np.full((1, 5, 9, 13), np.nan, np.float32)
 
     expected = np.load(graph_of(model).reference)
     assert not is_exact(NotFinite(), expected)
@@ -315,8 +321,16 @@ def test_engines_report_nothing(monkeypatch):
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
-def test_infer_converts_no_network_for_a_few_images(network, tmp_path, monkeypatch):
+@pytest.fixture
+def convert_again(network, tmp_path, monkeypatch):
+    """An empty cache, for which the network is not traced again."""
+    converted = onnx.load(graph_of(network).path)
     monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(conversion, "trace", lambda *_: None)
+    monkeypatch.setattr(conversion, "to_onnx", lambda *_: converted)
+
+
+def test_infer_converts_no_network_for_a_few_images(network, tmp_path, monkeypatch, convert_again):
     monkeypatch.setattr(run, "FEW", 3)
     for count, expected in ((2, "torch"), (3, "openvino"), (2, "openvino")):  # at last, it is converted already
         for index in range(count):
@@ -343,7 +357,7 @@ def test_upsampling_stays_in_float32_where_the_rest_is_bfloat16(model):
     names = {"precise_0", "DisablePrecisionConversion_0"}  # in older and newer releases of OpenVINO
     kinds = {op.get_type_name() for op in marked.get_ops() if names & dict(op.get_rt_info()).keys()}
     assert kinds == {openvino.TRANSPOSED}
-    assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 6
+    assert sum(op.get_type_name() == openvino.TRANSPOSED for op in marked.get_ops()) == 3
 
 
 def test_a_full_folder_of_temporary_files_is_one_line(monkeypatch):
@@ -371,11 +385,12 @@ def test_the_compiled_network_upsamples_in_float32(model, monkeypatch):
     assert precisions == {"f32"}
 
 
-def test_a_network_compiled_for_one_size_computes_the_same(model, backend, monkeypatch):
+def test_a_network_compiled_for_one_size_computes_the_same(model, monkeypatch):
+    backend = make_backend("torch", model, "cpu", "float32")
     monkeypatch.setattr(openvino, "LARGE", 1)
     monkeypatch.setattr(openvino, "MOST_COMPILED", 99)
-    fixed = make_backend("openvino", model, "cpu", "float32")
-    for size in SIZES:
+    fixed = OpenVINOBackend(graph_of(model))
+    for size in (SIZES[0], SIZES[2], SIZES[-1]):
         expected = backend.run(pixels(*size))
         logits = fixed.run(pixels(*size))
         (compiled,) = fixed._compiled.values()
@@ -402,7 +417,7 @@ def test_many_sizes_share_one_compiled_network(model, monkeypatch):
 def test_images_side_by_side_give_the_same(model, monkeypatch, large):
     monkeypatch.setattr(openvino, "LARGE", large)
     backend = make_backend("openvino", model, "cpu", "float32")
-    images = [pixels(1, 40, 50 + number % 2) for number in range(12)]
+    images = [pixels(1, 40, 50 + number % 2) for number in range(6)]
     expected = [backend.run(image) for image in images]
     backend.streams = 3
     together = threading.Barrier(3, timeout=60)
@@ -437,7 +452,17 @@ def test_torch_compile_computes_the_same():
         torch.testing.assert_close(compiled.run(pixels(*size)), plain.run(pixels(*size)))
 
 
-def test_a_missing_compiler_is_named(monkeypatch, tmp_path):
+def test_a_missing_compiler_is_named(monkeypatch):
+    def fail(*_):
+        raise torch._dynamo.exc.BackendCompilerFailed(None, RuntimeError("no such compiler\nin no folder"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    with pytest.raises(UserError, match=r"^backend torch-compile: no such compiler: install a C\+\+ compiler, such"):
+        make_backend("torch-compile", TwoHeads(7), "cpu", "float32")
+
+
+@pytest.mark.slow
+def test_torch_without_a_compiler_fails_as_it_is_expected_to(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or what was compiled before would be found
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(UserError, match=r"backend torch-compile: .*: install a C\+\+ compiler"):
@@ -452,8 +477,7 @@ def test_openvino_is_loaded_once_and_never_unloaded():
     assert makers == ["graph.py"]
 
 
-def test_infer_converts_a_network_for_a_video(network, tmp_path, monkeypatch):
-    monkeypatch.setenv("DLASEG_CACHE", str(tmp_path / "cache"))
+def test_infer_converts_a_network_for_a_video(network, tmp_path, convert_again):
     path = write_video(tmp_path / "clip.avi", frames=2, fourcc="MJPG")
     infer(network, path, tmp_path / "out", ["ids"], backend="auto", device="cpu")
     assert read_settings(LocalFolder(tmp_path / "out")).backend == "openvino"

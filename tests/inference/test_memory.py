@@ -124,7 +124,9 @@ def test_only_an_image_that_might_not_fit_costs_a_measurement(used, free, height
     assert backend.runs == measured
 
 
-@pytest.mark.parametrize("name", ["dla34", pytest.param("dla102x2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["dla46_c", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dla34", "dla102x2"))]
+)
 def test_networks_need_much_less_than_what_is_taken_for_enough(name):
     needed = Predictor(create_model(name, 19, stride=2), device="cpu").memory.needed(1000, 1000)
     assert needed < min(ENOUGH_PER_PIXEL / 4, FACTOR * UNKNOWN_PER_PIXEL) * 1000 * 1000

@@ -1,4 +1,4 @@
-"""`infer --engine ray` on two nodes on this machine: the results of the local engine, whatever happens to workers."""
+"""`infer --engine ray` on this machine: the results of the local engine, whatever happens to workers."""
 
 import csv
 import logging
@@ -12,9 +12,11 @@ import deadly_files
 import fsspec
 import numpy as np
 import pytest
+import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from dlaseg import create_model, save_model
 from dlaseg.cli import main
 from dlaseg.inference.ray_cluster import ray_cluster
 from dlaseg.inference.run import infer
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
 def images(tmp_path_factory):
     """A folder of images of several sizes and formats, and of files that fail."""
     root = tmp_path_factory.mktemp("images")
-    for number in range(9):
+    for number in range(5):
         pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
         path = root / ("sub/deeper" if number % 3 else "") / f"{number}{'.jpg' if number % 2 else '.png'}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,12 +51,24 @@ OPTIONS = ["--max-pixels", "1000", "--backend", "torch"]
 
 
 @pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A weights file of a network that the processes of the cluster know, too."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_model(create_model("dla46_c", 6, stride=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
 def local_results(weights, images, tmp_path_factory):
     """What the local engine writes, by relative path."""
-    output = tmp_path_factory.mktemp("local") / "out"
-    summary = infer(weights, images, output, device="cpu", max_pixels=1000)
+    return infer_locally(weights, images, tmp_path_factory.mktemp("local") / "out", "torch")
+
+
+def infer_locally(weights, images, output, backend):
+    summary = infer(weights, images, output, backend=backend, device="cpu", max_pixels=1000)
     assert [path.relative_to(images).as_posix() for path, _ in summary.failed] == FAILED
-    assert summary.written == 10
+    assert summary.written == 6
     return tree(output)
 
 
@@ -68,8 +82,8 @@ def tree(folder):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    """Two nodes of one core, to which this process is connected."""
+def ray_settings(tmp_path_factory):
+    """What a cluster on this machine reads from the environment when it is started."""
     folder = tempfile.mkdtemp(prefix="ray")  # names of sockets are short
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)  # of the file that names the cluster, too: its folder has to be there
@@ -78,26 +92,33 @@ def cluster(tmp_path_factory):
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # its servers listen to this machine alone
         patch.setenv("DEADLY_LOG", str(tmp_path_factory.mktemp("deadly") / "kills.log"))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")]))
-        import ray
+        import ray  # noqa: F401
 
         patch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)  # the same, if ray was imported before
-        from ray.cluster_utils import Cluster
-
-        node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(**node)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1", "127.0.0.1"]
-        yield cluster.address
-        ray.shutdown()
-        cluster.shutdown()
+        yield
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_settings):
+    """Two nodes of one core, to which this process is connected."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1", "127.0.0.1"]
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def infer_with_ray(capfd, *words, code):
     """Standard output and the lines of standard error of `dlaseg infer --engine ray`, whose exit code is checked."""
     capfd.readouterr()
-    assert main(["infer", "--engine", "ray", *map(str, words), *OPTIONS]) == code
+    assert main(["infer", "--engine", "ray", *OPTIONS, *map(str, words)]) == code
     output, errors = capfd.readouterr()
     return output, errors.splitlines()
 
@@ -105,6 +126,35 @@ def infer_with_ray(capfd, *words, code):
 def failed_images(table):
     """The images that a `failed.csv` lists, and their messages."""
     return [(row["image"], row["error"]) for row in csv.DictReader(table.decode().splitlines())]
+
+
+@pytest.fixture(scope="module")
+def bucket(images, exported):
+    """An S3 server on this machine with a bucket `data`: images and weights."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    options = {"key": "user", "secret": "secret", "endpoint_url": f"http://127.0.0.1:{port}"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fsspec.config.conf, "s3", options)
+        fs = fsspec.filesystem("s3", use_listings_cache=False)
+        fs.mkdir("data")
+        fs.put(f"{images}/", "data/in/", recursive=True)
+        fs.put(str(exported(".onnx")), "data/weights.onnx")
+        yield fs
+    server.stop()
+
+
+def test_urls_from_weights_to_results(ray_settings, bucket, exported, images, tmp_path, capfd):
+    """On a cluster that is started for it; an exported file, with which its processes need no torch."""
+    expected = infer_locally(exported(".onnx"), images, tmp_path / "out", "onnxruntime")
+    urls = ["s3://data/weights.onnx", "s3://data/in", "s3://data/in/out/"]
+    output, _ = infer_with_ray(capfd, *urls, "--backend", "onnxruntime", code=2)
+    assert output.splitlines()[0] == "6 written, 0 skipped (already exist), 5 failed  s3://data/in/out/"
+    results = {name.removeprefix("data/in/out/"): bucket.cat_file(name) for name in bucket.find("data/in/out")}
+    failed = failed_images(results.pop("failed.csv"))
+    assert results == expected
+    assert [image for image, _ in failed] == [f"s3://data/in/{name}" for name in FAILED]
 
 
 @pytest.mark.slow  # Ray Data was seen to wait for minutes after a death on a busy machine
@@ -121,45 +171,21 @@ def test_killed_workers_change_no_result(cluster, weights, images, local_results
     assert [image for image, _ in failed] == [f"deadly://{images}/{name}" for name in FAILED]
     assert failed[2][1] == "broken or not an image: replace or remove the file"
     summary, _ = output.splitlines()
-    assert summary == f"10 written, 0 skipped (already exist), 5 failed  deadly://{tmp_path}/out"
+    assert summary == f"6 written, 0 skipped (already exist), 5 failed  deadly://{tmp_path}/out"
     assert [f"dlaseg infer: {image}: {error}" for image, error in failed] == errors[-5:]
 
 
-@pytest.fixture(scope="module")
-def bucket(images, weights):
-    """An S3 server on this machine with a bucket `data`: images and weights."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    options = {"key": "user", "secret": "secret", "endpoint_url": f"http://127.0.0.1:{port}"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fsspec.config.conf, "s3", options)
-        fs = fsspec.filesystem("s3", use_listings_cache=False)
-        fs.mkdir("data")
-        fs.put(f"{images}/", "data/in/", recursive=True)
-        fs.put(str(weights), "data/weights.safetensors")
-        yield fs
-    server.stop()
-
-
-def test_urls_from_weights_to_results(cluster, bucket, images, local_results, capfd):
-    urls = ["s3://data/weights.safetensors", "s3://data/in", "s3://data/in/out/"]
-    output, _ = infer_with_ray(capfd, *urls, code=2)
-    assert output.splitlines()[0] == "10 written, 0 skipped (already exist), 5 failed  s3://data/in/out/"
-    results = {name.removeprefix("data/in/out/"): bucket.cat_file(name) for name in bucket.find("data/in/out")}
-    failed = failed_images(results.pop("failed.csv"))
-    assert results == local_results
-    assert [image for image, _ in failed] == [f"s3://data/in/{name}" for name in FAILED]
-
-
 @pytest.mark.slow
-def test_a_second_run_does_what_is_missing_alone(cluster, bucket, images, local_results, capfd):
+def test_a_second_run_does_what_is_missing_alone(cluster, bucket, weights, images, local_results, capfd):
+    bucket.put(str(weights), "data/weights.safetensors")
+    if bucket.exists("data/in/out"):
+        bucket.rm("data/in/out", recursive=True)
     urls = ["s3://data/weights.safetensors", "s3://data/in", "s3://data/in/out/"]
     infer_with_ray(capfd, *urls, code=2)
     bucket.rm_file("data/in/out/ids/sub/deeper/4.png")
     bucket.rm([f"data/in/{name}" for name in FAILED])
     output, _ = infer_with_ray(capfd, *urls, code=0)
-    assert output.splitlines()[0] == "1 written, 9 skipped (already exist), 0 failed  s3://data/in/out/"
+    assert output.splitlines()[0] == "1 written, 5 skipped (already exist), 0 failed  s3://data/in/out/"
     assert bucket.cat_file("data/in/out/ids/sub/deeper/4.png") == local_results["ids/sub/deeper/4.png"]
     assert not bucket.exists("data/in/out/failed.csv")
     (refused,) = infer_with_ray(capfd, *urls, "--keep-suffix", code=2)[1]

@@ -165,7 +165,9 @@ def test_a_forgotten_output_overwrites_no_image(weights, tmp_path, capsys):
         infer(weights, [], tmp_path / "out", device="cpu")
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif", "tif"])
+@pytest.mark.parametrize(
+    "suffix", ["gif", "avif", "tif", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in ("png", "webp"))]
+)
 def test_the_first_of_several_frames_is_taken_and_that_is_said(weights, tmp_path, capsys, suffix):
     path = save_animation(tmp_path / f"in/a.{suffix}")
     save(tmp_path / "in/b.png")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from dlaseg_testing import log_rows, no_report, tiny_config, with_train, write_camvid
+from dlaseg_testing import TINY, assert_same_tensors, log_rows, no_report, tiny_config, with_train, write_camvid
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
@@ -128,7 +128,7 @@ def test_the_norm_of_the_channel_attention_sees_the_maxima_first():
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
 def test_every_output_of_the_decoder_is_trained_and_every_parameter_learns(stride):
-    model = create_model("dla46_c", 5, stride, decoder="afa").train()
+    model = create_model(TINY, 5, stride, decoder="afa").train()
     outputs = model.training_outputs(torch.randn(2, 3, 64, 96))
     assert [output.stride for output in outputs.auxiliary] == [s for s in (16, 8, 4, 2) if s >= stride]
     assert {output.weight for output in outputs.auxiliary} == {AUXILIARY_WEIGHT}
@@ -140,14 +140,14 @@ def test_every_output_of_the_decoder_is_trained_and_every_parameter_learns(strid
 
 @torch.no_grad()
 def test_gates_begin_at_a_half_and_features_as_large_as_a_plain_decoders():
-    model, plain = (create_model("dla34", 5, decoder=decoder).train() for decoder in ("afa", "plain"))
+    model, plain = (create_model("dla46_c", 5, decoder=decoder).train() for decoder in ("afa", "plain"))
     gates = [module for module in model.modules() if isinstance(module, SpatialAttention | ChannelAttention)]
     assert model.gates() == gates
     assert len(gates) == 2 * (1 + 2 + 3 + 4 + 1)  # of all nodes, and of the fusion
     found = []
     for module in gates:
         module.register_forward_hook(lambda module, inputs, output: found.append((output - 0.5).abs().max()))
-    x = torch.randn(4, 3, 96, 96)
+    x = torch.randn(4, 3, 64, 64)
     sizes = {}
     for network in (model, plain):
         steps = network.decoder.steps(network.features(x))
@@ -167,7 +167,7 @@ def test_fusion_and_auxiliary_heads_start_with_the_originals_spread():
 @torch.no_grad()
 def test_scale_space_rendering_begins_with_every_scale_in_sight():
     phi = []
-    model = create_model("dla34", 5, decoder="afa", scales=[0.5, 1]).train()
+    model = create_model("dla46_c", 5, decoder="afa", scales=[0.5, 1]).train()
     model.rendering.register_forward_hook(lambda module, inputs, output: phi.append(float(output.abs().mean())))
     model.training_outputs(torch.randn(2, 3, 64, 64))
     assert all(0.1 < value < 3 for value in phi)
@@ -178,29 +178,30 @@ def test_scale_space_rendering_begins_with_every_scale_in_sight():
 
 @torch.no_grad()
 def test_scores_are_the_main_ones_of_training():
-    model = create_model("dla46_c", 5, 4, decoder="afa").eval()
+    model = create_model(TINY, 5, 4, decoder="afa").eval()
     x = torch.randn(1, 3, 64, 96)
     assert torch.equal(model.coarse_logits(x), model.training_outputs(x).logits)
-    assert not hasattr(create_model("dla46_c", 5, 4), "fusion")
+    assert not hasattr(create_model(TINY, 5, 4), "fusion")
 
 
 def test_a_file_says_which_decoder_it_is_of(tmp_path):
-    model = create_model("dla46_c", 5, 4, decoder="afa")
+    model = create_model(TINY, 5, 4, decoder="afa")
     save_model(model, tmp_path / "afa.safetensors")
     loaded = load_model(tmp_path / "afa.safetensors")
     assert type(loaded) is AttentiveDLASeg
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    state = model.state_dict()
+    assert_same_tensors(loaded.state_dict(), state)
     recognized = recognize(read_checkpoint(tmp_path / "afa.safetensors"))
     assert (recognized.options, recognized.stride, recognized.num_classes) == ({"decoder": "afa"}, 4, 5)
     assert "stride 4, decoder afa" in str(recognized)
 
-    other = create_model("dla46_c", 7, 4, decoder="afa")
+    other = create_model(TINY, 7, 4, decoder="afa")
     heads = {name: tensor.clone() for name, tensor in other.state_dict().items() if name.startswith(("head", "aux"))}
     load_weights(other, tmp_path / "afa.safetensors")
     for name, tensor in other.state_dict().items():
-        assert torch.equal(tensor, heads.get(name, model.state_dict().get(name))), name
+        assert torch.equal(tensor, heads.get(name, state[name])), name
 
-    plain = create_model("dla46_c", 5, 4)
+    plain = create_model(TINY, 5, 4)
     with pytest.raises(UserError, match=r"decoder afa, .*: this model has decoder plain: make it with decoder afa, or"):
         load_weights(plain, tmp_path / "afa.safetensors")
     save_model(plain, tmp_path / "plain.safetensors")
@@ -209,11 +210,11 @@ def test_a_file_says_which_decoder_it_is_of(tmp_path):
     model.metadata = replace(model.metadata, architecture={**plain.metadata.architecture})
     save_file(model.state_dict(), tmp_path / "wrong.safetensors", encode_metadata(model.metadata))
     with pytest.raises(UserError, match="its metadata have decoder plain, its tensors decoder afa"):
-        load_weights(create_model("dla46_c", 5, 4, decoder="afa"), tmp_path / "wrong.safetensors")
+        load_weights(create_model(TINY, 5, 4, decoder="afa"), tmp_path / "wrong.safetensors")
 
 
 def test_attention_learns_at_a_rate_of_its_own():
-    model = create_model("dla46_c", 5, 4, decoder="afa")
+    model = create_model(TINY, 5, 4, decoder="afa")
     optimizer = make_optimizer(model, TrainConfig(optimizer="muon", attention_lr_factor=0.1), torch.device("cpu"))
     factors = {id(parameter): group["factor"] for group in optimizer.param_groups for parameter in group["params"]}
     gates = {id(parameter) for gate in model.gates() for parameter in gate.parameters()}
@@ -226,7 +227,7 @@ def test_attention_learns_at_a_rate_of_its_own():
     assert id(model.fusion.proj[0][0].weight) in matrices
     assert id(model.fusion.spatial.final.weight) not in matrices  # nor one of a single row
     with pytest.raises(UserError, match=r"attention_lr_factor 0\.1: this network has no attention: use 1"):
-        make_optimizer(create_model("dla46_c", 5), TrainConfig(attention_lr_factor=0.1), torch.device("cpu"))
+        make_optimizer(create_model(TINY, 5), TrainConfig(attention_lr_factor=0.1), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

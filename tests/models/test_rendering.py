@@ -46,7 +46,7 @@ def weights_of(blending, features, grid):
     return weights
 
 
-@pytest.mark.parametrize("head", ["linear", "ocr"])
+@pytest.mark.parametrize("head", [pytest.param("linear", marks=pytest.mark.slow), "ocr"])
 @torch.no_grad()
 def test_scores_are_blended_by_what_is_visible(head):
     blending, single = pair(head)
@@ -124,7 +124,14 @@ def test_every_parameter_learns(decoder, head):
 
 
 @pytest.mark.parametrize(
-    ("scales", "multiple"), [((1,), 32), ((0.5, 1), 64), ((0.75, 1.5), 128), ((0.3, 1), 128), ((0.25, 4), 128)]
+    ("scales", "multiple"),
+    [
+        ((1,), 32),
+        ((0.5, 1), 64),
+        ((0.75, 1.5), 128),
+        ((0.3, 1), 128),
+        pytest.param((0.25, 4), 128, marks=pytest.mark.slow),
+    ],
 )
 @torch.no_grad()
 def test_any_size_and_any_scales(scales, multiple):

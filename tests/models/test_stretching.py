@@ -20,7 +20,10 @@ def network(**options):
     return model.eval()
 
 
-@pytest.mark.parametrize(("head", "scales"), [("linear", ()), ("ocr", ()), ("linear", (0.5, 1)), ("ocr", (0.5, 1))])
+@pytest.mark.parametrize(
+    ("head", "scales"),
+    [("linear", ()), ("ocr", ()), ("linear", (0.5, 1)), pytest.param("ocr", (0.5, 1), marks=pytest.mark.slow)],
+)
 @torch.no_grad()
 def test_scores_are_those_of_the_stretched_image_at_the_images_size(head, scales):
     model, x = network(head=head, scales=scales), torch.randn(1, 3, 100, 150)

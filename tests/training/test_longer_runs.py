@@ -69,7 +69,7 @@ def test_a_schedule_says_whether_its_rates_depend_on_the_number_of_epochs(config
     assert depends_on_epochs(with_train(config, **schedule).train) == (rates[0] != rates[1])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[:2])
+@pytest.mark.parametrize("schedule", [SCHEDULES[0], pytest.param(SCHEDULES[1], marks=pytest.mark.slow)])
 def test_an_extended_run_ends_with_the_weights_of_a_run_of_that_length(config, tmp_path, schedule):
     config = with_train(config, **schedule)
     run(with_train(config, epochs=4), tmp_path / "straight")

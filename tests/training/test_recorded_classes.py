@@ -93,7 +93,7 @@ def test_what_the_run_has_not_read_may_be_listed_or_not(config, content):
     check_classes(config, present, recorded, Path("run"))
 
 
-def test_the_run_goes_on_after_an_id_to_ignore_was_added(config, begun, tmp_path):
+def test_the_run_goes_on_after_an_id_to_ignore_was_added(config, begun, tmp_path, no_scores):
     shutil.copytree(begun, tmp_path / "run")
     write_classes(Path(config.data.root), changed(ignore=[11, 12]))
     assert run(with_train(config, epochs=2), tmp_path / "run", resume=True).epoch == 2

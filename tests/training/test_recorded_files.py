@@ -117,8 +117,10 @@ def test_images_that_came_or_went_are_named_and_the_run_stops(config, root, tmp_
     )
 
 
-@pytest.mark.parametrize("step", [1, 4])
-@pytest.mark.parametrize("grows", [True, False])
+@pytest.mark.parametrize(
+    ("grows", "step"),
+    [(True, 4), (False, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((True, 1), (False, 4)))],
+)
 def test_a_run_that_continues_begins_its_epoch_again_with_the_present_images(
     config, root, tmp_path, monkeypatch, caplog, grows, step
 ):

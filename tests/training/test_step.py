@@ -98,7 +98,7 @@ def test_micro_batches_make_the_update_of_the_whole_batch(config, name):
         torch.testing.assert_close(weights(parts)[key], tensor, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_run_with_micro_batches_takes_as_many_updates(config, tmp_path):
     run(with_train(config, batch_size=4, grad_accum_steps=2, epochs=1), tmp_path / "run")
     (row,) = log_rows(tmp_path / "run")
@@ -322,7 +322,7 @@ def test_a_missing_compiler_is_named(monkeypatch):
         steps._compiled(nn.ReLU())(torch.zeros(1))
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_deterministic_run_is_one_and_leaves_torch_as_it_was(config, tmp_path, monkeypatch):
     seen = []
     criterion = Segmentation.criterion
@@ -353,27 +353,27 @@ def scored(values, monkeypatch):
 def test_a_run_ends_when_validation_has_not_improved_for_long_enough(config, tmp_path, monkeypatch):
     scored([0.1, 0.3, 0.2, None, 0.3, 0.9], monkeypatch)
     messages = []
-    state = fit(Segmentation(with_train(config, epochs=6, patience=2)), tmp_path, report=messages.append)
+    state = fit(Segmentation(with_train(config, epochs=6, batch_size=4, patience=2)), tmp_path, report=messages.append)
     assert state.epoch == 5
     assert messages[-1] == "early stop: no better val mIoU in 2 validations"
 
 
 def test_a_run_that_ended_early_has_ended_when_it_is_resumed(config, tmp_path, monkeypatch):
     scored([0.3, 0.2, 0.9], monkeypatch)
-    config = with_train(config, epochs=3, patience=1)
+    config = with_train(config, epochs=3, batch_size=4, patience=1)
     assert run(config, tmp_path).epoch == 2
     assert run(config, tmp_path, resume=True).epoch == 2
 
 
 def test_without_patience_all_epochs_are_done(config, tmp_path, monkeypatch):
     scored([0.3, 0.2, 0.1], monkeypatch)
-    assert run(config, tmp_path).epoch == 3
+    assert run(with_train(config, epochs=3, batch_size=4), tmp_path).epoch == 3
 
 
 # Other classes
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog):
     """Fine-tuning: everything but the head is the file's."""
     from dlaseg.factory import create_model

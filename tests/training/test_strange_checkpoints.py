@@ -122,7 +122,7 @@ def test_a_checkpoint_of_something_else_is_refused(config, folder, capsys, chang
     assert f"{folder}: its checkpoint is not one of this run (" in refusal(config, folder, capsys)
 
 
-def test_the_checkpoint_itself_is_continued(config, folder):
+def test_the_checkpoint_itself_is_continued(config, folder, no_scores):
     torch.save(torch.load(folder / "last.ckpt", weights_only=True), folder / "last.ckpt")
     assert main(train_arguments(config, folder, "--resume")) == 0
 

@@ -1,5 +1,6 @@
 """A run loses nothing when it is killed or stopped, or when the disk, the memory or the numbers fail."""
 
+import functools
 import math
 import os
 import random
@@ -47,21 +48,26 @@ def root(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(root):
-    """Three epochs of ten steps, a checkpoint after each."""
+    """Two epochs of ten steps, a checkpoint after each."""
     return with_train(
-        tiny_config(root), epochs=3, batch_size=1, checkpoint_minutes=0, ema_decay=0.9, optimizer="adamw", lr=0.003
+        tiny_config(root), epochs=2, batch_size=1, checkpoint_minutes=0, ema_decay=0.9, optimizer="adamw", lr=0.003
     )
 
 
 @pytest.fixture(scope="module")
 def straight(root, tmp_path_factory):
-    """An uninterrupted run; read only."""
-    output = tmp_path_factory.mktemp("straight") / "run"
-    config = with_train(tiny_config(root), epochs=3, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
-    child = start_process(run_command, train_arguments(config, output), output.with_name("errors"))
-    child.join(PATIENCE)
-    assert child.exitcode == 0, output.with_name("errors").read_text()
-    return output
+    """Gives the folder of an uninterrupted run of so many epochs, which is made once; read only."""
+
+    @functools.cache
+    def made(epochs: int) -> Path:
+        output = tmp_path_factory.mktemp("straight") / "run"
+        config = with_train(tiny_config(root), epochs=epochs, batch_size=1, ema_decay=0.9, optimizer="adamw", lr=0.003)
+        child = start_process(run_command, train_arguments(config, output), output.with_name("errors"))
+        child.join(PATIENCE)
+        assert child.exitcode == 0, output.with_name("errors").read_text()
+        return output
+
+    return made
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -97,16 +103,18 @@ def kill_at_a_random_moment(words: list[str], output: Path, chance: random.Rando
         deadline = time.monotonic() + PATIENCE
         while not changed(last, before) and child.is_alive() and time.monotonic() < deadline:
             time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.25))
+    time.sleep(chance.uniform(0, 0.1))
     child.kill()
     child.join(PATIENCE)
     assert child.exitcode == -signal.SIGKILL, output.with_name("errors").read_text()
 
 
 @pytest.mark.parametrize(
-    ("workers", "kills"), [((0, 2), 2), *(pytest.param((n,), 10, marks=pytest.mark.slow) for n in (0, 2))]
+    ("workers", "kills", "epochs"),
+    [((0, 2), 2, 2), *(pytest.param((n,), 10, 3, marks=pytest.mark.slow) for n in (0, 2))],
 )
-def test_killed_at_random_moments_it_ends_with_the_same_weights(config, straight, tmp_path, workers, kills):
+def test_killed_at_random_moments_it_ends_with_the_same_weights(config, straight, tmp_path, workers, kills, epochs):
+    config = with_train(config, epochs=epochs)
     output, chance = tmp_path / "run", random.Random(f"{workers}")
     positions = []
     for attempt in range(kills + 1):
@@ -118,7 +126,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(config, straight
     child = start_process(run_command, words, output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0, output.with_name("errors").read_text()
-    assert_same_run(straight, output)
+    assert_same_run(straight(config.train.epochs), output)
     in_epochs = {where for where in positions if where and where[1]}
     assert len(in_epochs) > (2 if kills == 10 else 0), positions
 
@@ -158,7 +166,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint_and_a_code_of_it
     child = start_process(run_command, train_arguments(config, output, "--resume"), output.with_name("errors"))
     child.join(PATIENCE)
     assert child.exitcode == 0
-    assert_same_run(straight, output)
+    assert_same_run(straight(config.train.epochs), output)
 
 
 def test_a_signal_to_the_whole_group_stops_it_as_well(config, tmp_path):
@@ -227,7 +235,7 @@ def test_a_signal_during_validation_loses_no_step(config, straight, tmp_path):
     child = start_process(run_command, train_arguments(config, output, "--resume"), tmp_path / "errors")
     child.join(PATIENCE)
     assert child.exitcode == 0
-    assert_same_run(straight, output)
+    assert_same_run(straight(config.train.epochs), output)
 
 
 def slow_validation(words, errors, marker):
@@ -244,16 +252,15 @@ def slow_validation(words, errors, marker):
 # The disk
 
 
-def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(config, tmp_path):
+def test_on_a_full_disk_the_old_checkpoint_stays_whole_and_the_run_says_so(config, tmp_path, no_page):
     output = tmp_path / "run"
-    run(with_train(config, epochs=1), output)
+    config = with_train(config, epochs=1, batch_size=5, warmup_steps=0)
+    run(config, output)
     before = load_checkpoint(output / "last.ckpt")["step"]
     saved = {name: (output / name).read_bytes() for name in ("last.ckpt", "previous.ckpt")}
     for name in ("config.yaml", "log.jsonl"):  # as if it had only begun
         (output / name).unlink()
-    child = start_process(
-        on_a_small_disk, train_arguments(with_train(config, epochs=1), output, "--resume"), tmp_path / "errors"
-    )
+    child = start_process(on_a_small_disk, train_arguments(config, output, "--resume"), tmp_path / "errors")
     child.join(PATIENCE)
     log = (tmp_path / "errors").read_text()
     assert child.exitcode == 2, log
@@ -329,9 +336,9 @@ def with_a_bad_loss(monkeypatch, bad):
     monkeypatch.setattr(PixelLoss, "__call__", spoilt)
 
 
-def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog):
+def test_steps_that_are_not_finite_are_counted_and_the_run_goes_on(config, tmp_path, monkeypatch, caplog, no_page):
     with_a_bad_loss(monkeypatch, lambda step: step in (2, 3, 7))
-    run(with_train(config, epochs=1, max_nonfinite_steps=2), tmp_path / "run")
+    run(with_train(config, epochs=1, max_nonfinite_steps=2, checkpoint_minutes=1000), tmp_path / "run")
     (row,) = log_rows(tmp_path / "run")
     assert row["skipped"] == 3
     assert math.isfinite(row["loss"])
@@ -374,14 +381,14 @@ def test_a_batch_of_ignored_pixels_alone_teaches_nothing_and_breaks_nothing(conf
 
 def test_out_of_memory_says_what_to_change_with_the_figure(config, tmp_path):
     config.augment.crop_size = (2048, 2048)
-    big = with_train(config, batch_size=6, epochs=1, warmup_steps=0)
+    big = with_train(config, batch_size=2, epochs=1, warmup_steps=0)
     child = start_process(with_little_memory, train_arguments(big, tmp_path / "run"), tmp_path / "errors")
     child.join(PATIENCE)
     log = (tmp_path / "errors").read_text()
     assert child.exitcode == 2, log
     assert "Traceback" not in log
     line = next(line for line in log.splitlines() if "out of memory" in line)
-    assert "a micro-batch of 6 crops of 2048 x 2048 does not fit" in line
+    assert "a micro-batch of 2 crops of 2048 x 2048 does not fit" in line
     assert re.search(r"peak memory ([1-9][0-9.]*|0\.[0-9]*[1-9]) GiB in this process", line)
     for change in ("train.grad_accum_steps 2", "bfloat16", "augment.crop_size", "model.stride 8", "train.batch_size"):
         assert change in line

@@ -82,7 +82,7 @@ def test_the_loss_falls_on_a_tiny_set(config):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config, tmp_path, no_page):
     _, whole, _ = straight
     with pytest.raises(KeyboardInterrupt):
         fit(Segmentation(config), tmp_path / "run", report=interrupt_after(2))
@@ -100,7 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(straight, config,
     assert_same_tensors(best, resumed)
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 @pytest.mark.parametrize("optimizer", ["muon", pytest.param("adamw", marks=pytest.mark.slow)])  # AdamW is part of Muon
 def test_a_resumed_run_equals_an_uninterrupted_one_with_other_optimizers(config, tmp_path, optimizer):
     config = with_train(config, optimizer=optimizer, lr=0.01, weight_decay=0.01, epochs=2)
@@ -128,7 +128,7 @@ def test_adamw_decays_weights_apart_from_the_gradient(config):
     torch.testing.assert_close(weight.detach(), before * (1 - 0.5 * 0.1))
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(config, tmp_path, monkeypatch):
     write = trainer.write_text
 
@@ -286,7 +286,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(straight, config, t
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "log.jsonl"}
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_resume_without_a_checkpoint_starts_from_the_beginning(config, tmp_path):
     torch.manual_seed(7)
     before, messages = torch.get_rng_state(), []
@@ -321,8 +321,8 @@ def test_files_that_are_no_runs_are_not_overwritten(config, tmp_path, name, resu
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
 
 
-@pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize("function", ["write_text", "record_files", "write_json"])
+@pytest.mark.usefixtures("no_scores")
+@pytest.mark.parametrize("function", ["write_text", pytest.param("record_files", marks=pytest.mark.slow), "write_json"])
 def test_a_start_that_was_killed_at_any_file_can_be_resumed(config, tmp_path, monkeypatch, function):
     def killed(*arguments):
         raise KeyboardInterrupt
@@ -353,7 +353,9 @@ def test_a_class_of_weight_zero_teaches_nothing(config):
 
 
 @pytest.mark.usefixtures("no_page")
-@pytest.mark.parametrize(("scores", "best"), [((0.5, 0.2), 1), ((0.2, 0.5), 2), ((None, 0.1), 2)])
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0.5, 0.2), 1), pytest.param((0.2, 0.5), 2, marks=pytest.mark.slow), ((None, 0.1), 2)]
+)
 def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, monkeypatch, scores, best):
     made, seen = list(scores), []
 
@@ -365,18 +367,18 @@ def test_the_best_weights_are_those_of_the_best_validation(config, tmp_path, mon
         return scored
 
     monkeypatch.setattr(segmentation.Segmentation, "validator", validator)
-    state = run(with_train(config, epochs=2), tmp_path)
+    state = run(with_train(config, epochs=2, batch_size=4), tmp_path)
     assert state.best("miou") == max(score for score in scores if score is not None)
     assert_same_tensors(load_model(tmp_path / "best.safetensors").state_dict(), seen[best - 1])
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
-    run(with_train(config, epochs=3, eval_every=2), tmp_path)
+    run(with_train(config, epochs=3, eval_every=2, batch_size=4), tmp_path)
     assert [row["miou"] is not None for row in log_rows(tmp_path)] == [False, True, True]
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_the_workers_and_what_the_caller_has_set_change_no_weight(straight, config, tmp_path):
     _, _, state = straight
     config.data.workers = 1
@@ -391,7 +393,7 @@ def test_the_workers_and_what_the_caller_has_set_change_no_weight(straight, conf
     assert_same_tensors(other.model.state_dict(), state.model.state_dict())
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_every_epoch_draws_samples_of_its_own_number(config, tmp_path, monkeypatch):
     drawn, draws = [], EpochBatches.__iter__
 
@@ -447,7 +449,7 @@ def starting(config: Config, **model: object) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 @pytest.mark.parametrize("kind", ["weights", "backbone_weights"])
 def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started, kind, tmp_path, caplog):
     model, path = started
@@ -471,7 +473,7 @@ def test_a_run_starts_from_weights_and_says_so_in_what_it_leaves(config, started
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_resumed_run_needs_its_starting_weights_no_more(config, started, tmp_path):
     gone = tmp_path / "gone.safetensors"
     gone.write_bytes(started[1].read_bytes())
@@ -547,7 +549,7 @@ def test_the_time_of_an_epoch_includes_that_before_a_resume(config, tmp_path, no
     assert 0.4 < row["data_wait"] < 0.51
 
 
-def test_checkpoints_within_an_epoch_are_minutes_apart(config, tmp_path, no_page, monkeypatch):
+def test_checkpoints_within_an_epoch_are_minutes_apart(config, tmp_path, no_scores, monkeypatch):
     ticks, saved, save = iter(range(10**6)), [], trainer.save
     monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: 60.0 * next(ticks)))  # two for each step
     monkeypatch.setattr(trainer, "save", lambda run: saved.append(run.state.step) or save(run))
@@ -561,5 +563,5 @@ def test_of_equal_validations_the_first_one_is_the_best(config, tmp_path, no_pag
     scores, saved, save = iter([0.25, 0.5, 0.5]), [], trainer.save_model
     monkeypatch.setattr(Segmentation, "validator", lambda *_: lambda model: Validation({"miou": next(scores)}))
     monkeypatch.setattr(trainer, "save_model", lambda *arguments: saved.append(None) or save(*arguments))
-    run(with_train(config, epochs=3), tmp_path)
+    run(with_train(config, epochs=3, batch_size=4), tmp_path)
     assert len(saved) == 2

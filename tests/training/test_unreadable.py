@@ -49,7 +49,7 @@ def test_a_broken_image_stops_the_run_with_its_path(config, root, tmp_path, work
         run(config, tmp_path / "run")
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 @pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_path, workers, caplog):
     paths = break_files(root, 5)
@@ -61,7 +61,7 @@ def test_files_are_counted_not_samples_and_each_is_named_once(config, root, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_resumed_run_knows_what_was_named(config, root, tmp_path, caplog, monkeypatch):
     break_files(root, 5)
     run(config, tmp_path / "straight")
@@ -83,7 +83,7 @@ def test_a_resumed_run_knows_what_was_named(config, root, tmp_path, caplog, monk
     assert skipped(caplog) == straight
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_a_resumed_run_may_begin_to_skip(config, root, tmp_path):
     break_files(root, 2)
     config.data.on_error = "stop"
@@ -123,7 +123,7 @@ def test_a_split_without_a_readable_file_stops(config, root, tmp_path):
         run(config, tmp_path / "run")
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_scores")
 def test_class_weights_are_counted_on_what_can_be_read(config, root, tmp_path):
     break_files(root, 2)
     config = with_train(config, class_weights="median_frequency", epochs=1)

@@ -259,11 +259,11 @@ def image(height=64, width=64):
 @pytest.mark.parametrize(
     ("ocr", "rendering", "norm"),
     [
-        (False, False, "batch"),
         (True, True, "inplace"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
+                (False, False, "batch"),
                 (False, False, "inplace"),
                 (False, True, "batch"),
                 (False, True, "inplace"),

@@ -10,12 +10,13 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from dlaseg_testing import load_benchmark, tiny_config, write_camvid
+from dlaseg_testing import TINY, load_benchmark, tiny_config, write_camvid
 from PIL import Image
 from safetensors import safe_open
 
@@ -32,6 +33,7 @@ from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.ray_engine import _read_weights
 from dlaseg.label_images import read_label_image
 from dlaseg.synthetic.dataset import draw_scene
+from dlaseg.training.segmentation import Segmentation
 from dlaseg.weights import builtin
 from dlaseg.weights.checkpoints import read_checkpoint
 from dlaseg.weights.download import resolve
@@ -58,6 +60,11 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def model():
     return dlaseg.load_model(BOX / "camvid.safetensors")
+
+
+@cache
+def predictor_of(name):
+    return Predictor(name, device="cpu")
 
 
 def facts(name):
@@ -108,7 +115,7 @@ SPEED = "--size 64 64 --count 1 --rounds 1 --no-memory --device cpu"
         ("eval camvid --dataset camvid --root camvid --device cpu --workers 0", "camvid-camvid-val/scores.json"),
         ("weights inspect camvid", None),
         ("weights convert camvid copy.safetensors", "copy.safetensors"),
-        (f"benchmark speed camvid {SPEED} --output speed", "speed/speed.json"),
+        pytest.param(f"benchmark speed camvid {SPEED} --output speed", "speed/speed.json", marks=pytest.mark.slow),
         ("benchmark accuracy --weights camvid --datasets camvid:camvid --device cpu --workers 0 --output board",
          "board/leaderboard.json"),
     ],
@@ -121,7 +128,8 @@ def test_a_name_works_in_every_command(here, command, written, capsys):
 
 
 @pytest.mark.parametrize("argument", ["weights", pytest.param("backbone_weights", marks=pytest.mark.slow)])
-def test_a_name_works_in_a_config(here, argument, model, caplog):
+def test_a_name_works_in_a_config(here, argument, model, caplog, monkeypatch):
+    monkeypatch.setattr(Segmentation, "on_fit_end", lambda *_: None)  # the report of the run
     config = tiny_config(Path("camvid"))
     config.model = replace(config.model, **{**architecture_of(model), argument: "camvid"})
     config.train.epochs, config.train.warmup_steps = 1, 0
@@ -160,7 +168,7 @@ def test_the_benchmark_knows_what_a_name_is_for(model):
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_weights_in_the_working_folder_win_and_are_named_once(tmp_path, monkeypatch, caplog, kind):
     monkeypatch.chdir(tmp_path)
-    own = dlaseg.create_model("dla46_c", 2, stride=8)
+    own = dlaseg.create_model(TINY, 2, stride=8)
     dlaseg.save_model(own, "own.safetensors")
     if kind == "file":
         Path("own.safetensors").rename("camvid")
@@ -300,7 +308,7 @@ def test_facts_and_card_agree_with_the_file(name):
     card = file.with_suffix(".md").read_text(encoding="utf-8")
     parts = builtin.parts(file)
     assert said["files"] == {part.name: {"bytes": part.stat().st_size, "sha256": sha256(part)} for part in parts}
-    predictor = Predictor(name, device="cpu")
+    predictor = predictor_of(name)
     assert said["architecture"] == dict(predictor.metadata.architecture)
     assert said["classes"] == list(predictor.label_map.names)
     assert f'Predictor("{name}")' in card
@@ -328,7 +336,7 @@ def test_scores_and_recipe_are_those_of_the_file(name):
         assert not [word for word in run["command"] if word.startswith("/")]
 
 
-@pytest.mark.parametrize("height", [353, 360, 370])
+@pytest.mark.parametrize("height", [353, *(pytest.param(each, marks=pytest.mark.slow) for each in (360, 370))])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_rows_at_the_bottom_of_an_odd_size_are_as_right_as_those_of_the_whole_image(seed, height):
     """The network pads to a multiple of 32: what it sees there must not change what is above."""
@@ -386,7 +394,7 @@ def test_a_float16_file_is_widened_exactly_and_keeps_its_metadata(model, tmp_pat
 
 
 def test_convert_writes_float16(tmp_path, capsys):
-    model = dlaseg.create_model("dla46_c", 2, stride=8)
+    model = dlaseg.create_model(TINY, 2, stride=8)
     dlaseg.save_model(model, tmp_path / "a.safetensors")
     words = ["weights", "convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
     assert main([*words, "--precision", "float16"]) == 0
@@ -397,7 +405,7 @@ def test_convert_writes_float16(tmp_path, capsys):
 
 
 def test_what_float16_cannot_hold_is_refused_and_nothing_written(tmp_path):
-    model = dlaseg.create_model("dla46_c", 2, stride=8)
+    model = dlaseg.create_model(TINY, 2, stride=8)
     with torch.no_grad():
         model.head.weight[0, 0] = 7e4
     with pytest.raises(UserError, match=r"head\.weight has numbers beyond float16's range, 70000: save it in float32"):
@@ -549,7 +557,8 @@ def sdist_files(folder):
         return {Path(*Path(member.name).parts[1:]) for member in sdist if member.isfile()}
 
 
-def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_network(installed, tmp_path):
+@pytest.mark.parametrize("name", ["camvid-int8", pytest.param("camvid", marks=pytest.mark.slow)])  # it imports torch
+def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_network(installed, name, tmp_path):
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks/sitecustomize.py").write_text(NO_NETWORK)
     (tmp_path / "empty").mkdir()
@@ -564,12 +573,12 @@ def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_
         "import socket, sys, dlaseg; from dlaseg.cli import main; "
         "assert socket.create_connection.__name__ == 'refuse'; print(dlaseg.__file__); sys.exit(main(sys.argv[1:]))"
     )
-    words = ["infer", "camvid", "../street.png", "out", "--device", "cpu"]
+    words = ["infer", name, "../street.png", "out", "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == str(installed / "site/dlaseg/__init__.py")
     labels = read_label_image(tmp_path / "empty/out/ids/street.png")
-    predicted = dlaseg.Predictor("camvid", device="cpu")(draw_scene(0, 64, 96).image)
+    predicted = predictor_of(name)(draw_scene(0, 64, 96).image)
     assert np.mean(labels == predicted) > 0.99  # the ids of CamVid are its train ids

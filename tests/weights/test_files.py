@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dlaseg_testing import TINY
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -15,15 +16,17 @@ from dlaseg.models.segmenter import DLASeg
 from dlaseg.training.checkpoint import save_checkpoint
 from dlaseg.weights.loading import load_backbone_weights, load_weights
 
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
 LABELS = LabelMap(
     ("road", "sky", "car"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)), ((7, 8), (23,), (26,)), (0, 255), ((0, 0, 0),)
 )
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(tiny_variant):
     torch.manual_seed(0)
-    model = create_model("dla46_c", num_classes=3, stride=8, root_kernel_size=1)
+    model = create_model(TINY, num_classes=3, stride=8, root_kernel_size=1)
     for norm in model.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.running_mean.normal_()
@@ -153,7 +156,7 @@ def test_an_unknown_device_is_refused_by_its_name(saved):
 
 def test_a_model_without_arguments_is_refused_before_anything_is_written(tmp_path):
     # Nobody could load it
-    by_hand = DLASeg(create_backbone("dla46_c"), num_classes=2)
+    by_hand = DLASeg(create_backbone(TINY), num_classes=2)
     with pytest.raises(UserError):
         save_model(by_hand, tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +241,7 @@ def test_a_checkpoint_of_training_is_no_weights_file(model, tmp_path):
     assert refusal(path) == message
     for argument in ("weights", "backbone_weights"):
         with pytest.raises(UserError) as error:
-            create_model("dla46_c", num_classes=3, stride=8, root_kernel_size=1, **{argument: path})
+            create_model(TINY, num_classes=3, stride=8, root_kernel_size=1, **{argument: path})
         assert str(error.value) == message
 
 
@@ -298,7 +301,7 @@ def test_a_tensor_too_many_is_refused_by_its_name(saved, tmp_path):
 
 def test_a_tensor_of_another_shape_is_refused_by_its_name(saved, tmp_path):
     tensors = {**load_file(saved), "head.bias": torch.zeros(4)}
-    assert "1 tensors do not fit dla46_c, first 'head.bias'" in refusal(
+    assert f"1 tensors do not fit {TINY}, first 'head.bias'" in refusal(
         rewritten(saved, tmp_path / "a.safetensors", tensors)
     )
 
@@ -351,29 +354,29 @@ def test_a_head_for_other_classes_is_refused_with_the_arguments_that_make_one(mo
     changed = copy.deepcopy(model)
     changed.head = torch.nn.Conv2d(model.head.in_channels, 5, 1)
     assert unsaved(changed, tmp_path) == (
-        f"{tmp_path / 'a.safetensors'}: head.weight of shape (5, 64, 1, 1), where a dla46_c of 3 classes has shape "
-        "(3, 64, 1, 1): make it with create_model(..., num_classes=5)"
+        f"{tmp_path / 'a.safetensors'}: head.weight of shape (5, 16, 1, 1), where a {TINY} of 3 classes has shape "
+        "(3, 16, 1, 1): make it with create_model(..., num_classes=5)"
     )
-    classifier = create_backbone("dla46_c", num_classes=3)
-    classifier.fc = torch.nn.Conv2d(256, 7, 1)
+    classifier = create_backbone(TINY, num_classes=3)
+    classifier.fc = torch.nn.Conv2d(classifier.fc.in_channels, 7, 1)
     assert unsaved(classifier, tmp_path).endswith(": make it with create_backbone(..., num_classes=7)")
 
 
 def test_a_network_with_other_layers_is_refused_by_its_first_tensor(model, tmp_path):
     changed = copy.deepcopy(model)
     changed.extra = torch.nn.Linear(2, 2)
-    assert "extra.weight of shape (2, 2), where a dla46_c of 3 classes has none: keep" in unsaved(changed, tmp_path)
+    assert f"extra.weight of shape (2, 2), where a {TINY} of 3 classes has none: keep" in unsaved(changed, tmp_path)
     changed = copy.deepcopy(model)
     changed.head = torch.nn.Conv2d(model.head.in_channels, 3, 1, bias=False)
-    assert "no head.bias, where a dla46_c of 3 classes has shape (3,): keep" in unsaved(changed, tmp_path)
+    assert f"no head.bias, where a {TINY} of 3 classes has shape (3,): keep" in unsaved(changed, tmp_path)
 
 
 @pytest.mark.parametrize(
     "architecture",
     [{}, {"decoder": "afa", "head": "ocr", "scales": [0.5, 1]}, {"activation": "leaky_relu", "in_channels": 4}],
 )
-def test_saving_draws_no_random_numbers(tmp_path, architecture):
-    model = create_model("dla46_c", 3, stride=8, **architecture)
+def test_saving_draws_no_random_numbers(tiny_variant, tmp_path, architecture):
+    model = create_model(TINY, 3, stride=8, **architecture)
     before = torch.get_rng_state()
     save_model(model, tmp_path / "a.safetensors")
     assert torch.equal(torch.get_rng_state(), before)
@@ -415,7 +418,7 @@ def test_a_compiled_network_is_saved_like_any_other(model, saved, tmp_path):
 
 @pytest.fixture
 def ours(tmp_path):
-    model = create_model("dla46_c", 3, 4, 3)
+    model = create_model(TINY, 3, 4, 3)
     model.metadata = replace(model.metadata, mean=(0.1, 0.2, 0.3))
     save_model(model, tmp_path / "ours.safetensors")
     return model, tmp_path / "ours.safetensors"

@@ -11,11 +11,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import cv2
-import dlaseg_testing
 import numpy as np
 import pytest
 import timm
 import torch
+from dlaseg_testing import TINY, TwoHeads
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
@@ -36,6 +36,8 @@ from dlaseg.metadata import Origin
 from dlaseg.weights import download as hub
 from dlaseg.weights.card import model_card
 from dlaseg.weights.files import model_sha256
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,7 +111,7 @@ def fake_hub(cache, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.repositories, server.asked = {}, []
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -166,7 +168,7 @@ def test_what_is_in_the_cache_is_not_asked_for(fake_hub, cache, timm_file):
 
 def test_without_network_and_cache_the_message_has_the_remedy(offline):
     with pytest.raises(UserError) as error:
-        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+        create_model(TINY, 19, backbone_weights="timm/dla34.in1k")
     message = str(error.value)
     assert "\n" not in message
     assert str(offline) in message
@@ -180,7 +182,7 @@ def test_an_unreachable_hub_is_reported(cache, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # its pauses between tries
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/timm/dla34.in1k/resolve/main/model.safetensors elsewhere"):
-        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+        create_model(TINY, 19, backbone_weights="timm/dla34.in1k")
 
 
 def test_a_client_that_old_releases_closed_is_reported(cache, monkeypatch):
@@ -191,7 +193,7 @@ def test_a_client_that_old_releases_closed_is_reported(cache, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", closed)
     with pytest.raises(UserError, match=r"neither in the cache .* nor to be had from the hub"):
-        create_model("dla34", 19, backbone_weights="timm/dla34.in1k")
+        create_model(TINY, 19, backbone_weights="timm/dla34.in1k")
 
 
 def test_a_hub_name_is_downloaded_once(fake_hub, cache, timm_file):
@@ -212,14 +214,14 @@ def test_any_file_of_a_repository_is_downloaded_by_its_name(fake_hub, cache, tim
     with pytest.raises(
         UserError, match=r"me/all: no such folder here, and other\.ckpt is neither in the cache .* download http"
     ):
-        create_backbone("dla34", weights="hf-hub:me/all/other.ckpt")
+        create_backbone(TINY, weights="hf-hub:me/all/other.ckpt")
     with pytest.raises(UserError, match="no such file"):
-        create_backbone("dla34", weights="hf-hub:me/all/../x.ckpt")
+        create_backbone(TINY, weights="hf-hub:me/all/../x.ckpt")
 
 
 def test_a_repository_that_does_not_exist_is_refused(fake_hub):
     with pytest.raises(UserError, match=r"timm/dla35\.in1k: no such folder here, and no repository .*timm/dla34\.in1k"):
-        create_backbone("dla34", weights="timm/dla35.in1k")
+        create_backbone(TINY, weights="timm/dla35.in1k")
 
 
 def test_a_repository_without_weights_is_refused(fake_hub):
@@ -227,7 +229,7 @@ def test_a_repository_without_weights_is_refused(fake_hub):
     with pytest.raises(
         UserError, match=r"me/empty: no such folder here, and model\.safetensors is neither in the cache"
     ):
-        create_backbone("dla34", weights="me/empty")
+        create_backbone(TINY, weights="me/empty")
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_a_repository_without_weights_is_refused(fake_hub):
 )
 def test_a_missing_file_is_no_hub_name(source, offline):
     with pytest.raises(UserError, match="no such file: name a"):
-        create_backbone("dla34", weights=source)
+        create_backbone(TINY, weights=source)
 
 
 @pytest.mark.parametrize("source", ["runs/typo", "runs/typo@main"])
@@ -258,9 +260,9 @@ def test_a_name_below_a_folder_that_exists_is_a_path_and_nothing_is_asked_for(so
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(tiny_variant):
     torch.manual_seed(1)
-    model = create_model("dla46_c", 2, stride=4, root_kernel_size=1).eval()
+    model = create_model(TINY, 2, stride=4, root_kernel_size=1).eval()
     model.metadata = replace(
         model.metadata,
         label_map=LabelMap(("leaf", "_<b> | x"), ((1, 2, 3), (4, 5, 6)), ((1,), (2,)), (255,)),
@@ -280,7 +282,7 @@ def test_what_is_pushed_to_the_hub_comes_back(fake_hub, model):
     same(again, model)
     assert again.metadata == model.metadata
     assert not again.training
-    same(create_model("dla46_c", 2, 4, 1, weights="me/leaves"), model)
+    same(create_model(TINY, 2, 4, 1, weights="me/leaves"), model)
     image = np.zeros((40, 50, 3), np.uint8)
     assert np.array_equal(Predictor("me/leaves")(image), Predictor(model)(image))
 
@@ -293,7 +295,7 @@ def test_a_revision_of_a_repository_is_asked_for_by_its_name(fake_hub, model):
 
 
 def test_nothing_is_uploaded_of_a_model_that_cannot_be_saved(fake_hub):
-    by_hand = DLASeg(create_backbone("dla46_c"), num_classes=2)
+    by_hand = DLASeg(create_backbone(TINY), num_classes=2)
     with pytest.raises(UserError, match="assembled by hand"):
         push_to_hub(by_hand, "me/leaves")
     assert fake_hub.asked == []
@@ -303,12 +305,12 @@ def test_what_is_saved_in_a_folder_comes_back(model, tmp_path):
     save_pretrained(model, tmp_path / "m")
     same(load_model(tmp_path / "m"), model)
     same(load_model(tmp_path / "m" / hub.FILE), model)
-    same(create_model("dla46_c", 2, 4, 1, weights=tmp_path / "m"), model)
+    same(create_model(TINY, 2, 4, 1, weights=tmp_path / "m"), model)
     assert json.loads((tmp_path / "m" / "config.json").read_text()) == model.metadata.architecture
 
 
 def test_what_was_saved_in_a_folder_is_replaced_by_the_next_model(model, tmp_path):
-    for other in (create_model("dla46_c", 3, decoder="afa", scales=[0.5, 1]), model):
+    for other in (create_model(TINY, 3, decoder="afa", scales=[0.5, 1]), model):
         save_pretrained(other, tmp_path)
     save_pretrained(model, tmp_path, license="mit")
     same(load_model(tmp_path), model)
@@ -316,7 +318,7 @@ def test_what_was_saved_in_a_folder_is_replaced_by_the_next_model(model, tmp_pat
     assert json.loads((tmp_path / "config.json").read_text()) == model.metadata.architecture
 
     for _ in range(2):
-        save_pretrained(dlaseg_testing.TwoHeads(2), tmp_path / "own")  # a family of the user's own
+        save_pretrained(TwoHeads(2), tmp_path / "own")  # a family of the user's own
 
 
 @pytest.mark.parametrize(
@@ -473,7 +475,7 @@ def test_a_card_without_scores_tells_the_best_of_training(model, run):
 
 
 def test_scores_of_other_classes_are_refused(model, scores):
-    model = create_model("dla46_c", 2, 4)
+    model = create_model(TINY, 2, 4)
     with pytest.raises(UserError, match=r"scores\.json: its classes are not those of the model"):
         model_card(model, scores=scores)
 

@@ -167,7 +167,7 @@ def test_another_value_in_any_place(attempt, format):
     places = list(nodes(DOCUMENTS[format]))
     cases = [(path, value) for path in places for value in STRANGE]
     # a part of them, the same in every run
-    for path, value in random.Random(0).sample(cases, 250):
+    for path, value in random.Random(0).sample(cases, 100):
         attempt(format, json.dumps(with_value(DOCUMENTS[format], path, value)))
 
 
@@ -175,7 +175,7 @@ def test_another_value_in_any_place(attempt, format):
 def test_another_character_in_any_place(attempt, format):
     rng = random.Random(1)
     content = FILES[format][1].encode()
-    for _ in range(150):
+    for _ in range(60):
         start = rng.randrange(len(content))
         end = min(len(content), start + rng.choice([0, 1, 1, 5, 300]))
         change = rng.choice([b"", b"\0", b"\xff", b'"', b"-", b"9" * 30, b"<", b"[", b"../", b"nan", b"1e999", b"\n"])
@@ -186,7 +186,7 @@ def test_another_character_in_any_place_of_a_text_file_of_yolo(attempt):
     rng = random.Random(2)
     content = b"0 0 0 1 0 1 1\n1 0.1 0.1 0.5 0.1 0.5 0.5\n"
     attempt("yolo", FILES["yolo"][1])
-    for _ in range(150):
+    for _ in range(60):
         start = rng.randrange(len(content))
         change = rng.choice([b"", b"\0", b"\xff", b"-", b"9" * 400, b"nan", b"1e999", b" ", b"\n", b"x"])
         attempt("yolo", content[:start] + change + content[start + rng.randrange(3) :], "labels/a.txt")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import TINY
 from PIL import Image
 
 from dlaseg import create_model, memory, save_model
@@ -39,9 +40,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tiny_variant, tmp_path_factory):
     torch.manual_seed(0)
-    model = create_model("dla46_c", 19, 8, 1)
+    model = create_model(TINY, 19, 8, 1)
     model.metadata = replace(model.metadata, label_map=cityscapes_labels())
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_model(model, path)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dlaseg_testing import TINY
 from PIL import Image
 
 from dlaseg import Predictor, UserError, create_model, save_model
@@ -29,9 +30,9 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tiny_variant, tmp_path_factory):
     torch.manual_seed(0)
-    model = create_model("dla46_c", 19, 8, 1)
+    model = create_model(TINY, 19, 8, 1)
     model.metadata = replace(model.metadata, label_map=LABELS)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_model(model, path)
@@ -120,7 +121,7 @@ def test_what_the_server_would_refuse_is_refused_before(copy, root, fault):
 
 
 def test_other_classes_are_refused(root, tmp_path, capsys):
-    save_model(create_model("dla46_c", 19, 8, 1), tmp_path / "w.safetensors")
+    save_model(create_model(TINY, 19, 8, 1), tmp_path / "w.safetensors")
     assert submit(tmp_path / "w.safetensors", root, tmp_path / "s") == 2
     assert "its classes are not the benchmark's 19" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()

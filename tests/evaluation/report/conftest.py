@@ -1,3 +1,3 @@
-from browsers import browser
+from browsers import browser, open_file, shared_page
 
-__all__ = ["browser"]
+__all__ = ["browser", "open_file", "shared_page"]

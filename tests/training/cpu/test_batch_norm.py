@@ -13,7 +13,7 @@ from multiprocessing import Pipe
 
 import pytest
 import torch
-from dlaseg_testing import start_process
+from dlaseg_testing import TINY, start_process
 from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -226,8 +226,8 @@ def keep_size_and_reduce(sent, bucket):
 
 def check_network(rank, world_size):
     """A whole network under DistributedDataParallel, which divides the sum of the gradients by `world_size`."""
-    plain = create_model("dla46_c", 3).double()
-    model = create_model("dla46_c", 3).double()
+    plain = create_model(TINY, 3).double()
+    model = create_model(TINY, 3).double()
     model.load_state_dict(plain.state_dict())
     images = torch.randn(sum(SHARDS[:world_size]), 3, 32, 64, dtype=torch.float64)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -403,7 +403,7 @@ def test_it_takes_what_the_plain_layer_takes():
     ("device", "kind"), [("cpu", SynchronizedBatchNorm2d), ("mps", SynchronizedBatchNorm2d), ("cuda", nn.SyncBatchNorm)]
 )
 def test_a_network_is_converted_and_stays_what_it_is(device, kind):
-    model = create_model("dla46_c", 3)
+    model = create_model(TINY, 3)
     model.backbone.level5.eval()
     model.backbone.base_layer.requires_grad_(False)
     model.backbone.level0[1].momentum = 0.3
@@ -424,8 +424,8 @@ def test_a_network_is_converted_and_stays_what_it_is(device, kind):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_state_dicts_go_both_ways(device):
-    plain, other = create_model("dla46_c", 3), create_model("dla46_c", 3)
-    model = synchronize(create_model("dla46_c", 3), torch.device(device))
+    plain, other = create_model(TINY, 3), create_model(TINY, 3)
+    model = synchronize(create_model(TINY, 3), torch.device(device))
     plain.backbone.level0[1].num_batches_tracked.fill_(7)
     model.load_state_dict(plain.state_dict())
     other.load_state_dict(model.state_dict())

@@ -3,7 +3,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from dlaseg_testing import SINGLE_PROCESS, tiny_config, write_camvid
+from dlaseg_testing import SINGLE_PROCESS, TINY, tiny_config, write_camvid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -70,7 +70,7 @@ def assert_equals_torchs(ours, x):
 
 
 def test_a_converted_network_keeps_its_parameters_and_the_names_in_its_state_dict():
-    model = create_model("dla46_c", num_classes=5)
+    model = create_model(TINY, num_classes=5)
     names, parameters = list(model.state_dict()), list(model.parameters())
     plain = sum(type(module) is nn.Conv2d for module in model.modules())
     convert(model)
@@ -82,7 +82,7 @@ def test_a_converted_network_keeps_its_parameters_and_the_names_in_its_state_dic
 
 
 def test_weights_go_from_a_converted_network_to_a_plain_one_and_back():
-    converted, plain = create_model("dla46_c", num_classes=5), create_model("dla46_c", num_classes=5)
+    converted, plain = create_model(TINY, num_classes=5), create_model(TINY, num_classes=5)
     convert(converted)
     plain.load_state_dict(converted.state_dict())
     converted.load_state_dict(plain.state_dict())
@@ -92,7 +92,7 @@ def test_weights_go_from_a_converted_network_to_a_plain_one_and_back():
 
 
 def test_a_copy_of_a_converted_network_is_converted_and_independent():
-    model = create_model("dla46_c", num_classes=5)
+    model = create_model(TINY, num_classes=5)
     convert(model)
     copy = deepcopy(model)
     assert [type(module) for module in copy.modules()] == [type(module) for module in model.modules()]
@@ -118,7 +118,7 @@ def test_the_trainer_converts_the_network_on_a_cpu(tmp_path):
     count=st.integers(1, 3),
     seed=st.integers(0, 2**31),
 )
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_output_and_gradients_equal_torchs(batch, channels, height, width, stride, count, seed):
     torch.manual_seed(seed)
     ours = FastConv2d(*channels, 3, stride, padding=1, bias=False)
