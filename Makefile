@@ -27,7 +27,7 @@ browser:  ## the page is tested in Chromium
 	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -qq --no-install-recommends -y chromium; } > /dev/null \
 	|| { echo 'The tests of the page need Chromium: sudo apt-get install chromium'; exit 1; }
 
-test: .venv/installed browser  ## the tests, ten minutes on two cores, less on those with AVX-512
+test: .venv/installed browser  ## the tests, six minutes on two cores, less on those with AVX-512
 	$(TESTS)
 
 test-all: .venv/installed browser  ## the longer proofs too

@@ -32,7 +32,7 @@ class ConfigSection:
     """Base of a config and its sections: an assignment to a field that does not exist is refused."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        known = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        known = type(self).__dataclass_fields__  # type: ignore[attr-defined]
         if name not in known:
             raise UserError(f"{type(self).__name__}.{name}: unknown field: did you mean {nearest(name, known)!r}?")
         super().__setattr__(name, value)

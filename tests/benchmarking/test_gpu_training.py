@@ -194,6 +194,7 @@ def test_the_score_is_that_of_dlaseg_eval(script, config, tmp_path):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_compare_holds_each_drive_out(script, config, root, tmp_path, capsys, monkeypatch):
     seen = []
     init = script.Trainee.__init__
