@@ -557,7 +557,7 @@ def sdist_files(folder):
         return {Path(*Path(member.name).parts[1:]) for member in sdist if member.isfile()}
 
 
-@pytest.mark.parametrize("name", ["camvid-int8", pytest.param("camvid", marks=pytest.mark.slow)])  # it imports torch
+@pytest.mark.parametrize("name", ["camvid", pytest.param("camvid-int8", marks=pytest.mark.slow)])
 def test_infer_camvid_runs_from_an_installed_package_in_an_empty_folder_without_network(installed, name, tmp_path):
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks/sitecustomize.py").write_text(NO_NETWORK)
