@@ -3,6 +3,7 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import cv2
 import numpy as np
@@ -492,23 +493,14 @@ def test_ids_of_16_bits_are_read_from_a_tiff_of_either_byte_order(tmp_path):
         assert np.array_equal(labels, values)
 
 
+QUICK_TIFFS = [("L", "raw"), ("P", "tiff_lzw"), ("I;16", "tiff_adobe_deflate")]  # each mode and compression once
+
+
 @pytest.mark.parametrize(
     ("mode", "compression"),
     [
-        ("L", "raw"),
-        ("P", "tiff_lzw"),
-        ("I;16", "tiff_adobe_deflate"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("L", "tiff_lzw"),
-                ("L", "tiff_adobe_deflate"),
-                ("P", "raw"),
-                ("P", "tiff_adobe_deflate"),
-                ("I;16", "raw"),
-                ("I;16", "tiff_lzw"),
-            )
-        ),
+        pytest.param(*case, marks=() if case in QUICK_TIFFS else pytest.mark.slow)
+        for case in product(("L", "P", "I;16"), ("raw", "tiff_lzw", "tiff_adobe_deflate"))
     ],
 )
 def test_a_truncated_tiff_is_refused_or_has_the_same_labels(tmp_path, mode, compression):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -129,20 +130,14 @@ def test_tensorboard_writes_into_a_folder_whose_name_is_not_utf8(tmp_path):
 
 
 # Buffered output fails when the process ends, unbuffered output at once
+DRAW = "data synthesize drawn --train 1 --val 0 --size 64 64"
+
+
 @pytest.mark.parametrize(
     ("line", "unbuffered"),
     [
-        ("--help", ""),
-        ("nope", "1"),
-        ("data synthesize drawn --train 1 --val 0 --size 64 64", "1"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ("--help", "1"),
-                ("nope", ""),
-                ("data synthesize drawn --train 1 --val 0 --size 64 64", ""),
-            )
-        ),
+        pytest.param(*case, marks=() if case in [("--help", ""), ("nope", "1"), (DRAW, "1")] else pytest.mark.slow)
+        for case in product(("--help", "nope", DRAW), ("", "1"))
     ],
 )
 def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path, line, unbuffered):

@@ -27,11 +27,11 @@ class TorchBackend:
 
     Args:
         model: copied now: it keeps its mode and its device, and training it further changes nothing here.
-        in_place: whether the model is nobody else's, so that it is changed instead of copied.
         device: see `pick_device`.
         precision: `float32`, `bfloat16`, `float16` (GPUs), or `auto` for what training's `auto` takes on the device.
         compile: whether the network is built by `torch.compile`. This takes about a minute at the start, and again for
             each of the few kinds of sizes that it tells apart.
+        in_place: whether the model is nobody else's, so that it is changed instead of copied.
 
     Raises:
         UserError: a device or precision that this machine does not have, no compiler, or as `fold_batch_norm`.
