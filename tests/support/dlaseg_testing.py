@@ -85,6 +85,19 @@ def tiny_variant() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def foreign_defaults() -> Iterator[None]:
+    """Torch as no caller should, but some do set it: another default device and type, no gradients, autocast."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.no_grad(), torch.autocast("cpu"):
+            yield
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def tiny_config(root: Path) -> Config:
     """Three epochs of two steps on the images of `write_camvid`; wants `tiny_variant`."""
     return Config(

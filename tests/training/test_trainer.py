@@ -11,6 +11,7 @@ from dlaseg_testing import (
     SINGLE_PROCESS,
     TINY,
     assert_same_tensors,
+    foreign_defaults,
     log_rows,
     make_batch,
     make_step,
@@ -382,14 +383,8 @@ def test_the_last_epoch_is_validated_whatever_eval_every_says(config, tmp_path):
 def test_the_workers_and_what_the_caller_has_set_change_no_weight(straight, config, tmp_path):
     _, _, state = straight
     config.data.workers = 1
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.device("meta"), torch.no_grad(), torch.autocast("cpu"):
-            other = run(config, tmp_path)
-            assert torch.is_autocast_enabled("cpu")
-        assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
+    with foreign_defaults():
+        other = run(config, tmp_path)
     assert_same_tensors(other.model.state_dict(), state.model.state_dict())
 
 
