@@ -18,6 +18,25 @@ settings.load_profile("dlaseg")
 
 collect_ignore = ["support"]  # or it would be imported a second time, by another name, to look for doctests
 
+TOGETHER = {
+    "conversion": [
+        *("benchmarking/test_speed", "export/test_export", "export/test_int8", "export/test_strange_exported_files"),
+        *("export/test_triton", "inference/test_backends", "inference/test_graph_cache", "inference/test_ray_engine"),
+    ],
+    "child processes": [
+        *("data/test_orphans", "training/cpu/test_batch_norm", "training/test_distributed", "training/test_survival"),
+    ],
+    "torchmetrics": [
+        *(
+            "evaluation/metrics/test_accuracy",
+            "evaluation/metrics/test_calibration",
+            "evaluation/metrics/test_confusion",
+        ),
+        "training/test_losses",
+    ],
+}
+"""Files that go to one process of pytest-xdist, by what takes it seconds to import or to start."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
@@ -29,6 +48,23 @@ def pytest_configure(config):
         folder = tempfile.TemporaryDirectory(prefix="dlaseg-tests-")
         os.environ["DLASEG_CACHE"] = folder.name
         config.add_cleanup(folder.cleanup)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadfile`, files that stand together in `TOGETHER` count as one."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    groups = {f"tests/{file}.py": group for group, files in TOGETHER.items() for file in files}
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return groups.get(file, file)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish():

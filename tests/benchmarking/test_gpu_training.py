@@ -30,6 +30,8 @@ from dlaseg.models.ida import BilinearUpsample
 from dlaseg.run_folder import RunFolder
 from dlaseg.training.segmentation import Segmentation
 
+pytestmark = pytest.mark.slow  # a script that nothing else depends on
+
 UNCHANGED = AugmentConfig(scale=(1.0, 1.0), crop_size=(64, 96), rotation=0, jitter=0, flip=0)
 
 
@@ -55,7 +57,6 @@ def config(root):
     return replace(tiny, augment=replace(tiny.augment, rotation=0), train=train)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "shape"), [(2, (3, 5)), (2, (1, 1)), (4, (2, 3)), (8, (4, 1))])
 def test_upsampling_is_the_decoders_and_that_of_the_logits(script, factor, shape):
     x = torch.randn(2, 3, *shape)
@@ -124,7 +125,7 @@ def floats(network) -> list[torch.Tensor]:
     [
         ("sgd", "plain"),
         ("muon", "afa"),
-        *(pytest.param(name, "plain", marks=pytest.mark.slow) for name in ("muon", "adamw")),  # AdamW is part of Muon
+        *(pytest.param(name, "plain") for name in ("muon", "adamw")),  # AdamW is part of Muon
     ],
 )
 def test_a_step_is_that_of_dlaseg_train(script, config, optimizer, decoder, monkeypatch):
@@ -194,7 +195,6 @@ def test_the_score_is_that_of_dlaseg_eval(script, config, tmp_path):
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.slow
 def test_compare_holds_each_drive_out(script, config, root, tmp_path, capsys, monkeypatch):
     seen = []
     init = script.Trainee.__init__
@@ -214,7 +214,6 @@ def test_compare_holds_each_drive_out(script, config, root, tmp_path, capsys, mo
     assert seen == [(each, optimizer) for optimizer in ("muon", "adamw") for each in others]
 
 
-@pytest.mark.slow
 def test_a_network_of_another_package_is_trained_in_the_same_way(script, config, root, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     script.main(["compare", "--config", str(tmp_path / "config.yaml"), "--root", str(root), "--steps", "2", "--seeds",

@@ -171,6 +171,7 @@ def test_a_file_beyond_the_limit_is_not_taken(open_page, tmp_path):
     page.wait_for_selector("text=/exceeds|maximum|size/i")
 
 
+@pytest.mark.slow
 def test_two_networks_stand_side_by_side(open_page, photo, second_weights):
     page = open_page()
     segment(page, photo)

@@ -13,7 +13,6 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from dlaseg import create_model, save_model
@@ -131,6 +130,8 @@ def failed_images(table):
 @pytest.fixture(scope="module")
 def bucket(images, exported):
     """An S3 server on this machine with a bucket `data`: images and weights."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
 from dlaseg.config.segmentation import LossConfig
 from dlaseg.errors import UserError
@@ -306,6 +305,8 @@ def test_ohem_never_keeps_an_ignored_pixel_for_a_perfectly_classified_one():
 @given(ignored=st.sampled_from([0, 0.3]), seed=st.integers(0, 2**31))
 @settings(max_examples=8)
 def test_dice_and_lovasz_of_certain_networks_are_f1_and_jaccard_of_the_classes_that_are_shown(ignored, seed):
+    from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
+
     predicted, target = full_size(images=1, ignored=ignored, seed=seed)
     target[0, 0, 0] = 1
     predicted = predicted.argmax(1)

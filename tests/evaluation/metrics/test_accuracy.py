@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.accuracy import evaluate_classifier, rank
@@ -41,6 +40,8 @@ def random_logits(samples: int, classes: int) -> tuple[torch.Tensor, torch.Tenso
 @pytest.mark.parametrize("classes", [2, 3, 5, 6, 20])
 @pytest.mark.parametrize("batch_size", [1, 7, 101, 200])
 def test_accuracies_are_torchmetrics_and_a_plain_loops(classes, batch_size):
+    from torchmetrics.classification import MulticlassAccuracy
+
     logits, targets = random_logits(101, classes)
     result = evaluate_classifier(Table(logits), loader(targets, batch_size))
     for k, ours in ((1, result.top1), (5, result.top5)):

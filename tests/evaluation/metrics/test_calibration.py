@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassCalibrationError
 
 from dlaseg.evaluation.metrics.calibration import BINS, Calibration
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_error_equals_torchmetrics(seed):
+    from torchmetrics.classification import MulticlassCalibrationError
+
     generator = torch.Generator().manual_seed(seed)
     measure, theirs = Calibration(), MulticlassCalibrationError(4, n_bins=BINS, ignore_index=255)
     for _ in range(3):

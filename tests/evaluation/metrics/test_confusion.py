@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from dlaseg.errors import UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, iou, mean_over_present, none_if_nan, ratio
@@ -24,6 +23,8 @@ def counted(target, prediction, classes=CLASSES):
 
 
 def test_iou_equals_torchmetrics():
+    from torchmetrics.classification import MulticlassJaccardIndex
+
     target, prediction = maps()
     arguments = torch.from_numpy(prediction).long(), torch.from_numpy(target).long()
     each = MulticlassJaccardIndex(CLASSES, average="none", ignore_index=255)(*arguments)
@@ -37,6 +38,8 @@ def test_iou_equals_torchmetrics():
     ("average", "name"), [("none", "accuracy"), ("macro", "mean_accuracy"), ("micro", "pixel_accuracy")]
 )
 def test_accuracies_equal_torchmetrics(average, name):
+    from torchmetrics.classification import MulticlassAccuracy
+
     target, prediction = maps(1)
     metric = MulticlassAccuracy(CLASSES, average=average, ignore_index=255)
     expected = metric(torch.from_numpy(prediction).long(), torch.from_numpy(target).long()).tolist()

@@ -104,8 +104,7 @@ def test_label_maps_are_shown_in_the_colours_of_the_classes_and_what_is_of_none_
     ("scheme", "width"),
     [
         ("light", 360),
-        ("dark", 1280),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("light", 1280), ("dark", 360))),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("light", 1280), ("dark", 360), ("dark", 1280))),
     ],
 )
 def test_the_page_is_accessible_and_not_wider_than_the_window(open_page, scheme, width):
