@@ -312,15 +312,18 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(capsys, tmp_path):
 def test_debug_raises_the_error_itself():
     with pytest.raises(UserError, match="invalid choice: 'nope'"):
         main(["nope", "--debug"])
+    with pytest.raises(UserError, match="nowhere"):
+        main(["data", "stats", "--debug", "nowhere", "--dataset", "folder"])  # wherever it stands
 
 
 def test_a_defect_of_ours_is_not_hidden(monkeypatch):
     def broken(arguments):
-        raise RuntimeError("ours")
+        raise error
 
     monkeypatch.setitem(COMMANDS, "train", broken)
-    with pytest.raises(RuntimeError, match="ours"):
-        main(["train"])
+    for error in (RuntimeError("ours"), UnicodeEncodeError("ascii", "ö", 0, 1, "ours")):
+        with pytest.raises(type(error), match="ours"):
+            main(["train"])
 
 
 @pytest.mark.parametrize(("command", "continues"), [("infer", True), ("data convert", False)])
@@ -337,13 +340,15 @@ def test_an_interrupted_command_exits_with_130_and_says_whether_it_can_be_contin
     assert line.endswith(": the same command continues") == continues
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "x"), torch.OutOfMemoryError("a\nb\n")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "x"), TimeoutError(), torch.OutOfMemoryError("a\nb\n")]
+)
 def test_what_the_system_refuses_is_reported_in_one_line(capsys, monkeypatch, error):
     def refuses(arguments):
         raise error
 
     monkeypatch.setitem(COMMANDS, "train", refuses)
-    refused(capsys, "train")
+    assert not refused(capsys, "train").strip().endswith(":")
 
 
 def test_training_leaves_every_file_of_the_run_folder(run):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dlaseg import cli
+from dlaseg.commands.streams import reader_is_gone, standard_streams
 from dlaseg.training.trackers import TensorBoard
 
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1"}
@@ -160,6 +161,22 @@ def test_a_reader_that_is_gone_does_not_hide_an_error(tmp_path):
     with process.stderr as errors:
         assert b"invalid choice: 'nope'" in errors.read()
     assert process.wait(timeout=600) == 2
+
+
+def test_a_pipe_that_broke_elsewhere_is_an_error():
+    """Such as that of a loader's process."""
+    with pytest.raises(BrokenPipeError), standard_streams():
+        raise BrokenPipeError
+
+
+def test_streams_that_are_closed_or_missing_have_no_reader_that_could_be_gone(monkeypatch):
+    closed = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    closed.close()
+    for output in (closed, None):
+        monkeypatch.setattr(sys, "stdout", output)
+        assert not reader_is_gone()
+    with standard_streams():
+        pass
 
 
 def test_output_that_cannot_be_written_is_an_error_of_one_line(tmp_path):

@@ -68,6 +68,10 @@ def test_few_networks_are_kept_and_the_last_ones(photo, monkeypatch):
     made, ready = [], Predictor("camvid", "torch")
     monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append((words, more)) or ready)
     few = Networks()
+    for scales in ([], [1.0], [1.0, 0.5], [0.5, 1.0]):
+        Networks().segment(photo, "camvid", "torch", scales, flip=False)
+    assert [more["scales"] for _, more in made] == [None, None, (0.5, 1.0), (0.5, 1.0)]
+    made.clear()
     for scale in (0.5, 0.6, 0.5, 0.7, 0.8, 0.9, 0.5, 0.6):
         few.segment(photo, "camvid", "torch", [scale], flip=False)
     assert [more["scales"] for _, more in made] == [(0.5,), (0.6,), (0.7,), (0.8,), (0.9,), (0.6,)]
@@ -113,6 +117,8 @@ def test_shares_are_those_of_the_pixels_the_largest_first(segmented):
     assert legend(segmented) == [("road  50.0%", "road"), ("sky  33.3%", "sky"), ("car  16.7%", "car")]
     first = segmented.label_map.palette[3]
     assert swatches(segmented, "#a").startswith(f"#a label:nth-of-type(1) {{ --swatch: rgb{first}; }}#a label:nth-of")
+    some = replace(segmented, labels=np.array([[0, 255, 255]], np.uint8))  # pixels of no class count, too
+    assert some.shares() == {0: 1 / 3}
 
 
 def test_the_browser_knows_the_class_and_the_probability_of_each_pixel(segmented):
@@ -139,6 +145,8 @@ def test_hidden_classes_show_the_image(segmented):
     assert (some[segmented.labels == 3] == 100).all()
     assert np.array_equal(some[segmented.labels != 3], whole[segmented.labels != 3])
     assert (picture(segmented, [], 0.0) == 100).all()
+    of_no_class = replace(segmented, labels=np.full((2, 3), 255, np.uint8))
+    assert (picture(of_no_class, [], 0.5) == 100).all()
 
 
 def test_a_pixel_and_the_times_in_words(segmented):
