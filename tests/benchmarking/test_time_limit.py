@@ -121,7 +121,9 @@ def test_too_little_time_for_an_epoch_names_what_is_enough(clock, config):
 def test_a_single_validation_image_is_enough_and_the_warm_up_may_be_longer_than_the_configs_epochs(clock, tmp_path):
     config = dlaseg_testing.tiny_config(dlaseg_testing.write_camvid(tmp_path, val=1))
     config = dlaseg_testing.with_train(config, epochs=1, warmup_steps=100)
-    assert "a validation 1.5 s" in epochs_within(Segmentation(config), 60)[1]
+    task = Segmentation(config)
+    assert "a validation 1.5 s" in epochs_within(task, 60)[1]
+    assert task.config is config
     assert config.train.epochs == 1
 
 
