@@ -156,7 +156,12 @@ def test_a_run_that_is_done_has_nothing_left(config, folder, quick_runs):
 
 @pytest.mark.parametrize(
     ("change", "part"),
-    [({"batch_size": 6}, "only 5 images"), ({"epochs": 0}, "train.epochs 0"), ({"precision": "float16"}, "float16")],
+    [
+        ({"batch_size": 6}, "only 5 images"),
+        ({"epochs": 0}, "train.epochs 0"),
+        ({"precision": "float16"}, "float16"),
+        ({"trackers": ["os:path"]}, "train.trackers os:path: importing it runs its code"),
+    ],
 )
 def test_a_record_that_cannot_be_run_is_refused(config, folder, change, part):
     with pytest.raises(UserError, match=part):

@@ -1,3 +1,4 @@
+import logging
 from dataclasses import replace
 
 import dlaseg_testing
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from dlaseg.benchmarking import time_limit
 from dlaseg.benchmarking.time_limit import epochs_within, most_epochs
+from dlaseg.config.checks import MANY
 from dlaseg.errors import UserError
 from dlaseg.training.segmentation import Segmentation
 
@@ -77,6 +79,7 @@ def test_one_epoch_more_would_not_end_in_time(seconds, epoch, validation, eval_e
 
 def test_a_long_time_is_divided_at_once():
     assert most_epochs(6e7, 0.01, 100, 1) == 599_939  # not found by counting down from 6 billion
+    assert most_epochs(1e18, 1, 1, 1) == MANY
 
 
 def test_the_timing_itself_the_start_and_validations_are_counted(clock, folder, tmp_path_factory):
@@ -132,16 +135,18 @@ def test_it_leaves_random_numbers_as_they_are_and_warns_of_nothing(config, caplo
 
     def certain(task, training):
         model = model_bias(task, training)
+        torch.rand(1)
         with torch.no_grad():
             model.head.bias[3] += 1e4  # predicts one class alone
         return model
 
-    state = torch.get_rng_state()
+    state, level = torch.get_rng_state(), logging.getLogger("dlaseg").level
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Segmentation, "make_model", certain)
         epochs_within(Segmentation(config), 60)
     assert torch.equal(torch.get_rng_state(), state)
     assert caplog.messages == []
+    assert logging.getLogger("dlaseg").level == level
 
 
 def test_several_processes_are_refused(config, monkeypatch):

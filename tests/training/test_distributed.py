@@ -39,7 +39,7 @@ from dlaseg.errors import UserError
 from dlaseg.models.dropout import ImageDropout
 from dlaseg.training.checkpoint import load_checkpoint
 from dlaseg.training.cpu.batch_norm import synchronize
-from dlaseg.training.distributed import DistributedContext, distributed_context
+from dlaseg.training.distributed import DistributedContext, distributed_context, restarted_by_torchrun
 from dlaseg.training.segmentation import Segmentation
 from dlaseg.training.state import initial_state
 from dlaseg.training.step import step_function
@@ -353,3 +353,37 @@ def test_an_environment_that_torchrun_did_not_set_is_refused(monkeypatch, proces
     message = f"^WORLD_SIZE {processes}: .*: start the processes by torchrun, or unset WORLD_SIZE$"
     with pytest.raises(UserError, match=message), distributed_context("cpu"):
         pass
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_rank_0_refuses_ends_the_others_without_a_word(rank):
+    class Told(DistributedContext):
+        def broadcast(self, value):
+            return value if self.is_main else (None, "refused")
+
+    def refuse():
+        assert rank == 0
+        raise UserError("refused")
+
+    with pytest.raises((UserError, SystemExit)) as raised:
+        Told(rank, 2, CPU).run_on_rank0(refuse)
+    assert raised.value.args == (("refused",) if rank == 0 else (2,))
+
+
+def test_only_a_restart_by_the_same_call_of_torchrun_goes_on_with_a_run(config, tmp_path, monkeypatch):
+    def restarts(count, run_id, output=tmp_path / "run"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+        return restarted_by_torchrun(output)
+
+    for run_id, other in (("job-1", "job-2"), ("none", "job-1")):  # none: torchrun was given no --rdzv-id
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        restarts(0, run_id)
+        run(with_train(config, epochs=1), tmp_path / "run")
+        assert restarts(1, run_id)
+        assert not restarts(0, run_id)
+        assert not restarts(1, other)
+        assert not restarts(1, run_id, tmp_path / "nothing")
+    restarts(1, "none")
+    monkeypatch.setattr(os, "getppid", lambda: -1)  # another torchrun
+    assert not restarted_by_torchrun(tmp_path / "run")

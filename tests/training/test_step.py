@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -320,6 +321,9 @@ def test_a_missing_compiler_is_named(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: compiled)
     with pytest.raises(UserError, match=r"^train\.compile true: No working C\+\+ compiler found: install a C\+\+ comp"):
         steps._compiled(nn.ReLU())(torch.zeros(1))
+    monkeypatch.setattr(steps, "is_out_of_memory", lambda error: True)  # which has a remedy of its own
+    with pytest.raises(FailedError):
+        steps._compiled(nn.ReLU())(torch.zeros(1))
 
 
 @pytest.mark.usefixtures("no_scores")
@@ -397,13 +401,45 @@ def test_a_network_of_other_classes_can_be_gone_on_from(config, tmp_path, caplog
     assert "head" in caplog.text
 
 
+class Doubled(type(SINGLE_PROCESS)):
+    """A process of two that have the same images."""
+
+    def all_reduce_sum_(self, values):
+        return values.mul_(2)
+
+
+class Alone(nn.Module):
+    """In place of DistributedDataParallel, without a process group."""
+
+    made: ClassVar[list["Alone"]] = []
+
+    def __init__(self, module, **options):
+        super().__init__()
+        self.module, self.options, self.synchronizes = module, options, True
+        self.synchronized = []
+        self.made.append(self)
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        self.synchronizes = False
+        yield
+        self.synchronizes = True
+
+    def forward(self, inputs):
+        self.synchronized.append(self.synchronizes)
+        return self.module(inputs)
+
+
+@pytest.fixture
+def alone(monkeypatch) -> list[Alone]:
+    """The modules that are wrapped for several processes."""
+    monkeypatch.setattr(steps, "DistributedDataParallel", Alone)
+    monkeypatch.setattr(Alone, "made", [])
+    return Alone.made
+
+
 def test_a_step_divides_by_the_normalizers_of_all_processes(config):
     seen = []
-
-    class TwoProcesses(type(SINGLE_PROCESS)):
-        def all_reduce_sum_(self, values):
-            return values.mul_(2)
-
     task = Segmentation(config)
     state = new_state(config)
     criterion = task.criterion(None, state.model)
@@ -417,8 +453,44 @@ def test_a_step_divides_by_the_normalizers_of_all_processes(config):
             seen.append(normalizers.clone())
             return criterion(outputs, targets, normalizers)
 
-    step_function(task, state, Spy(), 10, TwoProcesses(0, 1, CPU))([(images, targets)])
+    step_function(task, state, Spy(), 10, Doubled(0, 1, CPU))([(images, targets)])
     assert torch.equal(seen[0], 2 * local)
+
+
+def test_the_loss_and_the_gradient_of_several_processes_are_those_of_their_images(config, alone):
+    batch, task = make_batch(), Segmentation(config)
+    expected = make_step(config, double(config))(batch)
+    state = double(config)
+    step = step_function(task, state, task.criterion(None, state.model), 10, Doubled(0, 2, CPU))
+    found = step([batch])
+    assert found.loss == pytest.approx(expected.loss)
+    assert found.gradient == pytest.approx(expected.gradient)
+    assert list(alone[0].options.values()) == [False]  # the processes have the same buffers
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_gradients_are_exchanged_once_in_a_step(config, alone, micro_batches):
+    task, state = Segmentation(config), new_state(config)
+    step = step_function(task, state, task.criterion(None, state.model), 10, Doubled(0, 2, CPU))
+    step([make_batch() for _ in range(micro_batches)])
+    assert alone[0].synchronized == [False] * (micro_batches - 1) + [True]
+
+
+def test_an_infinite_loss_makes_no_update_also_if_its_gradient_is_finite(config):
+    task, state = Segmentation(config), new_state(config)
+    criterion = task.criterion(None, state.model)
+
+    class Infinite:
+        normalizers = staticmethod(criterion.normalizers)
+
+        def __call__(self, *arguments):
+            return criterion(*arguments) + math.inf
+
+    before = weights(state)
+    result = step_function(task, state, Infinite(), 10, SINGLE_PROCESS)([make_batch()])
+    assert math.isfinite(result.gradient)
+    assert not result.updated
+    assert_same_tensors(before, weights(state))
 
 
 def test_the_average_of_a_resumed_run_is_saved_with_the_mean_of_its_weights(config):
@@ -432,6 +504,7 @@ def test_the_average_of_a_resumed_run_is_saved_with_the_mean_of_its_weights(conf
 def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
     calls = []
     monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=calls.append)])
+    config = with_train(config, seed=3)
     state = new_state(config)
     task = Segmentation(config)
     criterion = task.criterion(None, state.model)
@@ -440,24 +513,15 @@ def test_every_step_drops_other_channels_of_every_image(config, monkeypatch):
         step([make_batch(), make_batch()])
         assert calls[-1] == []  # the network that `fit` returns draws anew for every batch
     drawn = [seed for seeds in calls for seed in seeds]
-    assert drawn == image_seeds(config.train.seed, 0, 0, 4) + image_seeds(config.train.seed, 1, 0, 4)
-    assert len(set(drawn)) == 8
+    assert drawn == image_seeds(3, 0, 0, 4) + image_seeds(3, 1, 0, 4)
+    assert len({*drawn, *image_seeds(4, 0, 0, 4)}) == 12
 
 
+@pytest.mark.usefixtures("alone")
 def test_images_of_all_processes_and_micro_batches_have_seeds_of_their_own(config, monkeypatch):
-    class OneOfTwo(type(SINGLE_PROCESS)):
-        def all_reduce_sum_(self, values):
-            return values
-
-    class Alone(torch.nn.Module):
-        def __init__(self, module, **_):
-            super().__init__()
-            self.forward, self.no_sync = module.forward, contextlib.nullcontext
-
     drawn = []
-    monkeypatch.setattr(steps, "DistributedDataParallel", Alone)
     monkeypatch.setattr(steps, "image_dropouts", lambda model: [SimpleNamespace(draw=drawn.append)])
     task, state = Segmentation(config), new_state(config)
-    step = step_function(task, state, task.criterion(None, state.model), 10, OneOfTwo(1, 2, CPU))
+    step = step_function(task, state, task.criterion(None, state.model), 10, Doubled(1, 2, CPU))
     step([make_batch(), make_batch()])
     assert drawn[:-1] == [image_seeds(config.train.seed, 0, first, 2) for first in (2, 6)]
