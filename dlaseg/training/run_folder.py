@@ -1,5 +1,7 @@
 """Checks before a run starts or resumes in a run folder, and the dump of a batch for debugging."""
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from dlaseg.errors import UserError
 from dlaseg.files import write_text
 from dlaseg.images import write_png
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LABEL_COUNTS, LOG, TRAIN_NAMES, VAL_NAMES
+from dlaseg.strict_json import parse_json, read_text
 from dlaseg.training.checkpoint import has_checkpoint
 from dlaseg.training.schedules import depends_on_epochs, learning_rate
 from dlaseg.training.task import RunConfig
@@ -55,6 +58,29 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
                 f"{saved_config}: not the config of a run: restore it, or start again with another --output"
             )
         check_same_config(config, flatten(content), output)
+
+
+def this_process() -> str:
+    """Tells this process from those that train elsewhere or at other times."""
+    return f"{platform.node()} {os.getpid()}"
+
+
+def check_process(output: Path) -> None:
+    """Checks that no other process has begun to train in the run folder since this one did.
+
+    Of two that begin at once, both find it empty, and their files would mix.
+
+    Raises:
+        UserError: environment.json names another process.
+    """
+    try:
+        process = parse_json(read_text(output / ENVIRONMENT))["process"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nobody has taken it over
+    if process != this_process():
+        raise UserError(
+            f"{output}: another run has begun in it ({process!s:.80}), so this one ends: use another --output for each"
+        )
 
 
 def check_same_config(config: RunConfig, saved: Mapping[str, Any], output: Path) -> None:

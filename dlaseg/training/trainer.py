@@ -29,7 +29,7 @@ from dlaseg.training.environment import environment
 from dlaseg.training.out_of_memory import oom_hints
 from dlaseg.training.recorded_files import record_files
 from dlaseg.training.run import Run, open_run
-from dlaseg.training.run_folder import dump_batch, flat_config
+from dlaseg.training.run_folder import check_output, check_process, dump_batch, flat_config, this_process
 from dlaseg.training.schedules import learning_rate
 from dlaseg.training.state import Progress, TrainState, snapshot
 from dlaseg.training.step import StepResult
@@ -69,8 +69,8 @@ def fit(
         The state after the last epoch.
 
     Raises:
-        UserError: an invalid value or data set, a folder that holds another run, too many non-finite steps in a row,
-            out of memory, or a checkpoint that cannot be read or written.
+        UserError: an invalid value or data set, a folder that holds another run or in which another one begins, too
+            many non-finite steps in a row, out of memory, or a checkpoint that cannot be read or written.
         Stopped: SIGINT or SIGTERM stopped the run; the checkpoint is written.
     """
     output = Path(output)
@@ -83,6 +83,8 @@ def fit(
         ):
             resume = dist.broadcast(resume or restarted_by_torchrun(output))
             run = open_run(task, dist, output, resume)
+            # Again, since that took seconds, in which another run may have begun.
+            dist.run_on_rank0(lambda: check_output(task.config, output, resume))
             if resume and dist.is_main:
                 report(resume_message(run))
             stop = stack.enter_context(StopRequest())
@@ -103,12 +105,13 @@ def train(
         trackers: list[Tracker] = []
         if is_main:
             trackers = stack.enter_context(open_trackers(tracker_kinds, output, state.step))
-            if run.changed:
-                save(run)  # first: until the names are recorded, the next resume sees that the images have changed
-            write_text(output / CONFIG, to_yaml(config))  # by which `check_output` knows a run, however it ends
-            record_files(output, task.names(run.training), task.names(run.validation))
+            write_text(output / CONFIG, to_yaml(config))  # first: by it `check_output` knows a run, however it ends
             origin = [asdict(entry) for entry in state.model.metadata.origin]
-            write_json(output / ENVIRONMENT, environment() | {"weights": origin, "job": torchrun_job_id()})
+            claims = {"job": torchrun_job_id(), "process": this_process()}
+            write_json(output / ENVIRONMENT, environment() | {"weights": origin} | claims)
+            if run.changed:
+                save(run)  # until the names are recorded, the next resume sees that the images have changed
+            record_files(output, task.names(run.training), task.names(run.validation))
             task.on_fit_start(output)
         stack.enter_context(stop.deferred())
         while state.epoch < config.train.epochs and not should_stop_early(run):
@@ -121,6 +124,8 @@ def train(
                 with stop.immediate():
                     validation = validate_model(state.eval_model)
                 row |= validation.metrics
+            if is_main:
+                check_process(output)
             if is_main and row[metric] is not None and row[metric] > state.best(metric):
                 save_model(state.eval_model, output / BEST_WEIGHTS)
             state.epoch, state.progress = state.epoch + 1, Progress()
@@ -200,8 +205,13 @@ def epoch_row(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run) -> None:
-    """Writes the checkpoint in rank 0."""
+    """Writes the checkpoint in rank 0.
+
+    Raises:
+        UserError: see `check_process` and `save_checkpoint`.
+    """
     if run.dist.is_main:
+        check_process(run.output)
         content = {"config": flat_config(run.task.config), "classes": run.task.classes(run.training)}
         save_checkpoint(run.output, snapshot(run.state) | content)
 

@@ -1,5 +1,7 @@
 import dataclasses
+import filecmp
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,7 @@ from dlaseg.errors import Stopped, UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
+from dlaseg.training import run as training_run
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
 from dlaseg.training.distributed import DistributedContext
@@ -305,6 +308,63 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(straight):
     with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         run(config, output)
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_a_run_that_begins_while_another_is_built_is_left_as_it_is(straight, config, tmp_path, monkeypatch):
+    _, whole, _ = straight
+    open_run = trainer.open_run
+
+    def slowly(*arguments):
+        opened = open_run(*arguments)
+        shutil.copytree(whole, tmp_path / "run")
+        return opened
+
+    monkeypatch.setattr(trainer, "open_run", slowly)
+    with pytest.raises(UserError, match=r"run: already holds a run: continue it with --resume, or use another --outp"):
+        run(config, tmp_path / "run")
+    names = [path.name for path in whole.iterdir()]
+    assert filecmp.cmpfiles(whole, tmp_path / "run", names, shallow=False) == (names, [], [])
+
+
+@pytest.mark.usefixtures("no_scores")
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("moment", ["within an epoch", "in a validation"])
+def test_a_run_ends_when_another_begins_in_its_folder(config, tmp_path, monkeypatch, moment, resume):
+    output, files = tmp_path / "run", ("last.ckpt", "best.safetensors", "log.jsonl")
+    config = with_train(config, eval_every=1, checkpoint_minutes=0)
+    if resume:
+        with pytest.raises(KeyboardInterrupt):
+            fit(Segmentation(config), output, report=interrupt_after(1))
+
+    def contents():
+        return [(output / name).read_bytes() if (output / name).exists() else None for name in files]
+
+    def taken_over():
+        there = json.loads((output / "environment.json").read_text())
+        (output / "environment.json").write_text(json.dumps(there | {"process": "elsewhere 12"}))
+        left.append(contents())
+
+    def step_function(*arguments):
+        step = real(*arguments)
+        return lambda *batch: (step(*batch), taken_over())[0]
+
+    left, real = [], training_run.step_function
+    if moment == "within an epoch":
+        monkeypatch.setattr(training_run, "step_function", step_function)
+    else:
+        monkeypatch.setattr(Segmentation, "validator", lambda *_: lambda _: taken_over() or Validation({"miou": 0.9}))
+    with pytest.raises(UserError, match=r"run: another run has begun in it \(elsewhere 12\), .*: use another --output"):
+        run(config, output, resume=resume)
+    assert left == [contents()]
+
+
+def test_a_run_goes_on_without_the_file_that_names_its_process(config, tmp_path, no_scores):
+    output = tmp_path / "run"
+
+    def report(line: str) -> None:
+        (output / "environment.json").unlink(missing_ok=True)
+
+    assert fit(Segmentation(config), output, report=report).epoch == config.train.epochs
 
 
 @pytest.mark.parametrize("resume", [False, True])
