@@ -60,19 +60,25 @@ def comparison_grid(rows: Sequence[Row], label_map: LabelMap, width: int = 384) 
     Args:
         rows: at least one.
         label_map: gives the colours.
-        width: of each picture in pixels; the height keeps the image's aspect ratio.
+        width: of each column in pixels. Pictures keep the image's aspect ratio; one that would be higher than its
+            share of the grid's height is narrower, with white beside it.
 
     Returns:
-        (H, 4 * width, 3) uint8, RGB; the columns are image, ground truth, prediction and errors.
+        (H, 4 * width, 3) uint8, RGB, where H is at most 4 * width, or a pixel for each row; the columns are image,
+        ground truth, prediction and errors.
     """
-    lines = []
+    lines, highest = [], max(1, 4 * width // len(rows))
     for image, target, prediction in rows:
         size = (width, max(1, round(width * image.shape[0] / image.shape[1])))
+        if size[1] > highest:
+            size = (max(1, round(highest * image.shape[1] / image.shape[0])), highest)
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         target, prediction = (
             np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
             for labels in (target, prediction)
         )
         colors = label_map.colorize(target), label_map.colorize(prediction)
-        lines.append(np.hstack([image, *colors, error_map(image, target, prediction)]))
+        pictures = (image, *colors, error_map(image, target, prediction))
+        beside = ((0, 0), (0, width - size[0]), (0, 0))
+        lines.append(np.hstack([np.pad(picture, beside, constant_values=255) for picture in pictures]))
     return np.vstack(lines)

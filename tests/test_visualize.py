@@ -70,3 +70,13 @@ def test_comparison_grid_shrinks_images_by_area_and_labels_by_nearest_neighbour(
     np.testing.assert_array_equal(grid[:, :16], cv2.resize(image, (16, 8), interpolation=cv2.INTER_AREA))
     assert {tuple(color) for color in grid[:, 16:48].reshape(-1, 3).tolist()} == set(LABELS.palette)
     assert comparison_grid([(image[:1], target[:1], target[:1])], LABELS, width=16).shape == (1, 64, 3)
+
+
+@pytest.mark.parametrize(("count", "height", "width"), [(1, 64, 6), (2, 32, 3), (4, 16, 2), (64, 1, 1), (70, 1, 1)])
+def test_comparison_grid_of_high_images_is_no_higher_than_wide(count, height, width):
+    image, target = np.zeros((200, 20, 3), np.uint8), np.zeros((200, 20), np.uint8)
+    grid = comparison_grid([(image, target, target)] * count, LABELS, width=16)
+    assert grid.shape == (count * height, 64, 3)
+    for pictures in np.split(grid[:height], 4, axis=1):
+        white = (pictures == 255).all((0, 2))
+        assert white.tolist() == [False] * width + [True] * (16 - width)

@@ -3,7 +3,8 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ def score_all(
     The scores of each are kept in `output/scores/KEY`, and are read from there as long as the key stays the same. It is
     a hash of the bytes of the weights file, of every image and label map, of the classes and the protocol, and of the
     versions of dlaseg and of what computes, the kind of device, and whether the images are known as those of the
-    training. A data set that is given twice, even at two places, is scored once.
+    training. A data set that is given twice, even at two places, is scored once; so is a protocol with and
+    without torch, the default backend of a weights file.
 
     Args:
         weights: files, folders or hub names.
@@ -149,15 +151,17 @@ def score_all(
     make_folder(output)
     rows = []
     files = {file: _find(file) for file in dict.fromkeys(weights)}
-    cells = [(w, d, i, p) for i, d in distinct.items() for w in files for p in protocols]
-    for file, dataset, identity, protocol in tqdm(cells, "score", leave=False, disable=None):
-        where, path, digest = names[identity], files[file], None
+    cells: dict[tuple[str, str, Protocol], Protocol] = {}
+    for identity, file, protocol in product(distinct, files, protocols):
+        cells.setdefault((identity, file, _without_default(protocol, files[file])), protocol)
+    for (identity, file, canonical), protocol in tqdm(cells.items(), "score", leave=False, disable=None):
+        dataset, where, path, digest = distinct[identity], names[identity], files[file], None
         try:
             if isinstance(path, UserError):
                 raise path
             digest = _file_hash(path, exported_sha256)
             seen = images_of_training(path, dataset) is not None
-            folder = output / "scores" / _key(digest, identity, protocol, pick_device(device).type, seen)
+            folder = output / "scores" / _key(digest, identity, canonical, pick_device(device).type, seen)
             cached = _read(folder)
             if cached is None:
                 evaluate(
@@ -177,6 +181,13 @@ def _find(weights: str) -> Path | UserError:
         return resolve(weights)
     except UserError as error:
         return error
+
+
+def _without_default(protocol: Protocol, path: Path | UserError) -> Protocol:
+    """The same protocol without the backend torch, if that is the default for this file."""
+    if protocol.backend != "torch" or isinstance(path, UserError) or is_exported(str(path)):
+        return protocol
+    return replace(protocol, backend=None)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

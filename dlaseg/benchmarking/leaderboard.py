@@ -1,5 +1,6 @@
 """The leader board: what to score, by options or a YAML file, and the tables of the scores."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +111,19 @@ def _check_keys(where: str, content: Mapping[Any, Any], known: Sequence[str], re
             raise UserError(f"{where}: no key {key!r}: add it")
 
 
-def board_markdown(scores: Sequence[Score]) -> str:
-    """A table for each data set, the best mIoU first, what failed last."""
+def board_markdown(scores: Sequence[Score], folder: Path | None = None) -> str:
+    """A table for each data set, the best mIoU first, what failed last.
+
+    Args:
+        scores: the rows.
+        folder: of the file that the text is for: each mIoU is a link from there to its report; None for no links.
+    """
     blocks = []
     for dataset in dict.fromkeys(score.dataset for score in scores):
         rows = ranked([score for score in scores if score.dataset == dataset])
         images = next((row.results["protocol"]["images"] for row in rows if row.results is not None), None)
         header = ["weights", "network", "protocol", "mIoU, %", "95 % interval", "pixel acc., %"]
-        table = markdown_table(header, [_cells(row) for row in rows], left=3)
+        table = markdown_table(header, [_cells(row, folder) for row in rows], left=3)
         blocks += [dataset if images is None else f"{dataset}, images: {images}", table]
         if any(_is_trained_on(row) for row in rows):
             blocks.append("\\* trained on images of this split: not to be compared with the others")
@@ -131,7 +137,7 @@ def ranked(scores: Sequence[Score]) -> list[Score]:
     return sorted(scores, key=lambda row: -1.0 if row.results is None else row.results["miou"] or 0.0, reverse=True)
 
 
-def _cells(row: Score) -> list[str]:
+def _cells(row: Score, folder: Path | None) -> list[str]:
     if row.results is None:
         return [row.weights, "-", row.protocol.name, "failed", "-", "-"]
     model = row.results["protocol"].get("model", {})
@@ -139,6 +145,8 @@ def _cells(row: Score) -> list[str]:
     interval = row.results["miou_interval"]
     ends = "-" if interval is None else " to ".join(map(percent, interval))
     percents = [percent(row.results["miou"]), ends, percent(row.results["pixel_accuracy"])]
+    if folder is not None and row.report is not None and row.report.is_file():
+        percents[0] = f"[{percents[0]}]({Path(os.path.relpath(row.report, folder)).as_posix()})"
     return [f"{row.weights} \\*" if _is_trained_on(row) else row.weights, network, row.protocol.name, *percents]
 
 
@@ -179,7 +187,7 @@ def write_board(scores: Sequence[Score], output: Path) -> list[Path]:
         The files.
     """
     rows = board_rows(scores)
-    write_text(output / "leaderboard.md", board_markdown(scores) + "\n")
+    write_text(output / "leaderboard.md", board_markdown(scores, output) + "\n")
     spaced = [{**row, "scales": " ".join(map(str, row["scales"]))} for row in rows]
     write_text(output / "leaderboard.csv", csv_table(spaced))
     write_json(output / "leaderboard.json", {"dlaseg": __version__, "rows": rows})

@@ -10,6 +10,9 @@ from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.labels import IGNORE_INDEX
 from dlaseg.text import escaped, padded, width
 
+LISTED = 25
+"""Most sizes and folders that are listed."""
+
 
 @dataclass(frozen=True)
 class SplitStatistics:
@@ -36,6 +39,15 @@ class SplitStatistics:
     ignored: int
     beside_ignored: frozenset[int] = frozenset()
     without_ignored: frozenset[int] = frozenset()
+
+    @property
+    def all_pixels(self) -> int:
+        """Pixels of all classes and the ignored ones."""
+        return sum(self.pixels) + self.ignored
+
+    def sizes_text(self) -> str:
+        """The most frequent sizes, each with its number of label maps."""
+        return _listed([f"{height} x {width} ({count})" for (height, width), count in self.sizes.items()])
 
 
 def statistics(
@@ -83,7 +95,7 @@ def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> Spli
 
 
 def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) -> str:
-    """The splits side by side: number of images, and pixels and images of each class; then sizes and folders of each.
+    """The splits side by side: images; share of the pixels, and images, of each class; then sizes and folders.
 
     Args:
         names: names of the classes.
@@ -95,17 +107,20 @@ def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) ->
     lines.append(f"{'images':<{widest}}" + "".join(f"  {sum(split.groups.values()):>20}" for split in splits))
     lines += ["", f"{'class':<{widest}}" + "".join(f"  {'pixels':>9}  {'images':>9}" for _ in splits)]
     for i, name in enumerate(names):
-        cells = (f"  {_percent(split.pixels[i], sum(split.pixels)):>9}  {split.images[i]:>9}" for split in splits)
+        cells = (f"  {_percent(split.pixels[i], split.all_pixels):>9}  {split.images[i]:>9}" for split in splits)
         lines.append(padded(name, widest) + "".join(cells))
-    ignored = (f"  {_percent(split.ignored, split.ignored + sum(split.pixels)):>9}  {'':>9}" for split in splits)
+    ignored = (f"  {_percent(split.ignored, split.all_pixels):>9}  {'':>9}" for split in splits)
     lines.append((f"{'ignored':<{widest}}" + "".join(ignored)).rstrip())
     for split in splits:
-        sizes = ", ".join(f"{height} x {width} ({count})" for (height, width), count in split.sizes.items())
-        lines += ["", f"{split.split}: height x width {sizes}"]
+        lines += ["", f"{split.split}: height x width {split.sizes_text()}"]
         if list(split.groups) != ["."]:
-            groups = ", ".join(f"{escaped(group)} {count}" for group, count in split.groups.items())
+            groups = _listed([f"{escaped(group)} {count}" for group, count in split.groups.items()])
             lines.append(f"{split.split}: folders ({len(split.groups)}): {groups}")
     return "\n".join(lines)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:LISTED]) + (f" and {len(texts) - LISTED} more" if len(texts) > LISTED else "")
 
 
 def _percent(part: int, whole: int) -> str:

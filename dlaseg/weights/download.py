@@ -41,7 +41,7 @@ def resolve(source: str | Path, argument: str = "weights") -> Path:
     if not isinstance(source, str | os.PathLike):
         raise UserError(
             f"{argument} of type {type(source).__name__}: weights are given by a file, a folder or a name: give one of "
-            "these, or load a state dict by model.load_state_dict"
+            "these, write a model to a file by dlaseg.save_model, or load a state dict by model.load_state_dict"
         )
     path = Path(source)
     builtin = find_builtin(source)

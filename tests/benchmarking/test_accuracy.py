@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_a_rerun_computes_only_what_is_new(tmp_path, dataset, weights_file, othe
     assert computed == []
 
 
+def test_a_weights_file_is_scored_once_with_and_without_its_default_backend(tmp_path, dataset, weights_file, computed):
+    def run(*protocols):
+        board = tmp_path / "board"
+        return score_all([str(weights_file)], [dataset], list(map(parse_protocol, protocols)), board, 0, "cpu")
+
+    (row,) = run("float32", "torch+float32")
+    assert (row.protocol.name, row.cached, len(computed)) == ("float32", False, 1)
+    (again,) = run("torch+float32")
+    assert (again.protocol.name, again.cached, again.report) == ("torch+float32", True, row.report)
+    assert len(computed) == 1
+
+
 def test_the_same_weights_under_another_name_are_known(tmp_path, dataset, weights_file, computed):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights_file.read_bytes())
@@ -100,10 +113,11 @@ def test_the_key_of_a_score_is_all_that_it_depends_on():
 
 
 def test_an_exported_file_is_scored_by_what_reads_it(tmp_path, dataset):
-    protocols = [Protocol(), Protocol("onnxruntime")]
-    row, failed = score_all(["camvid-int8"], [dataset], protocols, tmp_path / "board", workers=0, device="cpu")
+    protocols = [Protocol(), Protocol("onnxruntime"), Protocol("torch")]
+    row, failed, torch = score_all(["camvid-int8"], [dataset], protocols, tmp_path / "board", workers=0, device="cpu")
     assert (row.message, row.results["protocol"]["backend"]) == (None, "openvino")
     assert failed.message.startswith("backend onnxruntime: ")
+    assert torch.message.startswith("backend torch: ")
     assert row.weights_sha256 == failed.weights_sha256 == exported_sha256(resolve("camvid-int8"))
 
 
@@ -175,9 +189,9 @@ def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_we
     assert main(["benchmark", "accuracy", *words, "--on-missing-class", "warn"]) == 0
     assert [arguments[4] for _, _, arguments in computed] == ["warn"] * 4
     shown = capsys.readouterr().out
-    assert (tmp_path / "board/leaderboard.md").read_text().strip() in shown
-    headings = [line for line in shown.splitlines() if line.startswith("camvid")]
-    assert headings == ["camvid val (site_a), images: 1", "camvid val (site_b), images: 2"]
+    for text in (shown, (tmp_path / "board/leaderboard.md").read_text()):
+        headings = [line for line in text.splitlines() if line.startswith("camvid")]
+        assert headings == ["camvid val (site_a), images: 1", "camvid val (site_b), images: 2"]
     rows = read_board(tmp_path / "board/leaderboard.json")
     assert [row["dataset"] for row in rows] == 2 * ["camvid val (site_a)"] + 2 * ["camvid val (site_b)"]
     table = csv.DictReader((tmp_path / "board/leaderboard.csv").read_text().splitlines())
@@ -275,6 +289,17 @@ def test_other_protocols_are_refused(text, message):
         parse_protocol(text)
 
 
+def table_cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_report_that_is_gone_is_not_linked(tmp_path, dataset, weights_file):
+    (row,) = score_all([str(weights_file)], [dataset], [Protocol()], tmp_path / "board", workers=0, device="cpu")
+    assert "report.html)" in board_markdown([row], tmp_path / "board")
+    row.report.unlink()
+    assert board_markdown([row], tmp_path / "board") == board_markdown([row])
+
+
 def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, weights_file, other_weights_file, capsys):
     broken, output = tmp_path / "broken.safetensors", tmp_path / "board"
     broken.write_bytes(b"broken")
@@ -290,10 +315,15 @@ def test_the_command_ranks_and_goes_on_after_a_broken_file(tmp_path, camvid, wei
     assert (rows[2]["weights"], rows[2]["miou"]) == (str(broken), None)
     assert rows[2]["message"].startswith(f"{broken}: neither a safetensors file")
     assert f"\n\n{rows[2]['message']}\n\n" in shown
-    cells = [cell.strip() for cell in shown.splitlines()[4].split("|")]
     best = [f"{100 * rows[0]['miou']:.2f}", "-", f"{100 * rows[0]['pixel_accuracy']:.2f}"]
-    assert cells[-4:-1] == best
-    assert (output / "leaderboard.md").read_text().strip() in shown
+    assert table_cells(shown.splitlines()[4])[-3:] == best
+    written = (output / "leaderboard.md").read_text().splitlines()
+    linked, *others = table_cells(written[4])[-3:]
+    assert others == best[1:]
+    text, link = re.fullmatch(r"\[(.*)\]\((.*)\)", linked).groups()
+    assert text == best[0]
+    assert (output / link).samefile(rows[0]["report"])
+    assert table_cells(written[6]) == table_cells(shown.splitlines()[6])  # failed, so without a report
     table = list(csv.DictReader((output / "leaderboard.csv").read_text().splitlines()))
     assert [row["weights"] for row in table] == [row["weights"] for row in rows]
     assert (table[0]["miou"], table[0]["scales"]) == (str(rows[0]["miou"]), "1.0")
@@ -312,8 +342,7 @@ def test_a_row_has_interval_network_and_scales():
     failed = replace(best, weights="c", protocol=Protocol(scales=(2.0,)), results=None, message="broken")
     table = board_markdown([failed, none, best]).splitlines()
     assert [line.split("|")[1].strip() for line in table[4:7]] == ["a", "b", "c"]
-    cells = [cell.strip() for cell in table[4].strip("|").split("|")]
-    assert cells == ["a", "dla34 stride 4", "bfloat16", "75.00", "50.00 to 87.50", "90.00"]
+    assert table_cells(table[4]) == ["a", "dla34 stride 4", "bfloat16", "75.00", "50.00 to 87.50", "90.00"]
     row, _, last = board_rows([failed, none, best])
     shown = [row[key] for key in ("miou_low", "miou_high", "precision", "scales")]
     assert shown == [0.5, 0.875, "int8+bfloat16", [0.5, 1.0]]

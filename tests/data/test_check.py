@@ -684,10 +684,10 @@ def test_a_class_without_a_pixel_has_no_weight(root):
 
 
 def test_all_files_of_a_finding_are_counted(root):
-    for number in range(21):
+    for number in range(26):
         (root / f"images/train/no label {number}.png").touch()
     found = next(each for each in check(root).findings if each.kind == "image_without_label")
-    assert (found.count, len(found.files)) == (21, 20)
+    assert (found.count, len(found.files)) == (26, 25)
 
 
 def test_the_size_of_the_label_map_is_told_from_that_of_the_image(root):

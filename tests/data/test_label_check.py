@@ -245,9 +245,10 @@ def test_stats_print_their_table_and_then_the_error(write, capsys):
     root = write(TWO, leaf=255)
     line, table = refused(capsys, "data", "stats", str(root), "--dataset", "folder")
     assert line == f"dlaseg data stats: {root}/labels/train (split train){FOREGROUND}"
-    assert [row.split()[1] for row in table.splitlines() if row.startswith(("background", "leaf"))] == [
-        "100.000%",
+    assert [row.split()[1] for row in table.splitlines() if row.startswith(("background", "leaf", "ignored"))] == [
+        "76.562%",
         "0.000%",
+        "23.438%",
     ]
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dlaseg.cli import main
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.statistics import statistics, statistics_table
+from dlaseg.data.statistics import SplitStatistics, statistics, statistics_table
 from dlaseg.synthetic.dataset import synthesize
 from dlaseg.text import width
 
@@ -59,7 +59,7 @@ def test_the_command_lists_splits_cities_and_classes(root, capsys):
     assert next(line for line in lines if line.startswith("road ")).split()[-2:] == ["100.000%", "3"]
     assert "train_extra: folders (1): ulm 3" in lines
     assert "train_extra: height x width 32 x 48 (3)" in lines
-    total = sum(float(x) for line in lines[4:23] for x in re.findall(r"([\d.]+)%", line)[:1])
+    total = sum(float(x) for line in lines[4:24] for x in re.findall(r"([\d.]+)%", line)[:1])
     assert total == pytest.approx(100, abs=0.02)
 
 
@@ -74,10 +74,18 @@ def test_a_label_outside_the_label_map_is_refused_by_file(root, capsys, tmp_path
     assert "77" in message
 
 
-def test_the_share_of_ignored_pixels_is_of_all(root, capsys):
+def test_the_shares_of_the_classes_and_of_ignored_pixels_are_of_all(root, capsys):
     assert main(["data", "stats", str(root), "--dataset", "cityscapes", "--splits", "train"]) == 0
     found = statistics(open_dataset("cityscapes", root, "train"))
     line = capsys.readouterr().out.splitlines()
     assert f"ignored {found.ignored / (4 * 64 * 96):.3%}" in [" ".join(each.split()) for each in line]
     table = statistics_table(["道路" * 9, *map(str, range(18))], [found]).splitlines()
     assert len({width(each) for each in table[3:23]}) == 1
+
+
+@pytest.mark.parametrize(("count", "listed", "end"), [(25, 25, ""), (27, 25, " and 2 more")])
+def test_sizes_and_folders_are_listed_up_to_25(count, listed, end):
+    sizes, groups = {(8, 10 + i): 1 for i in range(count)}, {f"f{i:02}": 1 for i in range(count)}
+    table = statistics_table(["a"], [SplitStatistics("val", groups, sizes, (1,), (1,), (1,), 0)]).splitlines()
+    assert f"val: height x width {', '.join(f'8 x {10 + i} (1)' for i in range(listed))}{end}" in table
+    assert f"val: folders ({count}): {', '.join(f'f{i:02} 1' for i in range(listed))}{end}" in table

@@ -17,7 +17,7 @@ from dlaseg.label_images import LOSSLESS
 from dlaseg.labels import IGNORE_INDEX, LabelMap
 from dlaseg.text import one_line
 
-EXAMPLES = 20
+EXAMPLES = 25
 """Most files that a finding names."""
 
 DARK = 32

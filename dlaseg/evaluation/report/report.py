@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dlaseg.errors import UserError
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
+from dlaseg.evaluation.metrics.bootstrap import FEWEST_IMAGES, ImageCounts, class_intervals
 from dlaseg.evaluation.metrics.confusion import iou, none_if_nan, ratio
 from dlaseg.evaluation.report.charts import line_chart
 from dlaseg.evaluation.report.templates import page_file, page_template
@@ -19,6 +19,9 @@ from dlaseg.run_folder import RunFolder
 
 MOST_CONFUSIONS = 8
 """Pairs of classes in the list of confusions."""
+
+MOST_PRINTED_CLASSES = 40
+"""A confusion matrix of more is left out on paper, where it would make all text tiny."""
 
 _CURVES = (("Validation mIoU", "miou", True), ("Training loss", "loss", False), ("Learning rate", "lr", False))
 """Title, field of the log, and whether it is a share."""
@@ -79,7 +82,9 @@ def write_report(
         results=results,
         colors=colors,
         intervals=class_intervals(counts),
+        fewest_images=FEWEST_IMAGES,
         confusions=confusions(results),
+        most_printed_classes=MOST_PRINTED_CLASSES,
         gallery=gallery,
         images_worst_first=sorted(
             zip(results["images"]["miou"], counts.names, strict=True), key=lambda row: (row[0] is None, row)

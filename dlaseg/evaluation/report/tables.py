@@ -42,8 +42,8 @@ def scores_table(results: Mapping[str, Any]) -> str:
     interval = results["miou_interval"]
     if interval is not None:
         blocks[-1].append(f"95 % bootstrap interval of the mIoU {interval[0] * 100:.2f} to {interval[1] * 100:.2f}")
-    elif len(results["images"]["names"]) < FEWEST_IMAGES:
-        blocks[-1].append(f"no interval of the mIoU: it takes {FEWEST_IMAGES} images")
+    else:
+        blocks[-1].append(f"no interval of the mIoU: it takes {FEWEST_IMAGES} images with scored pixels")
     if boundary is not None:
         blocks[-1].append(f"bound.: Boundary IoU, contour width {boundary['dilation_ratio']:.0%} of the image diagonal")
     if iiou_missing is not None:
@@ -83,7 +83,7 @@ def difference_table(rows: Sequence[Difference]) -> str:
     conclusion = (
         f"{significant} of {compared} differences are statistically significant (95 % bootstrap interval excludes 0)"
         if compared
-        else f"no test of statistical significance: it takes {FEWEST_IMAGES} images"
+        else f"no test of statistical significance: it takes {FEWEST_IMAGES} images with scored pixels"
     )
     if few and compared:
         conclusion += f"; {few} are not tested: their classes occur in fewer than {FEWEST_IMAGES} images"

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,13 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from dlaseg.cli import main
+from dlaseg.data.check.check import CheckResult
+from dlaseg.data.check.findings import finding
+from dlaseg.evaluation.report.check_page import write_check_page
 
-CLASSES = "classes: [{name: '<b>sky', id: 0, color: [0, 0, 200]}, {name: road, id: 1}, {name: car, id: 2}]\n"
+CLASSES = (
+    "classes: [{name: '<b>sky', id: 0, color: [0, 0, 200]}, {name: road, id: 1}, {name: car, id: 2}]\nignore: [255]\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +29,7 @@ def page_file(tmp_path_factory):
             labels = np.zeros((40, 60), np.uint8)
             labels[20:] = 1
             labels[30:, 10:40] = 7 if split == "train" else 2
+            labels[:3] = 255
             image = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8)).resize((60, 40))
             for folder, pixels in (("images", image), ("labels", Image.fromarray(labels))):
                 (root / folder / split).mkdir(parents=True, exist_ok=True)
@@ -49,8 +56,8 @@ def found(page_file):
 
 def test_the_page_shows_the_numbers_of_classes_and_images(open_page, found):
     page, splits = open_page(), found["splits"].values()
-    totals = [sum(row["pixels"] for row in split["classes"].values()) for split in splits]
-    rows = [row.inner_text().split("\t") for row in page.query_selector_all("#classes tbody tr")]
+    totals = [split["ignored"] + sum(row["pixels"] for row in split["classes"].values()) for split in splits]
+    *rows, ignored = [row.inner_text().split("\t") for row in page.query_selector_all("#classes tbody tr")]
     for row, (name, weight) in zip(rows, found["median_frequency_weights"].items(), strict=True):
         counts = [split["classes"][name] for split in splits]
         of_splits = [
@@ -59,6 +66,10 @@ def test_the_page_shows_the_numbers_of_classes_and_images(open_page, found):
             for text in (f"{100 * each['pixels'] / total:.3f} %", str(each["images"]))
         ]
         assert row == [name, *of_splits, "–" if weight is None else f"{weight:.3g}"]
+    shares = [f"{100 * split['ignored'] / total:.3f} %" for split, total in zip(splits, totals, strict=True)]
+    assert ignored == ["ignored", shares[0], "–", shares[1], "–", "–"]
+    for column in (1, 3):
+        assert sum(float(row[column].rstrip(" %")) for row in (*rows, ignored)) == pytest.approx(100, abs=0.01)
     numbers = page.inner_text("#numbers")
     assert "6 images; height x width 40 x 60 (6)" in numbers
     mean, std = (", ".join(f"{value:.4f}" for value in found[key]) for key in ("mean", "std"))
@@ -114,10 +125,24 @@ def test_the_page_is_accessible_and_not_wider_than_the_window(open_page, scheme,
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_clean_set_says_so(open_file, tmp_path):
-    from dlaseg.data.check.check import CheckResult
-    from dlaseg.evaluation.report.check_page import write_check_page
+@pytest.mark.parametrize(("count", "last"), [(25, "24.png"), (27, "and 2 more")])
+def test_a_long_list_of_files_ends_with_how_many_more_there_are(open_file, tmp_path, count, last):
+    found = finding("copies", "warning", "train", [Path(f"{i}.png") for i in range(count)], "copies", "keep one")
+    write_check_page(tmp_path / "page.html", CheckResult((found,), None, (), (), (), 0.0), "many")
+    page = open_file(tmp_path / "page.html")
+    page.click("summary")
+    assert page.inner_text("summary") == f"{count} files"
+    items = page.locator(".finding li").all_inner_texts()
+    assert items[:25] == [f"{i}.png" for i in range(25)]
+    assert items[-1] == last
+    page.click("summary")
+    page.emulate_media(media="print")
+    printed = page.locator(".finding li").last.is_visible()
+    page.emulate_media(media="screen")
+    assert printed
 
+
+def test_a_clean_set_says_so(open_file, tmp_path):
     write_check_page(tmp_path / "page.html", CheckResult((), None, (), (), (), 0.0), "clean")
     page = open_file(tmp_path / "page.html")
     assert "Nothing is wrong." in page.inner_text("#findings")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals
+from dlaseg.evaluation.metrics.bootstrap import ImageCounts, class_intervals, miou_interval
 from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.metrics.calibration import Calibration
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix, class_counts
 from dlaseg.evaluation.report.gallery import pack_image
 from dlaseg.evaluation.report.report import confusions, write_report
+from dlaseg.evaluation.report.tables import scores_table
 from dlaseg.evaluation.results import build_results
 
 NAMES = ("road", "car", "moon", "</script><b>x")
@@ -392,6 +393,90 @@ def test_full_size_shows_one_css_pixel_per_pixel(open_page):
     assert (box["width"], box["height"]) == (WIDTH, HEIGHT)
     page.uncheck("#full-size")
     assert page.locator("#stage").bounding_box()["width"] == before
+
+
+@pytest.mark.parametrize("count", [5, 6])
+def test_page_and_table_say_why_there_is_no_interval(open_page, results, tmp_path, count):
+    images = {key: values[:8] for key, values in results["images"].items()}
+    for key in ("hits", "truth", "predicted"):  # the others have no scored pixel
+        images[key] = [row if i < count else [0] * len(row) for i, row in enumerate(images[key])]
+    interval = miou_interval(ImageCounts.from_dict(images))
+    few = results | {"images": images, "miou_interval": interval}
+    write_report(tmp_path / "page.html", few, PALETTE, {"all": [pack_image("city/00", None, *scene(1))]})
+    reason = "interval: it takes 6 images with scored pixels"
+    assert (reason in open_page(file=tmp_path / "page.html").inner_text(".figure.main")) == (count == 5)
+    assert (reason.replace(":", " of the mIoU:") in scores_table(few)) == (count == 5)
+
+
+def test_a_high_image_fits_one_and_a_half_windows_and_is_wider_at_full_size(open_page, results, tmp_path):
+    target, prediction = (np.repeat(labels, 50, 0) for labels in scene(1))
+    write_report(tmp_path / "page.html", results, PALETTE, {"all": [pack_image("city/00", None, target, prediction)]})
+    page = open_page(1280, 600, file=tmp_path / "page.html")
+    box = page.locator("#stage").bounding_box()
+    assert (box["width"], box["height"]) == pytest.approx((900 * WIDTH / (50 * HEIGHT), 900), abs=1)
+    page.check("#full-size")
+    assert page.locator("#stage").bounding_box()["height"] == pytest.approx(50 * HEIGHT, abs=1)
+    page.emulate_media(media="print")
+    printed = page.locator("#stage").bounding_box()["height"]
+    page.emulate_media(media="screen")
+    assert printed < 297 / 25.4 * 96  # a page of A4
+
+
+def test_paper_has_the_name_of_the_image_and_what_is_folded_on_the_screen(open_page, results):
+    page = open_page()
+    last, caption = page.locator("#images table tbody tr").last, page.locator("#caption")
+    assert not last.is_visible()
+    assert not caption.is_visible()
+    choose(page, "image", 8)
+    page.wait_for_selector('#stage[data-shown="8"]')
+    choose(page, "layer", "prediction")
+    page.emulate_media(media="print")
+    assert caption.is_visible()
+    assert caption.inner_text() == "city/03, prediction"
+    assert last.is_visible()
+    table, region = page.locator("#images table"), page.locator("#images .tall")
+    assert region.bounding_box()["height"] == table.bounding_box()["height"]  # not a part of it
+    assert not page.get_by_text("Point at").first.is_visible()
+    page.emulate_media(media="screen")
+
+
+def with_classes(results, count):
+    """The results with classes that do not occur."""
+    images, more = results["images"], range(len(NAMES), count)
+    counts = {key: [[*row, *(0 for _ in more)] for row in images[key]] for key in ("hits", "truth", "predicted")}
+    classes = results["classes"] | {f"class {i}": {"iou": None, "accuracy": None, "pixels": 0} for i in more}
+    boundary = results["boundary_iou"] | {"classes": dict.fromkeys(classes)}
+    matrix = np.zeros((count, count), int)
+    matrix[: len(NAMES), : len(NAMES)] = results["confusion_matrix"]
+    return results | {
+        "classes": classes, "images": images | counts, "confusion_matrix": matrix.tolist(), "boundary_iou": boundary
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [40, 41])
+def test_paper_has_a_sentence_instead_of_a_matrix_of_more_than_40_classes(open_page, results, tmp_path, count):
+    gallery = {"all": [pack_image("city/00", None, *scene(1))]}
+    palette = [PALETTE[i % len(PALETTE)] for i in range(count)]
+    write_report(tmp_path / "page.html", with_classes(results, count), palette, gallery)
+    page = open_page(file=tmp_path / "page.html")
+    matrix, sentence = page.locator("#heatmap"), page.get_by_text("too large for paper")
+    assert matrix.is_visible()
+    assert not sentence.is_visible()
+    page.emulate_media(media="print")
+    printed = [matrix.is_visible(), sentence.is_visible()]
+    page.emulate_media(media="screen")
+    assert printed == [count == 40, count == 41]
+
+
+def test_a_long_list_of_visible_classes_scrolls_inside(open_page, results, tmp_path):
+    gallery = {"all": [pack_image("city/00", None, *scene(1))]}
+    write_report(tmp_path / "page.html", with_classes(results, 60), PALETTE * 15, gallery)
+    page = open_page(file=tmp_path / "page.html")
+    last, shown = page.locator('input[name="class"]').last, page.locator(".class-switches .list")
+    assert shown.bounding_box()["height"] == 40 * 16
+    last.scroll_into_view_if_needed()
+    box, inside = shown.bounding_box(), last.bounding_box()
+    assert box["y"] < inside["y"] < box["y"] + box["height"]
 
 
 @pytest.mark.parametrize(

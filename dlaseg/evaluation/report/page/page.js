@@ -153,7 +153,9 @@ if (data.images.length) {
     }
     canvas.getContext("2d").putImageData(pixels, 0, 0);
     updateKey();
-    stage.setAttribute("aria-label", `${image.name}, ${{ errors: "errors", target: "ground truth", prediction: "prediction", none: "image" }[layer]}`);
+    const title = `${image.name}, ${{ errors: "errors", target: "ground truth", prediction: "prediction", none: "image" }[layer]}`;
+    stage.setAttribute("aria-label", title);
+    byId("caption").textContent = title;
   };
   const name = (id) => (id === IGNORED ? "no class" : data.classes[id].name);
   const describe = () => {
@@ -175,7 +177,7 @@ if (data.images.length) {
     [target, prediction] = maps;
     position = null;
     [canvas.height, canvas.width] = image.packed_size;
-    stage.style.aspectRatio = `${canvas.width} / ${canvas.height}`;
+    stage.style.setProperty("--aspect", canvas.width / canvas.height);
     photo.hidden = image.image === null;
     if (image.image !== null) photo.src = image.image;
     classScores.forEach((output, id) => { output.textContent = percent(image.iou[id], 1); });
