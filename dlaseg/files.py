@@ -12,16 +12,17 @@ from dlaseg.errors import UserError
 from dlaseg.text import ESCAPE, to_json
 
 
-def make_folder(path: Path) -> None:
-    """Creates a folder for results, and its parents; it may exist.
+def check_folder(path: Path) -> None:
+    """Checks, before long work, that its results can go to a folder, which need not exist and is not made.
 
     Raises:
-        UserError: the path cannot be a folder.
+        UserError: the folder, or the nearest one above it that exists, is no folder or not writable.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be a folder ({error.strerror or error}): name another output") from error
+    existing = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not existing.is_dir():
+        raise UserError(f"{path}: cannot be a folder ({existing} is not a folder): name another output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written to (no permission for {existing}): name another output")
 
 
 @contextmanager

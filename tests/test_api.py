@@ -10,7 +10,7 @@ import pytest
 import torch
 from dlaseg_testing import no_report, tiny_config, with_train, write_camvid
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 import dlaseg
 from dlaseg.config.files import to_yaml
@@ -123,6 +123,10 @@ def test_a_data_set_is_a_sequence(root):
     for index in (5, -6):
         with pytest.raises(IndexError):
             dataset[index]
+    for index in (slice(0, 2), [0, 1], "0", 1.0, None):
+        with pytest.raises(TypeError, match="use an integer, or "):
+            dataset[index]
+    assert len(Subset(dataset, range(2))[1]) == 2
 
 
 def to_half(image, target):

@@ -1,10 +1,11 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from dlaseg.errors import UserError
-from dlaseg.files import replacing, write_bytes, write_json, write_text
+from dlaseg.files import check_folder, replacing, write_bytes, write_json, write_text
 
 
 @pytest.fixture
@@ -86,6 +87,32 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match=r"pipe: not a regular file: name another file$"):
         write_text(tmp_path / "pipe", "new")
     assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
+
+
+def test_a_folder_that_can_be_written_to_is_not_made_by_the_check(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, tmp_path / "a/b", Path("a"), Path()):
+        check_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_or_a_link_to_nowhere_is_no_folder_for_results(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        for folder in (tmp_path / name, tmp_path / name / "a/b"):
+            with pytest.raises(UserError) as error:
+                check_folder(folder)
+            reason = f"cannot be a folder ({tmp_path / name} is not a folder): name another output"
+            assert str(error.value) == f"{folder}: {reason}"
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (tmp_path, os.W_OK | os.X_OK))  # root may all
+    for folder in (tmp_path, tmp_path / "a/b"):
+        with pytest.raises(UserError) as error:
+            check_folder(folder)
+        assert str(error.value) == f"{folder}: cannot be written to (no permission for {tmp_path}): name another output"
 
 
 def test_bytes_are_written_as_they_are(tmp_path):

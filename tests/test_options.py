@@ -27,7 +27,9 @@ BY_DEFAULT = {"flip": False, "scales": None, "device": "auto", "precision": "flo
 
 @pytest.fixture(scope="module")
 def camvid(tmp_path_factory):
-    return write_camvid(tmp_path_factory.mktemp("camvid"))
+    root = write_camvid(tmp_path_factory.mktemp("camvid"))
+    (root / "classes.yaml").write_text("classes: [a, b]\n")  # which the data set folder needs
+    return root
 
 
 @pytest.fixture
@@ -73,8 +75,8 @@ def called(monkeypatch):
             "output": Path("w-camvid-val"), "workers": 1, "measures": [], "on_missing_class": "stop", "backend": None,
             "padding": "mirror", "keep_others": True, **BY_DEFAULT,
         }),
-        (EVAL, f"eval w --dataset camvid --root CAMVID --output o --workers 2 --measures boundary calibration "
-         f"--on-missing-class warn --backend torch --padding stretch {NETWORK}", {
+        (EVAL, f"eval w --dataset folder --root CAMVID --images {{split}} --labels {{split}}annot --output o --workers "
+         f"2 --measures boundary calibration --on-missing-class warn --backend torch --padding stretch {NETWORK}", {
             "output": Path("o"), "workers": 2, "measures": ["boundary", "calibration"], "on_missing_class": "warn",
             "backend": "torch", "padding": "stretch", "keep_others": False, **OF_NETWORK,
         }),

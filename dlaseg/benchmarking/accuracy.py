@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from dlaseg.benchmarking.candidates import is_exported
 from dlaseg.benchmarking.dataset_names import distinct_names
-from dlaseg.data.label_check import OnMissingClass
+from dlaseg.config.checks import check_workers
+from dlaseg.data.label_check import OnMissingClass, check_on_missing_class, has_own_classes
 from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.device import pick_device
 from dlaseg.errors import UserError
@@ -20,7 +21,7 @@ from dlaseg.evaluation.cityscapes.predictions import instance_file
 from dlaseg.evaluation.cityscapes.scores import BENCHMARK
 from dlaseg.evaluation.scoring import evaluate
 from dlaseg.evaluation.trained_on import images_of_training
-from dlaseg.files import make_folder, sha256
+from dlaseg.files import check_folder, sha256
 from dlaseg.inference.backends.choice import BACKENDS
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.scores_file import read_scores
@@ -122,9 +123,9 @@ def score_all(
 
     The scores of each are kept in `output/scores/KEY`, and are read from there as long as the key stays the same. It is
     a hash of the bytes of the weights file, of every image and label map, of the classes and the protocol, and of the
-    versions of dlaseg and of what computes, the kind of device, and whether the images are known as those of the
-    training. A data set that is given twice, even at two places, is scored once; so is a protocol with and
-    without torch, the default backend of a weights file.
+    versions of dlaseg and of what computes, the kind of device, whether the images are known as those of the training,
+    and, for classes of the user's own, of `on_missing_class`. A data set that is given twice, even at two places, is
+    scored once; so is a protocol with and without torch, the default backend of a weights file.
 
     Args:
         weights: files, folders or hub names.
@@ -139,16 +140,19 @@ def score_all(
         A row for each, also for what cannot be scored.
 
     Raises:
-        UserError: nothing to score, a data set whose files cannot be read, or the output cannot be a folder.
+        UserError: a wrong value, nothing to score, a data set whose files cannot be read, or an output that cannot be
+            written to.
     """
     for name, given in (("weights", weights), ("data sets", datasets), ("protocols", protocols)):
         if not given:
             raise UserError(f"no {name}: a leader board needs weights, data sets and protocols")
+    check_workers("workers", workers)
+    check_on_missing_class(on_missing_class)
     distinct: dict[str, SegmentationDataset] = {}
     for dataset in datasets:
         distinct.setdefault(dataset_identity(dataset), dataset)
     names = dict(zip(distinct, distinct_names(list(distinct.values())), strict=True))
-    make_folder(output)
+    check_folder(output)
     rows = []
     files = {file: _find(file) for file in dict.fromkeys(weights)}
     cells: dict[tuple[str, str, Protocol], Protocol] = {}
@@ -161,7 +165,8 @@ def score_all(
                 raise path
             digest = _file_hash(path, exported_sha256)
             seen = images_of_training(path, dataset) is not None
-            folder = output / "scores" / _key(digest, identity, canonical, pick_device(device).type, seen)
+            missing = on_missing_class if has_own_classes(dataset) else None
+            folder = output / "scores" / _key(digest, identity, canonical, pick_device(device).type, seen, missing)
             cached = _read(folder)
             if cached is None:
                 evaluate(
@@ -231,8 +236,15 @@ def _file_hash(path: Path, hash_of: Callable[[Path], str] = sha256) -> str:
         raise UserError(f"{error.filename or path}: {error.strerror or error}: use a file that can be read") from error
 
 
-def _key(weights_sha256: str, identity: str, protocol: Protocol, device: str, trained_on: bool) -> str:
+def _key(
+    weights_sha256: str,
+    identity: str,
+    protocol: Protocol,
+    device: str,
+    trained_on: bool,
+    on_missing_class: OnMissingClass | None,
+) -> str:
     """Name of the folder of a score."""
     versions = {name: package_version(name) for name in ("dlaseg", *BACKENDS)}
-    content = to_json([weights_sha256, identity, asdict(protocol), device, trained_on, versions])
+    content = to_json([weights_sha256, identity, asdict(protocol), device, trained_on, on_missing_class, versions])
     return hashlib.sha256(content.encode()).hexdigest()[:32]

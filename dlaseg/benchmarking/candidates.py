@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlaseg.device import pick_device, reduced_precision
 from dlaseg.errors import UserError, nearest
 from dlaseg.factory import list_models
 from dlaseg.inference.backends import exported
+from dlaseg.inference.backends.choice import check_backend
 from dlaseg.models.build import DECODERS
 from dlaseg.run_folder import BEST_WEIGHTS
 from dlaseg.weights.builtin import builtin_files
@@ -175,3 +177,15 @@ def make_candidates(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{twice[0]}: two files of this name: rename one of them")
     return rows
+
+
+def check_backends(candidates: Sequence[Candidate]) -> None:
+    """Checks that there are the backends, the device and the precisions, without building a network.
+
+    Raises:
+        UserError: one that is unknown, or not on this machine.
+    """
+    for candidate in candidates:
+        check_backend(candidate.backend)
+        if candidate.family != "onnx":  # whose precision is that of the file
+            reduced_precision(candidate.precision, pick_device(candidate.device), "precision")

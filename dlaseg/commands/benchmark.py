@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dlaseg.commands.parsing import add_on_missing_class_argument, command_parser
+from dlaseg.commands.parsing import add_on_missing_class_argument, command_parser, on_missing_class
 from dlaseg.config.checks import check_workers
 from dlaseg.config.pretraining import PretrainConfig
 from dlaseg.config.segmentation import Config
@@ -79,19 +79,21 @@ def speed(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, help="folder for speed.md, speed.csv, speed.json and plots (SVG)")
     args = parser.parse_args(arguments)
 
-    from dlaseg.benchmarking.candidates import PLAIN, Architecture, check_models, make_candidates
+    from dlaseg.benchmarking.candidates import PLAIN, Architecture, check_backends, check_models, make_candidates
     from dlaseg.benchmarking.leaderboard import read_board
     from dlaseg.benchmarking.machine import limited_cores
     from dlaseg.benchmarking.networks import num_classes_of
     from dlaseg.benchmarking.pictures import choose_images, draw_images
     from dlaseg.benchmarking.speed import measure_speed
     from dlaseg.benchmarking.speed_report import speed_markdown, write_speed
-    from dlaseg.files import make_folder
+    from dlaseg.files import check_folder
 
     if args.images is not None and args.size is not None:
         raise UserError("--images and --size: use one of the two")
     if args.leaderboard is not None and args.output is None:
         raise UserError("--leaderboard: needs --output, the folder for the plot")
+    if args.output is not None:
+        check_folder(args.output)
     check_models(args.models)
     board = [] if args.leaderboard is None else read_board(args.leaderboard)
     with_files = args.files or args.images is not None
@@ -100,13 +102,12 @@ def speed(arguments: Sequence[str]) -> int:
     architecture = Architecture(num_classes, args.stride, args.root_kernel_size)
     candidates = make_candidates(args.models, against, args.backends, args.precisions, args.device, architecture)
     with tempfile.TemporaryDirectory() as folder, limited_cores(args.threads):
+        check_backends(candidates)
         if args.images is None:
             height, width = args.size or (512, 1024)
             images = draw_images(Path(folder), height, width, args.count)
         else:
             images = choose_images(args.images, args.count)
-        if args.output is not None:
-            make_folder(args.output)  # or it would fail after all has been measured
         measured = measure_speed(candidates, images, args.rounds, with_files, not args.no_memory)
     load = measured.machine["load_average"]
     if load is not None and load > measured.machine["cores"] / 2:
@@ -153,9 +154,10 @@ def accuracy(arguments: Sequence[str]) -> int:
         [*listed.datasets, *(dataset_entry_of(text, args.split) for text in args.datasets)],
         [*listed.protocols, *args.protocols],
     )
+    datasets = entries.open_datasets()
     scores = score_all(
-        entries.weights, entries.open_datasets(), entries.parse_protocols(), args.output, args.workers, args.device,
-        args.on_missing_class,
+        entries.weights, datasets, entries.parse_protocols(), args.output, args.workers, args.device,
+        on_missing_class(args.on_missing_class, [dataset.name for dataset in datasets]),
     )  # fmt: skip
     cached, failed = sum(score.cached for score in scores), sum(score.message is not None for score in scores)
     counts = f"{len(scores) - cached - failed} scored, {cached} known from before, {failed} failed"

@@ -1,5 +1,6 @@
 """`dlaseg data ...`."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,12 +75,18 @@ def check(arguments: Sequence[str]) -> int:
     from dlaseg.data.check.check import check_dataset
     from dlaseg.data.check.new_classes import new_classes
     from dlaseg.evaluation.report.check_page import write_check_page
-    from dlaseg.files import write_json, write_text
+    from dlaseg.files import check_folder, write_json, write_text
 
     for option, path in (("--json", args.json), ("--html", args.html)):
         if path is not None and path.is_dir():
             raise UserError(f"{option} {path}: a folder has this name: name a file, such as {path / 'check'}")
+    for path in (args.json, args.html, args.write_classes):
+        if path is not None:
+            check_folder(path.parent)
     if args.write_classes is not None:
+        for option in ("json", "html", "classes", "workers"):
+            if getattr(args, option) is not None:
+                raise UserError(f"--{option}: --write-classes checks nothing: leave one of the two out")
         if args.dataset != "folder":
             raise UserError(f"--write-classes: the classes of {args.dataset} are fixed: leave it out")
         if args.write_classes.exists():
@@ -142,8 +149,11 @@ def draft(arguments: Sequence[str]) -> int:
     from dlaseg.inference.drafts import write_drafts
     from dlaseg.inference.predictor import Predictor
 
-    drafts = write_drafts(Predictor(args.weights, args.backend), args.inputs, args.output)
-    print(f"{args.output}: {len(drafts)} drafts; the least sure first:")
+    drafts, failed = write_drafts(Predictor(args.weights, args.backend), args.inputs, args.output)
+    for message in failed:
+        print(f"dlaseg data draft: {message}", file=sys.stderr)
+    counts = f"{len(drafts)} drafts, {len(failed)} failed" if failed else f"{len(drafts)} drafts"
+    print(f"{args.output}: {counts}; the least sure first:")
     for each in drafts[: args.shown]:
         print(f"{each.confidence:.1%}  {escape_name(each.name)}")
-    return 0
+    return 2 if failed else 0

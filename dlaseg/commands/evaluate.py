@@ -13,6 +13,7 @@ from dlaseg.commands.parsing import (
     add_on_missing_class_argument,
     add_precision_argument,
     command_parser,
+    on_missing_class,
     open_splits,
 )
 from dlaseg.config.checks import check_workers
@@ -71,13 +72,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     from dlaseg.images import check_max_pixels
 
     check_max_pixels(args.max_pixels)
+    on_missing = on_missing_class(args.on_missing_class, [args.dataset])
     (dataset,) = open_splits(args, "--split", None if args.split is None else [args.split], ["val"])
     dataset = replace(dataset, max_pixels=args.max_pixels)
     output = args.output or _output_folder(args.weights, f"{dataset.name}-{dataset.split}")
     workers = 1 if args.workers is None else args.workers
     results = scoring.evaluate(
         args.weights, dataset, output, scales=args.scales, flip=args.flip, workers=workers, device=args.device,
-        measures=args.measures, precision=args.precision, on_missing_class=args.on_missing_class, backend=args.backend,
+        measures=args.measures, precision=args.precision, on_missing_class=on_missing, backend=args.backend,
         padding=args.padding, max_memory=args.max_memory, keep_others=args.output is None,
     )  # fmt: skip
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
@@ -158,6 +160,7 @@ def _check_benchmark(args: Namespace, option: str) -> None:
     if entry.benchmark != BENCHMARK:
         suitable = " or ".join(name for name, other in DATASETS.items() if other.benchmark == BENCHMARK)
         raise UserError(f"--dataset {args.dataset}: {option} follows the Cityscapes benchmark: use {suitable}")
+    on_missing_class(args.on_missing_class, [args.dataset])
     entry.check_options({"images": args.images, "labels": args.labels, "classes": args.classes})
     if args.list is not None:
         raise UserError(f"--list {args.list}: {option} always takes the whole split: leave --list out")

@@ -13,6 +13,7 @@ from dlaseg.errors import MissingSplitError, UserError, nearest
 
 if TYPE_CHECKING:
     from dlaseg.data.datasets import SegmentationDataset
+    from dlaseg.data.label_check import OnMissingClass
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,26 @@ def add_backend_argument(parser: argparse.ArgumentParser, default: str | None) -
 
 def add_on_missing_class_argument(parser: argparse.ArgumentParser) -> None:
     """Adds `--on-missing-class`."""
-    parser.add_argument("--on-missing-class", choices=("stop", "warn"), default="stop", help="for dataset folder, if a "
+    parser.add_argument("--on-missing-class", choices=("stop", "warn"), help="for dataset folder, if a "
                         "class has no pixel while 255 has, which is ignored by default (default: stop)")  # fmt: skip
+
+
+def on_missing_class(given: "OnMissingClass | None", datasets: Sequence[str]) -> "OnMissingClass":
+    """What `--on-missing-class` says, by default `stop`.
+
+    Args:
+        given: the value of the option; None without it.
+        datasets: names of the data sets that are scored.
+
+    Raises:
+        UserError: the option has no effect on these data sets.
+    """
+    from dlaseg.data.datasets import dataset_entry
+
+    if given is not None and datasets and all(dataset_entry(name).label_map is not None for name in datasets):
+        fixed = " and ".join(dict.fromkeys(datasets))
+        raise UserError(f"--on-missing-class {given}: the ids of the classes of {fixed} are fixed: leave it out")
+    return given or "stop"
 
 
 def add_max_pixels_argument(parser: argparse.ArgumentParser, in_strips: bool = False) -> None:

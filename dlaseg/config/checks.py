@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from dlaseg.errors import UserError, nearest
@@ -86,8 +87,8 @@ def _is_file_name(text: str) -> bool:
 def check_workers(option: str, workers: int) -> None:
     """The number of loading processes is one that a machine can run."""
     most = max(32, 4 * (os.cpu_count() or 1))
-    if not 0 <= workers <= most:
-        raise UserError(f"{option} {workers}: use 0 to {most}, such as the number of cores")
+    if not isinstance(workers, Integral) or not 0 <= workers <= most:
+        raise UserError(f"{option} {workers!r}: use 0 to {most}, such as the number of cores")
 
 
 def check_crop_size(height: int, width: int) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from dlaseg.data.datasets import DATASETS
 from dlaseg.data.pairs import SegmentationDataset
@@ -24,6 +24,12 @@ Problem = tuple[str, str]
 """What is wrong with the label maps of a split, and the remedy; empty if there is none to tell."""
 
 _LIST_IGNORED = "list an ignored value that is a class as that class in the classes file"
+
+
+def check_on_missing_class(value: str | None) -> None:
+    """Raises a UserError for what is no `OnMissingClass`; None is one, too."""
+    if value is not None and value not in get_args(OnMissingClass):
+        raise UserError(f"on_missing_class {value!r}: use {' or '.join(get_args(OnMissingClass))}")
 
 
 def check_labels(

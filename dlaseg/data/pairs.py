@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,13 @@ class SegmentationDataset(_Dataset):
 
         Raises:
             IndexError: no such pair.
+            TypeError: no integer, such as a slice.
             UserError: as `read`.
         """
+        if not hasattr(index, "__index__"):
+            raise TypeError(
+                f"index {index!r:.80}: use an integer, or torch.utils.data.Subset(dataset, range(2)) for several pairs"
+            )
         image, target = self.read(index)
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -156,9 +162,10 @@ class SplitFiles:
         images: image files by name.
         labels: label map files by name; None if the split has none, or if they are not needed.
         label_map: maps stored ids to train ids.
-        image_pattern: where an image is expected.
-        label_pattern: where a label map is expected.
+        image_pattern: where an image is expected; of several splits, in the first.
+        label_pattern: where a label map is expected; likewise.
         twice: files of a name that has one already, each after that one.
+        parts: the splits, if several are joined.
     """
 
     images: dict[str, Path]
@@ -167,6 +174,7 @@ class SplitFiles:
     image_pattern: FilePattern
     label_pattern: FilePattern
     twice: tuple[tuple[Path, Path], ...] = ()
+    parts: "tuple[SplitFiles, ...]" = ()
 
     @classmethod
     def find(cls, images: FilePattern, labels: FilePattern, label_map: LabelMap, with_labels: bool) -> "SplitFiles":
@@ -185,14 +193,15 @@ class SplitFiles:
 
     @classmethod
     def together(cls, splits: "Sequence[SplitFiles]") -> "SplitFiles":
-        """The files of several splits as one; messages about missing files name the places of the first.
+        """The files of several splits as one.
 
         Raises:
-            UserError: two of them have an image of the same name.
+            UserError: two of them have files of the same name, also if one is an image and the other a label map.
         """
         whole, *others = splits
         for other in others:
-            for images, more in ((whole.images, other.images), (whole.labels or {}, other.labels or {})):
+            kinds = ((split.images, split.labels or {}) for split in (whole, other))
+            for images, more in product(*kinds):
                 if common := images.keys() & more.keys():
                     name = min(common)
                     raise UserError(
@@ -201,7 +210,11 @@ class SplitFiles:
                     )
             labels = None if whole.labels is None or other.labels is None else whole.labels | other.labels
             whole = replace(whole, images=whole.images | other.images, labels=labels, twice=whole.twice + other.twice)
-        return whole
+        return replace(whole, parts=tuple(splits)) if others else whole
+
+    def part_of(self, name: str) -> "SplitFiles":
+        """Of several splits, the one that has an image or a label map of this name; otherwise the only one."""
+        return next((part for part in self.parts if name in part.images or name in (part.labels or {})), self)
 
     def pairs(self) -> tuple[Pair, ...]:
         """Matches images and label maps by name.
@@ -213,9 +226,9 @@ class SplitFiles:
             raise same_name(first, second)
         if self.labels is None:
             return tuple(Pair(name, image) for name, image in sorted(self.images.items()))
-        for kind, files, others, pattern in (
-            ("image without a label map", self.images, self.labels, self.label_pattern),
-            ("label map without an image", self.labels, self.images, self.image_pattern),
+        for kind, files, others in (
+            ("image without a label map", self.images, self.labels),
+            ("label map without an image", self.labels, self.images),
         ):
             if unmatched := files.keys() - others.keys():
                 name, near = min(unmatched), near_name(sorted(unmatched), sorted(others.keys() - files.keys()))
@@ -224,8 +237,10 @@ class SplitFiles:
                         f"{files[near[0]]}: {kind} ({len(unmatched)} in all): rename it: {others[near[1]]} differs in "
                         f"{near[2]} alone"
                     )
-                if files is self.images and (lossy := pattern.lossy_file(name)):
+                part = self.part_of(name)
+                if files is self.images and (lossy := part.label_pattern.lossy_file(name)):
                     raise lossy_labels(lossy)
+                pattern = part.label_pattern if files is self.images else part.image_pattern
                 expected = pattern.path_of(name, next((file.suffix for file in others.values()), ".png"))
                 raise UserError(
                     f"{files[name]}: {kind} ({len(unmatched)} in all): add the missing file, {expected}, or remove "

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.config.checks import check_workers
 from dlaseg.data.datasets import SegmentationDataset
-from dlaseg.data.label_check import OnMissingClass, check_labels, has_own_classes
+from dlaseg.data.label_check import OnMissingClass, check_labels, check_on_missing_class, has_own_classes
 from dlaseg.data.names import escape_name
 from dlaseg.data.statistics import statistics
 from dlaseg.device import own_defaults
@@ -28,7 +29,7 @@ from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
 from dlaseg.evaluation.trained_on import images_of_training
-from dlaseg.files import write_json
+from dlaseg.files import check_folder, write_json
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.network import open_network, stretch
 from dlaseg.inference.predictor import Predictor
@@ -81,10 +82,12 @@ def evaluate(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure or padding, no images, instance maps of some images only, and as `Predictor`,
-            `check_earlier_scores`, `check_labels` and `evaluate_predictor`.
+        UserError: a wrong value, no images, an output that cannot be written to, instance maps of some images only,
+            and as `Predictor`, `check_earlier_scores`, `check_labels` and `evaluate_predictor`.
     """
     check_measures(measures)
+    check_workers("workers", workers)
+    check_on_missing_class(on_missing_class)
     if not isinstance(dataset, SegmentationDataset):
         raise UserError(f"dataset of type {type(dataset).__name__}: use what dlaseg.open_dataset returns")
     if not dataset.pairs:
@@ -92,6 +95,7 @@ def evaluate(
     if padding not in ("mirror", "stretch"):
         raise UserError(f"padding {padding!r}: unknown: use mirror or stretch")
     output = Path(output)
+    check_folder(output)
     boundary = BoundaryIoU(dataset.label_map.num_classes) if "boundary" in measures else None
     calibration = Calibration() if "calibration" in measures else None
     counts, with_instances = None, False

@@ -16,7 +16,7 @@ from dlaseg.export.check import Comparison, batches_of, compare
 from dlaseg.export.formats import AXES, write_network
 from dlaseg.export.network import trace_network
 from dlaseg.factory import load_model
-from dlaseg.files import sha256, write_json
+from dlaseg.files import check_folder, sha256, write_json
 from dlaseg.images import read_image
 from dlaseg.inference.backends.exported import (
     OPENVINO,
@@ -122,13 +122,14 @@ def entries_of(
 
 
 def check_arguments(path: Path, input: str, output: str) -> None:
-    """Refuses another suffix, a folder in the place of a file, weights of others, and unknown inputs and outputs."""
+    """Refuses other suffixes, a file that cannot be written, weights of others, and unknown inputs and outputs."""
     if path.suffix not in SUFFIXES:
         raise UserError(
             f"{path}: exported files end in .onnx, .xml (OpenVINO) or .pt2 (torch.export): name one of them"
         )
     if path.is_dir():
         raise UserError(f"{path}: a folder has this name: name a file, such as {path / f'model{path.suffix}'}")
+    check_folder(path.parent)
     weights = path.with_suffix(".bin")
     for file in [report_path(path), weights] if path.suffix == OPENVINO else [report_path(path)]:
         if file.is_dir():

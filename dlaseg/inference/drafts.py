@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
 from tqdm import tqdm
 
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
-from dlaseg.files import replacing
+from dlaseg.files import check_folder, replacing
 from dlaseg.images import read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.sources import find_all
@@ -35,8 +36,12 @@ class Draft:
     confidence: float
 
 
-def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str | Path) -> list[Draft]:
+def write_drafts(
+    predictor: Predictor, inputs: Sequence[str | Path], output: str | Path
+) -> tuple[list[Draft], list[str]]:
     """Predicts all images and writes a zip file of label maps in the colours of the classes.
+
+    An image that cannot be read or held in memory is left out.
 
     Args:
         predictor: gives logits.
@@ -44,31 +49,47 @@ def write_drafts(predictor: Predictor, inputs: Sequence[str | Path], output: str
         output: a zip file that does not exist.
 
     Returns:
-        The drafts, the least sure first.
+        The drafts, the least sure first, and a message for each image that was left out.
 
     Raises:
-        UserError: the file exists or is no .zip, no image, one that cannot be read, two of a name, names that CVAT's
-            lists cannot hold, or classes whose colours CVAT could not tell apart.
+        UserError: the file exists, is no .zip or cannot be written, no image, or none that can be read, two of a name,
+            names that CVAT's lists cannot hold, or classes whose colours CVAT could not tell apart.
     """
     output = Path(output)
     if output.suffix != ".zip" or output.exists():
         if output.exists():
             raise UserError(f"{output}: exists already: remove it or name another file")
         raise UserError(f"{output}: is no .zip: name a file such as drafts.zip")
+    check_folder(output.parent)
     predictor.check_gives_logits("how sure a draft is comes from")
     label_map = predictor.label_map
     labelmap = _labelmap(label_map)
     images = _named_images(inputs)
-    drafts = []
+    drafts, failed = list[Draft](), list[UserError]()
     with replacing(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         file.writestr("labelmap.txt", labelmap)
         for name, path in tqdm(images.items(), unit="image", disable=None):
-            labels, confidence = predictor.predict_with_confidence(to_tensor(read_image(path))[None])
+            try:
+                labels, confidence = _predict(predictor, path)
+            except UserError as error:
+                failed.append(error)
+                continue
             colors = label_map.colorize(labels[0].cpu().numpy())
             file.writestr(f"SegmentationClass/{name}.png", encode_png(colors))
             drafts.append(Draft(name, float(confidence.mean())))
-        file.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in images))
-    return sorted(drafts, key=lambda draft: draft.confidence)
+        if not drafts:
+            raise failed[0]
+        file.writestr("ImageSets/Segmentation/default.txt", "".join(f"{draft.name}\n" for draft in drafts))
+    return sorted(drafts, key=lambda draft: draft.confidence), list(map(str, failed))
+
+
+def _predict(predictor: Predictor, path: Path) -> tuple[Tensor, Tensor]:
+    """The labels of an image, (1, H, W), and the probabilities of these; an error names the file."""
+    image = read_image(path)
+    try:
+        return predictor.predict_with_confidence(to_tensor(image)[None])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _named_images(inputs: Sequence[str | Path]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ import numpy as np
 from dlaseg.config.files import flatten, to_dict
 from dlaseg.data.loading import Key
 from dlaseg.errors import UserError
-from dlaseg.files import write_text
+from dlaseg.files import check_folder, write_text
 from dlaseg.images import write_png
 from dlaseg.run_folder import BEST_WEIGHTS, CONFIG, ENVIRONMENT, LABEL_COUNTS, LOG, TRAIN_NAMES, VAL_NAMES
 from dlaseg.strict_json import parse_json, read_text
@@ -40,8 +40,7 @@ def check_output(config: RunConfig, output: Path, resume: bool) -> None:
         UserError: names the folder, its files, or the fields that differ.
     """
     saved_config = output / CONFIG
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output}: is a file, and the run folder cannot replace it: use another --output")
+    check_folder(output)
     others = [name for name in _WRITTEN if (output / name).exists()]
     if others and not (saved_config.exists() or has_checkpoint(output)):
         raise UserError(

@@ -24,6 +24,7 @@ from dlaseg.benchmarking.leaderboard import (
     single_pass_scores,
 )
 from dlaseg.cli import main
+from dlaseg.data.sets.camvid import camvid_labels
 from dlaseg.errors import UserError
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.weights.download import resolve
@@ -107,9 +108,44 @@ def test_weights_that_cannot_be_had_are_looked_for_once(tmp_path, dataset, monke
 
 
 def test_the_key_of_a_score_is_all_that_it_depends_on():
-    key = ("weights", "images", Protocol(), "cpu", False)
-    others = [(*key[:i], other, *key[i + 1 :]) for i, other in enumerate(("w", "i", FLIPPED, "cuda", True))]
-    assert len({accuracy._key(*each) for each in (key, *others)}) == 6
+    key = ("weights", "images", Protocol(), "cpu", False, None)
+    others = [(*key[:i], other, *key[i + 1 :]) for i, other in enumerate(("w", "i", FLIPPED, "cuda", True, "warn"))]
+    assert len({accuracy._key(*each) for each in (key, *others)}) == 7
+
+
+@pytest.fixture
+def ignored_class(camvid):
+    """CamVid's images as a data set of the user's own, with pixels of 255, which nobody listed."""
+    (camvid / "classes.yaml").write_text(json.dumps({"classes": list(camvid_labels().names)}))
+    for file in (camvid / "valannot").iterdir():
+        labels = np.array(Image.open(file))
+        Image.fromarray(np.where(labels == 11, 255, labels).astype(np.uint8)).save(file)
+    return {"dataset": "folder", "root": str(camvid), "images": "{split}", "labels": "{split}annot"}
+
+
+def test_a_score_despite_a_missing_class_is_no_score_without_that_option(ignored_class, tmp_path, weights_file, capsys):
+    entries = {"weights": [str(weights_file)], "datasets": [ignored_class]}
+    (tmp_path / "list.yaml").write_text(json.dumps(entries))
+    words = ["benchmark", "accuracy", str(tmp_path / "list.yaml"), "--workers", "0", "--device", "cpu"]
+    words += ["--output", str(tmp_path / "board")]
+    for option, code, counts in (
+        (["--on-missing-class", "warn"], 0, "1 scored, 0 known from before, 0 failed"),
+        ([], 2, "0 scored, 0 known from before, 1 failed"),
+        (["--on-missing-class", "warn"], 0, "0 scored, 1 known from before, 0 failed"),
+    ):
+        assert main([*words, *option]) == code
+        assert counts in capsys.readouterr().out
+
+
+def test_wrong_values_are_refused_before_anything_is_scored(tmp_path, dataset, computed):
+    for options, message in (
+        ({"on_missing_class": "typo"}, "on_missing_class 'typo': use stop or warn"),
+        ({"workers": -1}, "workers -1: use 0 to "),
+    ):
+        with pytest.raises(UserError, match=message):
+            score_all(["camvid"], [dataset], [Protocol()], tmp_path / "board", **options)
+    assert computed == []
+    assert not (tmp_path / "board").exists()
 
 
 def test_an_exported_file_is_scored_by_what_reads_it(tmp_path, dataset):
@@ -186,8 +222,8 @@ def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_we
     sites = [write_camvid(tmp_path / site, train=1, val=count) for site, count in (("site_a", 1), ("site_b", 2))]
     words = ["--weights", str(weights_file), str(other_weights_file), "--workers", "0", "--device", "cpu"]
     words += ["--output", str(tmp_path / "board"), "--datasets", *(f"camvid:{site}" for site in sites)]
-    assert main(["benchmark", "accuracy", *words, "--on-missing-class", "warn"]) == 0
-    assert [arguments[4] for _, _, arguments in computed] == ["warn"] * 4
+    assert main(["benchmark", "accuracy", *words]) == 0
+    assert [arguments[4] for _, _, arguments in computed] == ["stop"] * 4
     shown = capsys.readouterr().out
     for text in (shown, (tmp_path / "board/leaderboard.md").read_text()):
         headings = [line for line in text.splitlines() if line.startswith("camvid")]
@@ -198,6 +234,15 @@ def test_data_sets_of_one_name_are_ranked_apart(tmp_path, weights_file, other_we
     assert [row["dataset"] for row in table] == [row["dataset"] for row in rows]
     found = single_pass_scores(rows)
     assert {name: len(scores) for name, scores in found.items()} == {"camvid val (site_a)": 2, "camvid val (site_b)": 2}
+
+
+def test_an_option_for_classes_of_the_users_own_is_refused_where_there_are_none(camvid, ignored_class, capsys, folder):
+    words = ["benchmark", "accuracy", "--weights", "none.safetensors", "--on-missing-class", "warn"]
+    assert main([*words, "--datasets", f"camvid:{camvid}"]) == 2
+    assert "--on-missing-class warn: the ids of the classes of camvid are fixed: leave" in capsys.readouterr().err
+    (folder / "list.yaml").write_text(json.dumps({"weights": ["none.safetensors"], "datasets": [ignored_class]}))
+    assert main([*words[:2], "list.yaml", *words[2:], "--datasets", f"camvid:{camvid}"]) == 2
+    assert "0 scored, 0 known from before, 2 failed" in capsys.readouterr().out
 
 
 def test_a_data_set_that_is_given_twice_is_scored_once(tmp_path, camvid, dataset, weights_file, computed):
@@ -415,6 +460,7 @@ def test_other_lists_are_refused(tmp_path, text, message):
         (["--weights", "a", "--datasets", "camvid"], "--datasets camvid: write NAME:ROOT, such as camvid:/data/camvid"),
         (["--weights", "a", "--datasets", "camvid:none"], "none: no such folder"),
         (["--weights", "a", "--workers", "-1"], "--workers -1: "),
+        (["--weights", "a", "--on-missing-class", "stop"], "no data sets: a leader board needs"),
     ],
 )
 def test_wrong_options_are_one_line(words, message, capsys, folder):

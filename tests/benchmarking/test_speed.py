@@ -1,5 +1,6 @@
 import csv
 import json
+import sys
 from dataclasses import replace
 from itertools import cycle
 
@@ -443,6 +444,26 @@ def test_an_image_that_cannot_be_read_ends_the_measurement(images, tmp_path):
         files.write_labels(speed.build(candidate), images, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--backends fast", "backend 'fast': unknown; use one of auto, torch"),
+        ("--backends torch openvino", "openvino is not installed: pip install"),
+        ("--precisions float64", "precision 'float64': use one of"),
+        ("--precisions fp16", "precision 'fp16': use one of"),
+        ("--precisions float32 float16 --device cpu", "precision float16: GPUs only"),
+        ("--device gpu", "device 'gpu': not on this machine"),
+        ("--against onnx:a.onnx", "onnxruntime is not installed: pip install"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_drawn(words, message, monkeypatch, capsys):
+    monkeypatch.setattr("dlaseg.benchmarking.pictures.draw_scene", None)
+    for package in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["benchmark", "speed", "dla46_c", *words.split()]) == 2
+    assert capsys.readouterr().err.startswith(f"dlaseg benchmark speed: {message}")
+
+
 SMALL = ["--size", "64", "64", "--count", "1"]
 
 
@@ -466,7 +487,7 @@ SMALL = ["--size", "64", "64", "--count", "1"]
             "size 8 x 8: a scene is 64 to 1024 pixels high and 64 to 2048 wide: choose a size within, or give images "
             "of your own by --images",
         ),
-        (["dla46_c", *SMALL, "--output", "/dev/null"], "/dev/null: cannot be a folder (File exists): "),
+        (["dla46_c", *SMALL, "--output", "/dev/null"], "/dev/null: cannot be a folder (/dev/null is not a folder): "),
     ],
 )
 def test_wrong_options_are_one_line(words, message, capsys):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import unicodedata
+from itertools import cycle
 from pathlib import Path
 
 import cv2
@@ -435,6 +436,20 @@ def test_files_that_are_left_out_and_lossy_label_maps_are_named(root):
     assert kinds(root) == {"unread_format": "warning", "lossy_label": "error"}
 
 
+def test_of_joined_splits_the_files_of_the_second_are_named_as_of_the_first(root):
+    shutil.copy(root / "images/val/u.png", root / "images/val/z.heic")
+    Image.open(root / "labels/val/u.png").save(root / "labels/val/u.jpg")
+    (root / "labels/val/u.png").unlink()
+    (root / "labels/val/v.png").unlink()
+    (root / "images/val/w.png").unlink()
+    found = {each.kind: each for each in check(root, splits=["train+val"]).findings}
+    assert found["unread_format"].files == (f"{root}/images/val/z.heic",)
+    assert found["lossy_label"].files == (f"{root}/labels/val/u.jpg",)
+    assert f"such as {root}/labels/val/v.png, or" in found["image_without_label"].remedy
+    assert f"such as {root}/images/val/w.png, or" in found["label_without_image"].remedy
+    assert len(found) == 4
+
+
 def test_webp_that_is_called_jpeg_is_found(root):
     shutil.copy(root / "images/train/b.png", root / "b.png")
     Image.open(root / "b.png").save(root / "images/train/b.jpg", "WEBP", lossless=True)
@@ -522,6 +537,26 @@ def test_names_that_all_begin_alike_are_no_sequence(root):
         image = panorama[:, 3 * number : 3 * number + 64]
         save(root, "val" if number % 2 else "train", f"IMG_{number}.png", image, draw(number)[1])
     assert "same_sequence" in {each.kind for each in check(root).findings}
+
+
+def test_images_named_by_bare_numbers_are_a_sequence_only_if_they_look_like_one(root):
+    for split, numbers in (("train", range(1, 8)), ("val", range(8, 12))):
+        for number in numbers:
+            save(root, split, f"{number:04}.png", *draw(700 + number))
+            save(root, split, f"{split}_{number}.png", *draw(800 + number))
+    assert check(root).findings == ()
+    rng = np.random.default_rng(0)
+    panorama = cv2.resize(rng.integers(0, 256, (6, 40, 3), np.uint8), (320, 48), interpolation=cv2.INTER_CUBIC)
+    for number in range(40):
+        image = panorama[:, 3 * number : 3 * number + 64]
+        save(root, "val" if number % 2 else "train", f"1{number:03}.png", image, draw(number)[1])
+    (found,) = (each for each in check(root).findings if each.kind == "same_sequence")
+    assert found.message.startswith("the images that are named by numbers are in both: 27 images in train, 24 in val, ")
+    for number in range(40):
+        image = panorama[:, 3 * number : 3 * number + 64]
+        save(root, "val" if number % 2 else "train", f"a_{number}.png", image, draw(number)[1])
+    (found,) = (each for each in check(root).findings if each.kind == "same_sequence")
+    assert found.message.startswith("the sequences 'a_' and 1 more are in both: ")
 
 
 def test_the_numbers_are_those_of_independent_counts(root):
@@ -637,6 +672,46 @@ def test_a_classes_file_is_made_of_colors(root):
     assert check(root).findings == ()
 
 
+def save_palettes(root, *palettes):
+    """Label maps with palettes in turns, and no classes file."""
+    files = sorted((root / "labels").rglob("*.png"))
+    for file, colors in zip(files, cycle(palettes), strict=False):
+        picture = Image.fromarray(np.array(Image.open(file)))
+        if colors is not None:
+            picture.putpalette([value for i in range(256) for value in colors.get(i, (0, 0, 0))])
+        picture.save(file)
+    (root / "classes.yaml").unlink()
+
+
+LEAF = {0: (10, 0, 200), 10: (90, 90, 9), 20: (200, 0, 0), 255: (224, 224, 192)}
+
+
+def test_the_colors_of_a_palette_are_those_of_the_classes(root):
+    save_palettes(root, LEAF, LEAF | {7: (1, 2, 3)})  # no label map has a 7
+    lines = [line.split("  #")[0].strip() for line in write_classes(root, root / "classes.yaml").splitlines()[2:]]
+    assert lines == [
+        '- {name: "class 0", id: 0, color: [10, 0, 200]}',
+        '- {name: "class 10", id: 10, color: [90, 90, 9]}',
+        '- {name: "class 20", id: 20, color: [200, 0, 0]}',
+        "ignore: [255]",
+    ]
+    assert check(root).findings == ()
+
+
+@pytest.mark.parametrize(
+    "palettes",
+    [
+        pytest.param([LEAF, LEAF | {20: (1, 2, 3)}], id="two palettes"),
+        pytest.param([LEAF, None], id="one without"),
+        pytest.param([LEAF | {20: LEAF[0]}], id="one color twice"),
+        pytest.param([{i: (i, i, i) for i in range(256)}], id="grey as stored"),
+    ],
+)
+def test_palettes_that_differ_or_tell_no_classes_apart_are_left_out(root, palettes):
+    save_palettes(root, *palettes)
+    assert "color: [" not in write_classes(root, root / "classes.yaml")
+
+
 def test_a_grey_label_map_among_colours_is_colours_for_the_classes_file(root):
     colors = {0: (0, 0, 0), 10: (0, 200, 0), 20: (200, 0, 0), 255: (9, 9, 9)}
     for file in (root / "labels").rglob("*.png"):
@@ -665,6 +740,21 @@ def test_no_classes_file_is_made_of_photographs_of_both_kinds_or_over_another(ro
     for error, part in zip(errors, ("exists already", "holds ids", "more than 256", "are fixed"), strict=True):
         assert part in error
     assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--classes", "--workers"])
+def test_what_only_the_check_takes_is_refused_where_a_classes_file_is_written(root, tmp_path, capsys, option):
+    words = ["data", "check", "--dataset", "folder", str(root), "--write-classes", str(tmp_path / "new.yaml")]
+    assert main([*words, option, "1"]) == 2
+    assert f"{option}: --write-classes checks nothing" in capsys.readouterr().err
+    assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--write-classes"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_data_set_is_read(tmp_path, capsys, option):
+    (tmp_path / "file").touch()
+    assert main(["data", "check", "--dataset", "folder", str(tmp_path / "none"), option, str(tmp_path / "file/x")]) == 2
+    assert f"{tmp_path / 'file'}: cannot be a folder" in capsys.readouterr().err
 
 
 def test_train_may_not_be_missing(root):

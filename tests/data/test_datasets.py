@@ -308,7 +308,18 @@ def test_a_label_map_of_the_same_name_in_two_splits_is_refused(root):
     save(root / "images/val/b.png", picture())
     save(root / "labels/val/b.png", IDS)
     save(root / "labels/val/a.png", IDS)
-    with pytest.raises(UserError, match=r"labels/val/a.png: .*labels/train/a.png has the same name \(1 such files\)"):
+    with pytest.raises(UserError, match=r"labels/val/a.png: .*train/a.png has the same name \(1 such files\)"):
+        open_dataset("folder", root, "train+val")
+
+
+@pytest.mark.parametrize("image", ["train", "val"])
+def test_an_image_and_a_label_map_of_different_splits_are_no_pair(root, image):
+    label = {"train": "val", "val": "train"}[image]
+    save(root / "images/val/b.png", picture())
+    save(root / "labels/val/b.png", IDS)
+    save(root / f"images/{image}/c.png", picture())
+    save(root / f"labels/{label}/c.png", IDS)
+    with pytest.raises(UserError, match=r"val/c.png: .*train/c.png has the same name"):
         open_dataset("folder", root, "train+val")
 
 
@@ -317,3 +328,33 @@ def test_two_files_of_one_stem_in_the_second_split_are_refused(root):
     save(root / "images/val/b.bmp", picture())
     save(root / "labels/val/b.png", IDS)
     assert "b.bmp and " in refused("folder", root, "train+val")
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        (
+            "images/val/c.png",
+            "images/val/c.png: image without a label map (1 in all): add the missing file, ROOT/labels",
+        ),
+        (
+            "labels/val/c.png",
+            "labels/val/c.png: label map without an image (1 in all): add the missing file, ROOT/images",
+        ),
+    ],
+)
+def test_a_missing_file_of_the_second_split_is_expected_in_its_folder(root, present, message):
+    save(root / "images/val/b.png", picture())
+    save(root / "labels/val/b.png", IDS)
+    save(root / present, IDS)
+    expected = f"{root}/{message}/val/c.png".replace("ROOT", str(root))
+    assert refused("folder", root, "train+val").startswith(f"{expected}, or remove this one")
+
+
+def test_a_lossy_label_map_of_the_second_split_is_named(root):
+    save(root / "images/val/b.png", picture())
+    save(root / "labels/val/b.png", IDS)
+    save(root / "images/val/c.png", picture())
+    save(root / "labels/val/c.jpg", IDS)
+    message = refused("folder", root, "train+val")
+    assert message.startswith(f"{root}/labels/val/c.jpg: lossy formats such as JPEG change label values")

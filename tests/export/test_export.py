@@ -276,7 +276,7 @@ def test_files_are_compared_on_the_user_s_images(tmp_path):
         ("m.onnx", {"input": "bgr"}, "input 'bgr': use one of pixels, normalized"),
         ("m.onnx", {"output": "mask"}, "output 'mask': use one of labels, logits, coarse_logits"),
         ("m.onnx", {"images": "nowhere"}, "nowhere"),
-        ("file/m.onnx", {}, "cannot be written"),
+        ("file/m.onnx", {}, "file: cannot be a folder"),
     ],
 )
 def test_wrong_arguments_are_refused(network, tmp_path, monkeypatch, file, options, message):

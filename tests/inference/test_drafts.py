@@ -1,5 +1,6 @@
 """`dlaseg data draft`: what is drafted comes back from CVAT's format, pixel by pixel."""
 
+import shutil
 import zipfile
 
 import numpy as np
@@ -50,7 +51,8 @@ def test_a_draft_comes_back_as_it_was_predicted(photos, tmp_path, capsys):
 
 
 def test_the_least_sure_images_come_first(photos, predictor, tmp_path):
-    drafts = write_drafts(predictor, [photos], tmp_path / "d.zip")
+    drafts, failed = write_drafts(predictor, [photos], tmp_path / "d.zip")
+    assert failed == []
     assert [each.confidence for each in drafts] == sorted(each.confidence for each in drafts)
     for each in drafts:
         probabilities = predictor.probabilities(photos / f"{each.name}.png")
@@ -62,6 +64,7 @@ def test_what_cannot_be_drafted_is_one_line_and_leaves_nothing(photos, predictor
     for output, message in (
         ("old.zip", "exists already: remove it or name another file"),
         ("d.tar", "is no .zip: name a file such as"),
+        ("old.zip/d.zip", "old.zip: cannot be a folder"),
     ):
         with pytest.raises(UserError, match=message):
             write_drafts(predictor, [photos], tmp_path / output)
@@ -75,6 +78,36 @@ def test_what_cannot_be_drafted_is_one_line_and_leaves_nothing(photos, predictor
     (tmp_path / "in/b.png").rename(tmp_path / "in/a.bmp")
     with pytest.raises(UserError, match="another image is called a, too"):
         write_drafts(predictor, [tmp_path / "in"], tmp_path / "d.zip")
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_named(photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "in")
+    (tmp_path / "in/broken.png").write_bytes(b"no image")
+    words = ["data", "draft", "camvid", str(tmp_path / "in"), str(tmp_path / "d.zip"), "--backend", "torch"]
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert f"dlaseg data draft: {tmp_path}/in/broken.png: broken or not an image: " in printed.err
+    assert printed.out.splitlines()[0] == f"{tmp_path}/d.zip: 3 drafts, 1 failed; the least sure first:"
+    names = ["day/street 1", "day/street 2", "street 0"]
+    with zipfile.ZipFile(tmp_path / "d.zip") as file:
+        assert file.read("ImageSets/Segmentation/default.txt").decode().splitlines() == names
+        masks = [name for name in file.namelist() if name.startswith("SegmentationClass/")]
+    assert masks == [f"SegmentationClass/{name}.png" for name in names]
+
+
+def test_an_image_that_fits_no_memory_is_left_out_and_named(photos, predictor, tmp_path, monkeypatch):
+    predict = predictor.predict_with_confidence
+
+    def limited(images):
+        if images.shape[-1] > 96:
+            raise UserError("128 x 192: too little memory")
+        return predict(images)
+
+    monkeypatch.setattr(predictor, "predict_with_confidence", limited)
+    write_png(tmp_path / "large.png", draw_scene(0, 128, 192).image)
+    drafts, failed = write_drafts(predictor, [photos, tmp_path / "large.png"], tmp_path / "d.zip")
+    assert len(drafts) == 3
+    assert failed == [f"{tmp_path}/large.png: 128 x 192: too little memory"]
 
 
 @pytest.mark.parametrize("name", ["#1", "#day/1", "a\nb", "a\u2028b", "1\r", " 1", "1 ", "caf\udce9"])

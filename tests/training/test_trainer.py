@@ -398,8 +398,9 @@ def test_a_start_that_was_killed_at_any_file_can_be_resumed(config, tmp_path, mo
 
 def test_a_file_in_the_place_of_the_run_folder_is_refused(config, tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match="is a file, and the run folder cannot replace it"):
-        run(config, tmp_path / "run")
+    for output in (tmp_path / "run", tmp_path / "run/below"):
+        with pytest.raises(UserError, match=rf"^{output}: cannot be a folder \({tmp_path / 'run'} is not a folder\): "):
+            run(config, output)
 
 
 def test_class_weights_of_another_length_than_the_classes_are_refused(config, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -162,8 +163,11 @@ def check_dataset(
             continue
         findings += same_name_findings(split, files.twice)
         unlabelled = files.images.keys() - (files.labels or {}).keys()
-        lossy = {name: path for name in sorted(unlabelled) if (path := files.label_pattern.lossy_file(name))}
-        findings += unread_findings(split, files_below(files.image_pattern.folder), lossy.values())
+        lossy = {
+            name: path for name in sorted(unlabelled) if (path := files.part_of(name).label_pattern.lossy_file(name))
+        }
+        folders = dict.fromkeys(part.image_pattern.folder for part in files.parts or (files,))
+        findings += unread_findings(split, chain.from_iterable(map(files_below, folders)), lossy.values())
         findings += pairing_findings(split, files.images, {**lossy, **(files.labels or {})}, _expected(files))
         dataset = SegmentationDataset(name, split, _matched(files), files.label_map, entry.benchmark)
         facts[split] = _read(dataset, workers)
@@ -204,10 +208,12 @@ def _expected(files: SplitFiles) -> dict[str, str]:
     suffixes = {kind: next((file.suffix for file in found.values()), ".png") for kind, found in
                 (("image", files.images), ("label", labels))}  # fmt: skip
     missing_labels = {
-        name: str(files.label_pattern.path_of(name, suffixes["label"])) for name in files.images.keys() - labels.keys()
+        name: str(files.part_of(name).label_pattern.path_of(name, suffixes["label"]))
+        for name in files.images.keys() - labels.keys()
     }
     missing_images = {
-        name: str(files.image_pattern.path_of(name, suffixes["image"])) for name in labels.keys() - files.images.keys()
+        name: str(files.part_of(name).image_pattern.path_of(name, suffixes["image"]))
+        for name in labels.keys() - files.images.keys()
     }
     return missing_labels | missing_images
 

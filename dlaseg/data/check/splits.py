@@ -86,13 +86,14 @@ def _common_sequences(
     """Numbered sequences, such as the frames of a drive, of which both splits have images.
 
     Names that begin alike prove nothing where all do: `IMG_1.jpg` and `IMG_2.jpg` may show anything. So there must be
-    several sequences, or the nearest numbers of the other split must look more alike than images do on the whole.
+    several sequences, or the nearest numbers of the other split must look more alike than images do on the whole. Names
+    that are bare numbers always need the latter.
     """
     ours, theirs = _sequences(first), _sequences(second)
     sizes = Counter({sequence: len(images) for sequence, images in ours.items()})
     sizes.update({sequence: len(images) for sequence, images in theirs.items()})
     several = sum(size >= LEAST for size in sizes.values()) > 1
-    shared, found = sorted(ours.keys() & theirs.keys()), list[str]()
+    shared, found = sorted(ours.keys() & theirs.keys(), key=lambda name: (not name, name)), list[str]()
     if not shared:
         return
     most = ALIKE * _typical_distance(first, second)
@@ -101,11 +102,11 @@ def _common_sequences(
         numbers = np.array([number for number, _ in ours[sequence]])
         nearest = [(ours[sequence][int(abs(numbers - number).argmin())][1], each) for number, each in theirs[sequence]]
         alike = median((_image(a).looks ^ _image(b).looks).bit_count() for a, b in nearest) <= most
-        if alike or (several and sizes[sequence] >= LEAST):
+        if alike or (sequence and several and sizes[sequence] >= LEAST):
             found.append(sequence)
             files += nearest
     if found:
-        names = f"sequence {found[0]!r} is"
+        names = f"sequence {found[0]!r} is" if found[0] else "images that are named by numbers are"
         if len(found) > 1:
             names = f"sequences {found[0]!r} and {len(found) - 1} more are"
         images = sum(len(ours[sequence]) for sequence in found)

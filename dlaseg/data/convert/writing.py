@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Patch, Skipped, check_size, located
 from dlaseg.errors import UserError
-from dlaseg.files import write_bytes
+from dlaseg.files import check_folder, write_bytes
 from dlaseg.images import read_image, write_png
 
 
@@ -23,10 +23,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: does not exist, or is an empty folder, which may be the current one or a mounted one.
 
     Raises:
-        UserError: there is something at `path`.
+        UserError: there is something at `path`, or it cannot be written to.
     """
     if path.is_symlink() or path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"{path}: exists and is not an empty folder; nothing is overwritten: choose another OUT")
+    check_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     name = f".{path.absolute().name[:100]}.{secrets.token_hex(6)}"
     temporary = path / name if path.is_dir() else path.absolute().with_name(name)

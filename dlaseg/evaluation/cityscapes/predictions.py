@@ -23,7 +23,7 @@ from dlaseg.evaluation.metrics.boundary import BoundaryIoU
 from dlaseg.evaluation.report.gallery import pack_image, select_images
 from dlaseg.evaluation.report.report import write_report
 from dlaseg.evaluation.results import build_results, check_measures
-from dlaseg.files import write_json
+from dlaseg.files import check_folder, write_json
 from dlaseg.images import check_max_pixels, read_image
 from dlaseg.label_images import read_ids
 from dlaseg.labels import LabelMap
@@ -53,7 +53,7 @@ def score_predictions(
         root: folder with `gtFine/SPLIT/CITY/*_gtFine_labelIds.png` and `*_gtFine_instanceIds.png`; without the latter,
             no iIoU is computed. If it has `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` as well, the report shows these
             images. The coarse annotations of train_extra are in `gtCoarse`.
-        split: such as val.
+        split: such as val; train+val is both together.
         output: folder of the two files.
         workers: threads that decode and count; None for one per core. The result does not depend on it.
         measures: optional ones, see `MEASURES`; calibration cannot be measured from label maps.
@@ -64,12 +64,13 @@ def score_predictions(
         The content of `scores.json`.
 
     Raises:
-        UserError: an unknown measure, no ground truth, instance maps of some images only, a missing or duplicate
-            prediction, a broken file, sizes that differ, or an id that is not in the label table; names the file. As
-            `check_earlier_scores`.
+        UserError: an unknown measure, an output that cannot be written to, no ground truth, instance maps of some
+            images only, a missing or duplicate prediction, a broken file, sizes that differ, or an id that is not in
+            the label table; names the file. As `check_earlier_scores`.
     """
     check_measures(measures)
     check_max_pixels(max_pixels)
+    check_folder(output)
     if "calibration" in measures:
         raise UserError(
             "measure 'calibration': label maps contain no probabilities: score weights, or leave the measure out"
@@ -106,7 +107,7 @@ def score_predictions(
         results = build_results(names, classes, matrix, images, protocol, benchmark, boundary)
 
         def pack(index: int) -> dict[str, Any]:
-            return _pack(frames[index], pairs[index], root / "leftImg8bit" / split, labels, max_pixels)
+            return _pack(frames[index], pairs[index], root / "leftImg8bit", labels, max_pixels)
 
         groups = select_images(results["images"]["miou"])
         gallery = {heading: list(pool.map(pack, indices)) for heading, indices in groups.items()}
@@ -131,19 +132,26 @@ def _warn_of_train_ids(predictions: Path, pixels: NDArray[np.int64]) -> None:
 
 
 def ground_truth(root: Path, split: str) -> list[Path]:
-    """The label id maps of a split, sorted.
+    """The label id maps of a split, or of several that are joined by +, sorted by city and name.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file in a split, or two of the same name.
     """
-    annotation = annotation_of(split)
-    folder = root / annotation / split
-    files = sorted(folder.glob(f"*/*_{annotation}_labelIds.png"))
-    if not files:
-        raise UserError(
-            f"{folder}: no CITY/*_{annotation}_labelIds.png in it: use the folder that contains {annotation}/ as root"
-        )
-    return files
+    files: dict[tuple[str, str], Path] = {}
+    for part in split.split("+"):
+        annotation = annotation_of(part)
+        folder = root / annotation / part
+        found = sorted(folder.glob(f"*/*_{annotation}_labelIds.png"))
+        if not found:
+            raise UserError(
+                f"{folder}: no CITY/*_{annotation}_labelIds.png in it: use the folder that contains {annotation}/ as "
+                "root"
+            )
+        for file in found:
+            other = files.setdefault((file.parent.name, file.name), file)
+            if other is not file:
+                raise UserError(f"{file}: a second file of this name in {split}: use each image once")
+    return [files[name] for name in sorted(files)]
 
 
 def match(truths: Sequence[Path], predictions: Path) -> list[Path]:
@@ -257,7 +265,8 @@ def _count_pair(
 def _pack(frame: str, pair: tuple[Path, Path], images: Path, labels: LabelMap, max_pixels: int) -> dict[str, Any]:
     """An image of the report; without its picture if the file is missing or broken."""
     target, prediction = (labels.encode(read_ids(path, max_pixels)) for path in pair)
-    picture = images / pair[0].parent.name / f"{pair[0].name.rpartition('_gt')[0]}_leftImg8bit.png"
+    city = pair[0].parent
+    picture = images / city.parent.name / city.name / f"{pair[0].name.rpartition('_gt')[0]}_leftImg8bit.png"
     image = None
     if picture.exists():
         try:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dlaseg.data.datasets import open_images
 from dlaseg.data.sets.cityscapes import cityscapes_labels
 from dlaseg.errors import UserError
-from dlaseg.files import replacing
+from dlaseg.files import check_folder, replacing
 from dlaseg.images import check_max_pixels, read_image, write_png
 from dlaseg.inference.network import open_network, stretch
 from dlaseg.inference.predictor import Predictor
@@ -59,10 +59,12 @@ def submit(
         The zip file and the number of images in it.
 
     Raises:
-        UserError: other classes, a folder that holds other files, or a broken image.
+        UserError: other classes, a folder that holds other files or cannot be written to, or a broken image.
     """
     check_max_pixels(max_pixels)
     folder = folder.resolve() if folder.name in ("", "..") else folder  # the zip file has the folder's name
+    check_folder(folder)
+    check_folder(folder.parent)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     network = stretch(open_network(weights)) if padding == "stretch" else weights
     predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dlaseg.errors import UserError
 from dlaseg.inference.backends.base import Backend
 from dlaseg.inference.backends.exported import ONNX
-from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.backends.graph import Graph, require
 from dlaseg.inference.backends.graph_cache import find_graph, noise
 from dlaseg.inference.backends.onnxruntime import OnnxRuntimeBackend
 from dlaseg.inference.backends.openvino import OpenVINOBackend
@@ -43,6 +43,18 @@ GPUS = ("nvidiactl", "dxg", "kfd")
 logger = logging.getLogger(__name__)
 
 
+def check_backend(name: str | None) -> None:
+    """Checks that there is a backend, without a network.
+
+    Raises:
+        UserError: an unknown name, or a package that is not installed.
+    """
+    if name not in (None, "auto", *BACKENDS):
+        raise UserError(f"backend {name!r}: unknown; use one of auto, {', '.join(BACKENDS)}")
+    if name in ENGINES:
+        require(name, f"dlaseg[{name}]")
+
+
 def make_backend(name: str | None, network: "Network", device: str, precision: str) -> Backend:
     """Makes a backend.
 
@@ -58,8 +70,7 @@ def make_backend(name: str | None, network: "Network", device: str, precision: s
             backend does not read, or that gives something else than its metadata say; logits that differ from torch's
             by more than rounding to bfloat16 makes.
     """
-    if name not in (None, "auto", *BACKENDS):
-        raise UserError(f"backend {name!r}: unknown; use one of auto, {', '.join(BACKENDS)}")
+    check_backend(name)
     if isinstance(network, Graph):
         return _exported(name, network, device, precision)
     if name == "auto":

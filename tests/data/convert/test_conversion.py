@@ -76,6 +76,7 @@ def test_nothing_is_overwritten(root, tmp_path, capsys):
     (tmp_path / "out/mine.txt").write_text("mine")
     assert "not an empty folder" in refused(capsys, "labelme", [root], tmp_path / "out")
     assert "not an empty folder" in refused(capsys, "labelme", [root], tmp_path / "out/mine.txt")
+    assert "below: cannot be a folder" in refused(capsys, "labelme", [root], tmp_path / "out/mine.txt/below")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert "not an empty folder" in refused(capsys, "labelme", [root], tmp_path / "link")
     assert (tmp_path / "out/mine.txt").read_text() == "mine"

@@ -121,6 +121,23 @@ def test_train_extra_is_scored_by_its_coarse_annotations(root, predictions, tmp_
     assert all(image["image"] is not None for image in pictured(tmp_path / "scores/report.html"))
 
 
+def test_joined_splits_are_scored_as_one(root, predictions, tmp_path, capsys):
+    joined = tmp_path / "joined"
+    for kind in ("gtFine", "leftImg8bit"):
+        first, second = sorted((root / kind / "val").iterdir())
+        shutil.copytree(first, joined / kind / "val" / first.name)
+        shutil.copytree(second, joined / kind / "train" / second.name)
+    expected = score(predictions, root, tmp_path / "val")
+    found = score(predictions, joined, tmp_path / "scores", "--split", "train+val")
+    assert found["protocol"]["split"] == "train+val"
+    assert (found["cityscapes"], found["images"]) == (expected["cityscapes"], expected["images"])
+    assert pictured(tmp_path / "scores/report.html") == pictured(tmp_path / "val/report.html")
+    message = refusal(capsys, predictions, joined, tmp_path / "o", "--split", "train+test")
+    assert f"{joined}/gtFine/test: no CITY/" in message
+    message = refusal(capsys, predictions, joined, tmp_path / "o", "--split", "val+val")
+    assert "a second file of this name in val+val: use each image once" in message
+
+
 def test_an_ignored_id_is_no_class_and_no_outline(root, predictions, tmp_path):
     for path in predictions.rglob("*.png"):
         Image.fromarray(np.full_like(read_ids(path), 4)).save(path)
@@ -265,6 +282,11 @@ def test_a_truncated_prediction_is_refused(root, predictions, tmp_path, capsys):
 )
 def test_a_wrong_use_is_refused(root, predictions, tmp_path, capsys, more, message):
     assert message in refusal(capsys, predictions, root, tmp_path / "o", *more)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_predictions_are_looked_for(root, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "file/o: cannot be a folder" in refusal(capsys, tmp_path / "none", root, tmp_path / "file/o")
 
 
 def test_a_missing_folder_of_predictions_is_refused(root, tmp_path, capsys):

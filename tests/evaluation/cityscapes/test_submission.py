@@ -135,6 +135,12 @@ def test_a_folder_of_other_files_is_refused_before_it_is_touched(weights, root, 
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["thesis.txt"]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_weights_are_read(root, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert submit(tmp_path / "none.safetensors", root, tmp_path / "file/s") == 2
+    assert "file/s: cannot be a folder" in capsys.readouterr().err
+
+
 def test_another_data_set_is_refused(weights, root, tmp_path, capsys):
     assert submit(weights, root, tmp_path / "s", "--dataset", "camvid") == 2
     assert "--submission follows the Cityscapes benchmark: use cityscapes" in capsys.readouterr().err
