@@ -126,6 +126,7 @@ class Source:
         path: file or folder that the user names.
         images: folder in which the images are looked for; None for the usual place of the format.
         split: name of the split; None for the one that the format or the file's name says.
+        other_splits: those that the user names for the other inputs.
         ignore_crowds: whether regions of many objects (COCO's `iscrowd`) are ignored rather than of their class.
         unlabelled: what the user wants pixels without an object to become, for formats that store them as a class.
         skipped: collects what is not converted.
@@ -134,6 +135,7 @@ class Source:
     path: Path
     images: Path | None = None
     split: str | None = None
+    other_splits: tuple[str, ...] = ()
     ignore_crowds: bool = False
     unlabelled: Literal["background", "ignore"] | None = None
     skipped: Skipped = field(default_factory=Skipped)

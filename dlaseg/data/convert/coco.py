@@ -54,6 +54,7 @@ def read(source: Source) -> Annotations:
             (crowds if ignored else objects)[annotation.image_id].append(drawn)
     # What is ignored lies below the objects, which were annotated one by one
     images = [file.annotated(image, crowds[key] + objects[key]) for key, image in file.images.items()]
+    file.check_order()
     return Annotations(dict.fromkeys(file.categories.values()), images)
 
 

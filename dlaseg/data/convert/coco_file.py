@@ -7,7 +7,7 @@ from typing import Any
 from dlaseg.data.convert.annotations import AnnotatedImage, AnnotatedObject, Source, located
 from dlaseg.data.convert.documents import Entry, check, id_of, read_json, shown
 from dlaseg.data.convert.image_files import ImageFolder
-from dlaseg.data.convert.splits import split_of_file
+from dlaseg.data.convert.splits import folders_of, split_of_file, wrong_order
 from dlaseg.data.patterns import files_below
 from dlaseg.errors import UserError
 
@@ -72,7 +72,9 @@ class CocoFile:
         # COCO and CVAT keep the files in a folder `annotations` beside the folders of images
         beside = self.path.parent.parent if self.path.parent.name == "annotations" else self.path.parent
         self._folder = ImageFolder(source.images or beside)
-        self._split = source.split or split_of_file(source.path)
+        self._split = source.split or split_of_file(source.path)  # None: nothing says it
+        self._other_splits = source.other_splits
+        self._places: list[set[str]] = []  # folders of each image, below that of all images
 
     def where(self, kind: str, entry: Any) -> str:
         """The place of an entry, for messages."""
@@ -94,11 +96,20 @@ class CocoFile:
         """
         where = f"{self.path}: image {shown(image.id)}"
         # The images of instances_train2017.json lie in train2017, and those of another split may have the same names
-        subsets = (self.path.stem, self.path.stem.partition("_")[2])
+        subsets = [self.path.stem, self.path.stem.partition("_")[2], *(folders_of(self._split) if self._split else ())]
         with located(where):
             file, name = self._folder.find(image.file_name, subsets=subsets)
+        self._places.append(set(file.relative_to(self._folder.root).parts[:-1]))
         size = None if image.height is None or image.width is None else (image.height, image.width)
-        return AnnotatedImage(name, file, objects, where, size, self._split)
+        return AnnotatedImage(name, file, objects, where, size, self._split or "train")
+
+    def check_order(self) -> None:
+        """Raises a UserError if all images lie in folders that are named by the split of another input."""
+        if self._split is None or any(not place.isdisjoint(folders_of(self._split)) for place in self._places):
+            return
+        for other in self._other_splits:
+            if self._places and not any(place.isdisjoint(folders_of(other)) for place in self._places):
+                raise wrong_order(self._split, self.path, f"its images lie in folders named {other}", other)
 
 
 def find_files(folder: Path) -> list[Path]:

@@ -90,4 +90,5 @@ def read_panoptic(source: Source, file: CocoFile) -> Annotations:
         images.append(file.annotated(file.images[annotation.image_id], Segments(png, labels, where)))
     for key in remaining:
         source.skipped.add("an image without a panoptic annotation", f"{file.path}: image {shown(key)}")
+    file.check_order()
     return Annotations(dict.fromkeys(file.categories.values()), images, unlabelled="ignore")

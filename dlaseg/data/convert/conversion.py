@@ -1,6 +1,7 @@
 """Converts annotations of other tools to the layout of the data set `folder`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from dlaseg.data.convert import coco, cvat, labelme, labelstudio, voc, yolo
 from dlaseg.data.convert.annotations import Annotations, Skipped, Source
 from dlaseg.data.convert.classes import BACKGROUND, Classes
 from dlaseg.data.convert.coco_file import find_files
-from dlaseg.data.convert.splits import check_split
+from dlaseg.data.convert.splits import check_order, check_split, split_of_file
 from dlaseg.data.convert.writing import FolderWriter, new_folder
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.statistics import statistics, statistics_table
@@ -115,5 +116,12 @@ def _sources(
         if path.suffix.lower() == ".zip":
             raise UserError(f"{path}: a ZIP archive: unpack it and name the file or folder in it")
         files = find_files(path) if format == "coco" and path.is_dir() else [path]
-        sources += [Source(file, images, split, ignore_crowds, unlabelled, skipped) for file in files]
+        others = tuple(name for name in splits or () if name != split)
+        sources += [Source(file, images, split, others, ignore_crowds, unlabelled, skipped) for file in files]
+    if format == "coco":
+        files = [source.path for source in sources]
+        if splits is not None:
+            check_order(files, [source.split or "" for source in sources])
+        elif len({file.parent for file in files}) > 1:
+            sources = [replace(source, split=split_of_file(source.path, by_folder=True)) for source in sources]
     return sources

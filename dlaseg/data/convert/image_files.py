@@ -3,7 +3,7 @@
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +30,7 @@ class ImageFolder:
         self.root = root
         self._remedy = remedy
 
-    def find(self, *names: str, subsets: Collection[str] = ()) -> tuple[Path, Path]:
+    def find(self, *names: str, subsets: Sequence[str] = ()) -> tuple[Path, Path]:
         """Finds an image.
 
         An image fits if its path and the name agree as far as both go, from the right: `cam1/7.png` fits the name
@@ -40,7 +40,7 @@ class ImageFolder:
         Args:
             names: paths as an annotation file holds them, also absolute ones, with `..`, or of Windows; the first that
                 fits an image counts.
-            subsets: names of folders; of several images that fit, the one in such a folder is taken.
+            subsets: names of folders; of several images that fit, the one in the first such folder is taken.
 
         Returns:
             The file, and its path as far as it agrees with the name.
@@ -57,7 +57,8 @@ class ImageFolder:
             exact = [path for path in fits if path.parts == words]
             fits = exact or as_written or fits
             if len(fits) > 1:
-                fits = [path for path in fits if not set(path.parts[:-1]).isdisjoint(subsets)] or fits
+                inside = ([path for path in fits if subset in path.parts[:-1]] for subset in subsets)
+                fits = next(filter(None, inside), fits)
             if len(fits) > 1:
                 raise UserError(
                     f"image {shown(name)}: both {self.root / fits[0]} and {self.root / fits[1]} fit: rename one, or "

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -429,3 +430,87 @@ def test_an_image_of_any_training_split_is_in_no_other(root, tmp_path, capsys):
     inputs = [annotated(root, objects, f"instances_{name}.json") for name in "ab"]
     message = refused(capsys, "coco", inputs, tmp_path / "out", "--split", "train_b", "val")
     assert "is in split train_b already" in message
+
+
+SQUARE = [{"category_id": 18, "segmentation": [square(0, 0, 2, 2)]}]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Different images of the same names in a folder for each split."""
+    for number, split in enumerate(("train", "val")):
+        save_image(tmp_path / "photos" / split / "a.jpg", 4, 6, 90 + number)
+    return tmp_path / "photos"
+
+
+def written(tmp_path, split):
+    return (tmp_path / "out/images" / split / "a.jpg").read_bytes()
+
+
+def test_of_images_of_one_name_that_in_the_folder_of_the_split_is_taken(photos, tmp_path):
+    inputs = [save_json(tmp_path / f"{name}.json", document(SQUARE)) for name in "AB"]
+    converted("coco", inputs, tmp_path / "out", "--split", "train", "val", "--images", str(photos))
+    for split in ("train", "val"):
+        assert written(tmp_path, split) == (photos / split / "a.jpg").read_bytes()
+    (photos / "val").rename(photos / "valid")
+    shutil.rmtree(tmp_path / "out")
+    converted("coco", inputs, tmp_path / "out", "--split", "train", "val", "--images", str(photos))
+    assert written(tmp_path, "val") == (photos / "valid/a.jpg").read_bytes()
+
+
+def test_without_a_split_none_of_the_images_of_one_name_is_guessed(photos, tmp_path, capsys):
+    path = save_json(tmp_path / "A.json", document(SQUARE))
+    assert "fit: rename one" in refused(capsys, "coco", [path], tmp_path / "out", "--images", str(photos))
+
+
+def test_files_in_folders_named_like_splits_belong_to_them(photos, tmp_path):
+    inputs = [save_json(photos / split / "labels.json", document(SQUARE)) for split in ("val", "train")]
+    converted("coco", inputs, tmp_path / "out")
+    for split in ("train", "val"):
+        assert written(tmp_path, split) == (photos / split / "a.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "splits", "wrong"),
+    [
+        (("instances_val2017.json", "instances_train2017.json"), "train val", 0),
+        (("b.json", "train.json"), "train val", 1),
+        (("valid/x.json", "train/x.json"), "train valid", 0),
+        (("train.json", "val.json", "test.json"), "train test val", 1),
+    ],
+)
+def test_splits_in_another_order_than_the_files_are_refused(tmp_path, capsys, names, splits, wrong):
+    inputs = [save_json(tmp_path / name, {}) for name in names]
+    message = refused(capsys, "coco", inputs, tmp_path / "out", "--split", *splits.split())
+    assert f"--split {splits.split()[wrong]} for {inputs[wrong]}: its name says " in message
+    assert "name the splits in the order of the inputs" in message
+
+
+def test_a_split_may_be_another_one_than_the_name_of_the_file_says(root, tmp_path):
+    save_image(root / "val2017/b.jpg", 4, 6)
+    inputs = [
+        annotated(root, SQUARE, f"instances_{name}.json", images=[{"id": 7, "file_name": file}])
+        for name, file in (("train_1", "a.jpg"), ("train_2", "b.jpg"))
+    ]
+    converted("coco", inputs, tmp_path / "out", "--split", "train", "val")
+    assert list(label_maps(tmp_path / "out", "val")) == ["b"]
+
+
+def test_images_in_folders_of_each_others_split_are_refused(photos, tmp_path, capsys):
+    (photos / "val/a.jpg").rename(photos / "val/b.jpg")
+    inputs = [
+        save_json(tmp_path / f"{file[0]}.json", document(SQUARE, images=[{"id": 7, "file_name": file}]))
+        for file in ("b.jpg", "a.jpg")
+    ]
+    more = ("--images", str(photos), "--split")
+    message = refused(capsys, "coco", inputs, tmp_path / "out", *more, "train", "val")
+    sign = "its images lie in folders named val, and --split names another input val"
+    assert f"--split train for {inputs[0]}: {sign}: name the splits in the order of the inputs" in message
+    converted("coco", inputs, tmp_path / "out", *more, "val", "train")
+    converted("coco", inputs, tmp_path / "renamed", *more, "mine", "yours", split="mine")
+    for number, folder in enumerate(("val", "train")):  # one of each elsewhere: the user divides the images anew
+        name = f"{number}.jpg"
+        save_image(photos / "other" / name, 4, 6, 100 + number)
+        images = [{"id": 7, "file_name": f"{folder}/{'ba'[number]}.jpg"}, {"id": 8, "file_name": name}]
+        inputs[number] = save_json(tmp_path / f"new_{number}.json", document(SQUARE, images=images))
+    assert len(converted("coco", inputs, tmp_path / "anew", *more, "train", "val")) == 2

@@ -83,11 +83,11 @@ def test_an_image_of_a_format_that_is_not_read_is_named(folder, name):
         ("annotations/instances_val2017.json", "val"),
         ("a/test.json", "test"),
         ("valid/_annotations.coco.json", "val"),
-        ("x/instances_default.json", "train"),
-        ("test/result.json", "train"),
-        ("trains.json", "train"),
+        ("x/instances_default.json", None),
+        ("test/result.json", None),
+        ("trains.json", None),
         ("my-val.json", "val"),
-        ("interval.json", "train"),
+        ("interval.json", None),
     ],
 )
 def test_the_name_of_a_file_says_its_split(path, split):
