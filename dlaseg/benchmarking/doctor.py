@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution, requires, ver
 from pathlib import Path
 from typing import Any, Literal
 
+from dlaseg.errors import UserError
 from dlaseg.memory import available_memory
 from dlaseg.version import __version__
 
@@ -285,9 +286,9 @@ def _folders() -> Iterator[Fact]:
             existing = next(each for each in (folder, *folder.parents) if each.exists())
             with tempfile.TemporaryFile(dir=existing):
                 free = shutil.disk_usage(existing).free
-        except OSError as error:
+        except (OSError, UserError) as error:
             where = "" if folder is None else f"{folder}: "
-            yield Fact(name, f"{where}{error.strerror}", "problem", remedy)
+            yield Fact(name, f"{where}{getattr(error, 'strerror', error)}", "problem", remedy)
             continue
         few = free < ENOUGH_DISK
         yield Fact(

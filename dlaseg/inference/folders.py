@@ -1,7 +1,7 @@
 """Folders that results are written to."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,12 @@ FAILED = "failed.csv"
 SUFFIXES = {"ids": ".png", "color": ".png", "overlay": ".png", "probabilities": ".npz", "contours": ".json"}
 """Kinds of results, which are also the names of their folders, and the suffixes of their files: label ids, the classes'
 colours, the colours over the image, the probabilities of all classes, outlines (`dlaseg.inference.contours`)."""
+
+
+def check_not_empty(paths: Iterable[str | Path]) -> None:
+    """Refuses an empty path, such as that of a shell variable that is not set: it would mean the working folder."""
+    if any(isinstance(path, str) and not path for path in paths):
+        raise UserError("'': an empty path: give a file or a folder; the working folder is .")
 
 
 def check_output(output: Path) -> None:

@@ -18,7 +18,7 @@ from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.exported import OPENVINO
 from dlaseg.inference.backends.graph import Graph
-from dlaseg.inference.folders import FAILED, SETTINGS, Folder
+from dlaseg.inference.folders import FAILED, SETTINGS, Folder, check_not_empty
 from dlaseg.inference.network import open_network
 from dlaseg.inference.pipeline import InferSummary
 from dlaseg.inference.ray_cluster import place_workers, ray_cluster
@@ -97,12 +97,14 @@ def infer(
     """
     check_max_pixels(max_pixels)
     _check_options(device, workers, cpus)
+    inputs = [input] if isinstance(input, str | Path) else list(input)
+    check_not_empty((*inputs, output))
     folder = open_folder(str(output))
-    sources = _find([input] if isinstance(input, str | Path) else list(input), folder)
+    sources = _find(inputs, folder)
     name, files, weights_sha256, network = _read_weights(weights)
-    if isinstance(network, Graph) and "probabilities" in save:
-        check_gives_logits(network, "probabilities are computed from")
     sink = Sink(folder, network.metadata.labels, save, keep_suffix, ids)
+    if isinstance(network, Graph) and "probabilities" in sink.kinds:
+        check_gives_logits(network, "probabilities are computed from")
     saved = None if overwrite else read_settings(folder)
     chosen = choose_backend(backend, network, weights_sha256, sources, saved)
     assert chosen is not None

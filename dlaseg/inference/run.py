@@ -12,7 +12,7 @@ from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.choice import kept_graph
 from dlaseg.inference.backends.exported import exported_sha256
 from dlaseg.inference.backends.graph import Graph
-from dlaseg.inference.folders import FAILED, Folder, LocalFolder, check_output
+from dlaseg.inference.folders import FAILED, Folder, LocalFolder, check_not_empty, check_output
 from dlaseg.inference.network import WeightsFile, open_network
 from dlaseg.inference.pipeline import IN_FLIGHT, InferSummary, process
 from dlaseg.inference.predictor import Predictor
@@ -94,6 +94,7 @@ def infer(
             )
     if not isinstance(output, str | Path):
         raise UserError(f"output of type {type(output).__name__}: use the path of a folder")
+    check_not_empty((*inputs, output))
     for path in (*inputs, output):
         if is_url(str(path)):
             raise UserError(f"{path}: a URL: `dlaseg infer --engine ray` reads and writes URLs")
@@ -115,9 +116,9 @@ def infer(
         weights_sha256, predictor.backend.name, predictor.backend.precision, bool(keep_suffix), bool(all_frames), ids,
         tuple(map(float, predictor.scales)), bool(flip), None if recorded is None else predictor.memory.max_memory,
     )  # fmt: skip
-    if "probabilities" in save:
-        predictor.check_gives_logits("probabilities are computed from")
     sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
+    if "probabilities" in sink.kinds:
+        predictor.check_gives_logits("probabilities are computed from")
     if all_frames:
         sources = expand_frames(sources, max_pixels or MAX_PIXELS, IN_FLIGHT)
     if not overwrite:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Sink:
         keep_suffix: bool = False,
         ids: str = "raw",
     ):
-        save = (save,) if isinstance(save, str) else save
+        save = (save,) if isinstance(save, str) else tuple(save)
         unknown = [kind for kind in save if kind not in SUFFIXES]
         if unknown or not save:
             what = repr(unknown[0]) if unknown else "nothing"
@@ -140,6 +140,8 @@ class Sink:
     def unnameable(self, sources: Sequence[Source]) -> dict[Path, str]:
         """Finds files whose results would have the same name, such as those of `a.jpg` and `a.png`, or too long a name.
 
+        The result of `a.jpg` and a folder `a.png` have one name, too.
+
         None of them is chosen, and none is renamed: a name that depends on the other files would change between runs.
 
         Returns:
@@ -166,7 +168,25 @@ class Sink:
                 for video in {folders[parent] for parent in name.parents if parent in folders}:
                     message = f"its frames would be written beside the results of {source.path}: use --keep-suffix"
                     messages.setdefault(video.path, f"{video.path}: {message}, or rename one")
+        remedy = "rename one" if self._keep_suffix else "use --keep-suffix, or rename one"
+        for pair in self._nested(sources):
+            for one, other in (pair, pair[::-1]):
+                message = f"its result and that of {other.path} would be a file and a folder of one name: {remedy}"
+                messages.setdefault(one.path, f"{one.path}: {message}")
         return messages
+
+    def _nested(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+        """Pairs of sources, where a result of the first would have the name of a folder above one of the second."""
+        files = {
+            self.file(source, kind): source
+            for source in sources
+            for kind in self.kinds
+            if kind in VIDEO_KINDS or source.frame is not None or not source.is_video  # no folder of frames
+        }
+        for file, source in files.items():
+            for folder in PurePosixPath(file).parents:
+                if (above := files.get(str(folder))) is not None:
+                    yield above, source
 
     def _longest_name(self, source: Source) -> int:
         """Bytes of the longest name of a file that is written for a source."""

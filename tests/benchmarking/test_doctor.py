@@ -148,6 +148,19 @@ def test_a_folder_that_cannot_be_written_to_is_a_problem(monkeypatch):
     assert "DLASEG_CACHE" in fact.remedy
 
 
+def test_a_user_without_a_home_folder_is_told_to_choose_a_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(doctor.Path, "home", no_home)
+    monkeypatch.delenv("DLASEG_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = facts(doctor._folders)
+    assert found["cache"].status == "problem"
+    assert "no home folder" in found["cache"].value
+    assert found["this folder"].value.endswith(" GiB free")
+
+
 def test_a_disk_without_room_for_temporary_files_hides_no_other_folder(monkeypatch):
     def fail():
         raise FileNotFoundError(2, "No usable temporary directory found")

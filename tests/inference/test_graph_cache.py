@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlaseg import create_model
+from dlaseg import UserError, create_model
 from dlaseg.inference.backends import conversion, graph_cache
 from dlaseg.inference.backends.choice import graph_of, kept_graph, make_backend
 from dlaseg.inference.backends.exported import encode_entries
@@ -55,6 +55,20 @@ def test_auto_goes_on_with_torch_where_a_graph_cannot_be_kept(quick_conversion, 
     assert make_backend("auto", Own(0), "cpu", "float32").name == "torch"
     assert "cannot be written" in caplog.text
     assert "set DLASEG_CACHE" in caplog.text
+
+
+def test_auto_goes_on_with_torch_for_a_user_without_a_home_folder(quick_conversion, monkeypatch, caplog):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(graph_cache.Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("DLASEG_CACHE")
+    assert kept_graph(Own(0)) is None
+    assert make_backend("auto", Own(0), "cpu", "float32").name == "torch"
+    assert "set DLASEG_CACHE" in caplog.text
+    with pytest.raises(UserError, match="no home folder"):
+        graph_of(Own(0))
 
 
 def test_the_graphs_that_were_used_last_are_kept(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dlaseg import LabelMap, UserError
 from dlaseg.images import ImageFile, read_image
-from dlaseg.inference import pipeline, run
+from dlaseg.inference import pipeline, ray_engine, run
 from dlaseg.inference.folders import FAILED
 from dlaseg.inference.pipeline import BusyClock, infer_sources
 from dlaseg.inference.predictor import Predictor
@@ -114,6 +114,11 @@ def test_a_single_file_and_chosen_kinds(weights, tmp_path):
     assert files(tmp_path / "both") == ["color/a.png", "color/in/a.png", "color/in/b.png"]
 
 
+def test_the_kinds_come_from_any_iterable(weights, tmp_path):
+    infer(weights, save(tmp_path / "a.png"), tmp_path / "out", save=iter(["ids", "probabilities", "color"]))
+    assert files(tmp_path / "out") == ["color/a.png", "ids/a.png", "probabilities/a.npz"]
+
+
 def test_the_precision_reaches_the_network(weights, tmp_path):
     image = random_image(64, 96)
     path = save(tmp_path / "a.png", image)
@@ -204,6 +209,16 @@ def test_wrong_use_writes_nothing(weights, predicted, tmp_path, names, output, m
     assert predicted == []
     assert files(tmp_path) == names
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("engine", [infer, ray_engine.infer])
+def test_an_empty_path_is_not_the_working_folder(engine, weights, tmp_path, monkeypatch):
+    picture = save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for input, output in (("", "out"), ([picture, ""], "out"), ("a.png", "")):
+        with pytest.raises(UserError, match=r"^'': an empty path"):
+            engine(weights, input, output)
+    assert list(tmp_path.iterdir()) == [picture]
 
 
 def test_an_input_is_never_overwritten(weights, tmp_path):

@@ -101,6 +101,19 @@ def test_frames_are_in_a_folder_of_the_files_name(tmp_path):
     assert Sink(tmp_path, LABELS).unnameable(others).keys() == {frame.path, others[2].path}
 
 
+def test_a_folder_with_the_name_of_a_result_is_in_conflict_with_it(tmp_path):
+    one, other, third = source("s/a.jpg"), source("s/a.png/deep/b.jpg"), source("s/c.png/a.jpg")
+    found = Sink(tmp_path, LABELS, ["ids"]).unnameable([one, other, third])
+    assert found.keys() == {one.path, other.path}
+    assert found[other.path].endswith(
+        "its result and that of in/s/a.jpg would be a file and a folder of one name: use --keep-suffix, or rename one"
+    )
+    assert Sink(tmp_path, LABELS, ["contours"]).unnameable([one, other]) == {}
+    assert Sink(tmp_path, LABELS, ["ids"], keep_suffix=True).unnameable([one, other]) == {}
+    video = Source(Path("in/s/a.png.avi"), Path("s/a.png.avi"), is_video=True)
+    assert Sink(tmp_path, LABELS, ["ids"]).unnameable([video, one]) == {}
+
+
 def test_a_result_that_would_overwrite_an_input_is_refused(tmp_path):
     root = tmp_path / "color"
     sources = [source("s/a.jpg", root), source("s/b.png", root)]

@@ -28,9 +28,9 @@ def find_graph(key: str) -> Graph | None:
     Args:
         key: of the network, such as the hash of a weights file.
     """
-    path = _path(key)
-    reference = path.with_suffix(".npy")
     try:
+        path = _path(key)
+        reference = path.with_suffix(".npy")
         kept = read_json(path.with_suffix(".json"), "a kept graph")
         if kept["sha256"] != [sha256(path), sha256(reference)]:  # power that was lost may leave files of zeros
             return None
@@ -52,7 +52,7 @@ def keep_graph(key: str, content: bytes, entries: Mapping[str, str], reference: 
         reference: coarse logits that torch computes of `noise`.
 
     Raises:
-        UserError: the cache cannot be written to.
+        UserError: the cache cannot be written to, or as `cache_folder`.
     """
     path = _path(key)
     numbers = io.BytesIO()
@@ -80,10 +80,17 @@ def noise(channels: int) -> NDArray[np.uint8]:
 
 
 def cache_folder() -> Path:
-    """The folder for what is computed once: `DLASEG_CACHE`, or `dlaseg` in the user's cache."""
+    """The folder for what is computed once: `DLASEG_CACHE`, or `dlaseg` in the user's cache.
+
+    Raises:
+        UserError: the user has no home folder, as in some containers.
+    """
     if folder := os.environ.get("DLASEG_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlaseg"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlaseg"
+    except RuntimeError as error:
+        raise UserError("the user has no home folder: set DLASEG_CACHE to a folder, or use --backend torch") from error
 
 
 def _path(key: str) -> Path:
