@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -95,6 +96,14 @@ def test_the_overview_names_every_command(capsys):
 
 def test_version_prints_the_version(capsys):
     assert printed_before_exit(capsys, "--version") == f"dlaseg {dlaseg.__version__}\n"
+
+
+def test_python_runs_the_package_as_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["anything", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("dlaseg", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"dlaseg {dlaseg.__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

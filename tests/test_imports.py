@@ -32,6 +32,7 @@ FLOORS = (
     {"benchmarking", "demo"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 )
 HEIGHT = {part: height for height, floor in enumerate(FLOORS) for part in floor}
 
