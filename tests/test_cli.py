@@ -229,6 +229,20 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(capsys, words, meant)
     assert f"did you mean {meant}" in refused(capsys, *words.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["train", "--output", ""], "--output"),
+        (["eval", "w", "--dataset", "camvid", "--root="], "--root"),
+        (["data", "convert", "--from", "coco", "a.json", "", "out"], "input"),
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(capsys, monkeypatch, tmp_path, words, name):
+    monkeypatch.chdir(tmp_path)
+    assert f"{name}: an empty path: the working folder is ." in refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_argument_too_many_is_named(capsys):
     line = refused(capsys, *["eval", "w", "extra", "--dataset", "camvid", "--root", "."])
     assert "extra: one argument too many: see --help" in line

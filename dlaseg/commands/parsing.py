@@ -68,6 +68,13 @@ def _any_number(text: str) -> float:
     return _number(text, float, "a number")
 
 
+def _path(text: str) -> Path:
+    """A path; an empty one, such as that of a shell variable that is not set, would mean the working folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: the working folder is .")
+    return Path(text)
+
+
 def _number(text: str, kind: type[Number], words: str) -> Number:
     try:
         return kind(text)
@@ -88,6 +95,7 @@ class CommandParser(argparse.ArgumentParser):
         self.run = run
         self.register("type", int, _whole_number)  # plain words for `type=int`
         self.register("type", float, _any_number)
+        self.register("type", Path, _path)
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         """Leaves all arguments to `run`, if there is one: `namespace.run` is the call, `namespace.prog` its name."""
