@@ -112,6 +112,12 @@ COMMANDS: dict[str, Run | Skip] = {
     "--data.val_split train --data.val_list held_out.txt": Run(
         f"{SEGMENTATION} --output runs/held_out", {"DIR": "camvid"}
     ),
+    "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR --augment.scale '[0.375,0.625]' "
+    "--augment.crop_size '[128,192]' --train.epochs 21 --output runs/half": Run(SEGMENTATION, {"DIR": "camvid"}),
+    "dlaseg train --config configs/camvid_dla46_c.yaml --data.root DIR --model.weights runs/half "
+    "--train.epochs 18": Run(
+        f"{SEGMENTATION} --output runs/whole", {"DIR": "camvid"}
+    ),
     "dlaseg train --config ... --train.lr 0.02 --output DIR2": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --resume": Run(SEGMENTATION, {"--config ...": EXAMPLE}),
     "dlaseg train --config ... --dry-run": Run(f"{SEGMENTATION} --output dry", {"--config ...": EXAMPLE}),
