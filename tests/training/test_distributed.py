@@ -370,6 +370,7 @@ def test_what_rank_0_refuses_ends_the_others_without_a_word(rank):
     assert raised.value.args == (("refused",) if rank == 0 else (2,))
 
 
+@pytest.mark.usefixtures("no_scores")
 def test_only_a_restart_by_the_same_call_of_torchrun_goes_on_with_a_run(config, tmp_path, monkeypatch):
     def restarts(count, run_id, output=tmp_path / "run"):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(count))
