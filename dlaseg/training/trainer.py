@@ -124,9 +124,8 @@ def train(
                 with stop.immediate():
                     validation = validate_model(state.eval_model)
                 row |= validation.metrics
-            if is_main:
-                check_process(output)
             if is_main and row[metric] is not None and row[metric] > state.best(metric):
+                check_process(output)
                 save_model(state.eval_model, output / BEST_WEIGHTS)
             state.epoch, state.progress = state.epoch + 1, Progress()
             state.log.append(row)
