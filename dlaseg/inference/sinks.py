@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
@@ -169,17 +170,21 @@ class Sink:
                     message = f"its frames would be written beside the results of {source.path}: use --keep-suffix"
                     messages.setdefault(video.path, f"{video.path}: {message}, or rename one")
         remedy = "rename one" if self._keep_suffix else "use --keep-suffix, or rename one"
-        for pair in self._nested(sources):
+        for pair in self._nested(named):
             for one, other in (pair, pair[::-1]):
                 message = f"its result and that of {other.path} would be a file and a folder of one name: {remedy}"
                 messages.setdefault(one.path, f"{one.path}: {message}")
         return messages
 
-    def _nested(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    def _nested(self, named: Mapping[Path, Sequence[Source]]) -> Iterator[tuple[Source, Source]]:
         """Pairs of sources, where a result of the first would have the name of a folder above one of the second."""
+        suffixes = {VIDEO_SUFFIX, *(SUFFIXES[kind] for kind in self.kinds)}
+        folders = {name.parent for name in named}
+        if not any(PurePath(part).suffix in suffixes for folder in folders for part in folder.parts):
+            return  # as nearly always; the names of all results take long
         files = {
             self.file(source, kind): source
-            for source in sources
+            for source in chain.from_iterable(named.values())
             for kind in self.kinds
             if kind in VIDEO_KINDS or source.frame is not None or not source.is_video  # no folder of frames
         }
