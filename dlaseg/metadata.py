@@ -30,6 +30,9 @@ MAX_ORIGINS = 100
 
 SMALLEST_STD = 1e-6
 
+SMALLEST_SHORT_SIDE, LARGEST_SHORT_SIDE = 32, 100_000
+"""Limits of the shorter side of images, pixels."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -63,9 +66,12 @@ class ModelMetadata:
         mean: per input channel, in units of 255; the network expects images normalised with it.
         std: per input channel, in units of 255.
         origin: the weights that training or the user started from.
+        max_short_side: of the images for which a segmentation network was trained, such as photographs of streets: one
+            whose shorter side has more pixels is computed at a smaller size, see `Predictor`. None for images whose
+            size does not tell how large things are in them.
 
     Raises:
-        UserError: a mean, std, class name or origin out of range, or a mean and a std of different lengths.
+        UserError: a mean, std, class name, origin or side out of range, or a mean and a std of different lengths.
     """
 
     architecture: Mapping[str, Any] = field(default_factory=dict)
@@ -74,8 +80,10 @@ class ModelMetadata:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     origin: tuple[Origin, ...] = ()
+    max_short_side: int | None = None
 
     def __post_init__(self) -> None:
+        check_max_short_side(self.max_short_side)
         _check_statistics("mean", self.mean, 0.0)
         _check_statistics("std", self.std, SMALLEST_STD)
         if len(self.mean) != len(self.std):
@@ -140,6 +148,14 @@ class ModelMetadata:
             )
         if self.in_channels != in_channels:
             raise UserError(f"mean {list(self.mean)}: give one number for each of {in_channels} channels, and of std")
+
+
+def check_max_short_side(side: Any) -> None:
+    """Checks a limit of the shorter side of images; None is no limit."""
+    is_integer = isinstance(side, int) and not isinstance(side, bool)
+    if side is not None and not (is_integer and SMALLEST_SHORT_SIDE <= side <= LARGEST_SHORT_SIDE):
+        rule = f"an integer from {SMALLEST_SHORT_SIDE} to {LARGEST_SHORT_SIDE}"
+        raise UserError(f"max_short_side {side!r:.80}: use {rule}, in pixels; without a limit, leave it out")
 
 
 def _check_statistics(name: str, values: Sequence[Any], low: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dlaseg import metadata
 from dlaseg.config import checks
 from dlaseg.config.pretraining import PretrainAugmentConfig, PretrainConfig, PretrainDataConfig, PretrainModelConfig
 from dlaseg.config.segmentation import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, TrainConfig
@@ -187,6 +188,14 @@ def test_scales_that_the_network_does_not_take_are_refused_before_any_size_is_co
 def test_a_config_takes_the_scales_that_the_network_takes():
     assert (checks.SMALLEST_SCALE, checks.LARGEST_SCALE) == (rendering.SMALLEST_SCALE, rendering.LARGEST_SCALE)
     assert ModelConfig(scales=[0.25, 4.0]).scales == [0.25, 4.0]
+
+
+def test_a_config_takes_the_short_sides_that_weights_take():
+    for bounds in (checks, metadata):
+        assert (bounds.SMALLEST_SHORT_SIDE, bounds.LARGEST_SHORT_SIDE) == (32, 100_000)
+    for side in (0, 31, 100_001):
+        with pytest.raises(UserError, match=r"^model\.max_short_side \d+: use a number from 32 to 100000$"):
+            ModelConfig(max_short_side=side)
 
 
 TEXTS = [

@@ -90,6 +90,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "dlaseg infer WEIGHTS IMAGES OUTPUT --ids train": infer_run("train_ids"),
     "dlaseg infer WEIGHTS IMAGES OUTPUT --scales 0.75 1 1.25 --flip": infer_run("averaged"),
     "dlaseg infer WEIGHTS IMAGES OUTPUT --max-memory 4GB": infer_run("limited"),
+    "dlaseg infer WEIGHTS IMAGES OUTPUT --max-short-side 720": infer_run("reduced"),
     "dlaseg infer --engine ray WEIGHTS IMAGES OUTPUT --workers 2": infer_run("ray"),
     "dlaseg infer --engine ray WEIGHTS s3://BUCKET/IMAGES s3://BUCKET/OUTPUT --ray-address auto": Skip(
         "tests/inference/test_ray_engine.py reads and writes an object store"

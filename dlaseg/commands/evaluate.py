@@ -10,6 +10,7 @@ from dlaseg.commands.parsing import (
     add_dataset_arguments,
     add_max_memory_argument,
     add_max_pixels_argument,
+    add_max_short_side_argument,
     add_on_missing_class_argument,
     add_precision_argument,
     command_parser,
@@ -53,6 +54,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     add_precision_argument(parser)
     add_max_pixels_argument(parser)
     add_max_memory_argument(parser)
+    add_max_short_side_argument(parser)
     args = parser.parse_args(arguments)
     if (args.weights is None) == (args.predictions is None):
         raise UserError("WEIGHTS and --predictions: pass exactly one of them")
@@ -80,7 +82,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     results = scoring.evaluate(
         args.weights, dataset, output, scales=args.scales, flip=args.flip, workers=workers, device=args.device,
         measures=args.measures, precision=args.precision, on_missing_class=on_missing, backend=args.backend,
-        padding=args.padding, max_memory=args.max_memory, keep_others=args.output is None,
+        padding=args.padding, max_memory=args.max_memory, max_short_side=args.max_short_side,
+        keep_others=args.output is None,
     )  # fmt: skip
     print(f"{scores_table(results)}\n\n{output / 'scores.json'}\n{output / 'report.html'}")
     return 0
@@ -116,6 +119,7 @@ def _evaluate_predictions(args: Namespace) -> int:
         *(("--scales", args.scales), ("--flip", args.flip), ("--padding", args.padding != "mirror")),
         *(("--device", args.device != "auto"), ("--backend", args.backend)),
         *(("--precision", args.precision != "float32"), ("--max-memory", args.max_memory is not None)),
+        ("--max-short-side", args.max_short_side is not None),
     ):
         if given:
             raise UserError(f"{option}: of a network; --predictions are scored as they are: leave it out")
@@ -143,7 +147,7 @@ def _submit(args: Namespace) -> int:
     archive, count = submit(
         args.weights, args.root, args.split, args.submission, scales=args.scales, flip=args.flip, device=args.device,
         precision=args.precision, max_pixels=args.max_pixels, backend=args.backend, padding=args.padding,
-        max_memory=args.max_memory,
+        max_memory=args.max_memory, max_short_side=args.max_short_side,
     )  # fmt: skip
     total = IMAGES.get(args.split)
     incomplete = f" of {total}: the server accepts only complete splits" if total not in (None, count) else ""

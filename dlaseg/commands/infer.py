@@ -9,6 +9,7 @@ from dlaseg.commands.parsing import (
     add_backend_argument,
     add_max_memory_argument,
     add_max_pixels_argument,
+    add_max_short_side_argument,
     add_precision_argument,
     command_parser,
 )
@@ -37,6 +38,7 @@ def infer(arguments: Sequence[str]) -> int:
                         "AVIF) and all pages of TIFFs, not the first ones: a/0000.png, a/0001.png, ...")  # fmt: skip
     add_max_pixels_argument(parser, in_strips=True)
     add_max_memory_argument(parser)
+    add_max_short_side_argument(parser)
     add_backend_argument(parser, "auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ... (ray: auto, cpu or cuda)")
     add_precision_argument(parser)
@@ -89,7 +91,7 @@ def infer(arguments: Sequence[str]) -> int:
 
 _SHARED = (
     "weights", "output", "save", "overwrite", "backend", "device", "precision", "keep_suffix", "ids", "scales", "flip",
-    "max_memory",
+    "max_memory", "max_short_side",
 )  # fmt: skip
 """Options that both engines take by the same names."""
 

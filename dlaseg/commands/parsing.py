@@ -205,6 +205,13 @@ def add_max_memory_argument(parser: argparse.ArgumentParser) -> None:
                         "overlapping tiles (default: what is held at first and half of what is free then)")  # fmt: skip
 
 
+def add_max_short_side_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds `--max-short-side`."""
+    parser.add_argument("--max-short-side", type=int, help="compute images whose shorter side has more pixels at 1/2, "
+                        "1/3, ... of their size, the largest that fits; results have the size of the image; 0 for no "
+                        "limit (default: that of the weights)")  # fmt: skip
+
+
 _UNITS = {"": 1, **{f"{letter}B": 1000**power for power, letter in enumerate(["", *"KMGT"])}}
 _UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", start=1)}
 

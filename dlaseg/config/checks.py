@@ -25,6 +25,9 @@ MOST_TERMS = 20
 SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
 """Of the image, for a network that blends several."""
 
+SMALLEST_SHORT_SIDE, LARGEST_SHORT_SIDE = 32, 100_000
+"""Limits of the shorter side of images, pixels."""
+
 LARGEST_SEED = (1 << 64) - 1
 """What PyTorch takes as a seed."""
 

@@ -11,7 +11,9 @@ from typing import Literal
 from dlaseg.config.checks import (
     LARGEST_FACTOR,
     LARGEST_SEED,
+    LARGEST_SHORT_SIDE,
     MOST_TERMS,
+    SMALLEST_SHORT_SIDE,
     ConfigSection,
     above_zero,
     check_batch_norm,
@@ -106,6 +108,8 @@ class ModelConfig(ConfigSection):
         scales: of the image, such as [0.5, 1], whose scores the network blends by weights that it learns (scale-space
             rendering); [] for a network of one scale.
         activation: of decoder and head: relu; or leaky_relu, to start from weights that have it.
+        max_short_side: of the images for which the network is meant, in pixels: larger ones are computed at a smaller
+            size (dlaseg infer, dlaseg eval), as things are larger in them than in the training; null for no limit.
         weights: weights of a whole network to start from: a file, a name such as camvid (dlaseg weights list), or a
             repository on the Hugging Face hub.
         backbone_weights: weights of the backbone to start from, such as timm/dla34.in1k or the result of
@@ -119,12 +123,14 @@ class ModelConfig(ConfigSection):
     head: str = "linear"
     scales: list[float] = field(default_factory=list)
     activation: str = "relu"
+    max_short_side: int | None = None
     weights: str | None = None
     backbone_weights: str | None = None
 
     def __post_init__(self) -> None:
         convert_values("model", self)
         check_scales(self.scales)
+        within("model", self, SMALLEST_SHORT_SIDE, LARGEST_SHORT_SIDE, "max_short_side")
         if self.weights is not None and self.backbone_weights is not None:
             raise UserError(
                 f"model.weights {self.weights} and model.backbone_weights {self.backbone_weights}: one would overwrite "

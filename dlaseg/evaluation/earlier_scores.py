@@ -28,7 +28,7 @@ def protocol_differences(first: Mapping[str, Any], second: Mapping[str, Any], be
         ['scales 0.5 1 and 1']
     """
     texts = []
-    for key in ("precision", "scales", "flip", "padding"):
+    for key in ("precision", "scales", "flip", "padding", "max_short_side"):
         one, other = (_shown(protocol, key) for protocol in (first, second))
         if one != other and None not in (one, other):
             texts.append(f"{key} {one}{between}{other}")
@@ -41,6 +41,8 @@ def _shown(protocol: Mapping[str, Any], key: str) -> str | None:
         return " ".join(f"{scale:g}" for scale in sorted(value))
     if key == "padding" and value is None and "scales" in protocol:
         return "mirror"  # which is not written, see `score`
+    if key == "max_short_side" and value is None and "scales" in protocol:
+        return "none"  # likewise
     return None if value is None else f"{value!s:.80}".lower()
 
 

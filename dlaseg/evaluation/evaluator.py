@@ -77,7 +77,7 @@ def evaluate_predictor(
             f"{_few(dataset.label_map.names)}: score on a data set with the weights' classes{rename}"
         )
     dataset.require_labels()
-    confusion, tiled = ConfusionMatrix(label_map.num_classes), predictor.memory.tiled
+    confusion, tiled = ConfusionMatrix(label_map.num_classes), predictor.tiled
     loader = loader or whole_image_loader(dataset, workers)
     progress = tqdm(batches(loader), total=len(dataset), desc="score", unit="img", leave=False, disable=None)
     for index, (image, target) in enumerate(progress):
@@ -96,7 +96,7 @@ def evaluate_predictor(
                 f"{dataset.pairs[index].image}: {image.shape[2]} x {image.shape[3]} pixels: not enough memory on "
                 f"{predictor.backend.device}: use another device, or leave the image out with a list of names"
             ) from error
-        if predictor.memory.tiled and not tiled:
+        if predictor.tiled and not tiled:
             tiled = True
             logger.warning(
                 "%s: computed in tiles, for lack of memory: scores may differ from those of whole images, and with "

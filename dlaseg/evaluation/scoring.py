@@ -54,6 +54,7 @@ def evaluate(
     backend: str | None = None,
     padding: str = "mirror",
     max_memory: int | None = None,
+    max_short_side: int | None = None,
     keep_others: bool = False,
 ) -> dict[str, Any]:
     """Scores weights on a split and writes `scores.json` and `report.html`.
@@ -75,6 +76,7 @@ def evaluate(
         backend: see `Predictor`.
         padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
         max_memory: see `Predictor`; scores of images in tiles may differ.
+        max_short_side: see `Predictor`.
         keep_others: whether scores of something else in `output` are an error, see `check_earlier_scores`; otherwise
             they are replaced.
 
@@ -105,7 +107,9 @@ def evaluate(
         counts = Counts.zero()
     file = resolve(weights)
     network = stretch(open_network(file)) if padding == "stretch" else file
-    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
+    predictor = Predictor(
+        network, backend, device, precision, scales, flip, max_memory=max_memory, max_short_side=max_short_side
+    )
     if calibration is not None:
         predictor.check_gives_logits("calibration needs")
     protocol = {
@@ -119,6 +123,7 @@ def evaluate(
         "model": dict(predictor.metadata.architecture),
         "weights_sha256": exported_sha256(file),
         **({"padding": padding} if padding != "mirror" else {}),
+        **({} if predictor.max_short_side is None else {"max_short_side": predictor.max_short_side}),
     }
     names = [escape_name(pair.name) for pair in dataset.pairs]
     if keep_others:  # not before: only the predictor knows what `auto` becomes
@@ -148,7 +153,7 @@ def evaluate(
         )
     confusion = evaluate_predictor(predictor, dataset, workers, on_image=on_image, confidence=calibration is not None)
     protocol |= {
-        **({"tiled": True} if predictor.memory.tiled else {}),
+        **({"tiled": True} if predictor.tiled else {}),
         **({"trained_on": True} if trained_on is not None else {}),
         "weights_origin": [asdict(origin) for origin in predictor.metadata.origin],
     }

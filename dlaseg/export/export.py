@@ -223,6 +223,7 @@ def describe(
         "classes": list(labels.names),
         "mean": list(model.metadata.mean),
         "std": list(model.metadata.std),
+        **({} if model.metadata.max_short_side is None else {"max_short_side": model.metadata.max_short_side}),
         "comparisons": [asdict(comparison) for comparison in comparisons],
     }
 

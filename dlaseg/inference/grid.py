@@ -61,6 +61,11 @@ class Axis:
             spans.append((start, min(start + side + more, length)))
         return cls(length, tuple(spans), margin)
 
+    def enlarged(self, factor: int, length: int) -> "Axis":
+        """The tiles of an image that is `factor` times as large, and `length` pixels long."""
+        spans = tuple((start * factor, min(stop * factor, length)) for start, stop in self.spans)
+        return Axis(length, spans, self.margin * factor)
+
     def seams(self) -> list[tuple[int, int]]:
         """Start and stop of the pixels over which each tile fades into the next one."""
         return [(start + self.margin, stop - self.margin) for (_, stop), (start, _) in pairwise(self.spans)]

@@ -6,6 +6,7 @@ what the network needs is estimated before it runs.
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from fractions import Fraction
 from numbers import Integral
 from pathlib import Path
@@ -75,6 +76,7 @@ class MemoryBudget:
         denominators = (Fraction(scale).limit_denominator(16).denominator for scale in scales)
         multiple = backend.multiple * math.lcm(*denominators)
         self._multiple = multiple if multiple <= _LARGEST_MULTIPLE else backend.multiple
+        self._factor = 1
         self.tiled = False
         self._measured: tuple[float, int] | None = None
         used = _used(backend.device)
@@ -93,9 +95,16 @@ class MemoryBudget:
             self._budget = None if free is None else free // 2
             self.max_memory = None if free is None else used + free // 2
 
+    def reduced(self, factor: int) -> "MemoryBudget":
+        """The budget for images that are reduced by a factor before the network, see `ReducedBackend`."""
+        budget = copy(self)
+        budget._factor, budget.tiled = factor, False
+        return budget
+
     def pixels(self, height: int, width: int) -> int:
         """Pixels that the network computes for an image: it is padded, which makes a thin one many times as large."""
-        return round_up(height, self._backend.multiple) * round_up(width, self._backend.multiple)
+        multiple = self._backend.multiple
+        return round_up(-(-height // self._factor), multiple) * round_up(-(-width // self._factor), multiple)
 
     def needed(self, height: int, width: int, score_bytes: int = 0) -> float:
         """Bytes that the network needs for an image, with a margin.
@@ -110,6 +119,7 @@ class MemoryBudget:
         per_pixel, fixed = self._measured
         if self._averages:  # logits at the scaled size and at the image's, probabilities, sums
             score_bytes += 4 * self._num_classes * round(self._largest + 4)
+        score_bytes *= self._factor**2
         return (FACTOR * per_pixel * self._largest + score_bytes) * self.pixels(height, width) + fixed
 
     def grid(
@@ -128,22 +138,23 @@ class MemoryBudget:
             UserError: too little memory even for the smallest tiles.
         """
         pixels = self.pixels(height, width)
-        if self._budget is None or (pixels <= _SIDE**2 and whole_bytes <= self._budget):
+        if self._budget is None or (pixels * self._factor**2 <= _SIDE**2 and whole_bytes <= self._budget):
             return None
         enough = ENOUGH_PER_PIXEL * unknown_per_pixel(self._backend) / UNKNOWN_PER_PIXEL
-        if (enough * self._largest + score_bytes) * pixels + whole_bytes <= self._budget:
+        if (enough * self._largest + score_bytes * self._factor**2) * pixels + whole_bytes <= self._budget:
             return None
         if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
             return None
         smallest = 3 * self._margin + FADE
-        for side in reversed([side for side in SIDES if side >= smallest]):
+        for side in reversed([side * self._factor for side in SIDES if side >= smallest]):
             needed = self._tiled(side, height, width, score_bytes) + tiled_bytes
             if needed <= self._budget:
                 self.tiled = True
                 return self._split(side, height, width)
+        remedy = "" if self._factor == 1 else ", compute it at its own size (--max-short-side 0)"
         raise UserError(
             f"{height} x {width} pixels: not enough memory; in the smallest tiles, it needs about {size_text(needed)}, "
-            f"{size_text(self._budget)} are left for it: allow more (--max-memory), or make it smaller"
+            f"{size_text(self._budget)} are left for it: allow more (--max-memory){remedy}, or make it smaller"
         )
 
     @property
@@ -163,19 +174,19 @@ class MemoryBudget:
     def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:
         """Bytes that an image needs in tiles of a size."""
         rows, columns = min(side, height), min(side, width)
-        stride = 1 if self._averages else self._backend.stride
-        seams = 4 * self._num_classes * (FADE // stride + 2) * (width // stride)
+        stride = 1 if self._averages else self._backend.stride * self._factor
+        seams = 4 * self._num_classes * (FADE * self._factor // stride + 2) * (width // stride)
         # Blending copies the scores of a tile
         tile = self.needed(rows, columns, score_bytes + 8 * self._num_classes // stride**2)
         return tile + seams + STRIP_PER_PIXEL * rows * width
 
     def _split(self, side: int, height: int, width: int) -> Grid:
-        multiple = self._multiple
-        side = round_up(side, multiple)
-        return Grid(
-            Axis.split(height, side, multiple, self._margin),
-            Axis.split(width, side, multiple, self._margin, mirrored=self._flip),
-        )
+        """Tiles of an image, of up to `side` pixels; those of the reduced image, enlarged."""
+        factor, multiple = self._factor, self._multiple
+        side = round_up(side // factor, multiple)
+        rows = Axis.split(-(-height // factor), side, multiple, self._margin)
+        columns = Axis.split(-(-width // factor), side, multiple, self._margin, mirrored=self._flip)
+        return Grid(rows.enlarged(factor, height), columns.enlarged(factor, width))
 
     @property
     def _num_classes(self) -> int:

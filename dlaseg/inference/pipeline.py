@@ -101,7 +101,7 @@ def process(
                 summary.failed.append((source.path, memory_message(error, source.path, *image.shape[:2])))
                 continue
             summary.predicted += 1
-            if predictor.memory.tiled:
+            if predictor.tiled:
                 on_tiled()
             writes.append((source, pool.submit(sink.write, source, image, labels, kinds(source), probabilities)))
             # Checked in every round, so that a full disk ends the run now and not at the end
@@ -134,11 +134,12 @@ def process(
                     _write_tiled(predictor, sink, item, kinds(item.source), summary)
                     continue
                 source, image = item
-                pixels = predictor.memory.pixels(*image.shape[:2])
-                ahead = IN_FLIGHT if pixels <= SMALL else 1
+                pixels = predictor.memory_for(*image.shape[:2]).pixels(*image.shape[:2])
+                held = max(pixels, image.size // 3)
+                ahead = IN_FLIGHT if held <= SMALL else 1
                 prediction = compute.submit(clock.time, predictor.segment, image, "probabilities" in kinds(source))
                 predictions.append((source, image, prediction))
-                finish_predictions(0 if pixels > large else streams if pixels <= SMALL else 1)
+                finish_predictions(0 if held > large else streams if pixels <= SMALL else 1)
         finish_predictions(0)
         finish_writes(0)
     summary.network_seconds += clock.seconds
@@ -260,7 +261,8 @@ def _decode_all(
         if not in_strips or not set(kinds(source)) <= set(STRIP_KINDS):
             return None
         try:
-            return predictor.memory.grid(height, width, WHOLE_PER_PIXEL * height * width, decoded_bytes)
+            whole_bytes = WHOLE_PER_PIXEL * height * width
+            return predictor.memory_for(height, width).grid(height, width, whole_bytes, decoded_bytes)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

@@ -4,6 +4,7 @@ torch is imported where it computes: a class per pixel by another engine does wi
 half a gigabyte.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 
 from dlaseg.errors import UserError
 from dlaseg.inference.argmax import argmax_logits
-from dlaseg.inference.backends.base import check_gives_logits
+from dlaseg.inference.backends.base import Backend, check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
+from dlaseg.inference.backends.reduced import ReducedBackend, check_limit, reduction
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from dlaseg.inference.network import Network
     from dlaseg.inference.tensors import TensorPredictor
+
+logger = logging.getLogger(__name__)
 
 ImageT = TypeVar("ImageT", bound=ImageInput)
 
@@ -53,12 +57,16 @@ class Predictor:
         max_memory: bytes that the process may hold, those it holds already included (on a GPU: bytes of all tensors).
             Images that need more are computed in overlapping tiles. By default, what is held now and half of what is
             free now.
+        max_short_side: an image whose shorter side is longer, in pixels, is computed at 1/2, 1/3, ... of its size, the
+            largest that fits; results have the size of the image. 0 for no limit; by default that of the weights
+            (`ModelMetadata.max_short_side`).
 
     Attributes:
         metadata: of the network.
         label_map: names, colours and ids of the classes.
         backend: what computes, see `Backend`.
-        memory: decides which images are computed in tiles.
+        memory: decides which images are computed in tiles; of those that are reduced, see `memory_for`.
+        max_short_side: see above; None for no limit.
         scales: over which probabilities are averaged, or which the network blends.
 
     Raises:
@@ -84,6 +92,7 @@ class Predictor:
         flip: bool = False,
         batch_size: int = 1,
         max_memory: int | None = None,
+        max_short_side: int | None = None,
     ):
         if scales is not None and (not isinstance(scales, Sequence) or not len(scales)):
             raise UserError(f"scales {scales}: use a list of one at least, such as [1.0]")
@@ -92,6 +101,7 @@ class Predictor:
                 raise UserError(f"scale {scale}: use 0.1 to 10")
         if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UserError(f"batch_size {batch_size!r}: use an integer from 1")
+        check_limit(max_short_side)
         network = open_network(weights)
         blended = None if scales is None else blend_scales(network, scales)
         self.backend = make_backend(backend, blended or network, device, precision)
@@ -104,6 +114,8 @@ class Predictor:
         self._averaged_scales = averaged if self.backend.scales is None else (1.0,)
         self.flip, self.batch_size = flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self._averaged_scales, flip)
+        self.max_short_side = (self.metadata.max_short_side if max_short_side is None else max_short_side) or None
+        self._reduced: dict[int, tuple[Backend, MemoryBudget]] = {1: (self.backend, self.memory)}
         if self._averages:
             self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self._averaged_scales != (1.0,):
@@ -175,15 +187,15 @@ class Predictor:
         Raises:
             UserError: a tensor of another type or shape.
         """
-        return self._tensors.labels(_checked(images))
+        return self._tensors(*_checked(images).shape[-2:]).labels(images)
 
     def predict_with_confidence(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probability of each predicted class, (N, H, W) float32."""
-        return self._tensors.labels_with_confidence(_checked(images))
+        return self._tensors(*_checked(images).shape[-2:]).labels_with_confidence(images)
 
     def predict_with_probabilities(self, images: "Tensor") -> "tuple[Tensor, Tensor]":
         """As `predict`, with the probabilities of all classes, (N, C, H, W) float32."""
-        return self._tensors.labels_with_probabilities(_checked(images))
+        return self._tensors(*_checked(images).shape[-2:]).labels_with_probabilities(images)
 
     def predict_strips(
         self, read: Callable[[int, int], NDArray[np.uint8]], grid: Grid
@@ -193,23 +205,26 @@ class Predictor:
         Args:
             read: gives the rows from a first one up to another one, (h, W, 3) uint8 RGB; the next rows begin within
                 these.
-            grid: of the image, from `memory`.
+            grid: of the image, from `memory_for`.
 
         Yields:
             Number of the first row, and the train ids of the rows that are finished, (h, W) uint8, from top to bottom.
         """
+        height, width = grid.rows.length, grid.columns.length
         if self.needs_torch:
-            yield from self._tensors.strips(lambda top, bottom: _to_tensors(read(top, bottom)[None]), grid)
+            tensors = self._tensors(height, width)
+            yield from tensors.strips(lambda top, bottom: _to_tensors(read(top, bottom)[None]), grid)
             return
+        backend, _ = self._at(height, width)
         self.check_gives_logits("the tiles of a large image are blended by")
 
         def read_batch(top: int, bottom: int) -> NDArray[np.uint8]:
             return read(top, bottom)[None].transpose(0, 3, 1, 2)
 
         def finish(scores: NDArray[np.float32], height: int, width: int) -> tuple[NDArray[np.uint8]]:
-            return (argmax_logits(scores, self.backend.stride, height, width),)
+            return (argmax_logits(scores, backend.stride, height, width),)
 
-        for top, (labels,) in blend_tiles(grid, self.backend.stride, read_batch, self.backend.run, finish):
+        for top, (labels,) in blend_tiles(grid, backend.stride, read_batch, backend.run, finish):
             yield top, labels[0]
 
     def _labels(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -217,12 +232,11 @@ class Predictor:
         if self.needs_torch:
             return self.predict(_to_tensors(images)).cpu().numpy()
         count, height, width, _ = images.shape
-        grid = self.memory.grid(height, width * count)
+        backend, memory = self._at(height, width)
+        grid = memory.grid(height, width * count)
         if grid is None:
-            scores = self.backend.run(images.transpose(0, 3, 1, 2))
-            if self.backend.output == "labels":
-                return scores
-            return argmax_logits(scores, self.backend.stride, height, width)
+            scores = backend.run(images.transpose(0, 3, 1, 2))
+            return scores if backend.output == "labels" else argmax_logits(scores, backend.stride, height, width)
         if count > 1:
             return np.concatenate([self._labels(image[None]) for image in images])
         strips = self.predict_strips(lambda top, bottom: images[0, top:bottom], grid)
@@ -230,7 +244,7 @@ class Predictor:
 
     def _probabilities(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, H, W, 3) uint8 -> (N, C, H, W) float32."""
-        return self._tensors.probabilities(_to_tensors(images)).cpu().numpy()
+        return self._tensors(*images.shape[1:3]).probabilities(_to_tensors(images)).cpu().numpy()
 
     @property
     def needs_torch(self) -> bool:
@@ -241,11 +255,32 @@ class Predictor:
     def _averages(self) -> bool:
         return self._averaged_scales != (1.0,) or self.flip
 
+    def memory_for(self, height: int, width: int) -> MemoryBudget:
+        """Decides how an image of a size is computed, see `memory`."""
+        return self._at(height, width)[1]
+
     @property
-    def _tensors(self) -> "TensorPredictor":
+    def tiled(self) -> bool:
+        """Whether there was an image that is computed in tiles."""
+        return any(memory.tiled for _, memory in tuple(self._reduced.values()))
+
+    def _at(self, height: int, width: int) -> tuple[Backend, MemoryBudget]:
+        """What computes an image of a size, reduced if it is larger than `max_short_side`."""
+        factor = reduction(height, width, self.max_short_side)
+        if factor not in self._reduced:
+            if len(self._reduced) == 1:
+                logger.info(
+                    "%d x %d pixels: computed at 1/%d of this size, like all images whose shorter side is above %d "
+                    "pixels (max_short_side); results have the size of the image", height, width, factor,
+                    self.max_short_side,
+                )  # fmt: skip
+            self._reduced.setdefault(factor, (ReducedBackend(self.backend, factor), self.memory.reduced(factor)))
+        return self._reduced[factor]
+
+    def _tensors(self, height: int, width: int) -> "TensorPredictor":
         from dlaseg.inference.tensors import TensorPredictor
 
-        return TensorPredictor(self.backend, self.memory, self._averaged_scales, self.flip)
+        return TensorPredictor(*self._at(height, width), self._averaged_scales, self.flip)
 
     def check_gives_logits(self, what: str) -> None:
         """Refuses an exported file that gives labels alone.

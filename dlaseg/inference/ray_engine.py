@@ -18,6 +18,7 @@ from dlaseg.images import check_max_pixels
 from dlaseg.inference.backends.base import check_gives_logits
 from dlaseg.inference.backends.exported import OPENVINO
 from dlaseg.inference.backends.graph import Graph
+from dlaseg.inference.backends.reduced import check_limit
 from dlaseg.inference.folders import FAILED, SETTINGS, Folder, check_not_empty
 from dlaseg.inference.network import open_network
 from dlaseg.inference.pipeline import InferSummary
@@ -63,6 +64,7 @@ def infer(
     scales: Sequence[float] | None = None,
     flip: bool = False,
     max_memory: int | None = None,
+    max_short_side: int | None = None,
     address: str | None = None,
     workers: int | None = None,
     cpus: int | None = None,
@@ -88,6 +90,7 @@ def infer(
         scales: see `dlaseg.infer`.
         flip: see `dlaseg.infer`.
         max_memory: of each worker, see `dlaseg.infer`.
+        max_short_side: see `Predictor`.
         address: of a cluster, as for `ray.init`; None for that in RAY_ADDRESS, or one that is started here.
         workers: processes with a predictor each; by default as many as the cluster has room for.
         cpus: cores of each; by default up to 4.
@@ -96,6 +99,7 @@ def infer(
         UserError: as `dlaseg.infer`, no package ray, no such cluster, or one without room for a worker.
     """
     check_max_pixels(max_pixels)
+    check_limit(max_short_side)
     _check_options(device, workers, cpus)
     inputs = [input] if isinstance(input, str | Path) else list(input)
     check_not_empty((*inputs, output))
@@ -116,11 +120,11 @@ def infer(
         count, cpus, gpus = place_workers(ray.nodes(), workers, cpus, device)
         reference = ray.put(files)
         given = None if scales is None else tuple(map(float, scales))
-        spec = PredictorSpec(name, chosen, precision, cpus, gpus, given, flip, max_memory)
+        spec = PredictorSpec(name, chosen, precision, cpus, gpus, given, flip, max_memory, max_short_side)
         predictor = _try_out(spec, reference, (folder, sources[-1]))
         settings = Settings(
             weights_sha256, predictor.backend, predictor.precision, keep_suffix, False, ids,
-            predictor.scales or (1.0,), flip, max_memory,
+            predictor.scales or (1.0,), flip, max_memory, predictor.max_short_side or None,
         )  # fmt: skip
         todo, summary = begin(sink, sources, settings, overwrite)
         if saved is not None and backend == "auto" and chosen == "torch" and not gpus:

@@ -39,6 +39,7 @@ class PredictorSpec:
         scales: see `Predictor`.
         flip: see `Predictor`.
         max_memory: see `Predictor`; of each worker.
+        max_short_side: see `Predictor`.
         version: of dlaseg where the run was started.
     """
 
@@ -50,6 +51,7 @@ class PredictorSpec:
     scales: tuple[float, ...] | None = None
     flip: bool = False
     max_memory: int | None = None
+    max_short_side: int | None = None
     version: str = __version__
 
     def make(self, files: Mapping[str, bytes]) -> Predictor:
@@ -68,7 +70,7 @@ class PredictorSpec:
             precision = self.precision.removeprefix("int8").removeprefix("+") or "float32"
             return Predictor(
                 Path(folder) / self.name, self.backend, device, precision, self.scales, self.flip,
-                max_memory=self.max_memory,
+                max_memory=self.max_memory, max_short_side=self.max_short_side,
             )  # fmt: skip
 
 
@@ -76,7 +78,10 @@ def try_out(predictor: PredictorSpec, files: Mapping[str, bytes], others: bytes)
     """Makes a predictor, and imports what pickled objects need; returns how to make it again without `auto`."""
     pickle.loads(others)
     made = predictor.make(files)
-    return replace(predictor, backend=made.backend.name, precision=made.backend.precision, scales=made.scales)
+    return replace(
+        predictor, backend=made.backend.name, precision=made.backend.precision, scales=made.scales,
+        max_short_side=made.max_short_side or 0,
+    )  # fmt: skip
 
 
 def missing_package(error: ImportError) -> str:

@@ -49,6 +49,7 @@ def infer(
     scales: Sequence[float] | None = None,
     flip: bool = False,
     max_memory: int | None = None,
+    max_short_side: int | None = None,
 ) -> InferSummary:
     """Predicts the label maps of images and of folders of images, and writes them as files.
 
@@ -78,6 +79,7 @@ def infer(
         flip: see `Predictor`.
         max_memory: see `Predictor`. Results in tiles depend on it: a folder that has such results goes on with the
             limit that they were computed with.
+        max_short_side: see `Predictor`.
 
     Raises:
         UserError: wrong arguments, no images, a folder that holds results of other settings or cannot be written to.
@@ -111,10 +113,13 @@ def infer(
         recorded = None
     chosen = choose_backend(backend, network, weights_sha256, sources, saved)
     limit = recorded if max_memory is None else max_memory
-    predictor = Predictor(network, chosen, device, precision, scales, flip, max_memory=limit)
+    predictor = Predictor(
+        network, chosen, device, precision, scales, flip, max_memory=limit, max_short_side=max_short_side
+    )
     settings = Settings(
         weights_sha256, predictor.backend.name, predictor.backend.precision, bool(keep_suffix), bool(all_frames), ids,
         tuple(map(float, predictor.scales)), bool(flip), None if recorded is None else predictor.memory.max_memory,
+        predictor.max_short_side,
     )  # fmt: skip
     sink = Sink(output, predictor.label_map, save, keep_suffix, ids)
     if "probabilities" in sink.kinds:
@@ -139,7 +144,7 @@ def infer(
     for result in segment_videos(predictor, sink, todo, overwrite, max_pixels or MAX_PIXELS):
         summary.predicted += result.frames
         summary.network_seconds += result.network_seconds
-        if predictor.memory.tiled:
+        if predictor.tiled:
             on_tiled()
         if result.problem is None:
             summary.written += 1

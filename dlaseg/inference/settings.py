@@ -28,6 +28,7 @@ class Settings:
         flip: see `Predictor`.
         max_memory: see `Predictor`; written when the first image is computed in tiles, whose size follows from it. None
             while all images were computed as a whole.
+        max_short_side: see `Predictor`.
     """
 
     weights_sha256: str
@@ -39,6 +40,7 @@ class Settings:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     max_memory: int | None = None
+    max_short_side: int | None = None
 
     def write(self, output: Folder) -> None:
         """Writes the file."""

@@ -149,7 +149,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         has_auxiliary = model.scales is not None or len(model.logit_layers()) > 1
         if self.config.train.auxiliary_losses is not None and not has_auxiliary:
             raise UserError("train.auxiliary_losses: this network has no auxiliary outputs: use null")
-        model.metadata = replace(model.metadata, label_map=training.label_map)
+        side = model_config.max_short_side
+        model.metadata = replace(model.metadata, label_map=training.label_map, max_short_side=side)
         return model
 
     def load_weights(self, model: DLASeg) -> None:
@@ -164,7 +165,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         if model_config.weights is not None:
             load_weights(model, model_config.weights)
             file_labels = model.metadata.labels
-            model.metadata = replace(model.metadata, label_map=label_map)
+            model.metadata = replace(model.metadata, label_map=label_map, max_short_side=model_config.max_short_side)
             if file_labels is not label_map and file_labels.names != label_map.names:
                 logger.warning("weights %s: its classes are %s", model_config.weights, ", ".join(file_labels.names))
 

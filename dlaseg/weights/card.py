@@ -185,6 +185,10 @@ labels = predictor(read_image("street.jpg"))  # (H, W) uint8 train ids
 Input: RGB, any height and width; mean {{ model.metadata.mean | map("round", 4) | join(", ") }}, std \
 {{ model.metadata.std | map("round", 4) | join(", ") }} for pixel
 values from 0 to 1. The weights file holds both, and `Predictor` applies them.
+{%- if model.metadata.max_short_side %}
+Images whose shorter side has more than {{ model.metadata.max_short_side }} pixels are computed at 1/2, 1/3, ... of \
+their size (`max_short_side`), so that things are as large as in the training; labels have the size of the image.
+{%- endif %}
 
 ## Classes
 
@@ -213,6 +217,9 @@ Protocol: {{ results.protocol.dataset }} {{ results.protocol.split }}, one confu
 {{ results.protocol.images }} whole images at native size, scales {{ results.protocol.scales | join(", ") }}, \
 {{ "with" if results.protocol.flip else "without" }} horizontal flip\
 {{ ", stretched to multiples of 128" if results.protocol.padding }}\
+{% if results.protocol.max_short_side -%}
+, reduced to shorter sides of at most {{ results.protocol.max_short_side }} pixels
+{%- endif %}\
 {{ ", large images in tiles" if results.protocol.tiled }}. mIoU is the mean over the classes that occur.
 SHA-256 of the weights: {{ results.protocol.weights_sha256 }}.
 {%- elif training and training.best_miou is not none -%}

@@ -27,7 +27,7 @@ MAX_ARGUMENTS = 50
 """Most arguments of a network of another family."""
 
 _REQUIRED = ("model", "mean", "std")
-_OPTIONAL = ("labels", "classes", "origin")
+_OPTIONAL = ("labels", "classes", "origin", "max_short_side")
 
 
 def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
@@ -43,6 +43,7 @@ def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
         "mean": json.dumps(metadata.mean),
         "std": json.dumps(metadata.std),
         "origin": json.dumps([asdict(origin) for origin in metadata.origin]),
+        **({} if metadata.max_short_side is None else {"max_short_side": json.dumps(metadata.max_short_side)}),
     }
 
 
@@ -80,6 +81,7 @@ def decode_metadata(path: Path, entries: Mapping[str, str], any_network: bool = 
             tuple(_check_list("mean", content["mean"])),
             tuple(_check_list("std", content["std"])),
             tuple(_origin(entry) for entry in _check_list("origin", content.get("origin", []))),
+            content.get("max_short_side"),
         )
         if any_network:
             metadata.check(metadata.num_classes, metadata.in_channels)

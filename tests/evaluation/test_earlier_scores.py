@@ -73,6 +73,7 @@ def change_label_map(folder):
         pytest.param(None, ("--precision", "bfloat16"), "precision float32, now bfloat16", marks=pytest.mark.slow),
         (None, ("--precision", "auto"), "precision float32, now bfloat16"),
         (None, ("--padding", "stretch"), "padding mirror, now stretch"),
+        (None, ("--max-short-side", "40"), "max_short_side none, now 40"),
         (change_weights, ("--flip",), "other weights; flip false, now true"),
     ],
 )

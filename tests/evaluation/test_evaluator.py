@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import dlaseg
-from dlaseg import create_model, save_model, save_pretrained
+from dlaseg import create_model, load_model, save_model, save_pretrained
 from dlaseg.data.datasets import open_dataset
 from dlaseg.errors import UserError
 from dlaseg.evaluation.evaluator import count_pixels, evaluate_predictor
@@ -29,6 +29,7 @@ from dlaseg.metadata import ModelMetadata
 from dlaseg.models.base import SegmentationModel
 from dlaseg.models.stretching import StretchedDLASeg
 from dlaseg.text import width
+from dlaseg.weights.card import model_card
 
 NAMES = ("road", "car", "sky", "moon")
 SIZES = [(33, 47), (64, 32), (21, 65)]
@@ -146,6 +147,25 @@ def test_images_may_be_stretched_instead_of_mirrored(model, dataset, tmp_path):
     assert results["protocol"]["padding"] == "stretch"
     assert np.abs(np.array(results["confusion_matrix"]) - expected).sum() <= 4  # ties
     assert "stretched to multiples of 128, float32 by torch." in (tmp_path / "out/report.html").read_text()
+
+
+def test_images_above_a_limit_are_scored_as_they_are_segmented(model, dataset, tmp_path):
+    save_model(model, tmp_path / "w.safetensors")
+    limit = 32
+    reducing = Predictor(model, device="cpu", max_short_side=limit)
+    images = [dataset.read(index)[0] for index in range(len(dataset))]
+    assert max(min(image.shape[:2]) for image in images) > limit
+    expected = counted(dataset, lambda index: torch.from_numpy(reducing(images[index])[None]))
+    results = evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "out", device="cpu", max_short_side=limit)
+    assert results["protocol"]["max_short_side"] == limit
+    np.testing.assert_array_equal(results["confusion_matrix"], expected)
+    plain = evaluate(tmp_path / "w.safetensors", dataset, tmp_path / "plain", device="cpu")
+    assert "max_short_side" not in plain["protocol"]
+    assert plain["confusion_matrix"] != results["confusion_matrix"]
+    assert "reduced to shorter sides of at most 32 pixels" in (tmp_path / "out/report.html").read_text()
+    assert "reduced to" not in (tmp_path / "plain/report.html").read_text()
+    card = str(model_card(load_model(tmp_path / "w.safetensors"), None, tmp_path / "out/scores.json"))
+    assert "without horizontal flip, reduced to shorter sides of at most 32 pixels. mIoU" in card
 
 
 def test_flip_gives_a_symmetric_prediction_of_a_symmetric_image(model, dataset, tmp_path):

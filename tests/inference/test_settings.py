@@ -53,6 +53,7 @@ def test_the_settings_of_the_results_stand_beside_them(weights, images, tmp_path
         "scales": [1.0],
         "flip": False,
         "max_memory": None,  # while no image is computed in tiles
+        "max_short_side": None,
     }
 
 

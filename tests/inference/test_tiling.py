@@ -143,6 +143,24 @@ def test_strips_are_the_rows_of_the_label_map_and_read_each_row_about_once(array
     assert reads == list(grid.rows.spans)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_image_that_is_reduced_is_the_same_in_tiles(monkeypatch, flip):
+    image, side = noise(3 * 700 - 1, 3 * 30 + 3), 32
+    whole, tiled = make_predictor(flip=flip), make_predictor(flip=flip)
+    whole.max_short_side = tiled.max_short_side = side
+    memory = tiled.memory_for(*image.shape[:2])
+    grid = memory._split(3 * 512, *image.shape[:2])
+    assert len(grid.rows.spans) > 1
+    assert all(start % (3 * 32) == 0 for start, _ in grid.rows.spans)
+    assert (grid.rows.spans[-1][1], grid.rows.margin) == (len(image), 3 * tiles.MARGIN)
+    monkeypatch.setattr(memory, "grid", lambda *_, **__: grid)
+    expected = whole(image)
+    np.testing.assert_array_equal(tiled(image), expected)
+    strips = [labels for _, labels in tiled.predict_strips(lambda top, bottom: image[top:bottom], grid)]
+    assert len(strips) > 1
+    np.testing.assert_array_equal(np.concatenate(strips), expected)
+
+
 class DeepField(SmallField):
     """Adds features of stride 16, which depend on where the squares of 16 pixels begin, and on 32 pixels more."""
 

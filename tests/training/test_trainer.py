@@ -150,6 +150,20 @@ def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(c
     assert [row["epoch"] for row in log_rows(tmp_path)] == [1, 2]
 
 
+def test_the_weights_have_the_limit_of_the_config_and_not_that_of_the_weights_before(config, tmp_path):
+    limited = dataclasses.replace(config, model=dataclasses.replace(config.model, max_short_side=64))
+    task = Segmentation(limited)
+    model = task.make_model(task.open_splits()[0])
+    assert model.metadata.max_short_side == 64
+    save_model(model, tmp_path / "a.safetensors")
+    for limit in (None, 96):
+        changes = {"weights": str(tmp_path / "a.safetensors"), "max_short_side": limit}
+        task = Segmentation(dataclasses.replace(config, model=dataclasses.replace(config.model, **changes)))
+        model = task.make_model(task.open_splits()[0])
+        task.load_weights(model)
+        assert model.metadata.max_short_side == limit
+
+
 def test_a_network_that_predicts_one_class_alone_is_told(config, caplog):
     task = Segmentation(config)
     training, validation = task.open_splits()

@@ -38,6 +38,7 @@ def submit(
     backend: str | None = None,
     padding: str = "mirror",
     max_memory: int | None = None,
+    max_short_side: int | None = None,
 ) -> tuple[Path, int]:
     """Predicts every image of a split, checks what was written, and zips it.
 
@@ -54,6 +55,7 @@ def submit(
         backend: see `Predictor`.
         padding: to sizes that the network's strides need: `mirror`, or `stretch` to multiples of 128, see `stretch`.
         max_memory: see `Predictor`.
+        max_short_side: see `Predictor`.
 
     Returns:
         The zip file and the number of images in it.
@@ -67,7 +69,9 @@ def submit(
     check_folder(folder.parent)
     images = {pair.name: pair.image for pair in open_images("cityscapes", root, split).pairs}
     network = stretch(open_network(weights)) if padding == "stretch" else weights
-    predictor = Predictor(network, backend, device, precision, scales, flip, max_memory=max_memory)
+    predictor = Predictor(
+        network, backend, device, precision, scales, flip, max_memory=max_memory, max_short_side=max_short_side
+    )
     labels = cityscapes_labels()
     if predictor.label_map.names != labels.names:
         raise UserError(f"{weights}: its classes are not the benchmark's 19: train on cityscapes")

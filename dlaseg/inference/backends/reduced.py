@@ -1,0 +1,105 @@
+"""A backend that reduces images first, so that things are as large in them as in those of the training."""
+
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dlaseg.inference.argmax import namespace
+from dlaseg.inference.backends.base import Backend
+from dlaseg.metadata import check_max_short_side
+
+if TYPE_CHECKING:
+    from dlaseg.inference.backends.base import Images
+
+
+class ReducedBackend:
+    """Runs a backend on images of 1 / factor of the size.
+
+    A pixel of the reduced image is the mean of `factor` x `factor` pixels; beyond the right and the lower border, the
+    last pixels repeat. What it gives is of the whole image, as from a network whose stride is `factor` times as large.
+    For the attributes, see `Backend`.
+
+    Args:
+        backend: runs the network.
+        factor: 2 or more.
+    """
+
+    def __init__(self, backend: Backend, factor: int):
+        self._backend, self._factor = backend, factor
+        self.name, self.precision, self.device = backend.name, backend.precision, backend.device
+        self.arrays, self.metadata, self.scales = backend.arrays, backend.metadata, backend.scales
+        self.input, self.output = backend.input, backend.output
+        self.stride = backend.stride * (1 if backend.output == "labels" else factor)
+        self.multiple = backend.multiple * factor
+        self.max_streams = backend.max_streams
+
+    @property
+    def streams(self) -> int:
+        """See `Backend`."""
+        return self._backend.streams
+
+    @streams.setter
+    def streams(self, count: int) -> None:
+        self._backend.streams = count
+
+    def run(self, images: "Images") -> "Images":
+        """See `Backend`; one label for `factor` x `factor` pixels, of a backend that gives labels."""
+        found: Any = self._backend.run(self._reduce(images))
+        if self.output != "labels":
+            return found
+        height, width = images.shape[-2:]
+        xp, factor = namespace(found), self._factor
+        repeated = xp.broadcast_to(found[:, :, None, :, None], (*found.shape[:2], factor, found.shape[2], factor))
+        return repeated.reshape(len(found), found.shape[1] * factor, -1)[:, :height, :width]
+
+    def _reduce(self, images: "Images") -> "Images":
+        if isinstance(images, np.ndarray):
+            return _reduced(images, self._factor)
+        import torch
+
+        return torch.from_numpy(_reduced(images.cpu().numpy(), self._factor)).to(images.device)
+
+    def memory_needed(self) -> tuple[float, int]:
+        """See `Backend`."""
+        per_pixel, fixed = self._backend.memory_needed()
+        return per_pixel / self._factor**2, fixed
+
+
+def reduction(height: int, width: int, max_short_side: int | None) -> int:
+    """By which whole factor an image is reduced: the smallest that leaves a shorter side of no more than a limit.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        max_short_side: the limit, pixels; None for none.
+
+    Examples:
+        >>> reduction(3024, 4032, 540), reduction(360, 4000, 540)
+        (6, 1)
+    """
+    return 1 if max_short_side is None else max(1, -(-min(height, width) // max_short_side))
+
+
+def check_limit(max_short_side: Any) -> None:
+    """Checks a limit as `Predictor` takes it: None, 0 or what `ModelMetadata` takes.
+
+    Raises:
+        UserError: another one.
+    """
+    if max_short_side is not None and max_short_side != 0:
+        check_max_short_side(max_short_side)
+
+
+def _reduced(images: NDArray[Any], factor: int) -> NDArray[Any]:
+    """(N, C, H, W) uint8 or float32 -> (N, C, h, w), in memory in the order (N, h, w, C)."""
+    rows, columns = (-side % factor for side in images.shape[-2:])
+    means = []
+    for image in images.transpose(0, 2, 3, 1):
+        image = np.ascontiguousarray(image)
+        if rows or columns:
+            image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
+        size = image.shape[1] // factor, image.shape[0] // factor
+        means.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    return np.stack(means).transpose(0, 3, 1, 2)

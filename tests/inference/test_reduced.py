@@ -1,0 +1,210 @@
+"""Images larger than those of the training are computed at a smaller size; results have the size of the image."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from dlaseg_testing import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+
+from dlaseg import UserError, create_model, load_model, save_model
+from dlaseg.cli import main
+from dlaseg.data.tensors import normalize, to_tensor
+from dlaseg.export.export import export
+from dlaseg.inference.backends.exported import read_graph
+from dlaseg.inference.backends.reduced import ReducedBackend, reduction
+from dlaseg.inference.memory import MemoryBudget
+from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.run import infer
+from dlaseg.label_images import read_label_image
+from dlaseg.metadata import ModelMetadata
+
+LIMIT = 40
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+def make_model():
+    torch.manual_seed(0)
+    model = create_model(TINY, 6, stride=4).eval()
+    with torch.no_grad():
+        model.head.bias -= model.coarse_logits(torch.randn(1, 3, 64, 64)).mean((0, 2, 3))
+    model.metadata = replace(model.metadata, max_short_side=LIMIT)
+    return model
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def enlarged(image, factor):
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(32, 3000))
+def test_the_factor_is_the_smallest_that_leaves_a_short_side_within_the_limit(height, width, limit):
+    factor = reduction(height, width, limit)
+    assert min(height, width) <= factor * limit
+    assert factor == 1 or min(height, width) > (factor - 1) * limit
+    assert reduction(height, width, None) == 1
+
+
+@settings(max_examples=15)
+@given(st.integers(LIMIT + 1, 200), st.integers(LIMIT + 1, 200), st.booleans())
+def test_labels_are_those_of_the_means_of_blocks_with_logits_of_the_whole_size(height, width, arrays):
+    model = make_model()
+    predictor = Predictor(model, device="cpu")
+    predictor.backend.arrays = arrays
+    image, k = noise(height, width), -(-min(height, width) // LIMIT)
+    padded = np.pad(image, ((0, -height % k), (0, -width % k), (0, 0)), "edge").astype(float)
+    means = padded.reshape(padded.shape[0] // k, k, -1, k, 3).mean((1, 3))
+    seen = []
+    run = predictor.backend.run
+    predictor.backend.run = lambda images: run(seen.append(np.asarray(images)) or images)
+    labels = predictor(image)
+    assert labels.shape == (height, width)
+    np.testing.assert_allclose(seen[0][0].transpose(1, 2, 0), means, atol=0.5 + 1e-6)
+    reduced = torch.from_numpy(seen[0].copy())
+    with torch.inference_mode():
+        coarse = model.coarse_logits(normalize(reduced, model.metadata.mean, model.metadata.std))
+    logits = F.interpolate(coarse, scale_factor=4.0 * k, mode="bilinear")[0, :, :height, :width].numpy()
+    rival = np.sort(logits, 0)
+    certain = rival[-1] - rival[-2] > 1e-4
+    assert certain.mean() > 0.95
+    np.testing.assert_array_equal(labels[certain], logits.argmax(0)[certain])
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}, {"scales": [0.5, 1.0]}], ids=str)
+def test_every_way_to_predict_gives_at_the_centres_what_the_small_image_has(model, options):
+    small, k = noise(36, 52), 3
+    image = enlarged(small, k)
+    own, large = Predictor(model, device="cpu", **options), Predictor(model, device="cpu", **options)
+    expected = own.probabilities(small)
+    centres = (..., slice(k // 2, None, k), slice(k // 2, None, k))
+    # An average of scales is interpolated once more
+    atol = 1e-5 if "scales" not in options else 0.05
+    np.testing.assert_allclose(large.probabilities(image)[centres], expected, atol=atol)
+    assert large.probabilities(image).shape == (6, *image.shape[:2])
+    sure = np.sort(expected, 0)[-1] - np.sort(expected, 0)[-2] > 2 * atol
+    wanted = expected.argmax(0)[sure]
+    pixels = to_tensor(image)[None]
+    with_probabilities, probabilities = large.segment(image, probabilities=True)
+    labels, confidence = large.predict_with_confidence(pixels)
+    for found in (large(image), large.predict(pixels)[0].numpy(), with_probabilities, labels[0].numpy()):
+        assert found.shape == image.shape[:2]
+        np.testing.assert_array_equal(found[centres][sure], wanted)
+    np.testing.assert_allclose(confidence[0].numpy()[centres], expected.max(0), atol=atol)
+    np.testing.assert_allclose(probabilities[centres], expected, atol=atol + 0.001)
+
+
+def test_a_reduced_image_needs_the_memory_of_a_small_one(model):
+    budget = MemoryBudget(Predictor(model, device="cpu").backend, None, (1.0,), False)
+    plain, reduced = budget.needed(2048, 2048), budget.reduced(4).needed(2048, 2048)
+    assert reduced == budget.needed(512, 512) < plain / 10
+    assert budget.reduced(4).pixels(2048, 2047) == budget.pixels(512, 512)
+    # Probabilities are of the whole image
+    assert budget.reduced(4).needed(2048, 2048, 100) == reduced + 100 * 2048**2
+
+
+@pytest.mark.parametrize("output", ["coarse_logits", "logits", "labels"])
+def test_exported_files_carry_the_limit(model, tmp_path, output):
+    pytest.importorskip("openvino")
+    save_model(model, tmp_path / "a.safetensors")
+    export(tmp_path / "a.safetensors", tmp_path / "a.xml", input="pixels", output=output)
+    assert read_graph(tmp_path / "a.xml").metadata.max_short_side == LIMIT
+    assert json.loads((tmp_path / "a.xml.json").read_text())["max_short_side"] == LIMIT
+    predictor = Predictor(tmp_path / "a.xml")
+    small = noise(36, 52)
+    image = enlarged(small, 3)[:-1]
+    found = predictor(image)
+    assert found.shape == image.shape[:2]
+    assert (found[1::3, 1::3] == predictor(small)).mean() > 0.999
+    if output == "labels":
+        np.testing.assert_array_equal(found, enlarged(found[::3, ::3], 3)[:-1])
+
+
+def test_the_limit_is_saved_loaded_and_set_aside(model, tmp_path):
+    save_model(model, tmp_path / "a.safetensors")
+    assert load_model(tmp_path / "a.safetensors").metadata.max_short_side == LIMIT
+    assert create_model(TINY, 6, stride=4, weights=tmp_path / "a.safetensors").metadata.max_short_side == LIMIT
+    assert main(["weights", "convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]) == 0
+    image = noise(90, 90)
+    b = Predictor(tmp_path / "b.safetensors", device="cpu")
+    assert b.max_short_side == LIMIT
+    unlimited = Predictor(tmp_path / "b.safetensors", device="cpu", max_short_side=0)
+    assert unlimited.max_short_side is None
+    plain = replace(model.metadata, max_short_side=None)
+    other = load_model(tmp_path / "a.safetensors")
+    other.metadata = plain
+    np.testing.assert_array_equal(unlimited(image), Predictor(other, device="cpu")(image))
+    assert (b(image) != unlimited(image)).any()
+    np.testing.assert_array_equal(Predictor(other, device="cpu", max_short_side=LIMIT)(image), b(image))
+
+
+@pytest.mark.parametrize("side", [-1, 31, 100_001, 540.0, "540", True, 10**30])
+def test_a_limit_that_is_none_is_refused(model, side):
+    with pytest.raises(UserError, match=r"^max_short_side .{1,90}: use an integer from 32 to 100000"):
+        Predictor(model, device="cpu", max_short_side=side)
+    with pytest.raises(UserError, match=r"^max_short_side .{1,90}: use an integer from 32 to 100000"):
+        ModelMetadata(max_short_side=side)
+
+
+def test_a_file_with_a_limit_of_nonsense_is_refused(model, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    save_model(model, tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        entries = file.metadata()
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", {**entries, "max_short_side": "[540]"})
+    with pytest.raises(UserError, match=r"b\.safetensors: max_short_side \[540\]: use an integer"):
+        load_model(tmp_path / "b.safetensors")
+
+
+def test_it_is_said_once(model, caplog):
+    caplog.set_level(logging.INFO)
+    predictor = Predictor(model, device="cpu")
+    predictor(noise(40, 70))
+    assert not caplog.messages
+    for size in (41, 70, 200):
+        predictor(noise(size, 210))
+    (message,) = caplog.messages
+    assert message.startswith("41 x 210 pixels: computed at 1/2 of this size")
+
+
+def test_results_of_another_limit_are_not_mixed(model, tmp_path, capsys):
+    save_model(model, tmp_path / "a.safetensors")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(noise(90, 120)).save(tmp_path / "in/a.png")
+    weights, images, out = (str(tmp_path / name) for name in ("a.safetensors", "in", "out"))
+    infer(weights, images, out, ["ids"], backend="torch", device="cpu")
+    labels = read_label_image(tmp_path / "out/ids/a.png")
+    np.testing.assert_array_equal(labels, Predictor(model, device="cpu")(noise(90, 120)))
+    command = ["infer", weights, images, out, "--save", "ids", "--backend", "torch", "--device", "cpu"]
+    assert main([*command, "--max-short-side", "0"]) == 2
+    assert "max_short_side 40, now None" in capsys.readouterr().err
+    assert main([*command, "--max-short-side", "0", "--overwrite"]) == 0
+    assert (read_label_image(tmp_path / "out/ids/a.png") != labels).any()
+    assert main([*command, "--max-short-side", "7"]) == 2
+    assert "max_short_side 7: use" in capsys.readouterr().err
+
+
+def test_the_adapter_hands_on_what_it_does_not_change(model):
+    backend = Predictor(model, device="cpu").backend
+    reduced = ReducedBackend(backend, 4)
+    assert (reduced.stride, reduced.multiple) == (16, backend.multiple * 4)
+    same = ("name", "precision", "device", "arrays", "metadata", "scales", "input", "output", "max_streams")
+    assert all(getattr(reduced, name) == getattr(backend, name) for name in same)
+    reduced.streams = 3
+    assert backend.streams == reduced.streams == 3
+    per_pixel, fixed = backend.memory_needed()
+    assert reduced.memory_needed() == (per_pixel / 16, fixed)
