@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
 from dlaseg.images import read_image
+from dlaseg.inference.backends.reduced import reduction
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.png import encode_png
@@ -91,7 +92,9 @@ class Networks:
             found, probability = predictor.predict_with_confidence(to_tensor(image)[None])
             labels, confidence = found[0].cpu().numpy(), probability[0].half().cpu().numpy()
         seconds = read - start, perf_counter() - begin
-        used = f"{predictor.backend.name}, {predictor.backend.precision}"
+        factor = reduction(image.shape[0], image.shape[1], predictor.max_short_side)
+        size = f", at 1/{factor} of the size" if factor > 1 else ""
+        used = f"{predictor.backend.name}, {predictor.backend.precision}{size}"
         return Segmented(Path(file).stem, image, labels, confidence, predictor.label_map, seconds, used)
 
     def _predictor(self, weights: str, backend: str, scales: tuple[float, ...] | None, flip: bool) -> Predictor:

@@ -64,6 +64,12 @@ def test_an_image_is_segmented_as_by_the_predictor(networks, photo):
     assert np.array_equal(averaged.labels, Predictor("camvid", "torch", scales=(0.5, 1.0), flip=True)(photo))
 
 
+def test_a_large_photo_says_at_which_size_it_is_computed(networks, tmp_path):
+    write_png(tmp_path / "large.png", draw_scene(0, 541, 800).image)
+    found = networks.segment(tmp_path / "large.png", "camvid", "torch", [], flip=False)
+    assert (found.backend, found.labels.shape) == ("torch, float32, at 1/2 of the size", (541, 800))
+
+
 def test_few_networks_are_kept_and_the_last_ones(photo, monkeypatch):
     made, ready = [], Predictor("camvid", "torch")
     monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: made.append((words, more)) or ready)
