@@ -101,7 +101,7 @@ def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch)
 
 def test_a_file_that_gives_labels_alone_has_no_probabilities(photo, monkeypatch):
     labels = np.full((96, 128), 3, np.uint8)
-    predictor = Mock(return_value=labels, label_map=label_map_of("camvid"))
+    predictor = Mock(return_value=labels, label_map=label_map_of("camvid"), max_short_side=None)
     predictor.backend = SimpleNamespace(output="labels", name="onnxruntime", precision="float32")
     monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: predictor)
     monkeypatch.setattr("dlaseg.demo.segmenting.perf_counter", Mock(side_effect=[0, 2, 10, 13]))
