@@ -177,7 +177,8 @@ def build(candidate: Candidate) -> Network:
     if candidate.family == PLAIN:
         return Plain(model_of(candidate).eval(), pick_device(candidate.device))
     network = candidate.source if candidate.is_exported else model_of(candidate)
-    return Predicting(Predictor(network, candidate.backend, candidate.device, candidate.precision))
+    predictor = Predictor(network, candidate.backend, candidate.device, candidate.precision, max_short_side=0)
+    return Predicting(predictor)  # at the size that is measured
 
 
 def model_of(candidate: Candidate) -> SegmentationModel:

@@ -34,7 +34,7 @@ class Segmenting:
 def peak_of_image(how: Segmenting, image: Path) -> int:
     """Peak memory in bytes after one image was predicted, without writing."""
     set_num_threads(how.threads)
-    predictor = Predictor(how.weights, how.backend, how.device, how.precision)
+    predictor = Predictor(how.weights, how.backend, how.device, how.precision, max_short_side=0)
     predictor(read_image(image))
     return peak_memory(predictor.backend.device)
 
@@ -44,5 +44,5 @@ def peak_of_files(how: Segmenting, images: Sequence[Path]) -> int:
     set_num_threads(how.threads)
     share_freed_memory()  # as the command does
     with tempfile.TemporaryDirectory() as folder:
-        infer(how.weights, images, folder, ["ids"], False, how.backend, how.device, how.precision)
+        infer(how.weights, images, folder, ["ids"], False, how.backend, how.device, how.precision, max_short_side=0)
     return peak_memory(how.device)

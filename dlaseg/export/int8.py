@@ -24,6 +24,7 @@ from dlaseg.files import write_json
 from dlaseg.images import read_image
 from dlaseg.inference.backends.exported import OPENVINO, read_graph, report_path
 from dlaseg.inference.backends.graph import openvino_core, require
+from dlaseg.inference.backends.reduced import reduce, reduction
 from dlaseg.inference.predictor import Predictor
 from dlaseg.models.base import SegmentationModel
 
@@ -148,7 +149,8 @@ def export_int8(
 
 
 def _input(image: NDArray[np.uint8], model: SegmentationModel, input: str) -> NDArray[Any]:
-    """An image (H, W, 3) as the input of a file, N = 1."""
+    """An image (H, W, 3) as the input of a file, N = 1; reduced as `Predictor` does."""
+    image = reduce(image, reduction(image.shape[0], image.shape[1], model.metadata.max_short_side))
     if input == "pixels":
         return image[None]
     return normalize(to_tensor(image)[None], model.metadata.mean, model.metadata.std).contiguous().numpy()

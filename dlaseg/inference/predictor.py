@@ -115,7 +115,7 @@ class Predictor:
         self.flip, self.batch_size = flip, batch_size
         self.memory = MemoryBudget(self.backend, max_memory, self._averaged_scales, flip)
         self.max_short_side = (self.metadata.max_short_side if max_short_side is None else max_short_side) or None
-        self._reduced: dict[int, tuple[Backend, MemoryBudget]] = {1: (self.backend, self.memory)}
+        self._reduced: dict[int, tuple[Backend, MemoryBudget]] = {}  # by factor
         if self._averages:
             self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self._averaged_scales != (1.0,):
@@ -262,13 +262,15 @@ class Predictor:
     @property
     def tiled(self) -> bool:
         """Whether there was an image that is computed in tiles."""
-        return any(memory.tiled for _, memory in tuple(self._reduced.values()))
+        return self.memory.tiled or any(memory.tiled for _, memory in tuple(self._reduced.values()))
 
     def _at(self, height: int, width: int) -> tuple[Backend, MemoryBudget]:
         """What computes an image of a size, reduced if it is larger than `max_short_side`."""
         factor = reduction(height, width, self.max_short_side)
+        if factor == 1:
+            return self.backend, self.memory
         if factor not in self._reduced:
-            if len(self._reduced) == 1:
+            if not self._reduced:
                 logger.info(
                     "%d x %d pixels: computed at 1/%d of this size, like all images whose shorter side is above %d "
                     "pixels (max_short_side); results have the size of the image", height, width, factor,

@@ -342,6 +342,13 @@ def test_the_plot_marks_what_was_trained_on_the_split(images, clock, fakes, trai
     assert ("*: trained on images of this split" in chart) == marked
 
 
+def test_a_network_is_measured_at_the_size_of_the_image():
+    (row,) = make_candidates(["camvid"], [], ["torch"], ["float32"], "cpu", ARCHITECTURE)
+    predictor = networks.build(row).predictor
+    assert predictor.metadata.max_short_side == 540
+    assert predictor.max_short_side is None
+
+
 def test_labels_are_compared_with_files_exported_from_the_same_weights_alone(tmp_path, weights_file):
     copy = tmp_path / "copy.xml"
     rows = make_candidates(

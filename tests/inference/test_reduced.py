@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from dlaseg import UserError, create_model, load_model, save_model
 from dlaseg.cli import main
 from dlaseg.data.tensors import normalize, to_tensor
+from dlaseg.export import int8
 from dlaseg.export.export import export
 from dlaseg.inference.backends.exported import read_graph
 from dlaseg.inference.backends.reduced import ReducedBackend, reduction
@@ -196,6 +197,13 @@ def test_results_of_another_limit_are_not_mixed(model, tmp_path, capsys):
     assert (read_label_image(tmp_path / "out/ids/a.png") != labels).any()
     assert main([*command, "--max-short-side", "7"]) == 2
     assert "max_short_side 7: use" in capsys.readouterr().err
+
+
+def test_int8_is_calibrated_on_what_the_network_gets(model):
+    image = enlarged(noise(36, 52), 3)
+    np.testing.assert_array_equal(int8._input(image, model, "pixels")[0], noise(36, 52))
+    assert int8._input(image, model, "normalized").shape == (1, 3, 36, 52)
+    np.testing.assert_array_equal(int8._input(noise(36, 52), model, "pixels")[0], noise(36, 52))
 
 
 def test_the_adapter_hands_on_what_it_does_not_change(model):

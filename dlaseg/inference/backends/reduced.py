@@ -92,14 +92,17 @@ def check_limit(max_short_side: Any) -> None:
         check_max_short_side(max_short_side)
 
 
+def reduce(image: NDArray[Any], factor: int) -> NDArray[Any]:
+    """The image that the network gets, (h, w, 3), of an image (H, W, 3), uint8 or float32; see `ReducedBackend`."""
+    if factor == 1:
+        return image
+    image = np.ascontiguousarray(image)
+    rows, columns = (-side % factor for side in image.shape[:2])
+    if rows or columns:
+        image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
+    return cv2.resize(image, (image.shape[1] // factor, image.shape[0] // factor), interpolation=cv2.INTER_AREA)
+
+
 def _reduced(images: NDArray[Any], factor: int) -> NDArray[Any]:
     """(N, C, H, W) uint8 or float32 -> (N, C, h, w), in memory in the order (N, h, w, C)."""
-    rows, columns = (-side % factor for side in images.shape[-2:])
-    means = []
-    for image in images.transpose(0, 2, 3, 1):
-        image = np.ascontiguousarray(image)
-        if rows or columns:
-            image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE)
-        size = image.shape[1] // factor, image.shape[0] // factor
-        means.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    return np.stack(means).transpose(0, 3, 1, 2)
+    return np.stack([reduce(image, factor) for image in images.transpose(0, 2, 3, 1)]).transpose(0, 3, 1, 2)
