@@ -272,9 +272,9 @@ class Predictor:
         if factor not in self._reduced:
             if not self._reduced:
                 logger.info(
-                    "%d x %d pixels: computed at 1/%d of this size, like all images whose shorter side is above %d "
-                    "pixels (max_short_side); results have the size of the image", height, width, factor,
-                    self.max_short_side,
+                    "%d x %d pixels: computed at 1/%d of this size; images whose shorter side is above %d pixels "
+                    "(max_short_side) are reduced first, and results have the size of the image", height, width,
+                    factor, self.max_short_side,
                 )  # fmt: skip
             self._reduced.setdefault(factor, (ReducedBackend(self.backend, factor), self.memory.reduced(factor)))
         return self._reduced[factor]
