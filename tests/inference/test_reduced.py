@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from dlaseg.inference.backends.exported import read_graph
 from dlaseg.inference.backends.reduced import ReducedBackend, reduction
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
+from dlaseg.inference.ray_worker import PredictorSpec, try_out
 from dlaseg.inference.run import infer
 from dlaseg.label_images import read_label_image
 from dlaseg.metadata import ModelMetadata
@@ -197,6 +199,17 @@ def test_results_of_another_limit_are_not_mixed(model, tmp_path, capsys):
     assert (read_label_image(tmp_path / "out/ids/a.png") != labels).any()
     assert main([*command, "--max-short-side", "7"]) == 2
     assert "max_short_side 7: use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, LIMIT), (0, None), (64, 64)])
+def test_the_processes_of_a_cluster_have_the_limit(model, tmp_path, given, found):
+    save_model(model, tmp_path / "a.safetensors")
+    files = {"a.safetensors": (tmp_path / "a.safetensors").read_bytes()}
+    spec = PredictorSpec("a.safetensors", "torch", "float32", torch.get_num_threads(), 0, max_short_side=given)
+    assert spec.make(files).max_short_side == found
+    again = try_out(spec, files, pickle.dumps(None))
+    assert again.make(files).max_short_side == found
+    assert (again.max_short_side or None) == found
 
 
 def test_int8_is_calibrated_on_what_the_network_gets(model):
