@@ -242,10 +242,9 @@ class SplitFiles:
                     raise lossy_labels(lossy)
                 pattern = part.label_pattern if files is self.images else part.image_pattern
                 expected = pattern.path_of(name, next((file.suffix for file in others.values()), ".png"))
-                raise UserError(
-                    f"{files[name]}: {kind} ({len(unmatched)} in all): add the missing file, {expected}, or remove "
-                    "this one"
-                )
+                advice = pattern.any_suffix_advice(name, files[name])
+                advice = advice or f"add the missing file, {expected}, or remove this one"
+                raise UserError(f"{files[name]}: {kind} ({len(unmatched)} in all): {advice}")
         return tuple(Pair(name, image, self.labels[name]) for name, image in sorted(self.images.items()))
 
     def listed(self, path: Path) -> "SplitFiles":

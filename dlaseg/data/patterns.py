@@ -104,6 +104,20 @@ class FilePattern:
         paths = [self.path_of(name, suffix) for suffix in suffixes] if self.below.endswith(".*") else []
         return next((path for path in paths if path.is_file()), None)
 
+    def any_suffix_advice(self, name: str, partner: Path) -> str | None:
+        """What to do if the file of a name differs from the pattern in its suffix alone; None if there is none.
+
+        Args:
+            name: of the image.
+            partner: the file that was found; images and label maps may lie in one folder.
+        """
+        if self.below.endswith((".*", "{name}")):
+            return None
+        path = self.path_of(name, "")
+        suffixes = [cased for suffix in sorted(self.suffixes) for cased in (suffix, suffix.upper())]
+        others = [other for other in map(path.with_suffix, suffixes) if other != partner and other.is_file()]
+        return f"there is {others[0]}: end the pattern in .* instead of {path.suffix}" if others else None
+
     @cached_property
     def _regex(self) -> re.Pattern[str]:
         before, *between, after = self.below.removesuffix(".*").split("{name}")

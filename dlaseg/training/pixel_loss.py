@@ -5,6 +5,7 @@ micro-batches, over processes or over time: with the normalizers of the whole ba
 micro-batches add up to those of the whole batch.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,6 +79,15 @@ class _SumOverImages(torch.autograd.Function):
         return (ctx.grad * grad_output).to(ctx.dtype), None, None, None, None
 
 
+def _check_type(targets: Any) -> None:
+    if not isinstance(targets, Tensor) or targets.ndim != 3 or targets.is_floating_point():
+        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+        raise UserError(
+            f"targets of type {kind} and shape {tuple(getattr(targets, 'shape', ()))}: use a tensor (N, H, W) of "
+            "integers, the train ids"
+        )
+
+
 def _loss_dtype(logits: Tensor) -> torch.dtype:
     """The loss is never computed in half precision."""
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -138,7 +148,11 @@ class PixelLoss:
         Returns:
             (K,) float64, one for each term of the main output, then one for each of `auxiliary_terms`; float32 on MPS,
             which has no float64.
+
+        Raises:
+            UserError: targets of another type or shape.
         """
+        _check_type(targets)
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64
         pixels = (targets != self.ignore_index).flatten(1).count_nonzero(1)  # (N,)
         normalizers = {"pixels": pixels.sum().to(dtype), "images": pixels.count_nonzero().to(dtype)}
@@ -163,14 +177,15 @@ class PixelLoss:
             A scalar, float32, or float64 for float64 logits; a term whose normalizer is 0 is 0.
 
         Raises:
-            UserError: logits alone; the number of class weights differs from the number of classes; or terms for
-                auxiliary outputs, which the network does not have; or, on a CPU, a target of no class.
+            UserError: logits alone; targets of another type or shape; the number of class weights differs from the
+                number of classes; or terms for auxiliary outputs, which the network does not have; or, on a CPU, a
+                target of no class.
         """
         if isinstance(outputs, Tensor):
             raise UserError(
                 f"outputs {tuple(outputs.shape)}: logits alone: use model.training_outputs(x) in place of model(x)"
             )
-        self._check_targets(targets, outputs.logits.shape[1])
+        self._check_targets(targets, outputs.logits)
         main, auxiliary = normalizers[: len(self.terms)], normalizers[len(self.terms) :]
         loss = self._of_logits(self.terms, outputs.logits, self.stride, targets, main)
         terms = self.auxiliary_terms
@@ -182,7 +197,15 @@ class PixelLoss:
             loss = loss + weight * self._of_logits(terms, logits, stride, targets, auxiliary)
         return loss
 
-    def _check_targets(self, targets: Tensor, classes: int) -> None:
+    def _check_targets(self, targets: Tensor, logits: Tensor) -> None:
+        _check_type(targets)
+        count, classes, height, width = logits.shape
+        size = (count, height * self.stride, width * self.stride)
+        if len(targets) != count or any(map(operator.gt, targets.shape, size)):
+            raise UserError(
+                f"targets {tuple(targets.shape)}: not of logits {tuple(logits.shape)} with stride {self.stride}: "
+                "use one for each image, of its height and width"
+            )
         if targets.device.type != "cpu" or not targets.numel():  # a GPU would have to wait
             return
         scored = targets.masked_fill(targets == self.ignore_index, 0)

@@ -847,6 +847,13 @@ def test_a_missing_file_is_expected_with_the_suffix_of_the_others(root):
     }
 
 
+def test_a_missing_file_that_is_there_with_another_suffix_is_named(root):
+    (root / "images/train/b.png").rename(root / "images/train/b.bmp")
+    (found,) = (each for each in check(root, images="images/{split}/{name}.png").findings if each.severity == "error")
+    assert found.kind == "label_without_image"
+    assert found.remedy == f"there is {root}/images/train/b.bmp: end the pattern in .* instead of .png"
+
+
 @pytest.mark.parametrize(("width", "orientation", "kind"), [(48, 6, "turned_image"), (64, 6, "sizes")])
 def test_an_orientation_that_shows_in_the_size_is_no_warning_of_its_own(root, width, orientation, kind):
     exif = Image.Exif()

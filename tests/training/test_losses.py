@@ -788,3 +788,30 @@ def test_a_pixel_of_the_thresholds_probability_is_not_hard():
     logits, target = torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 4, dtype=torch.int64)
     assert ohem_mean(logits, target, None, 255, 0.5, 0.0) == 0
     assert ohem_mean(logits, target, None, 255, 0.5 + 1e-6, 0.0) > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda target: target[:, None],  # (N, 1, H, W), as other packages have masks
+        lambda target: F.one_hot(target, CLASSES).movedim(-1, 1),
+        lambda target: target.float(),
+        lambda target: target.numpy(),
+    ],
+)
+def test_targets_of_another_shape_or_type_are_refused(make):
+    logits, target = torch.randn(2, CLASSES, 8, 8), torch.zeros(2, 16, 16, dtype=torch.long)
+    loss = PixelLoss(CROSS_ENTROPY, 2)
+    normalizers, wrong = loss.normalizers(target), make(target)
+    with pytest.raises(UserError, match=r"^targets of type .*: use a tensor \(N, H, W\) of integers"):
+        loss.normalizers(wrong)
+    with pytest.raises(UserError, match=r"^targets of type .*: use a tensor \(N, H, W\) of integers"):
+        loss(TrainingOutputs(logits), wrong, normalizers)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 16), (2, 17, 16), (2, 16, 17)])
+def test_targets_that_are_not_of_the_logits_are_refused(shape):
+    logits, target = torch.randn(2, CLASSES, 8, 8), torch.zeros(shape, dtype=torch.long)
+    loss = PixelLoss(CROSS_ENTROPY, 2)
+    with pytest.raises(UserError, match=r"not of logits \(2, 4, 8, 8\) with stride 2: use one for each image"):
+        loss(TrainingOutputs(logits), target, loss.normalizers(target))

@@ -97,7 +97,7 @@ def unread_findings(split: str, in_images: Iterable[Path], lossy_labels: Iterabl
 
 
 def pairing_findings(
-    split: str, images: Mapping[str, Path], labels: Mapping[str, Path], expected: Mapping[str, str]
+    split: str, images: Mapping[str, Path], labels: Mapping[str, Path], remedies: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Files without their partner, and names that only some file systems tell apart.
 
@@ -105,16 +105,16 @@ def pairing_findings(
         split: its name.
         images: image files by name.
         labels: label map files by name.
-        expected: where the partner of an unmatched name is expected.
+        remedies: what to do about an unmatched name.
     """
-    for kind, files, others, what, other in (
-        ("image_without_label", images, labels, "image without a label map", "label map"),
-        ("label_without_image", labels, images, "label map without an image", "image"),
+    for kind, files, others, what in (
+        ("image_without_label", images, labels, "image without a label map"),
+        ("label_without_image", labels, images, "label map without an image"),
     ):
         unmatched = sorted(files.keys() - others.keys())
         if not unmatched:
             continue
-        remedy = f"add the {other}, such as {expected[unmatched[0]]}, or remove the file"
+        remedy = remedies[unmatched[0]]
         if (near := near_name(unmatched, sorted(others.keys() - files.keys()))) is not None:
             remedy = f"rename it: {others[near[1]].name} differs in {near[2]} alone"
         yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)

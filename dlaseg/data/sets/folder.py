@@ -59,6 +59,11 @@ def find_folder(root: Path, split: str, with_labels: bool, images: str, labels: 
             ) from error
         if image_pattern.folder.name == split and (splits := _visible_folders(pool)):
             raise MissingSplitError(f"{error}; the splits there are called {abbreviated(splits)}") from error
+        if images == PLACES["images"] and not pool.is_dir() and (folders := _visible_folders(root)):
+            raise MissingSplitError(
+                f"{error}; there are folders {abbreviated(folders)}, though: set images (--images) and labels "
+                "(--labels) to yours"
+            ) from error
         raise
     if files.labels is None:
         return files

@@ -125,6 +125,13 @@ def test_images_of_no_split_are_found_and_the_options_named(root):
     assert "set images (--images) to images and labels (--labels) to labels" in refused(root)
 
 
+def test_without_the_default_folders_those_that_are_there_are_named(root):
+    put(root, "fotos/1.jpg", "masken/1.png")
+    assert refused(root).endswith(
+        "; there are folders fotos, masken, though: set images (--images) and labels (--labels) to yours"
+    )
+
+
 def test_a_missing_classes_file_is_refused_with_the_command_that_writes_one(root):
     (root / "classes.yaml").unlink()
     assert f"--write-classes {root / 'classes.yaml'}" in refused(root)
@@ -198,6 +205,35 @@ def test_the_file_that_is_missing_is_named(root):
         f"{root / 'masks/4/m.tif'}: label map without an image (1 in all): add the missing file, "
     )
     assert f", {root / 'photos/4.jpg'}, or remove" in message
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "files", "present", "suffix"),
+    [
+        ("photos/{name}.jpg", "masks/{name}_mask.png", ["photos/1.jpg", "masks/1_mask.png", "photos/2.JPEG",
+         "masks/2_mask.png"], "photos/2.JPEG", ".jpg"),
+        ("{name}.jpg", "{name}_mask.png", ["1.jpg", "1_mask.png", "2.jpg", "2_mask.tif"], "2_mask.tif", ".png"),
+    ],
+)  # fmt: skip
+def test_a_file_that_differs_from_the_pattern_by_its_suffix_is_named(root, images, labels, files, present, suffix):
+    put(root, *files)
+    assert refused(root, images, labels).endswith(
+        f" (1 in all): there is {root / present}: end the pattern in .* instead of {suffix}"
+    )
+    option = {"images": images, "labels": labels}
+    assert names(root, **{kind: path.replace(suffix, ".*") for kind, path in option.items()}) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "files"),
+    [
+        ("{name}.jpg", "{name}.png", ["1.jpg", "1.png", "2.png"]),  # the label map is not its own image
+        ("img/{name}", "ann/{name}.png", ["img/1.jpg", "ann/1.jpg.png", "img/2.png", "ann/2.jpg.png"]),
+    ],
+)
+def test_a_missing_file_is_to_be_added_where_the_suffix_is_no_reason(root, images, labels, files):
+    put(root, *files)
+    assert ": add the missing file, " in refused(root, images, labels)
 
 
 def test_a_label_map_that_has_its_image_is_not_the_one_of_another(tmp_path):
