@@ -143,7 +143,11 @@ def check_snapshot(saved: Mapping[str, Any], output: Path) -> None:
     wrong = wrong or [name for name in ("epoch", "step", "skipped") if saved[name] < 0]
     wrong = wrong or [name for name in saved["config"] if not isinstance(name, str)]
     progress = {} if wrong else saved["progress"]
-    wrong = wrong or [f"progress.{name}" for name, value in progress.items() if not _is_number(value) or value < 0]
+    wrong = wrong or [
+        f"progress.{name}"
+        for name, value in progress.items()
+        if not _is_number(value) or (value < 0 and name != "loss_sum")  # a loss may be negative, such as rmi
+    ]
     wrong = wrong or [f"progress.{field.name}" for field in fields(Progress) if field.name not in progress]
     rows = [] if wrong else saved["log"]
     wrong = wrong or ["log" for row in rows if not isinstance(row, dict) or not _is_number(row.get("epoch"))]

@@ -147,6 +147,8 @@ def step_function(
                 first = (i * dist.world_size + dist.rank) * len(images)  # its number in the whole batch
                 for dropout in dropouts:
                     dropout.draw(image_seeds(train.seed, state.step, first, len(images)))
+                # Within another autocast, such as that of `own_defaults`, torch keeps the weights that it has converted
+                torch.clear_autocast_cache()
                 with torch.autocast(device.type, autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
                     outputs = compute(inputs)
                 loss = criterion(outputs, targets, normalizers)

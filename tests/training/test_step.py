@@ -28,7 +28,7 @@ from dlaseg_testing import (
 from torch import nn
 
 from dlaseg.config.segmentation import LossConfig, ModelConfig
-from dlaseg.device import reduced_precision
+from dlaseg.device import own_defaults, reduced_precision
 from dlaseg.errors import UserError
 from dlaseg.factory import load_model
 from dlaseg.training import step as steps
@@ -241,6 +241,17 @@ def test_bfloat16_is_what_the_network_computes_in_and_float32_what_it_keeps(conf
     assert result.updated
     assert not state.scaler.is_enabled()
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
+
+
+def test_in_bfloat16_every_step_computes_with_the_present_weights_as_it_does_within_another_autocast(config):
+    config = with_train(config, precision="bfloat16")
+    losses = []
+    for outer in (contextlib.nullcontext, own_defaults, lambda: torch.autocast("cpu", enabled=False)):
+        state = new_state(config)
+        step = make_step(config, state)
+        with outer():
+            losses.append([step(make_batch()).loss for _ in range(3)])
+    assert losses[1:] == [losses[0]] * 2
 
 
 def test_float16_is_refused_on_a_cpu(config, tmp_path):

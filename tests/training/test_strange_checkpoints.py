@@ -92,6 +92,12 @@ def test_plain_values_of_another_kind_are_refused(saved, tmp_path, change):
     assert str(caught.value).isprintable()
 
 
+def test_a_sum_of_losses_below_zero_is_one(saved, tmp_path):
+    checkpoint = copy.deepcopy(saved)
+    checkpoint["progress"] |= {"batches": 2, "updates": 2, "loss_sum": -1.5}  # rmi is negative where it is low
+    check_snapshot(checkpoint, tmp_path)
+
+
 @pytest.mark.parametrize(
     "change",
     [

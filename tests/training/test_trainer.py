@@ -150,6 +150,16 @@ def test_a_resume_after_a_kill_between_log_and_checkpoint_logs_each_epoch_once(c
     assert [row["epoch"] for row in log_rows(tmp_path)] == [1, 2]
 
 
+def test_a_run_in_bfloat16_learns_what_one_in_float32_learns(config, tmp_path):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        run(with_train(config, precision=precision, epochs=4, eval_every=4), tmp_path / precision)
+        losses.append([row["loss"] for row in log_rows(tmp_path / precision)])
+    exact, reduced = losses
+    assert exact[-1] < 0.9 * exact[0]
+    assert reduced == pytest.approx(exact, rel=0.1)
+
+
 def test_the_weights_have_the_limit_of_the_config_and_not_that_of_the_weights_before(config, tmp_path):
     limited = dataclasses.replace(config, model=dataclasses.replace(config.model, max_short_side=64))
     task = Segmentation(limited)
