@@ -114,12 +114,17 @@ def open_class_folders(
         val_split: must have the same ones.
 
     Raises:
-        UserError: as `open_split`, or splits with different classes.
+        UserError: as `open_split`, one folder for both splits, or splits with different classes.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; use the folder that contains {train_split}/CLASS/IMAGE.jpg")
     training, validation = open_split(root, train_split), open_split(root, val_split)
+    if training.folder.samefile(validation.folder):
+        raise UserError(
+            f"{validation.folder}: the training and the validation split: a score on images that were trained on is "
+            "too high: set data.val_split to a folder with others"
+        )
     for dataset, other in ((validation, training), (training, validation)):
         missing = sorted(set(other.class_names) - set(dataset.class_names))
         if missing:

@@ -94,6 +94,13 @@ def test_a_missing_split_is_refused(root):
     assert refused(root, "train", "test").startswith(f"{root / 'test'}: no such folder; expected ")
 
 
+def test_one_folder_for_both_splits_is_refused_also_by_a_link(root):
+    (root / "other").symlink_to(root / "train")
+    for val in ("train", "other"):
+        message = refused(root, "train", val)
+        assert message.startswith(f"{root / val}: the training and the validation split: a score on images that were")
+
+
 def test_images_that_are_not_sorted_into_classes_are_refused(root):
     (root / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(root / "flat/a.png")
