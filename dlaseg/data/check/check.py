@@ -168,7 +168,7 @@ def check_dataset(
         }
         folders = dict.fromkeys(part.image_pattern.folder for part in files.parts or (files,))
         findings += unread_findings(split, chain.from_iterable(map(files_below, folders)), lossy.values())
-        findings += pairing_findings(split, files.images, {**lossy, **(files.labels or {})}, _remedies(files))
+        findings += pairing_findings(split, files.images, {**lossy, **(files.labels or {})}, partial(_remedy, files))
         dataset = SegmentationDataset(name, split, _matched(files), files.label_map, entry.benchmark)
         facts[split] = _read(dataset, workers)
         findings += file_findings(split, facts[split])
@@ -202,17 +202,14 @@ def _no_split(split: str, error: UserError, is_optional: bool) -> Finding:
     return Finding("layout", "warning" if is_optional else "error", split, what or message, remedy, 1, ())
 
 
-def _remedies(files: SplitFiles) -> dict[str, str]:
-    """What to do about each name that has no partner."""
-    labels, remedies = files.labels or {}, dict[str, str]()
-    for what, found, others in (("label map", files.images, labels), ("image", labels, files.images)):
-        suffix = next((file.suffix for file in others.values()), ".png")
-        for name in found.keys() - others.keys():
-            part = files.part_of(name)
-            pattern = part.label_pattern if found is files.images else part.image_pattern
-            add = f"add the {what}, such as {pattern.path_of(name, suffix)}, or remove the file"
-            remedies[name] = pattern.any_suffix_advice(name, found[name]) or add
-    return remedies
+def _remedy(files: SplitFiles, name: str, file: Path) -> str:
+    """What to do about an image or a label map that has no partner."""
+    is_image = name in files.images
+    what, others = ("label map", files.labels or {}) if is_image else ("image", files.images)
+    part, suffix = files.part_of(name), next((file.suffix for file in others.values()), ".png")
+    pattern = part.label_pattern if is_image else part.image_pattern
+    add = f"add the {what}, such as {pattern.path_of(name, suffix)}, or remove the file"
+    return pattern.any_suffix_advice(name, file) or add
 
 
 def _matched(files: SplitFiles) -> tuple[Pair, ...]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,7 @@ def unread_findings(split: str, in_images: Iterable[Path], lossy_labels: Iterabl
 
 
 def pairing_findings(
-    split: str, images: Mapping[str, Path], labels: Mapping[str, Path], remedies: Mapping[str, str]
+    split: str, images: Mapping[str, Path], labels: Mapping[str, Path], remedy_of: Callable[[str, Path], str]
 ) -> Iterator[Finding]:
     """Files without their partner, and names that only some file systems tell apart.
 
@@ -105,7 +105,7 @@ def pairing_findings(
         split: its name.
         images: image files by name.
         labels: label map files by name.
-        remedies: what to do about an unmatched name.
+        remedy_of: says what to do about an unmatched name and its file.
     """
     for kind, files, others, what in (
         ("image_without_label", images, labels, "image without a label map"),
@@ -114,7 +114,7 @@ def pairing_findings(
         unmatched = sorted(files.keys() - others.keys())
         if not unmatched:
             continue
-        remedy = remedies[unmatched[0]]
+        remedy = remedy_of(unmatched[0], files[unmatched[0]])
         if (near := near_name(unmatched, sorted(others.keys() - files.keys()))) is not None:
             remedy = f"rename it: {others[near[1]].name} differs in {near[2]} alone"
         yield finding(kind, "error", split, (files[name] for name in unmatched), what, remedy)
