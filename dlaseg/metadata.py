@@ -69,6 +69,8 @@ class ModelMetadata:
         max_short_side: of the images for which a segmentation network was trained, such as photographs of streets: one
             whose shorter side has more pixels is computed at a smaller size, see `Predictor`. None for images whose
             size does not tell how large things are in them.
+        training_short_side: median of the shorter sides of the images that a segmentation network was trained on, in
+            pixels; None if it is not known.
 
     Raises:
         UserError: a mean, std, class name, origin or side out of range, or a mean and a std of different lengths.
@@ -81,9 +83,16 @@ class ModelMetadata:
     std: tuple[float, ...] = IMAGENET_STD
     origin: tuple[Origin, ...] = ()
     max_short_side: int | None = None
+    training_short_side: int | None = None
 
     def __post_init__(self) -> None:
         check_max_short_side(self.max_short_side)
+        side = self.training_short_side
+        if side is not None and not (type(side) is int and 1 <= side <= LARGEST_SHORT_SIDE):
+            raise UserError(
+                f"training_short_side {side!r:.80}: use an integer from 1 to {LARGEST_SHORT_SIDE}, in pixels; "
+                "where it is not known, leave it out"
+            )
         _check_statistics("mean", self.mean, 0.0)
         _check_statistics("std", self.std, SMALLEST_STD)
         if len(self.mean) != len(self.std):

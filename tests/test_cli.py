@@ -393,7 +393,7 @@ def test_inference_segments_the_good_images_and_names_the_broken_one(capsys, run
     images = tmp_path / "in"
     images.mkdir()
     for name in ("a", "c"):
-        Image.new("RGB", (40, 30), (90, 90, 90)).save(images / f"{name}.png")
+        Image.new("RGB", (64, 48), (90, 90, 90)).save(images / f"{name}.png")
     (images / "b.png").write_bytes((images / "a.png").read_bytes()[:40])
     words = f"infer {run / 'best.safetensors'} {images} {tmp_path / 'out'} --device cpu"
     assert main(words.split()) == 2

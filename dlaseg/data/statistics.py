@@ -3,15 +3,20 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, median_low
 
 from dlaseg.data.label_counts import CountedFiles, LabelCounts, count_labels
 from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.errors import UserError
+from dlaseg.images import read_size
 from dlaseg.labels import IGNORE_INDEX
 from dlaseg.text import escaped, padded, width
 
 LISTED = 25
 """Most sizes and folders that are listed."""
+
+SAMPLED_SIZES = 100
+"""Most images whose sizes are read for the typical one."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,17 @@ def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> Spli
         frozenset(beside_ignored - {IGNORE_INDEX}),
         frozenset(without_ignored),
     )
+
+
+def median_short_side(dataset: SegmentationDataset) -> int | None:
+    """Median of the shorter sides of images, pixels, from the headers of some, evenly spaced; None if none is read."""
+    sides = []
+    for pair in dataset.pairs[:: -(-len(dataset) // SAMPLED_SIZES) or 1]:
+        try:
+            sides.append(min(read_size(pair.image, dataset.max_pixels)))
+        except UserError:  # what reads all of them tells of it
+            continue
+    return median_low(sides) if sides else None
 
 
 def statistics_table(names: Sequence[str], splits: Sequence[SplitStatistics]) -> str:

@@ -18,7 +18,7 @@ from dlaseg.errors import UserError
 from dlaseg.inference.argmax import argmax_logits
 from dlaseg.inference.backends.base import Backend, check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
-from dlaseg.inference.backends.reduced import ReducedBackend, check_limit, reduction
+from dlaseg.inference.backends.reduced import ReducedBackend, check_limit, reduction, tell_of_size
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
@@ -116,6 +116,8 @@ class Predictor:
         self.memory = MemoryBudget(self.backend, max_memory, self._averaged_scales, flip)
         self.max_short_side = (self.metadata.max_short_side if max_short_side is None else max_short_side) or None
         self._reduced: dict[int, tuple[Backend, MemoryBudget]] = {}  # by factor
+        undecided = max_short_side is None and scales is None
+        self._training_side = self.metadata.training_short_side if undecided else None  # until it is told of
         if self._averages:
             self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self._averaged_scales != (1.0,):
@@ -266,7 +268,9 @@ class Predictor:
 
     def _at(self, height: int, width: int) -> tuple[Backend, MemoryBudget]:
         """What computes an image of a size, reduced if it is larger than `max_short_side`."""
-        factor = reduction(height, width, self.max_short_side)
+        factor, side = reduction(height, width, self.max_short_side), self._training_side
+        if side and tell_of_size(height // factor, width // factor, side, self.max_short_side is None):
+            self._training_side = None
         if factor == 1:
             return self.backend, self.memory
         if factor not in self._reduced:

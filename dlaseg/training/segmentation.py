@@ -17,7 +17,7 @@ from dlaseg.data.label_check import check_labels, check_scored
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
 from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
-from dlaseg.data.statistics import SplitStatistics, median_frequency, statistics
+from dlaseg.data.statistics import SplitStatistics, median_frequency, median_short_side, statistics
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import MissingSplitError, UserError
 from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
@@ -149,8 +149,12 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         has_auxiliary = model.scales is not None or len(model.logit_layers()) > 1
         if self.config.train.auxiliary_losses is not None and not has_auxiliary:
             raise UserError("train.auxiliary_losses: this network has no auxiliary outputs: use null")
-        side = model_config.max_short_side
-        model.metadata = replace(model.metadata, label_map=training.label_map, max_short_side=side)
+        model.metadata = replace(
+            model.metadata,
+            label_map=training.label_map,
+            max_short_side=model_config.max_short_side,
+            training_short_side=median_short_side(training),
+        )
         return model
 
     def load_weights(self, model: DLASeg) -> None:
@@ -159,14 +163,19 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         Raises:
             UserError: the file does not exist, or its weights do not fit the network.
         """
-        model_config, label_map = self.config.model, model.metadata.labels
+        model_config, own = self.config.model, model.metadata
         if model_config.backbone_weights is not None:
             load_backbone_weights(model, model_config.backbone_weights)
         if model_config.weights is not None:
             load_weights(model, model_config.weights)
             file_labels = model.metadata.labels
-            model.metadata = replace(model.metadata, label_map=label_map, max_short_side=model_config.max_short_side)
-            if file_labels is not label_map and file_labels.names != label_map.names:
+            model.metadata = replace(
+                model.metadata,
+                label_map=own.label_map,
+                max_short_side=own.max_short_side,
+                training_short_side=own.training_short_side,
+            )
+            if file_labels is not own.labels and file_labels.names != own.labels.names:
                 logger.warning("weights %s: its classes are %s", model_config.weights, ", ".join(file_labels.names))
 
     def train_loader(
@@ -220,7 +229,8 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
             confusion = ConfusionMatrix(labels.num_classes)
             if len(shard):
-                predictor = Predictor(model, device=str(dist.device))
+                limit = model.metadata.max_short_side or 0  # set, so that no epoch tells of the size of images
+                predictor = Predictor(model, device=str(dist.device), max_short_side=limit)
                 confusion = evaluate_predictor(predictor, shard, loader=loader, on_image=on_image)
             matrix = dist.all_reduce_sum_(torch.from_numpy(confusion.matrix).to(dist.device))
             confusion.matrix = matrix.cpu().numpy()

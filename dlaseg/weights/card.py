@@ -189,6 +189,9 @@ values from 0 to 1. The weights file holds both, and `Predictor` applies them.
 Images whose shorter side has more than {{ model.metadata.max_short_side }} pixels are computed at 1/2, 1/3, ... of \
 their size (`max_short_side`), so that things are as large as in the training; labels have the size of the image.
 {%- endif %}
+{%- if model.metadata.training_short_side %}
+The images of the training have a shorter side of about {{ model.metadata.training_short_side }} pixels.
+{%- endif %}
 
 ## Classes
 

@@ -27,7 +27,8 @@ MAX_ARGUMENTS = 50
 """Most arguments of a network of another family."""
 
 _REQUIRED = ("model", "mean", "std")
-_OPTIONAL = ("labels", "classes", "origin", "max_short_side")
+_SIDES = ("max_short_side", "training_short_side")
+_OPTIONAL = ("labels", "classes", "origin", *_SIDES)
 
 
 def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
@@ -43,7 +44,7 @@ def encode_metadata(metadata: ModelMetadata) -> dict[str, str]:
         "mean": json.dumps(metadata.mean),
         "std": json.dumps(metadata.std),
         "origin": json.dumps([asdict(origin) for origin in metadata.origin]),
-        **({} if metadata.max_short_side is None else {"max_short_side": json.dumps(metadata.max_short_side)}),
+        **{key: json.dumps(getattr(metadata, key)) for key in _SIDES if getattr(metadata, key) is not None},
     }
 
 
@@ -81,7 +82,7 @@ def decode_metadata(path: Path, entries: Mapping[str, str], any_network: bool = 
             tuple(_check_list("mean", content["mean"])),
             tuple(_check_list("std", content["std"])),
             tuple(_origin(entry) for entry in _check_list("origin", content.get("origin", []))),
-            content.get("max_short_side"),
+            *map(content.get, _SIDES),
         )
         if any_network:
             metadata.check(metadata.num_classes, metadata.in_channels)

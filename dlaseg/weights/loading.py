@@ -76,7 +76,13 @@ def load_weights(model: DLASeg, source: str | Path, norm: str | None = None) -> 
         saved = _saved_metadata(checkpoint, recognized)
         earlier = saved.origin
         if recognized.in_channels == model.backbone.in_channels:
-            metadata = replace(metadata, mean=saved.mean, std=saved.std, max_short_side=saved.max_short_side)
+            metadata = replace(
+                metadata,
+                mean=saved.mean,
+                std=saved.std,
+                max_short_side=saved.max_short_side,
+                training_short_side=saved.training_short_side,
+            )
         if same_classes and saved.label_map is not None:
             metadata = replace(metadata, label_map=saved.label_map)
     else:

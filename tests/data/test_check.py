@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dlaseg.cli import main
 from dlaseg.data.check.check import check_dataset
 from dlaseg.data.check.new_classes import new_classes
 from dlaseg.data.datasets import open_dataset
-from dlaseg.data.statistics import median_frequency, statistics
+from dlaseg.data.statistics import SAMPLED_SIZES, median_frequency, median_short_side, statistics
 from dlaseg.errors import UserError
 from dlaseg.evaluation.report.check_page import write_check_page
 
@@ -67,6 +68,22 @@ def kinds(root: Path) -> dict[str, str]:
 
 def rewrite(path: Path, change) -> None:
     Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def test_the_typical_short_side_is_the_median_of_images_that_can_be_read(root):
+    folder = root / "images" / "train"
+    dataset = open_dataset("folder", root, "train")
+    for name, size in (("a", (20, 30)), ("b", (300, 70)), ("c", (90, 90))):
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(folder / f"{name}.png")
+    for name in "defg":
+        (folder / f"{name}.png").write_bytes(b"x")
+    assert median_short_side(dataset) == 48  # of 20, 48, 70 and 90
+    (folder / "h.png").unlink()
+    assert median_short_side(dataset) == 70
+    many = replace(dataset, pairs=(*dataset.pairs[2:3] * SAMPLED_SIZES, *dataset.pairs[:1] * SAMPLED_SIZES * 3))
+    assert median_short_side(many) == 20
+    assert median_short_side(replace(dataset, pairs=dataset.pairs[3:7])) is None
+    assert median_short_side(replace(dataset, pairs=())) is None
 
 
 def test_a_clean_data_set_has_no_finding(root):

@@ -229,3 +229,77 @@ def test_the_adapter_hands_on_what_it_does_not_change(model):
     assert backend.streams == reduced.streams == 3
     per_pixel, fixed = backend.memory_needed()
     assert reduced.memory_needed() == (per_pixel / 16, fixed)
+
+
+# Images of other sizes than those of the training, of weights without a limit
+
+
+def trained_at(side, limit=None):
+    model = make_model()
+    model.metadata = replace(model.metadata, max_short_side=limit, training_short_side=side)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        ((72, 90), "--max-short-side 54 "),
+        ((90, 72), "--max-short-side 54 "),
+        ((300, 400), "--max-short-side 54 "),
+        ((71, 500), None),
+        ((19, 30), None),
+        ((18, 300), "--scales 2 "),
+        ((11, 11), "--scales 3 "),
+        ((1, 500), "--scales 10 "),
+    ],
+)
+def test_images_of_twice_or_half_the_size_of_those_of_the_training_are_told_once(size, advice, caplog):
+    predictor = Predictor(trained_at(36), device="cpu")
+    for _ in range(2):
+        predictor(noise(*size))
+    messages = [record.getMessage() for record in caplog.records if "of the training" in record.getMessage()]
+    assert len(messages) == (advice is not None)
+    if advice:
+        assert messages[0].startswith(
+            f"{size[0]} x {size[1]} pixels, and the images of the training have a shorter side of"
+        )
+        assert advice in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "size"),
+    [
+        (None, {}, (300, 300)),
+        (36, {"max_short_side": 0}, (300, 300)),
+        (36, {"max_short_side": 54}, (300, 300)),
+        (36, {"max_short_side": 0}, (9, 9)),
+        (36, {"scales": [1.0]}, (300, 300)),
+        (36, {"scales": [2.0]}, (18, 18)),
+    ],
+)
+def test_who_has_decided_on_a_size_is_told_nothing(side, options, size, caplog):
+    Predictor(trained_at(side), device="cpu", **options)(noise(*size))
+    assert "of the training" not in caplog.text
+
+
+def test_the_limit_of_the_weights_decides_on_large_images_alone(caplog):
+    predictor = Predictor(trained_at(36, limit=200), device="cpu")
+    predictor(noise(300, 300))
+    assert "of the training" not in caplog.text
+    predictor(noise(18, 18))
+    assert "--scales 2 " in caplog.text
+
+
+def test_every_file_keeps_the_size_of_the_training(tmp_path):
+    save_model(trained_at(36), tmp_path / "a.safetensors")
+    export(tmp_path / "a.safetensors", tmp_path / "a.onnx")
+    for metadata in (load_model(tmp_path / "a.safetensors").metadata, read_graph(tmp_path / "a.onnx").metadata):
+        assert (metadata.max_short_side, metadata.training_short_side) == (None, 36)
+    started = create_model(TINY, 6, stride=4, weights=tmp_path / "a.safetensors")
+    assert started.metadata.training_short_side == 36
+
+
+@pytest.mark.parametrize("side", [0, -1, 100_001, 36.0, "36", True])
+def test_a_size_of_the_training_that_cannot_be_is_refused(side):
+    with pytest.raises(UserError, match=r"^training_short_side .{1,20}: use an integer from 1 to 100000"):
+        ModelMetadata(training_short_side=side)

@@ -174,6 +174,30 @@ def test_the_weights_have_the_limit_of_the_config_and_not_that_of_the_weights_be
         assert model.metadata.max_short_side == limit
 
 
+def test_the_weights_have_the_size_of_the_images_that_they_were_trained_on(config, tmp_path):
+    task = Segmentation(config)
+    training, _ = task.open_splits()
+    model = task.make_model(training)
+    assert model.metadata.training_short_side == min(training.read(0)[0].shape[:2])
+    model.metadata = dataclasses.replace(model.metadata, training_short_side=7)
+    save_model(model, tmp_path / "a.safetensors")
+    task = Segmentation(
+        dataclasses.replace(config, model=dataclasses.replace(config.model, weights=str(tmp_path / "a.safetensors")))
+    )
+    model = task.make_model(training)
+    task.load_weights(model)
+    assert model.metadata.training_short_side == min(training.read(0)[0].shape[:2])
+
+
+def test_validation_says_nothing_of_the_size_of_images(config, caplog):
+    task = Segmentation(config)
+    training, validation = task.open_splits()
+    model = task.make_model(training)
+    model.metadata = dataclasses.replace(model.metadata, training_short_side=2)
+    task.validator(validation, DistributedContext(0, 1, torch.device("cpu")))(model)
+    assert "of the training" not in caplog.text
+
+
 def test_a_network_that_predicts_one_class_alone_is_told(config, caplog):
     task = Segmentation(config)
     training, validation = task.open_splits()

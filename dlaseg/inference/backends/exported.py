@@ -261,7 +261,11 @@ def graph_facts(graph: Graph) -> list[tuple[str, str]]:
         ("network", ", ".join(f"{key} {value}" for key, value in metadata.architecture.items())),
         ("classes", ", ".join(metadata.labels.names)),
         ("mean, std", f"{', '.join(map(str, metadata.mean))}; {', '.join(map(str, metadata.std))}"),
-        *([] if metadata.max_short_side is None else [("max_short_side", str(metadata.max_short_side))]),
+        *(
+            (key, str(side))
+            for key in ("max_short_side", "training_short_side")
+            if (side := getattr(metadata, key)) is not None
+        ),
     ]
 
 

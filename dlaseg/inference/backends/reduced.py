@@ -1,5 +1,6 @@
 """A backend that reduces images first, so that things are as large in them as in those of the training."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -8,10 +9,15 @@ from numpy.typing import NDArray
 
 from dlaseg.inference.argmax import namespace
 from dlaseg.inference.backends.base import Backend
-from dlaseg.metadata import check_max_short_side
+from dlaseg.metadata import SMALLEST_SHORT_SIDE, check_max_short_side
 
 if TYPE_CHECKING:
     from dlaseg.inference.backends.base import Images
+
+logger = logging.getLogger(__name__)
+
+LARGEST_SCALE = 10
+"""Of `Predictor`."""
 
 
 class ReducedBackend:
@@ -80,6 +86,41 @@ def reduction(height: int, width: int, max_short_side: int | None) -> int:
         (6, 1)
     """
     return 1 if max_short_side is None else max(1, -(-min(height, width) // max_short_side))
+
+
+def tell_of_size(height: int, width: int, training_side: int, can_reduce: bool) -> bool:
+    """Tells of an image that has twice the size of those of the training or more, or half of it or less.
+
+    `camvid` loses 2 and 8 points of mIoU at these sizes, and more beyond them (docs/large_images.md).
+
+    Args:
+        height: of the image as it is computed, pixels.
+        width: of the image as it is computed, pixels.
+        training_side: `ModelMetadata.training_short_side`.
+        can_reduce: whether no limit of the shorter side is set.
+
+    Returns:
+        Whether there was something to tell.
+    """
+    side = min(height, width)
+    if side >= 2 * training_side and can_reduce:
+        limit = max(SMALLEST_SHORT_SIDE, round(1.5 * training_side))
+        logger.warning(
+            "%d x %d pixels, and the images of the training have a shorter side of about %d: if things are larger here "
+            "than there, --max-short-side %d computes images at a smaller size; --max-short-side 0 ends this message",
+            height, width, training_side, limit,
+        )  # fmt: skip
+        return True
+    if 2 * side <= training_side:
+        scale = min(LARGEST_SCALE, round(training_side / side))
+        logger.warning(
+            "%d x %d pixels, and the images of the training have a shorter side of about %d: if things are smaller "
+            "here than there, enlarge images, as --scales %d does with a weights file; --max-short-side 0 ends this "
+            "message",
+            height, width, training_side, scale,
+        )  # fmt: skip
+        return True
+    return False
 
 
 def check_limit(max_short_side: Any) -> None:
