@@ -126,20 +126,20 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
     finished, begun = checkpoint["epoch"], checkpoint["progress"]["batches"]
     if train.epochs == before:
         return
-    difference = f"{_EPOCHS} {train.epochs} (the run has {before})"
+    difference, depends = f"{_EPOCHS} {train.epochs} (the run has {before})", depends_on_epochs(train)
     if train.epochs < finished + bool(begun):
         part = " and a part of the next" if begun else ""
         raise UserError(
             f"{difference}: the run in {output} has already trained for {finished} epochs{part}: use "
-            f"{finished + bool(begun)} or more"
+            + (f"{before}" if depends else f"{finished + bool(begun)} or more")
         )
     validated = any(row.get("miou", row.get("top1")) is not None for row in checkpoint["log"][-1:])
     if train.epochs == finished and not validated:
         raise UserError(
             f"{difference}: the run in {output} has trained for {finished} epochs, and the last of them was not "
-            f"validated: use {finished + 1} or more"
+            f"validated: use {before if depends else f'{finished + 1} or more'}"
         )
-    if not depends_on_epochs(train):
+    if not depends:
         return
     step = finished * batches + min(begun, batches)
     rates = (learning_rate(replace(train, epochs=epochs), step, batches) for epochs in (before, train.epochs))
@@ -147,7 +147,7 @@ def check_epochs(config: RunConfig, checkpoint: Mapping[str, Any], batches: int,
     raise UserError(
         f"{difference}: schedule {train.schedule} depends on the number of epochs: the next learning rate would be "
         f"{new} instead of {old}, and the epochs so far were trained with other rates than in a run of "
-        f"{train.epochs}: {new_run(config, output)}"
+        f"{train.epochs}: use {before}, or {new_run(config, output)}"
     )
 
 

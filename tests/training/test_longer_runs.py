@@ -108,7 +108,8 @@ def test_a_schedule_that_depends_on_the_length_refuses_another_with_both_rates(c
         f"train.epochs 2 (the run has 1): schedule {schedule['schedule']} depends on the number of epochs: the "
         f"next learning rate would be {rate:.3g} instead of 0, and the epochs so far "
         "were trained with other rates than in a run of 2: "
-        f"start a new run from its weights: --model.weights {tmp_path / 'run/best.safetensors'} and another --output"
+        "use 1, or start a new run from its weights: "
+        f"--model.weights {tmp_path / 'run/best.safetensors'} and another --output"
     )
 
 
@@ -134,7 +135,7 @@ def test_fewer_epochs_than_are_finished_are_refused(config, tmp_path):
     )
     poly = with_train(config, schedule="poly")
     run(with_train(poly, epochs=2), tmp_path / "poly")
-    assert "has already trained for 2 epochs: use 2 or more" in refused_resume(poly, tmp_path / "poly")
+    assert refused_resume(poly, tmp_path / "poly").endswith("has already trained for 2 epochs: use 2")
 
 
 def interrupted(config: Config, output: Path, monkeypatch, when: Callable[[TrainState], bool]) -> None:
@@ -161,6 +162,9 @@ def test_a_run_does_not_end_at_an_epoch_that_was_not_validated(config, tmp_path,
     interrupted(with_train(config, epochs=4), tmp_path / "run", monkeypatch, lambda state: state.epoch == 1)
     message = refused_resume(with_train(config, epochs=1), tmp_path / "run")
     assert message.endswith("has trained for 1 epochs, and the last of them was not validated: use 2 or more")
+    poly = with_train(config, schedule="poly")
+    interrupted(with_train(poly, epochs=4), tmp_path / "poly", monkeypatch, lambda state: state.epoch == 1)
+    assert refused_resume(with_train(poly, epochs=1), tmp_path / "poly").endswith("was not validated: use 4")
 
 
 def test_fewer_epochs_than_are_begun_are_refused_and_others_end_the_run_earlier(config, tmp_path, monkeypatch):
