@@ -243,6 +243,7 @@ PYTHON_SKIPPED = {
 PYTHON_WORDS = {
     "runs/NAME/best": "runs/folder_example/best",
     '"DIR"': '"masks"',
+    "OUTPUT/contours": "kinds/contours",
     '"configs/folder_example.yaml"': '"small.yaml"',
 }
 
