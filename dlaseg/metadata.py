@@ -159,6 +159,21 @@ class ModelMetadata:
             raise UserError(f"mean {list(self.mean)}: give one number for each of {in_channels} channels, and of std")
 
 
+def reduction(height: int, width: int, max_short_side: int | None) -> int:
+    """By which whole factor an image is reduced: the smallest that leaves a shorter side of no more than a limit.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        max_short_side: the limit, pixels; None for none.
+
+    Examples:
+        >>> reduction(3024, 4032, 540), reduction(360, 4000, 540)
+        (6, 1)
+    """
+    return 1 if max_short_side is None else max(1, -(-min(height, width) // max_short_side))
+
+
 def check_max_short_side(side: Any) -> None:
     """Checks a limit of the shorter side of images; None is no limit."""
     is_integer = isinstance(side, int) and not isinstance(side, bool)

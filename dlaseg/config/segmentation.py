@@ -108,8 +108,8 @@ class ModelConfig(ConfigSection):
         scales: of the image, such as [0.5, 1], whose scores the network blends by weights that it learns (scale-space
             rendering); [] for a network of one scale.
         activation: of decoder and head: relu; or leaky_relu, to start from weights that have it.
-        max_short_side: of the images for which the network is meant, in pixels: larger ones are computed at a smaller
-            size (dlaseg infer, dlaseg eval), as things are larger in them than in the training; null for no limit.
+        max_short_side: images whose shorter side has more pixels are computed at 1/2, 1/3, ... of their size, the
+            largest that fits, in training, validation, dlaseg infer and dlaseg eval; null for no limit.
         weights: weights of a whole network to start from: a file, a name such as camvid (dlaseg weights list), or a
             repository on the Hugging Face hub.
         backbone_weights: weights of the backbone to start from, such as timm/dla34.in1k or the result of

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dlaseg.labels import IGNORE_INDEX
+from dlaseg.metadata import reduction
 
 
 class RandomAffineCrop:
@@ -32,11 +33,21 @@ class RandomAffineCrop:
         scale: smallest and largest scale.
         rotation: largest angle in degrees, in either direction.
         fill: RGB, 0 to 255.
+        max_short_side: an image whose shorter side is longer, in pixels, counts as one of 1/2, 1/3, ... of its size,
+            see `reduction`, as it does in `Predictor`; None for no limit.
     """
 
-    def __init__(self, crop_size: tuple[int, int], scale: tuple[float, float], rotation: float, fill: Sequence[float]):
+    def __init__(
+        self,
+        crop_size: tuple[int, int],
+        scale: tuple[float, float],
+        rotation: float,
+        fill: Sequence[float],
+        max_short_side: int | None = None,
+    ):
         height, width = crop_size
         self.crop_size, self.scale, self.rotation = (height, width), scale, rotation
+        self.max_short_side = max_short_side
         angle = math.radians(rotation)
         self._window = (_rotated_extent(height, width, angle), _rotated_extent(width, height, angle))
         self._background = np.full((height, width, 3), np.rint(fill), np.uint8)
@@ -82,7 +93,9 @@ class RandomAffineCrop:
         self, size: NDArray[np.intp], rng: np.random.Generator, point: tuple[int, int] | None
     ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The scaled image's height and width, and the matrix from coordinates in the crop to those in the image."""
-        scaled_size = np.maximum(1, np.rint(size * rng.uniform(*self.scale))).astype(int)
+        height, width = size.tolist()
+        scale = rng.uniform(*self.scale) / reduction(height, width, self.max_short_side)
+        scaled_size = np.maximum(1, np.rint(size * scale)).astype(int)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation))
         margin = scaled_size - self._window
         border = np.subtract(self._window, self.crop_size)  # on both sides of the crop together

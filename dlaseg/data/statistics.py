@@ -10,6 +10,7 @@ from dlaseg.data.pairs import SegmentationDataset
 from dlaseg.errors import UserError
 from dlaseg.images import read_size
 from dlaseg.labels import IGNORE_INDEX
+from dlaseg.metadata import reduction
 from dlaseg.text import escaped, padded, width
 
 LISTED = 25
@@ -99,14 +100,23 @@ def summed(dataset: SegmentationDataset, counted: Iterable[LabelCounts]) -> Spli
     )
 
 
-def median_short_side(dataset: SegmentationDataset) -> int | None:
-    """Median of the shorter sides of images, pixels, from the headers of some, evenly spaced; None if none is read."""
+def median_short_side(dataset: SegmentationDataset, max_short_side: int | None = None) -> int | None:
+    """Median of the shorter sides of images as a network gets them, from the headers of some.
+
+    Args:
+        dataset: the images; those that are read are evenly spaced.
+        max_short_side: larger images are reduced, see `reduction`.
+
+    Returns:
+        Pixels; None if no header can be read.
+    """
     sides = []
     for pair in dataset.pairs[:: -(-len(dataset) // SAMPLED_SIZES) or 1]:
         try:
-            sides.append(min(read_size(pair.image, dataset.max_pixels)))
+            height, width = read_size(pair.image, dataset.max_pixels)
         except UserError:  # what reads all of them tells of it
             continue
+        sides.append(round(min(height, width) / reduction(height, width, max_short_side)))
     return median_low(sides) if sides else None
 
 

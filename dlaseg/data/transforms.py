@@ -25,10 +25,11 @@ class Augmentation:
     Args:
         config: the strengths.
         fill: RGB, 0 to 255, of pixels outside the image; their label is 255.
+        max_short_side: of images that count as they are, see `RandomAffineCrop`.
     """
 
-    def __init__(self, config: AugmentConfig, fill: Sequence[float]):
-        self._crop = RandomAffineCrop(config.crop_size, config.scale, config.rotation, fill)
+    def __init__(self, config: AugmentConfig, fill: Sequence[float], max_short_side: int | None = None):
+        self._crop = RandomAffineCrop(config.crop_size, config.scale, config.rotation, fill, max_short_side)
         color = _color(config.jitter, config.saturation, config.hue, config.gamma, config.color_cast)
         self._compose = A.Compose([*color, *_flip(config.flip)])
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from dlaseg.data.tensors import to_tensor
 from dlaseg.errors import UserError
 from dlaseg.images import read_image
-from dlaseg.inference.backends.reduced import reduction
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
+from dlaseg.metadata import reduction
 from dlaseg.png import encode_png
 from dlaseg.visualize import overlay
 from dlaseg.weights.download import resolve

@@ -24,8 +24,9 @@ from dlaseg.files import write_json
 from dlaseg.images import read_image
 from dlaseg.inference.backends.exported import OPENVINO, read_graph, report_path
 from dlaseg.inference.backends.graph import openvino_core, require
-from dlaseg.inference.backends.reduced import reduce, reduction
+from dlaseg.inference.backends.reduced import reduce
 from dlaseg.inference.predictor import Predictor
+from dlaseg.metadata import reduction
 from dlaseg.models.base import SegmentationModel
 
 CALIBRATION_IMAGES = 100

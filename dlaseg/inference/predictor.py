@@ -18,12 +18,13 @@ from dlaseg.errors import UserError
 from dlaseg.inference.argmax import argmax_logits
 from dlaseg.inference.backends.base import Backend, check_gives_logits
 from dlaseg.inference.backends.choice import make_backend
-from dlaseg.inference.backends.reduced import ReducedBackend, check_limit, reduction, tell_of_size
+from dlaseg.inference.backends.reduced import ReducedBackend, check_limit, tell_of_size
 from dlaseg.inference.grid import Grid
 from dlaseg.inference.inputs import ImageInput, as_rgb
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.network import blend_scales, open_network
 from dlaseg.inference.tiling import blend_tiles
+from dlaseg.metadata import reduction
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -153,7 +153,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             model.metadata,
             label_map=training.label_map,
             max_short_side=model_config.max_short_side,
-            training_short_side=median_short_side(training),
+            training_short_side=median_short_side(training, model_config.max_short_side),
         )
         return model
 
@@ -200,7 +200,10 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 "one image at a time in each process: batch norm after global pooling sees %d values, those of all "
                 "processes", train.batch_size // train.grad_accum_steps,
             )  # fmt: skip
-        augmentation = Augmentation(self.config.augment, fill=[m * 255 for m in model.metadata.mean])
+        if dist.is_main:
+            _tell_of_small_crops(self.config, model.metadata.training_short_side)
+        fill = [m * 255 for m in model.metadata.mean]
+        augmentation = Augmentation(self.config.augment, fill, self.config.model.max_short_side)
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
         skip = data.on_error == "skip"
         loader, sampler = train_loader(training, augmentation, train.batch_size, train.seed, data.workers, shard, skip)
@@ -262,6 +265,17 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""
         return training.pairs[index].image
+
+
+def _tell_of_small_crops(config: Config, side: int | None) -> None:
+    """Tells if crops show a quarter of the shorter side of the images or less: of photos, they show no whole thing."""
+    crop = min(config.augment.crop_size)
+    shown = round(2 * crop / sum(config.augment.scale))
+    if side is not None and side >= 4 * shown and config.model.max_short_side is None:
+        logger.warning(
+            "the images have a shorter side of about %d pixels, of which crops show %d: if things are larger, "
+            "--model.max_short_side %d trains and computes at a smaller size", side, shown, 2 * crop,
+        )  # fmt: skip
 
 
 def _warn_of_one_class(confusion: ConfusionMatrix, labels: LabelMap) -> None:

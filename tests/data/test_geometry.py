@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from dlaseg.data.geometry import RandomAffineCrop
+from dlaseg.inference.backends.reduced import reduce
 
 FILL = (123.675, 116.28, 103.53)  # rounds to 124, 116, 104
 
@@ -45,6 +46,20 @@ def placement(size, seed, **how):
     equations = np.stack([rows, columns, np.ones(len(rows))], 1)
     (a, b), (c, d), middle = np.linalg.lstsq(equations, np.stack([down[seen], across[seen]], 1).astype(float))[0]
     return np.array([*middle, (a * d - b * c) ** -0.5, np.degrees(np.arctan2(c - b, a + d))])
+
+
+def test_an_image_above_the_limit_is_placed_as_it_is_computed():
+    image, target = noise(96, 121), np.random.default_rng(1).integers(0, 5, (96, 121), np.uint8)
+    how = {"crop_size": (32, 40), "scale": (1, 1), "rotation": 0, "fill": FILL}
+    crop, labels = RandomAffineCrop(max_short_side=40, **how)(image[:, :120], target[:, :120], np.random.default_rng(0))
+    np.testing.assert_array_equal(crop, reduce(image[:, :120], 3))
+    np.testing.assert_array_equal(labels, target[1::3, 1:120:3])
+    wide = RandomAffineCrop((64, 160), (0.5, 2), 0, FILL, 40)(image, target, np.random.default_rng(2))
+    third = RandomAffineCrop((64, 160), (0.5 / 3, 2 / 3), 0, FILL)(image, target, np.random.default_rng(2))
+    for one, other in zip(wide, third, strict=True):
+        np.testing.assert_array_equal(one, other)
+    unlimited = RandomAffineCrop(max_short_side=96, **how)(image, target, np.random.default_rng(0))
+    np.testing.assert_array_equal(unlimited[0], RandomAffineCrop(**how)(image, target, np.random.default_rng(0))[0])
 
 
 def test_scale_angle_and_place_are_uniform_and_independent():

@@ -20,13 +20,13 @@ from dlaseg.data.tensors import normalize, to_tensor
 from dlaseg.export import int8
 from dlaseg.export.export import export
 from dlaseg.inference.backends.exported import read_graph
-from dlaseg.inference.backends.reduced import ReducedBackend, reduction
+from dlaseg.inference.backends.reduced import ReducedBackend
 from dlaseg.inference.memory import MemoryBudget
 from dlaseg.inference.predictor import Predictor
 from dlaseg.inference.ray_worker import PredictorSpec, try_out
 from dlaseg.inference.run import infer
 from dlaseg.label_images import read_label_image
-from dlaseg.metadata import ModelMetadata
+from dlaseg.metadata import ModelMetadata, reduction
 
 LIMIT = 40
 

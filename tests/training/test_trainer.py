@@ -27,13 +27,15 @@ from dlaseg_testing import (
 
 from dlaseg.config.files import to_yaml
 from dlaseg.config.pretraining import PretrainConfig
-from dlaseg.config.segmentation import Config
+from dlaseg.config.segmentation import AugmentConfig, Config
 from dlaseg.data.loading import EpochBatches
 from dlaseg.data.transforms import Augmentation
 from dlaseg.errors import Stopped, UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
+from dlaseg.inference.backends.reduced import reduce
+from dlaseg.metadata import reduction
 from dlaseg.training import run as training_run
 from dlaseg.training import segmentation, trainer
 from dlaseg.training.checkpoint import load_checkpoint, save_checkpoint
@@ -187,6 +189,36 @@ def test_the_weights_have_the_size_of_the_images_that_they_were_trained_on(confi
     model = task.make_model(training)
     task.load_weights(model)
     assert model.metadata.training_short_side == min(training.read(0)[0].shape[:2])
+
+
+def test_crops_are_of_images_at_the_size_at_which_they_are_computed(config):
+    config = with_train(config, batch_size=1)
+    augment = AugmentConfig(scale=(1.0, 1.0), crop_size=(32, 64), rotation=0, jitter=0, flip=0)
+    config = dataclasses.replace(config, augment=augment, model=dataclasses.replace(config.model, max_short_side=32))
+    task = Segmentation(config)
+    training, _ = task.open_splits()
+    model = task.make_model(training)
+    height, width = training.read(0)[0].shape[:2]
+    assert reduction(height, width, 32) == 2
+    assert model.metadata.training_short_side == min(height, width) // 2
+    loader, sampler = task.train_loader(training, model, SINGLE_PROCESS)
+    (image, target, _), key = next(iter(loader)), sampler.batch(0, 0)[0]
+    small = {tuple(pixel) for pixel in reduce(training.read(key.image)[0], 2).reshape(-1, 3).tolist()}
+    found = {tuple(pixel) for pixel in image[0].permute(1, 2, 0)[target[0] != 255].tolist()}
+    assert len(found) > 1
+    assert found <= small
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "limit", "told"),
+    [(32, 1, None, True), (64, 1, None, False), (64, 2, None, True), (32, 1, 48, False)],
+)
+def test_crops_that_show_a_small_part_of_the_images_are_told(config, crop, scale, limit, told, caplog):
+    augment = AugmentConfig(scale=(scale, scale), crop_size=(crop, 128))
+    model = dataclasses.replace(config.model, max_short_side=limit)
+    segmentation._tell_of_small_crops(dataclasses.replace(config, augment=augment, model=model), 128)
+    assert ("the images have a shorter side of about 128 pixels, of which crops show 32" in caplog.text) is told
+    assert (f"--model.max_short_side {2 * crop} trains" in caplog.text) is told
 
 
 def test_validation_says_nothing_of_the_size_of_images(config, caplog):
@@ -606,7 +638,7 @@ def test_weights_and_backbone_weights_exclude_each_other(config, tmp_path):
 def test_crops_are_padded_with_the_mean_colour_of_the_network(config, monkeypatch):
     fills = []
     monkeypatch.setattr(
-        segmentation, "Augmentation", lambda config, fill: fills.append(fill) or Augmentation(config, fill=fill)
+        segmentation, "Augmentation", lambda config, fill, side: fills.append(fill) or Augmentation(config, fill, side)
     )
     task, model = Segmentation(config), new_state(config).model
     model.metadata = dataclasses.replace(model.metadata, mean=(0.0, 0.2, 1.0))

@@ -73,21 +73,6 @@ class ReducedBackend:
         return per_pixel / self._factor**2, fixed
 
 
-def reduction(height: int, width: int, max_short_side: int | None) -> int:
-    """By which whole factor an image is reduced: the smallest that leaves a shorter side of no more than a limit.
-
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        max_short_side: the limit, pixels; None for none.
-
-    Examples:
-        >>> reduction(3024, 4032, 540), reduction(360, 4000, 540)
-        (6, 1)
-    """
-    return 1 if max_short_side is None else max(1, -(-min(height, width) // max_short_side))
-
-
 def tell_of_size(height: int, width: int, training_side: int, can_reduce: bool) -> bool:
     """Tells of an image that has twice the size of those of the training or more, or half of it or less.
 
