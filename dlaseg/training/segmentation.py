@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dlaseg.config.segmentation import Config
+from dlaseg.data.check.splits import frames_on_both_sides
 from dlaseg.data.class_uniform import ClassUniformDraw, samples_per_class, split_centroids
 from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.label_check import check_labels, check_scored
@@ -106,6 +107,12 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
         def check() -> SplitStatistics:
             check_no_copies(training, validation)
+            if data.val_share is not None and (frames := frames_on_both_sides(training, validation)):
+                logger.warning(
+                    "data.val_share %g draws neighbours of a sequence for both splits, such as %s (validation) and %s: "
+                    "the score is too high for other places; divide whole sequences by data.train_list and "
+                    "data.val_list", data.val_share, *frames,
+                )  # fmt: skip
             counted = read_counts(output / LABEL_COUNTS, training.label_map)
             train_statistics = statistics(training, counted, skip_unreadable=data.on_error == "skip")
             val_statistics = statistics(validation, counted)

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from dlaseg_testing import tiny_config, write_camvid
 from PIL import Image
 
 from dlaseg.config.segmentation import DataConfig
+from dlaseg.data.check.splits import frames_on_both_sides
 from dlaseg.data.datasets import open_dataset
 from dlaseg.data.pairs import Pair, SegmentationDataset
 from dlaseg.data.sets.camvid import camvid_labels
@@ -221,3 +223,63 @@ def test_files_of_one_size_and_time_that_begin_alike_are_no_copies(tmp_path, cap
         os.utime(file, ns=(1, 1))
     check_no_copies(*splits)
     assert caplog.messages == []
+
+
+def picture(seed: float) -> Image.Image:
+    """Blurred noise; that of numbers that are close looks alike."""
+    below, above = (np.random.default_rng(int(seed) + i).uniform(0, 255, (9, 9, 3)) for i in (0, 1))
+    share = seed - int(seed)
+    return Image.fromarray(((1 - share) * below + share * above).astype(np.uint8)).resize((96, 96), Image.BICUBIC)
+
+
+def frames(folder: Path, count: int, step: float, name: str = "clip_{}.png") -> SegmentationDataset:
+    folder.mkdir()
+    pairs = []
+    for i in range(count):
+        picture(7 + step * i).save(folder / name.format(i))
+        pairs.append(Pair(name.format(i).partition(".")[0], folder / name.format(i)))
+    return SegmentationDataset("folder", "all", tuple(pairs), camvid_labels())
+
+
+@pytest.mark.parametrize(
+    ("step", "name", "alike"),
+    [(0.05, "clip_{}.png", True), (0.05, "{}.png", True), (1.0, "clip_{}.png", False), (0.05, "{}_clip.png", False)],
+)
+def test_a_drawn_split_of_frames_that_look_like_those_of_the_training_is_known(tmp_path, step, name, alike):
+    if name == "{}_clip.png":  # no sequence: each image has a name of its own before its last number
+        name = "{}_clip_0.png"
+    training, validation = divide(frames(tmp_path / "a", 120, step, name), 0.2, 0)
+    found = frames_on_both_sides(training, validation)
+    assert (found is not None) is alike
+    if found is not None:
+        assert found[0] in [pair.image for pair in validation.pairs]
+        assert found[1] in [pair.image for pair in training.pairs]
+        numbers = [int(path.stem.rpartition("_")[2]) for path in found]
+        ours = [int(pair.name.rpartition("_")[2]) for pair in training.pairs]
+        assert numbers[1] == min(ours, key=lambda number: abs(number - numbers[0]))
+
+
+def test_images_that_cannot_be_read_and_very_few_say_nothing_of_sequences(tmp_path):
+    training, validation = divide(frames(tmp_path / "a", 60, 0.05), 0.2, 0)
+    assert frames_on_both_sides(training, validation) is not None
+    for pair in validation.pairs[::4]:  # of those that are read, every other one
+        pair.image.write_bytes(b"x")
+    assert frames_on_both_sides(training, validation) is not None
+    assert frames_on_both_sides(training, replace(validation, pairs=validation.pairs[1:5:2])) is None
+    for pair in validation.pairs:
+        pair.image.write_bytes(b"x")
+    assert frames_on_both_sides(training, validation) is None
+
+
+def test_training_on_a_drawn_split_of_frames_tells(tmp_path, caplog):
+    config = tiny_config(write_camvid(tmp_path / "data", train=60))
+    images = sorted((tmp_path / "data" / "train").glob("*.png"))
+    for number, image in enumerate(images):
+        with Image.open(image) as old:
+            size = old.size
+        picture(7 + 0.05 * number).resize(size).save(image)
+    for share, told in ((None, False), (0.2, True)):
+        caplog.clear()
+        task = Segmentation(replace(config, data=replace(config.data, val_share=share)))
+        task.check_data(*task.open_splits(), tmp_path, DistributedContext(0, 1, None))
+        assert ("data.val_share 0.2 draws neighbours of a sequence for both splits" in caplog.text) is told

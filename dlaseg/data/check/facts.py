@@ -115,7 +115,7 @@ def _image_facts(path: Path, max_pixels: int) -> ImageFacts:
     return ImageFacts(
         (height, width),
         hashlib.sha256(file.content).digest(),
-        _looks(pixels),
+        perceptual_hash(pixels),
         tuple((mean * count).tolist()),
         tuple(((deviation**2 + mean**2) * count).tolist()),
         int(pixels.max()),
@@ -124,7 +124,8 @@ def _image_facts(path: Path, max_pixels: int) -> ImageFacts:
     )
 
 
-def _looks(pixels: NDArray[np.uint8]) -> int:
+def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
+    """64 bits of an image, (H, W, 3) uint8 RGB: those of similar images differ in few of them."""
     import imagehash  # and scipy, in the processes that need it
 
     # Pillow's own reduction of a large image takes most of the time

@@ -2,16 +2,23 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dlaseg.data.check.facts import ImageFacts, PairFacts
+from dlaseg.data.check.facts import ImageFacts, PairFacts, perceptual_hash
 from dlaseg.data.check.findings import Finding, finding
+from dlaseg.data.pairs import SegmentationDataset
+from dlaseg.errors import UserError
+from dlaseg.images import read_image
+
+Each = TypeVar("Each")
 
 NEAR = 6
 """Bits of 64 in which the perceptual hashes of two images differ at most that look the same. Hashes of unrelated
@@ -36,6 +43,40 @@ def split_findings(facts: Mapping[str, Sequence[PairFacts]]) -> Iterator[Finding
     for one, other in combinations(readable, 2):
         yield from _common_images(one, readable[one], other, readable[other])
         yield from _common_sequences(one, readable[one], other, readable[other])
+
+
+def frames_on_both_sides(
+    training: SegmentationDataset, validation: SegmentationDataset, most: int = 10
+) -> tuple[Path, Path] | None:
+    """Whether a drawn validation split has frames of sequences of which others are trained on.
+
+    Of a sequence, the images of the nearest numbers must look more alike than other images do: numbers alone prove
+    nothing.
+
+    Args:
+        training: all other images of the pool.
+        validation: the images that were drawn.
+        most: pairs of images that are read, evenly spaced; those that cannot be are left out.
+
+    Returns:
+        A validation image and the training image that is nearest to it; None if they do not look alike, or if there are
+        fewer than 3 pairs.
+    """
+    ours, theirs = (numbered((pair.name, pair) for pair in split.pairs) for split in (training, validation))
+    drawn = [(sequence, *each) for sequence in sorted(ours.keys() & theirs.keys()) for each in theirs[sequence]]
+    found, files = [], []
+    for sequence, number, pair in drawn[:: -(-len(drawn) // most) or 1]:
+        _, nearest = min(ours[sequence], key=lambda each: abs(each[0] - number))
+        with suppress(UserError):  # what reads all of them tells of it
+            found.append([perceptual_hash(read_image(each.image, training.max_pixels)) for each in (pair, nearest)])
+            files.append((pair.image, nearest.image))
+    if len(found) < 3:
+        return None
+    first, second = np.array(found, np.uint64).T
+    distances = np.bitwise_count(first[:, None] ^ second).astype(float)
+    neighbours = np.diag(distances)
+    others = distances[~np.eye(len(found), dtype=bool)]
+    return files[int(neighbours.argmin())] if np.median(neighbours) <= ALIKE * others.mean() else None
 
 
 def _copies(split: str, pairs: Sequence[PairFacts]) -> Iterator[Finding]:
@@ -89,7 +130,7 @@ def _common_sequences(
     several sequences, or the nearest numbers of the other split must look more alike than images do on the whole. Names
     that are bare numbers always need the latter.
     """
-    ours, theirs = _sequences(first), _sequences(second)
+    ours, theirs = (numbered((each.pair.name, each) for each in split) for split in (first, second))
     sizes = Counter({sequence: len(images) for sequence, images in ours.items()})
     sizes.update({sequence: len(images) for sequence, images in theirs.items()})
     several = sum(size >= LEAST for size in sizes.values()) > 1
@@ -118,11 +159,11 @@ def _common_sequences(
         )  # fmt: skip
 
 
-def _sequences(pairs: Sequence[PairFacts]) -> dict[str, list[tuple[int, PairFacts]]]:
-    """The numbered images of each sequence: the name up to its last number."""
+def numbered(named: Iterable[tuple[str, Each]]) -> dict[str, list[tuple[int, Each]]]:
+    """What is numbered in each sequence, which is the name up to its last number."""
     found = defaultdict(list)
-    for each in pairs:
-        match = re.fullmatch(r"(.*?)(\d+)\D*", each.pair.name, re.DOTALL)
+    for name, each in named:
+        match = re.fullmatch(r"(.*?)(\d+)\D*", name, re.DOTALL)
         if match:
             found[match[1]].append((int(match[2][:18]), each))
     return dict(found)
