@@ -92,8 +92,7 @@ class Networks:
             found, probability = predictor.predict_with_confidence(to_tensor(image)[None])
             labels, confidence = found[0].cpu().numpy(), probability[0].half().cpu().numpy()
         seconds = read - start, perf_counter() - begin
-        factor = reduction(image.shape[0], image.shape[1], predictor.max_short_side)
-        size = f", at 1/{factor} of the size" if factor > 1 else ""
+        size = _size(image.shape[0], image.shape[1], predictor)
         used = f"{predictor.backend.name}, {predictor.backend.precision}{size}"
         return Segmented(Path(file).stem, image, labels, confidence, predictor.label_map, seconds, used)
 
@@ -107,6 +106,15 @@ class Networks:
             while len(self._predictors) > MOST_PREDICTORS:
                 del self._predictors[next(iter(self._predictors))]
         return predictor
+
+
+def _size(height: int, width: int, predictor: Predictor) -> str:
+    """At what size an image is computed, if it is not its own, or if the network was trained on others by far."""
+    factor, training = reduction(height, width, predictor.max_short_side), predictor.metadata.training_short_side
+    if factor > 1:
+        return f", at 1/{factor} of the size"
+    ratio = 1.0 if training is None else min(height, width) / training
+    return "" if 0.5 < ratio < 2 else f", {ratio:.2g} times the size of the images of the training"
 
 
 def picture(segmented: Segmented, hidden: Collection[str], opacity: float) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from dlaseg.errors import UserError
 from dlaseg.images import read_image, write_png
 from dlaseg.inference.predictor import Predictor
 from dlaseg.label_images import read_label_image
+from dlaseg.metadata import ModelMetadata
 from dlaseg.synthetic.dataset import draw_scene
 
 
@@ -58,7 +59,8 @@ def test_an_image_is_segmented_as_by_the_predictor(networks, photo):
     assert np.array_equal(found.labels, predictor(photo))
     probabilities = predictor.probabilities(photo).max(0)
     np.testing.assert_allclose(found.confidence, probabilities, atol=1e-3)
-    assert (found.name, found.backend) == ("street", "torch, float32")
+    used = "torch, float32, 0.27 times the size of the images of the training"  # 96 pixels, CamVid has 360
+    assert (found.name, found.backend) == ("street", used)
     assert np.array_equal(found.image, read_image(photo))
     averaged = networks.segment(photo, "camvid", "torch", [1.0, 0.5], flip=True)
     assert np.array_equal(averaged.labels, Predictor("camvid", "torch", scales=(0.5, 1.0), flip=True)(photo))
@@ -101,12 +103,14 @@ def test_weights_that_were_replaced_are_read_again(photo, tmp_path, monkeypatch)
 
 def test_a_file_that_gives_labels_alone_has_no_probabilities(photo, monkeypatch):
     labels = np.full((96, 128), 3, np.uint8)
-    predictor = Mock(return_value=labels, label_map=label_map_of("camvid"), max_short_side=None)
+    metadata = ModelMetadata(training_short_side=96)
+    predictor = Mock(return_value=labels, label_map=label_map_of("camvid"), max_short_side=None, metadata=metadata)
     predictor.backend = SimpleNamespace(output="labels", name="onnxruntime", precision="float32")
     monkeypatch.setattr("dlaseg.demo.segmenting.Predictor", lambda *words, **more: predictor)
     monkeypatch.setattr("dlaseg.demo.segmenting.perf_counter", Mock(side_effect=[0, 2, 10, 13]))
     found = Networks().segment(photo, "labels.onnx", "auto", [1.0], flip=False)
     assert found.labels is labels
+    assert found.backend == "onnxruntime, float32"
     assert (found.confidence, found.seconds) == (None, (2, 3))
 
 
