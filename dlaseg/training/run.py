@@ -134,6 +134,8 @@ def build(
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
     check_warmup(train, sampler.batches)
+    if checkpoint is None and dist.is_main:
+        task.advise(model, sampler.batches)
     task.check_data(training, validation, output, dist)  # last, since it may take long
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)

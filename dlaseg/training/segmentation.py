@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 PICTURES = 4
 """Number of validation images in the picture of a validation, spread evenly over the split."""
 
+FEW_STEPS, ENOUGH_STEPS = 400, 1200
+"""Fewer steps are told, and how many the message names: docs/experiments.md, "Few images"."""
+
 
 class Segmentation(Task[SegmentationDataset, DLASeg]):
     """Trains a segmentation network.
@@ -207,8 +210,6 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 "one image at a time in each process: batch norm after global pooling sees %d values, those of all "
                 "processes", train.batch_size // train.grad_accum_steps,
             )  # fmt: skip
-        if dist.is_main:
-            _tell_of_small_crops(self.config, model.metadata.training_short_side)
         fill = [m * 255 for m in model.metadata.mean]
         augmentation = Augmentation(self.config.augment, fill, self.config.model.max_short_side)
         shard = BatchShard(dist.rank, dist.world_size, train.grad_accum_steps)
@@ -220,6 +221,24 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             centroids = dist.run_on_rank0(lambda: split_centroids(training, data.class_uniform_tile, skip))
             sampler.draw = ClassUniformDraw(centroids, images, count, train.seed)
         return loader, sampler
+
+    def advise(self, model: SegmentationModel, batches: int) -> None:
+        """Tells of few steps, and of crops that show a quarter of the images' shorter side or less.
+
+        Of photographs, such crops show no whole thing.
+        """
+        train, crop = self.config.train, min(self.config.augment.crop_size)
+        if train.epochs * batches < FEW_STEPS:
+            logger.warning(
+                "%d steps in %d epochs are few for a network to learn: --train.epochs %d makes about %d",
+                train.epochs * batches, train.epochs, -(-ENOUGH_STEPS // batches), ENOUGH_STEPS,
+            )  # fmt: skip
+        side, shown = model.metadata.training_short_side, round(2 * crop / sum(self.config.augment.scale))
+        if side is not None and side >= 4 * shown and self.config.model.max_short_side is None:
+            logger.warning(
+                "the images have a shorter side of about %d pixels, of which crops show %d: if things are larger, "
+                "--model.max_short_side %d trains and computes at a smaller size", side, shown, 2 * crop,
+            )  # fmt: skip
 
     def validator(
         self, validation: SegmentationDataset, dist: DistributedContext
@@ -272,17 +291,6 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
     def image_path(self, training: SegmentationDataset, index: int) -> Path:
         """The image file of a pair."""
         return training.pairs[index].image
-
-
-def _tell_of_small_crops(config: Config, side: int | None) -> None:
-    """Tells if crops show a quarter of the shorter side of the images or less: of photos, they show no whole thing."""
-    crop = min(config.augment.crop_size)
-    shown = round(2 * crop / sum(config.augment.scale))
-    if side is not None and side >= 4 * shown and config.model.max_short_side is None:
-        logger.warning(
-            "the images have a shorter side of about %d pixels, of which crops show %d: if things are larger, "
-            "--model.max_short_side %d trains and computes at a smaller size", side, shown, 2 * crop,
-        )  # fmt: skip
 
 
 def _warn_of_one_class(confusion: ConfusionMatrix, labels: LabelMap) -> None:

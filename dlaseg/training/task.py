@@ -117,6 +117,14 @@ class Task(ABC, Generic[Data, Network]):
     ) -> tuple[DataLoader[Any], EpochBatches]:
         """The loader of this process's micro-batches, and its sampler, whose `epoch` the trainer sets."""
 
+    def advise(self, model: Network, batches: int) -> None:
+        """Tells, before a run begins, of what lets a network learn little. By default, nothing.
+
+        Args:
+            model: the network.
+            batches: number of batches per epoch.
+        """
+
     @abstractmethod
     def validator(self, validation: Data, dist: DistributedContext) -> Callable[[Network], Validation]:
         """A function that scores a network on the whole split: each image once, shared among the processes."""

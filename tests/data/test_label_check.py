@@ -57,6 +57,12 @@ def training(root, output, *more):
     )
 
 
+@pytest.fixture(autouse=True)
+def no_advice(monkeypatch):
+    """Nothing is told but what the labels are."""
+    monkeypatch.setattr("dlaseg.training.segmentation.FEW_STEPS", 0)
+
+
 @pytest.fixture
 def weights(tmp_path):
     """Weights with the classes background and leaf."""

@@ -216,9 +216,26 @@ def test_crops_are_of_images_at_the_size_at_which_they_are_computed(config):
 def test_crops_that_show_a_small_part_of_the_images_are_told(config, crop, scale, limit, told, caplog):
     augment = AugmentConfig(scale=(scale, scale), crop_size=(crop, 128))
     model = dataclasses.replace(config.model, max_short_side=limit)
-    segmentation._tell_of_small_crops(dataclasses.replace(config, augment=augment, model=model), 128)
+    state = new_state(config)
+    state.model.metadata = dataclasses.replace(state.model.metadata, training_short_side=128)
+    Segmentation(dataclasses.replace(config, augment=augment, model=model)).advise(state.model, 1200)
     assert ("the images have a shorter side of about 128 pixels, of which crops show 32" in caplog.text) is told
     assert (f"--model.max_short_side {2 * crop} trains" in caplog.text) is told
+    assert "steps" not in caplog.text
+
+
+@pytest.mark.parametrize(("epochs", "told"), [(1, True), (133, True), (134, False)])
+def test_few_steps_are_told_with_the_epochs_that_make_enough(config, epochs, told, caplog):
+    Segmentation(with_train(config, epochs=epochs)).advise(new_state(config).model, 3)
+    assert (f"{3 * epochs} steps in {epochs} epochs are few for a network to learn: " in caplog.text) is told
+    assert ("--train.epochs 400 makes about 1200" in caplog.text) is told
+
+
+def test_advice_comes_before_the_first_step_alone(config, tmp_path, caplog):
+    for resume in (False, True):
+        caplog.clear()
+        fit(Segmentation(config), tmp_path, resume, no_report)
+        assert ("are few for a network to learn" in caplog.text) is not resume
 
 
 def test_validation_says_nothing_of_the_size_of_images(config, caplog):
