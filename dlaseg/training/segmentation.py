@@ -223,11 +223,16 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         return loader, sampler
 
     def advise(self, model: SegmentationModel, batches: int) -> None:
-        """Tells of few steps, and of crops that show a quarter of the images' shorter side or less.
+        """Tells of frozen random weights, of few steps, and of crops that show a quarter of the shorter side or less.
 
         Of photographs, such crops show no whole thing.
         """
         train, crop = self.config.train, min(self.config.augment.crop_size)
+        if train.freeze != "nothing" and not model.metadata.origin:
+            logger.warning(
+                "train.freeze %s without weights: what is frozen stays random: set model.backbone_weights or "
+                "model.weights", train.freeze,
+            )  # fmt: skip
         if train.epochs * batches < FEW_STEPS:
             logger.warning(
                 "%d steps in %d epochs are few for a network to learn: --train.epochs %d makes about %d",

@@ -231,6 +231,19 @@ def test_few_steps_are_told_with_the_epochs_that_make_enough(config, epochs, tol
     assert ("--train.epochs 400 makes about 1200" in caplog.text) is told
 
 
+def test_frozen_random_weights_are_told(config, tmp_path, caplog):
+    for freeze, weights, told in (("nothing", None, False), ("norm", None, True), ("backbone", "a.safetensors", False)):
+        frozen = with_train(config, freeze=freeze)
+        model = new_state(config).model
+        if weights:
+            save_model(model, tmp_path / weights)
+            frozen = starting(frozen, backbone_weights=str(tmp_path / weights))
+            Segmentation(frozen).load_weights(model)
+        caplog.clear()
+        Segmentation(frozen).advise(model, 1200)
+        assert (f"train.freeze {freeze} without weights: what is frozen stays random" in caplog.text) is told
+
+
 def test_advice_comes_before_the_first_step_alone(config, tmp_path, caplog):
     for resume in (False, True):
         caplog.clear()
