@@ -517,7 +517,7 @@ def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
     assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
     printed = capsys.readouterr()
     few, missing = printed.err.splitlines()
-    assert few.startswith("4 steps in 2 epochs are few")
+    assert few.startswith("4 steps (2 epochs) are few")
     assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     lines = printed.out.splitlines()
     assert lines[:3] == [

@@ -235,7 +235,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             )  # fmt: skip
         if train.epochs * batches < FEW_STEPS:
             logger.warning(
-                "%d steps in %d epochs are few for a network to learn: --train.epochs %d makes about %d",
+                "%d steps (%d epochs) are few for a network to learn: --train.epochs %d makes about %d",
                 train.epochs * batches, train.epochs, -(-ENOUGH_STEPS // batches), ENOUGH_STEPS,
             )  # fmt: skip
         side, shown = model.metadata.training_short_side, round(2 * crop / sum(self.config.augment.scale))

@@ -604,7 +604,7 @@ def test_the_command_prints_writes_json_and_ends_with_1_for_an_error(root, tmp_p
     missing_class(root)
     assert main(words) == 1
     output = capsys.readouterr().out
-    assert output.splitlines()[-1].startswith("1 errors, 1 warnings in 12 images")
+    assert output.splitlines()[-1].startswith("1 error, 1 warning in 12 images")
     content = json.loads((tmp_path / "c.json").read_text())
     assert [each["severity"] for each in content["findings"]] == ["error", "warning"]
     assert content["splits"]["train"]["classes"]["car"]["images"] == 7

@@ -227,7 +227,7 @@ def test_crops_that_show_a_small_part_of_the_images_are_told(config, crop, scale
 @pytest.mark.parametrize(("epochs", "told"), [(1, True), (133, True), (134, False)])
 def test_few_steps_are_told_with_the_epochs_that_make_enough(config, epochs, told, caplog):
     Segmentation(with_train(config, epochs=epochs)).advise(new_state(config).model, 3)
-    assert (f"{3 * epochs} steps in {epochs} epochs are few for a network to learn: " in caplog.text) is told
+    assert (f"{3 * epochs} steps ({epochs} epochs) are few for a network to learn: " in caplog.text) is told
     assert ("--train.epochs 400 makes about 1200" in caplog.text) is told
 
 

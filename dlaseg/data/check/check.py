@@ -115,7 +115,9 @@ class CheckResult:
             lines += [f"channels: mean {mean}; standard deviation {std}"]
         images = sum(sum(split.groups.values()) for split in self.splits)
         rate = f", {images / self.seconds:.0f} pairs/s" if self.seconds else ""
-        lines += ["", f"{self.errors} errors, {len(self.findings) - self.errors} warnings in {images} images{rate}"]
+        found = (("error", self.errors), ("warning", len(self.findings) - self.errors))
+        counts = ", ".join(f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in found)
+        lines += ["", f"{counts} in {images} images{rate}"]
         return "\n".join(lines).lstrip("\n")
 
 
