@@ -516,7 +516,7 @@ def without_run_folder(words: list[str]) -> list[str]:
 def test_a_dry_run_describes_the_run_and_leaves_nothing(capsys, data, here):
     assert main([*without_run_folder(training(data, here / "run")), "--dry-run"]) == 0
     printed = capsys.readouterr()
-    few, missing = printed.err.splitlines()
+    missing, few = printed.err.splitlines()
     assert few.startswith("4 steps (2 epochs) are few")
     assert "gtFine/train (split train): classes 'wall' (id 12)" in missing
     lines = printed.out.splitlines()
@@ -548,7 +548,7 @@ def test_a_dry_run_out_of_memory_gives_advice(capsys, data, here, monkeypatch):
 
     monkeypatch.setattr("dlaseg.training.run.step_function", lambda *_: full)
     assert main(training(data, here / "run", "--dry-run")) == 2
-    _, missing, line = capsys.readouterr().err.splitlines()
+    missing, _, line = capsys.readouterr().err.splitlines()
     assert "'train' (id 31)" in missing
     assert "out of memory: a micro-batch of 2 crops of 64 x 64" in line
     assert "use train.grad_accum_steps 2" in line

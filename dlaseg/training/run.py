@@ -92,6 +92,8 @@ def open_run(task: Task[Any, Any], dist: DistributedContext, output: Path, resum
 
     changed = dist.run_on_rank0(check_progress)
     run = build(task, dist, training, validation, output, checkpoint)
+    if checkpoint is None and dist.is_main:
+        task.advise(run.state.model, run.sampler.batches)
     if changed:  # the order of an epoch depends on the number of images
         run.state.begin_epoch_again(run.sampler.batches)
     return replace(run, changed=changed)
@@ -134,8 +136,6 @@ def build(
         restore(state, dist.broadcast(snapshot(state)))
     loader, sampler = task.train_loader(training, model, dist)
     check_warmup(train, sampler.batches)
-    if checkpoint is None and dist.is_main:
-        task.advise(model, sampler.batches)
     task.check_data(training, validation, output, dist)  # last, since it may take long
     step = step_function(task, state, task.criterion(training, model), sampler.batches, dist)
     return Run(task, dist, output, training, validation, state, loader, sampler, step)
