@@ -118,7 +118,10 @@ def test_a_reduced_image_needs_the_memory_of_a_small_one(model):
     assert budget.reduced(4).needed(2048, 2048, 100) == reduced + 100 * 2048**2
 
 
-@pytest.mark.parametrize("output", ["coarse_logits", "logits", "labels"])
+@pytest.mark.parametrize(
+    "output",
+    [*(pytest.param(output, marks=pytest.mark.slow) for output in ("coarse_logits", "logits")), "labels"],
+)
 def test_exported_files_carry_the_limit(model, tmp_path, output):
     pytest.importorskip("openvino")
     save_model(model, tmp_path / "a.safetensors")
