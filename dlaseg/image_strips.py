@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dlaseg.bit_depth import to_eight_bits
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, read_header
-from dlaseg.images import MOST_PIXELS, to_eight_bits
+from dlaseg.images import MOST_PIXELS
 from dlaseg.memory import MAX_PIXELS
 from dlaseg.png import is_complete_and_plain
 

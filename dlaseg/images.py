@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dlaseg.bit_depth import tell_if_dark, to_eight_bits
 from dlaseg.errors import UnreadableFileError, UserError
 from dlaseg.files import write_bytes
 from dlaseg.image_header import PILLOW_ERRORS, ImageHeader, open_with_pillow, read_header, upright, upright_size
@@ -138,17 +139,11 @@ class ImageFile:
             raise UnreadableFileError(
                 f"{self.path}: broken or not an image; it cannot be decoded: replace or remove the file"
             )
+        tell_if_dark(self.path, image)
         image = to_eight_bits(image)
         if image.dtype != np.uint8:
             raise _wrong_dtype(self.path, str(image.dtype))
         return np.asarray(image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB), np.uint8)
-
-
-def to_eight_bits(image: NDArray[Any]) -> NDArray[Any]:
-    """Scales 16 bits by 255 / 65535, rounded; other types stay as they are."""
-    if image.dtype != np.uint16:
-        return image
-    return ((image.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -132,6 +132,23 @@ def test_16_bits_are_rounded_to_the_nearest_byte(tmp_path):
     assert np.array_equal(read_image(path)[:, :, 0], np.rint(values * (255 / 65535)))
 
 
+@pytest.mark.parametrize(("largest", "dtype", "told"), [(4095, "u2", True), (8200, "u2", False), (15, "u1", False)])
+def test_the_first_file_of_16_bits_that_holds_12_is_told(largest, dtype, told, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dlaseg.bit_depth._told", [])
+    for name in ("a.png", "b.png"):
+        write_png(tmp_path / name, np.array([[0, 100, largest]], dtype))
+        read_image(tmp_path / name)
+    message = "a.png: nearly black, no value above 16 of 255, as of 12 bits in a 16-bit file: scale the values"
+    assert [message in record.getMessage() for record in caplog.records] == [True] * told
+
+
+def test_black_files_of_16_bits_are_read_silently(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dlaseg.bit_depth._told", [])
+    write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint16))
+    assert not read_image(tmp_path / "a.png").any()
+    assert not caplog.records
+
+
 def test_16_bit_colors_keep_their_order(tmp_path):
     path = tmp_path / "a.png"
     row = np.array([10, 20, 30] * 2, ">u2") * 257

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. Parts on one floor do not import each other.
 FLOORS = (
-    {"text", "version", "memory", "png", "processor", "image_suffixes"},
+    {"text", "version", "memory", "png", "processor", "image_suffixes", "bit_depth"},
     {"errors"},
     {"files", "device", "image_header", "yaml_file", "strict_json", "classes_file", "label_values"},
     {"labels", "images", "run_folder", "scores_file"},

@@ -31,7 +31,7 @@ def test_the_page_has_the_messages_of_every_part(hook):
     page = hook.page()
     assert "| …: frames with 16 bits per channel | convert the file to 8 bits |" in page
     parts = {path.relative_to(hook.PACKAGE).parts[0].removesuffix(".py") for path in hook.PACKAGE.rglob("*.py")}
-    without = {"__init__", "__main__", "version", "memory", "image_suffixes"}
+    without = {"__init__", "__main__", "version", "memory", "image_suffixes", "bit_depth"}
     assert {part for parts in hook.AREAS.values() for part in parts} == parts - without
     for part in without:
         assert hook.messages((hook.PACKAGE / f"{part}.py").read_text(encoding="utf-8")) == []

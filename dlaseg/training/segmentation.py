@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,7 @@ from dlaseg.evaluation.evaluator import ScoredImage, evaluate_predictor
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.evaluation.scoring import evaluate
 from dlaseg.factory import create_model
+from dlaseg.images import read_image
 from dlaseg.inference.predictor import Predictor
 from dlaseg.labels import LabelMap
 from dlaseg.models.base import SegmentationModel
@@ -40,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 PICTURES = 4
 """Number of validation images in the picture of a validation, spread evenly over the split."""
+
+READ_IMAGES = 10
+"""Number of training images that are read before a run, so that what they tell is told now."""
 
 FEW_STEPS, ENOUGH_STEPS = 400, 1200
 """Fewer steps are told, and how many the message names: docs/experiments.md, "Few images"."""
@@ -110,6 +115,9 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
 
         def check() -> SplitStatistics:
             check_no_copies(training, validation)
+            for pair in training.pairs[:: -(-len(training) // READ_IMAGES) or 1]:
+                with suppress(UserError):  # those that are broken are named by what reads all of them
+                    read_image(pair.image, training.max_pixels)  # tells if it is nearly black
             if data.val_share is not None and (frames := frames_on_both_sides(training, validation)):
                 logger.warning(
                     "data.val_share %g draws neighbours of a sequence for both splits, such as %s (validation) and %s: "

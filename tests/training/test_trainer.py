@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -34,6 +35,7 @@ from dlaseg.errors import Stopped, UserError
 from dlaseg.evaluation.metrics.confusion import ConfusionMatrix
 from dlaseg.factory import create_model, load_model
 from dlaseg.files import sha256
+from dlaseg.images import read_image, write_png
 from dlaseg.inference.backends.reduced import reduce
 from dlaseg.metadata import reduction
 from dlaseg.training import run as training_run
@@ -242,6 +244,18 @@ def test_frozen_random_weights_are_told(config, tmp_path, caplog):
         caplog.clear()
         Segmentation(frozen).advise(model, 1200)
         assert (f"train.freeze {freeze} without weights: what is frozen stays random" in caplog.text) is told
+
+
+def test_nearly_black_training_images_are_told_before_the_first_step(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dlaseg.bit_depth._told", [])
+    config = tiny_config(write_camvid(tmp_path / "data"))
+    images = sorted((tmp_path / "data/train").glob("*.png"))
+    images[0].write_bytes(b"")
+    for image in images[1:]:
+        write_png(image, read_image(image).astype(np.uint16) * 16)
+    task = Segmentation(dataclasses.replace(config, data=replace(config.data, on_error="skip")))
+    task.check_data(*task.open_splits(), tmp_path, SINGLE_PROCESS)
+    assert f"{images[1]}: nearly black, no value above" in caplog.text
 
 
 def test_advice_comes_before_the_first_step_alone(config, tmp_path, caplog):

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dlaseg.bit_depth import DARK
 from dlaseg.data.check.facts import ImageFacts, LabelFacts, PairFacts
 from dlaseg.data.label_check import binary_masks
 from dlaseg.data.names import escape_name, near_name
@@ -19,9 +20,6 @@ from dlaseg.text import one_line
 
 EXAMPLES = 25
 """Most files that a finding names."""
-
-DARK = 32
-"""Images without a value from here upwards are nearly black."""
 
 OF_LABELS = {
     *("label_without_image", "unreadable_label", "sizes", "unknown_values"),
