@@ -311,6 +311,8 @@ def _tiff_problem(directory: dict[str, int]) -> str | None:
         return f"8 bits whose {samples} channels are stored one after the other"
     if directory.get("kind", 1) == 1 and bits < 16 and bits not in (1, 2, 4, 8):
         return f"pixels of {bits} bits"
+    if bits == 16 and samples > 4:  # OpenCV takes the first three of four for red, green and blue
+        return f"16 bits and {samples} channels"
     if bits == 16 and photometric == 0:
         return "16 bits in which 0 is white"
     if bits == 16 and photometric in (3, 5):

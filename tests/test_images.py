@@ -437,6 +437,8 @@ def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
     ("tags", "problem"),
     [
         ({258: 12, 262: 1}, "pixels of 12 bits"),
+        ({258: 16, 262: 1, 277: 5}, "16 bits and 5 channels"),
+        ({258: 16, 262: 2, 277: 8}, "16 bits and 8 channels"),
         ({258: 16, 262: 0}, "16 bits in which 0 is white"),
         ({258: 16, 262: 2, 277: 3, 284: 2}, "16 bits whose channels are stored one after the other"),
         ({258: 8, 262: 1, 277: 3}, "8 bits and 3 channels that are not marked as colours"),
