@@ -1,5 +1,6 @@
 """The metadata of a network: all that is needed to rebuild and use it, besides its tensors."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ MAX_TEXT = 1000
 MAX_ORIGINS = 100
 
 SMALLEST_STD = 1e-6
+
+_SIDE = re.compile("left|right|(?<![a-z])[lr](?![a-z])")
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 SMALLEST_SHORT_SIDE, LARGEST_SHORT_SIDE = 32, 100_000
 """Limits of the shorter side of images, pixels."""
@@ -129,6 +133,13 @@ class ModelMetadata:
         if self.label_map is None:
             raise UserError("a classifier's or backbone's weights: segmentation takes a segmentation network's")
         return self.label_map
+
+    @property
+    def mirrored_classes(self) -> tuple[str, str] | None:
+        """Two classes of a segmentation network that a mirror exchanges by their names, such as left and right arm."""
+        names = {name.lower(): name for name in self.labels.names}
+        swapped = ((_SIDE.sub(lambda side: _OTHER_SIDE[side[0]], name), names[name]) for name in names)
+        return next(((own, names[other]) for other, own in swapped if other in names and names[other] != own), None)
 
     @property
     def num_classes(self) -> int:

@@ -59,3 +59,23 @@ def test_what_does_not_fit_the_network_is_refused(change, message):
 def test_mean_and_std_are_of_the_same_channels():
     with pytest.raises(UserError, match=r"^mean \[0\.5\], std \[0\.5, 0\.5\]: give one number of both for each"):
         ModelMetadata(mean=(0.5,), std=(0.5, 0.5))
+
+
+def label_map(*names: str) -> LabelMap:
+    return dataclasses.replace(LabelMap.numbered(len(names)), names=names)
+
+
+@pytest.mark.parametrize(
+    ("names", "sides"),
+    [
+        (("skin", "l_eye", "r_eye"), ("l_eye", "r_eye")),
+        (("face", "Right-arm", "Left-arm"), ("Right-arm", "Left-arm")),
+        (("lane", "lane RIGHT", "lane left"), ("lane RIGHT", "lane left")),
+        (("road", "car r", "car"), None),
+        (("bright", "blight", "road", "load"), None),
+        (("left turn", "straight on"), None),
+        (("Left", "left"), None),
+    ],
+)
+def test_classes_that_a_mirror_exchanges_are_known_by_their_names(names, sides):
+    assert ModelMetadata(label_map=label_map(*names)).mirrored_classes == sides

@@ -152,7 +152,7 @@ class AugmentConfig(ConfigSection):
         gamma: strength of gamma changes, 0 to 0.9; 0.4 means exponents 0.6 to 1.4.
         color_cast: strength of a factor for each of red, green and blue, 0 to 1, as another white balance has it; 0.15
             means factors 0.85 to 1.15.
-        flip: probability of a horizontal flip.
+        flip: probability of a horizontal flip; 0 for classes that tell left from right.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)

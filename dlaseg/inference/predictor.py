@@ -119,6 +119,8 @@ class Predictor:
         self._reduced: dict[int, tuple[Backend, MemoryBudget]] = {}  # by factor
         undecided = max_short_side is None and scales is None
         self._training_side = self.metadata.training_short_side if undecided else None  # until it is told of
+        if flip and (sides := self.metadata.mirrored_classes):
+            logger.warning("flip averages over the mirrored image, in which %r looks like %r: leave it out", *sides)
         if self._averages:
             self.check_gives_logits("scales and flip average")
         if self.backend.input == "pixels" and self._averaged_scales != (1.0,):

@@ -231,7 +231,7 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         return loader, sampler
 
     def advise(self, model: SegmentationModel, batches: int) -> None:
-        """Tells of frozen random weights, of few steps, and of crops that show a quarter of the shorter side or less.
+        """Tells of frozen random weights, few steps, mirrored sides, and crops of a quarter of the shorter side.
 
         Of photographs, such crops show no whole thing.
         """
@@ -245,6 +245,11 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
             logger.warning(
                 "%d steps (%d epochs) are few for a network to learn: --train.epochs %d makes about %d",
                 train.epochs * batches, train.epochs, -(-ENOUGH_STEPS // batches), ENOUGH_STEPS,
+            )  # fmt: skip
+        if self.config.augment.flip and (sides := model.metadata.mirrored_classes):
+            logger.warning(
+                "augment.flip %g mirrors images, so that %r looks like %r and keeps its label: set --augment.flip 0",
+                self.config.augment.flip, *sides,
             )  # fmt: skip
         side, shown = model.metadata.training_short_side, round(2 * crop / sum(self.config.augment.scale))
         if side is not None and side >= 4 * shown and self.config.model.max_short_side is None:

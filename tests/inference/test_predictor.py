@@ -336,6 +336,15 @@ def test_the_class_of_averaged_probabilities_is_predicted(model):
     assert_winners(averaging(image), averaging.probabilities(image))
 
 
+@pytest.mark.parametrize(("name", "flip", "told"), [("l_eye", 1, True), ("l_eye", 0, False), ("eye", 1, False)])
+def test_averages_over_mirrored_images_of_classes_with_a_side_are_told(model, name, flip, told, caplog):
+    labels = replace(model.metadata.labels, names=(name, "nose", "r_eye", "skin", "hair"))
+    sided = copy.copy(model)
+    sided.metadata = replace(model.metadata, label_map=labels)
+    Predictor(sided, device="cpu", flip=bool(flip))
+    assert ("the mirrored image, in which 'l_eye' looks like 'r_eye'" in caplog.text) is told
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

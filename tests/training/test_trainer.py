@@ -233,6 +233,18 @@ def test_few_steps_are_told_with_the_epochs_that_make_enough(config, epochs, tol
     assert ("--train.epochs 400 makes about 1200" in caplog.text) is told
 
 
+@pytest.mark.parametrize(("name", "flip", "told"), [("Left-arm", 0.5, True), ("Left-arm", 0, False), ("a", 0.5, False)])
+def test_classes_that_mirrored_images_mix_up_are_told(config, name, flip, told, caplog):
+    model = new_state(config).model
+    labels = model.metadata.labels
+    labels = dataclasses.replace(labels, names=(name, "right-arm", *labels.names[2:]))
+    model.metadata = dataclasses.replace(model.metadata, label_map=labels)
+    augment = dataclasses.replace(config.augment, flip=flip)
+    Segmentation(dataclasses.replace(config, augment=augment)).advise(model, 1200)
+    message = "augment.flip 0.5 mirrors images, so that 'Left-arm' looks like 'right-arm' and keeps its label"
+    assert (message in caplog.text) is told
+
+
 def test_frozen_random_weights_are_told(config, tmp_path, caplog):
     for freeze, weights, told in (("nothing", None, False), ("norm", None, True), ("backbone", "a.safetensors", False)):
         frozen = with_train(config, freeze=freeze)
