@@ -18,6 +18,7 @@ from dlaseg.data.datasets import SegmentationDataset, open_dataset
 from dlaseg.data.label_check import check_labels, check_scored
 from dlaseg.data.label_counts import CountedFiles, read_counts, write_counts
 from dlaseg.data.loading import BatchShard, EpochBatches, train_loader, whole_image_loader
+from dlaseg.data.names import abbreviated
 from dlaseg.data.splits import check_no_common_image, check_no_copies, divide
 from dlaseg.data.statistics import SplitStatistics, median_frequency, median_short_side, statistics
 from dlaseg.data.transforms import Augmentation
@@ -291,11 +292,17 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         return validate
 
     def on_fit_end(self, output: Path, validation: SegmentationDataset) -> None:
-        """Writes `report.html` and `scores.json` of the best weights."""
+        """Writes `report.html` and `scores.json` of the best weights; tells of classes that they never find."""
         best = output / BEST_WEIGHTS
         if best.exists():  # absent if no validation gave an mIoU
             workers, device = min(self.config.data.workers, 1), self.config.train.device
-            evaluate(best, validation, output, workers=workers, device=device)
+            scores = evaluate(best, validation, output, workers=workers, device=device)
+            ious = {name: each["iou"] for name, each in scores["classes"].items()}
+            if any(ious.values()) and (missed := [name for name, iou in ious.items() if iou == 0]):
+                logger.warning(
+                    "classes of which no pixel of the validation images is found: %s: train for more steps, add images "
+                    "that show them, or set --train.class_weights median_frequency", abbreviated(missed),
+                )  # fmt: skip
 
     def criterion(self, training: SegmentationDataset, model: SegmentationModel) -> PixelLoss:
         """The config's losses; the class weights may depend on the pixels of the training split."""

@@ -286,6 +286,19 @@ def test_validation_says_nothing_of_the_size_of_images(config, caplog):
     assert "of the training" not in caplog.text
 
 
+@pytest.mark.parametrize(("predicted", "told"), [("road", ["sky"]), ("car", [])])
+def test_classes_that_the_best_weights_never_find_are_told(config, predicted, told, tmp_path, caplog):
+    task = Segmentation(config)
+    training, validation = task.open_splits()
+    model = task.make_model(training)
+    with torch.no_grad():
+        model.head.bias[training.label_map.names.index(predicted)] += 1e4
+    save_model(model, tmp_path / "best.safetensors")
+    task.on_fit_end(tmp_path, validation)
+    message = "classes of which no pixel of the validation images is found: sky: train for more steps"
+    assert [message in record.getMessage() for record in caplog.records] == [True for _ in told]
+
+
 def test_a_network_that_predicts_one_class_alone_is_told(config, caplog):
     task = Segmentation(config)
     training, validation = task.open_splits()
