@@ -59,6 +59,8 @@ class FilePattern:
                 if path.suffix.lower() not in self.suffixes:
                     if path.suffix.lower() in LOSSY_SUFFIXES and name is not None and name_in_other is None:
                         lossy = lossy or path
+                    else:
+                        unfit = unfit or path
                 elif name is None or (name_in_other is not None and len(name_in_other) < len(name)):
                     unfit = unfit or path
                 elif name in files:
@@ -75,7 +77,8 @@ class FilePattern:
             any_suffix = f"{{{','.join(sorted(self.suffixes))}}}"
             expected = self._below("NAME", any_suffix)
             found = f"; there is {unfit}, for example" if unfit else ""
-            raise UserError(f"{self.folder}: no file named {expected} in it{found}")
+            remedy = "rename or convert the files, or name another place for them" if unfit else "add files"
+            raise UserError(f"{self.folder}: no file named {expected} in it{found}: {remedy}")
         return files
 
     def missing_folder(self) -> UserError:

@@ -145,11 +145,17 @@ def test_images_may_be_lossy_and_their_example_is_one_of_images(root):
 
 def test_a_folder_without_such_a_file_is_refused_with_one_that_is_there(root):
     put(root, "images/train/1.png", "masks/1_label.png")
-    message = refused(root, labels="masks/{name}_mask.png")
-    assert (
-        message
-        == f"{root / 'masks'}: no file named NAME_mask.png in it; there is {root / 'masks/1_label.png'}, for example"
-    )
+    example = f"in it; there is {root / 'masks/1_label.png'}, for example: rename or convert the files"
+    assert f"{root / 'masks'}: no file named NAME_mask.png {example}" in refused(root, labels="masks/{name}_mask.png")
+
+
+def test_a_folder_of_files_that_are_no_images_is_refused_with_one_of_them(root):
+    put(root, "images/train/1.png")
+    (root / "arrays").mkdir()
+    (root / "arrays/1.npy").touch()
+    message = refused(root, labels="arrays")
+    assert "no file named NAME{.bmp," in message
+    assert f"there is {root / 'arrays/1.npy'}, for example: rename or convert the files" in message
 
 
 def test_a_missing_folder_is_refused_with_the_file_that_is_expected(root):
