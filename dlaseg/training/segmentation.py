@@ -1,6 +1,7 @@
 """The segmentation task: a class for each pixel, scored by mIoU."""
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -232,9 +233,10 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
         return loader, sampler
 
     def advise(self, model: SegmentationModel, batches: int) -> None:
-        """Tells of frozen random weights, few steps, mirrored sides, and crops of a quarter of the shorter side.
+        """Tells of frozen random weights, few steps, mirrored sides, and crops that do not fit the images.
 
-        Of photographs, such crops show no whole thing.
+        Crops of a quarter of the shorter side show no whole thing of photographs. Those that are twice as large are
+        mostly padding: of images of 90 x 120, they learn no more, from eight times as many pixels.
         """
         train, crop = self.config.train, min(self.config.augment.crop_size)
         if train.freeze != "nothing" and not model.metadata.origin:
@@ -252,7 +254,14 @@ class Segmentation(Task[SegmentationDataset, DLASeg]):
                 "augment.flip %g mirrors images, so that %r looks like %r and keeps its label: set --augment.flip 0",
                 self.config.augment.flip, *sides,
             )  # fmt: skip
-        side, shown = model.metadata.training_short_side, round(2 * crop / sum(self.config.augment.scale))
+        side, scale = model.metadata.training_short_side, sum(self.config.augment.scale) / 2
+        shown = round(crop / scale)
+        if side is not None and 2 * side <= shown:
+            fitting = max(64, 32 * math.ceil(side * scale / 32))
+            logger.warning(
+                "crops of %d are mostly padding, since the images have a shorter side of about %d pixels: "
+                "--augment.crop_size '[%d,%d]' learns as much in less time", crop, side, fitting, fitting,
+            )  # fmt: skip
         if side is not None and side >= 4 * shown and self.config.model.max_short_side is None:
             logger.warning(
                 "the images have a shorter side of about %d pixels, of which crops show %d: if things are larger, "

@@ -226,6 +226,20 @@ def test_crops_that_show_a_small_part_of_the_images_are_told(config, crop, scale
     assert "steps" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("crop", "scale", "side", "fitting"),
+    [(320, 1.125, 90, 128), (320, 1, 160, 160), (320, 1, 161, None), (128, 1, 9, 64)],
+)
+def test_crops_that_are_mostly_padding_are_told(config, crop, scale, side, fitting, caplog):
+    augment = AugmentConfig(scale=(scale, scale), crop_size=(crop, 2 * crop))
+    model = new_state(config).model
+    model.metadata = dataclasses.replace(model.metadata, training_short_side=side)
+    Segmentation(dataclasses.replace(config, augment=augment)).advise(model, 1200)
+    message = f"crops of {crop} are mostly padding, since the images have a shorter side of about {side} pixels"
+    assert (message in caplog.text) is (fitting is not None)
+    assert (f"--augment.crop_size '[{fitting},{fitting}]' learns as much in less time" in caplog.text) is bool(fitting)
+
+
 @pytest.mark.parametrize(("epochs", "told"), [(1, True), (133, True), (134, False)])
 def test_few_steps_are_told_with_the_epochs_that_make_enough(config, epochs, told, caplog):
     Segmentation(with_train(config, epochs=epochs)).advise(new_state(config).model, 3)
