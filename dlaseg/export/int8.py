@@ -101,6 +101,11 @@ def export_int8(
     import_nncf()  # refused now if it is missing
     require("openvino", "dlaseg[export]")
     model = load_model(weights) if isinstance(weights, str | Path) else weights
+    if (channels := model.metadata.in_channels) != 3:
+        raise UserError(
+            f"a network of {channels} input channels: int8 is calibrated and scored on RGB images: export it without "
+            "--int8"
+        )
     dataset.require_labels()
     pictures = comparison_images(dataset.pairs[0].image if images is None else images, model.metadata.in_channels)
     entries = entries_of(weights, model, input, output)

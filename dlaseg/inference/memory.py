@@ -145,8 +145,11 @@ class MemoryBudget:
             return None
         if self.needed(height, width, score_bytes) + whole_bytes <= self._budget:
             return None
-        smallest = 3 * self._margin + FADE
-        for side in reversed([side * self._factor for side in SIDES if side >= smallest]):
+        # Rounded to where tiles may begin, what two tiles share is larger
+        shared = 2 * round_up(self._margin, self._multiple) + round_up(FADE, self._multiple)
+        smallest = max(3 * self._margin + FADE, shared + 1)
+        sides = [round_up(side, self._multiple) for side in SIDES]
+        for side in reversed([side * self._factor for side in sides if side >= smallest]):
             needed = self._tiled(side, height, width, score_bytes) + tiled_bytes
             if needed <= self._budget:
                 self.tiled = True
@@ -173,9 +176,11 @@ class MemoryBudget:
 
     def _tiled(self, side: int, height: int, width: int, score_bytes: int) -> float:
         """Bytes that an image needs in tiles of a size."""
-        rows, columns = min(side, height), min(side, width)
+        mirrored = -(-width // self._factor) % self._multiple * self._factor if self._flip else 0
+        rows, columns = min(side, height), min(side + mirrored, width)
         stride = 1 if self._averages else self._backend.stride * self._factor
-        seams = 4 * self._num_classes * (FADE * self._factor // stride + 2) * (width // stride)
+        fade = round_up(FADE, self._multiple) * self._factor
+        seams = 4 * self._num_classes * (fade // stride + 2) * (width // stride)
         # Blending copies the scores of a tile
         tile = self.needed(rows, columns, score_bytes + 8 * self._num_classes // stride**2)
         return tile + seams + STRIP_PER_PIXEL * rows * width
@@ -183,9 +188,8 @@ class MemoryBudget:
     def _split(self, side: int, height: int, width: int) -> Grid:
         """Tiles of an image, of up to `side` pixels; those of the reduced image, enlarged."""
         factor, multiple = self._factor, self._multiple
-        side = round_up(side // factor, multiple)
-        rows = Axis.split(-(-height // factor), side, multiple, self._margin)
-        columns = Axis.split(-(-width // factor), side, multiple, self._margin, mirrored=self._flip)
+        rows = Axis.split(-(-height // factor), side // factor, multiple, self._margin)
+        columns = Axis.split(-(-width // factor), side // factor, multiple, self._margin, mirrored=self._flip)
         return Grid(rows.enlarged(factor, height), columns.enlarged(factor, width))
 
     @property

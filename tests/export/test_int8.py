@@ -17,7 +17,7 @@ import pytest
 import torch
 from dlaseg_testing import TwoHeads, write_camvid
 
-from dlaseg import Predictor, open_dataset
+from dlaseg import Predictor, create_model, open_dataset
 from dlaseg.cli import main
 from dlaseg.errors import UserError
 from dlaseg.evaluation.trained_on import images_of_training
@@ -160,6 +160,12 @@ def test_a_loss_that_cannot_be_held_leaves_nothing(network, run, root, tmp_path,
             network, tmp_path / "m.xml", sorted((root / "train").iterdir()), open_dataset("camvid", root, "val")
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_takes_no_rgb_images_is_refused_before_any_work(root, tmp_path):
+    model, images = create_model("dla46_c", 11, in_channels=4), sorted((root / "train").iterdir())
+    with pytest.raises(UserError, match=r"a network of 4 input channels: .* without --int8"):
+        export_int8(model, tmp_path / "m.xml", images, open_dataset("camvid", root, "val"), input="normalized")
 
 
 SPLIT = ["--dataset", "camvid", "--root", "ROOT"]

@@ -185,6 +185,22 @@ def test_tiles_begin_where_the_network_sees_the_same_pixels_at_each_scale(used, 
     assert multiple == 32 or all(start * scale % 32 == 0 for start in starts for scale in scales)
 
 
+@pytest.mark.parametrize(("scales", "megabytes"), [((1.125,), 250), ((0.6, 1.0), 300), ((0.375,), 500)])
+def test_no_tile_is_so_small_that_two_share_all_of_it(used, scales, megabytes):
+    with pytest.raises(UserError, match="in the smallest tiles"):  # those that fit would never reach the end
+        budget(used + megabytes * 10**6, scales=scales).grid(2000, 3000)
+    assert len(budget(used + 7 * 10**8, scales=scales).grid(2000, 3000).rows.seams()) > 0
+
+
+@pytest.mark.parametrize(("scales", "flip"), [((0.8,), False), ((1.25,), True), ((1.2,), True)])
+def test_tiles_that_begin_far_apart_stay_within_the_limit(used, scales, flip):
+    for limit in range(250 * 10**6, 600 * 10**6, 50 * 10**6):
+        limited = budget(used + limit, scales=scales, flip=flip)
+        grid = limited.grid(3000, 3199)
+        rows, columns = (max(stop - start for start, stop in axis.spans) for axis in (grid.rows, grid.columns))
+        assert limited.needed(rows, columns) + 20 * rows * 3199 <= limit
+
+
 def test_a_thin_image_needs_what_a_padded_one_does(used):
     needed = int(budget(None).needed(32, 150_016))
     assert budget(None).needed(1, 150_000) == pytest.approx(needed)
