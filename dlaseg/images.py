@@ -136,6 +136,11 @@ class ImageFile:
 
     def _as_rgb(self, image: NDArray[Any] | None) -> NDArray[np.uint8]:
         if image is None:
+            if self.header.format == "TIFF":  # of whose kinds OpenCV reads some
+                raise UnreadableFileError(
+                    f"{self.path}: broken, or a TIFF that OpenCV does not decode, such as one compressed by Zstandard: "
+                    "convert it to PNG or replace it"
+                )
             raise UnreadableFileError(
                 f"{self.path}: broken or not an image; it cannot be decoded: replace or remove the file"
             )

@@ -433,6 +433,12 @@ def test_few_bits_of_a_grey_tiff_are_not_stretched(tmp_path, bits):
     assert np.array_equal(read_label_image(path), values)
 
 
+def test_a_tiff_of_a_compression_that_opencv_lacks_is_to_be_converted(tmp_path):
+    zstandard = {256: 8, 257: 6, 258: 8, 259: 50000, 262: 1}
+    with pytest.raises(UnreadableFileError, match=r"a TIFF that OpenCV does not decode, .*: convert it to PNG"):
+        read_image(tiff(tmp_path / "a.tif", bytes(48), zstandard))
+
+
 @pytest.mark.parametrize(
     ("tags", "problem"),
     [
