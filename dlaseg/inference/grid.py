@@ -42,7 +42,7 @@ class Axis:
 
         Args:
             length: of the image.
-            side: largest size of a tile, a multiple of `multiple`; more than twice the margin and FADE.
+            side: largest size of a tile, a multiple of `multiple`; above twice the margin and FADE, both rounded up.
             multiple: what all starts are multiples of.
             margin: see `Axis`; rounded up to the multiple.
             mirrored: whether tiles are mirrored, too. Then, as far as from the start of the image, all starts are
