@@ -51,7 +51,7 @@ class FilePattern:
         if not self.folder.is_dir():
             raise self.missing_folder()
         files: dict[str, Path] = {}
-        unfit = lossy = None
+        unfit = lossy = of_other_suffix = None
         try:
             for path in files_below(self.folder):
                 name = self.name_of(path)
@@ -59,8 +59,7 @@ class FilePattern:
                 if path.suffix.lower() not in self.suffixes:
                     if path.suffix.lower() in LOSSY_SUFFIXES and name is not None and name_in_other is None:
                         lossy = lossy or path
-                    else:
-                        unfit = unfit or path
+                    of_other_suffix = of_other_suffix or path
                 elif name is None or (name_in_other is not None and len(name_in_other) < len(name)):
                     unfit = unfit or path
                 elif name in files:
@@ -76,8 +75,9 @@ class FilePattern:
         if not files:
             any_suffix = f"{{{','.join(sorted(self.suffixes))}}}"
             expected = self._below("NAME", any_suffix)
-            found = f"; there is {unfit}, for example" if unfit else ""
-            remedy = "rename or convert the files, or name another place for them" if unfit else "add files"
+            example = unfit or of_other_suffix
+            found = f"; there is {example}, for example" if example else ""
+            remedy = "rename or convert the files, or name another place for them" if example else "add files"
             raise UserError(f"{self.folder}: no file named {expected} in it{found}: {remedy}")
         return files
 

@@ -145,6 +145,7 @@ def test_images_may_be_lossy_and_their_example_is_one_of_images(root):
 
 def test_a_folder_without_such_a_file_is_refused_with_one_that_is_there(root):
     put(root, "images/train/1.png", "masks/1_label.png")
+    (root / "masks/0.txt").touch()
     example = f"in it; there is {root / 'masks/1_label.png'}, for example: rename or convert the files"
     assert f"{root / 'masks'}: no file named NAME_mask.png {example}" in refused(root, labels="masks/{name}_mask.png")
 
